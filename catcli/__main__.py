@@ -1,0 +1,5 @@
+"""``python -m catcli``."""
+
+from catcli.cli import main
+
+main()

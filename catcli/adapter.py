@@ -1,0 +1,281 @@
+"""The adapter folder: made whole or not at all, checked before use, listed in a store."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from catcli import places
+from catcli.errors import AdapterError, OutputError, close_to, listed
+
+FORMAT = 1
+MANIFEST = "adapter.json"
+PACKAGES = ("catcli", "torch", "transformers", "peft", "optimum-onnx", "onnxruntime-gpu", "onnxruntime", "polars", "scikit-learn")
+
+Variant = Literal["fp32", "int8"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Base(_Part):
+    """The base model: its short name, its public name, and the SHA-256 of its weights."""
+
+    name: str
+    hub: str
+    sha256: str
+
+
+class Served(_Part):
+    """One exported form of the model, and the temperature that calibrates it."""
+
+    file: str
+    temperature: float
+
+
+class Blend(_Part):
+    """What the logits of the two models are multiplied by before they are added."""
+
+    lora: float
+    linear: float
+
+
+class Manifest(_Part):
+    """``adapter.json``: what came out of a fit. Class *i* is ``categories[i]``; ``files`` maps a file's name to its SHA-256."""
+
+    format: int
+    created: datetime
+    base: Base
+    method: str
+    label: str
+    text: tuple[str, ...]
+    group: str | None
+    categories: tuple[str, ...]
+    max_tokens: int
+    pad_id: int
+    pool: str
+    blend: Blend
+    variants: dict[Variant, Served]
+    files: dict[str, str]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A finished adapter folder."""
+
+    folder: Path
+    manifest: Manifest
+    _checked: set[str] = field(default_factory=set, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which is the adapter's."""
+        return self.folder.name
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files, after its SHA-256 was compared.
+
+        Raises:
+            AdapterError: the file is missing, or its bytes are not those that were written.
+        """
+        path = self.folder / name
+        if name not in self._checked:
+            expected = self.manifest.files.get(name)
+            if expected is None or not path.is_file():
+                raise AdapterError(f"{self.folder} has no {name}; copy the folder again or fit anew.")
+            if sha256(path) != expected:
+                raise AdapterError(
+                    f"{path} has changed since it was written (its SHA-256 is not the manifest's); copy it again or fit anew."
+                )
+            self._checked.add(name)
+        return path
+
+    def verify(self) -> int:
+        """Check every file; returns their bytes in all."""
+        return sum(self.file(name).stat().st_size for name in self.manifest.files)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of the packages that decide what an adapter computes."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+# --- making one ----------------------------------------------------------------------------------------------------------------------
+
+
+def check_free(folder: Path, force: bool) -> None:
+    """Before the work begins: ``folder`` may be written.
+
+    Raises:
+        AdapterError: something is there and ``force`` was not given, or it is no adapter and would be lost.
+        OutputError: the place above cannot be written.
+    """
+    if folder.exists() and not force:
+        raise AdapterError(f"{folder} exists; pass --force to replace it, or -o for another folder.")
+    if folder.exists() and not (folder / MANIFEST).exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise AdapterError(f"{folder} is no adapter, so --force does not replace it; choose another folder with -o.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"-o {folder}: {folder.parent} cannot be made: {error.strerror}.") from error
+    if not os.access(folder.parent, os.W_OK):
+        raise OutputError(f"-o {folder}: {folder.parent} cannot be written; choose another folder with -o.")
+
+
+@dataclass
+class Draft:
+    """An adapter folder in the making: files go to ``folder``, and with a manifest it is finished."""
+
+    folder: Path
+    manifest: Manifest | None = None
+
+
+@contextmanager
+def drafted(target: Path) -> Iterator[Draft]:
+    """A draft beside ``target`` that takes its place when the block ends well, and is gone when it does not."""
+    beside = places.beside(target)
+    try:
+        beside.mkdir()
+        draft = Draft(beside)
+        yield draft
+        if draft.manifest is None:
+            raise AssertionError("a draft ends with its manifest set")
+        umask = os.umask(0)
+        os.umask(umask)
+        for path in beside.iterdir():  # safetensors writes for the owner alone; a pipeline's other users read adapters too
+            path.chmod(0o666 & ~umask)
+        files = {path.name: sha256(path) for path in sorted(beside.iterdir())}
+        manifest = draft.manifest.model_copy(update={"files": files})
+        (beside / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        _swap(beside, target)
+    except OSError as error:
+        raise OutputError(f"-o {target} cannot be written: {error.strerror or error}; free the place or choose another with -o.") from error
+    finally:
+        places.remove(beside)
+
+
+def _swap(new: Path, target: Path) -> None:
+    """A folder that is not empty cannot be replaced by a rename: the old one steps aside first, and back if the new one cannot come."""
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    if target.exists():
+        target.rename(old)
+    try:
+        new.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def now() -> datetime:
+    """The time of a manifest: UTC, whole seconds."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+# --- finding one ---------------------------------------------------------------------------------------------------------------------
+
+
+def store() -> Path:
+    """Where adapters are looked for by name: ``./adapters``, or the folder that ``CATCLI_ADAPTERS`` names."""
+    return Path(os.environ.get("CATCLI_ADAPTERS") or "adapters")
+
+
+def load(folder: Path) -> Adapter:
+    """The adapter in ``folder``; its files are checked as they are used.
+
+    Raises:
+        AdapterError: it is none, it is damaged, or a newer catcli made it.
+    """
+    manifest = folder / MANIFEST
+    try:
+        content = manifest.read_bytes()
+    except OSError as error:
+        raise AdapterError(f"{folder} is no adapter: it has no {MANIFEST}; 'catcli adapters list' shows those of {store()}.") from error
+    try:
+        parsed = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise AdapterError(f"{manifest} is damaged ({place}: {first['msg']}); copy the folder again or fit anew.") from error
+    if parsed.format != FORMAT:
+        raise AdapterError(f"{folder} is of adapter format {parsed.format} and this catcli reads {FORMAT}; upgrade catcli or fit anew.")
+    return Adapter(folder, parsed)
+
+
+def folders() -> list[Path]:
+    """The adapter folders of the store by name, whole or not."""
+    root = store()
+    found = root.iterdir() if root.is_dir() else ()
+    return sorted(path for path in found if (path / MANIFEST).is_file() and not path.name.startswith("."))
+
+
+def stored() -> list[Adapter]:
+    """The adapters of the store, newest first."""
+    adapters = [load(folder) for folder in folders()]
+    return sorted(adapters, key=lambda adapter: (adapter.manifest.created, adapter.name), reverse=True)
+
+
+def named(name: str) -> Adapter:
+    """The adapter that ``name`` means: a folder, else the one of that name in the store.
+
+    Raises:
+        AdapterError: there is none.
+    """
+    if Path(name).is_dir():
+        return load(Path(name))
+    if (store() / name).is_dir():
+        return load(store() / name)
+    there = [adapter.name for adapter in stored()]
+    have = f"{store()} holds {listed(there)}{close_to(name, there)}" if there else f"{store()} holds none: 'catcli fit' makes one"
+    raise AdapterError(f"there is no adapter {name!r}; {have}.")
+
+
+def only() -> Adapter:
+    """The one adapter of the store.
+
+    Raises:
+        AdapterError: there is none, or there are several to choose from.
+    """
+    adapters = stored()
+    if not adapters:
+        raise AdapterError(f"{store()} holds no adapter; 'catcli fit products.csv' makes one, --adapter FOLDER names one elsewhere.")
+    if len(adapters) > 1:
+        raise AdapterError(f"{store()} holds several adapters ({listed(a.name for a in adapters)}); choose one with --adapter.")
+    return adapters[0]
+
+
+def newest() -> Adapter:
+    """The adapter of the store that was made last.
+
+    Raises:
+        AdapterError: there is none.
+    """
+    adapters = stored()
+    if not adapters:
+        raise AdapterError(f"{store()} holds no adapter; 'catcli fit products.csv' makes one.")
+    return adapters[0]

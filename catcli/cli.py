@@ -1,0 +1,305 @@
+"""The front door: commands, options, help, exit codes. No logic, and no heavy import before a command runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec
+
+import typer
+
+from catcli.errors import CatcliError, Terminated
+
+if TYPE_CHECKING:
+    from catcli.commands.talk import Talk
+
+P = ParamSpec("P")
+
+app = typer.Typer(
+    name="catcli",
+    help="Label products with LoRA adapters: fit on labeled rows, predict a catalog of any size, report how good it is.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+store = typer.Typer(
+    name="adapters", help="The adapters of the store: ./adapters, or the folder that CATCLI_ADAPTERS names.", no_args_is_help=True
+)
+app.add_typer(store)
+
+# --- options that several commands share --------------------------------------------------------------------------------------------
+
+Products = Annotated[
+    list[str],
+    typer.Argument(metavar="PRODUCTS...", help="Labeled rows: CSV, TSV, JSON Lines or Parquet files, globs, or - for standard input."),
+]
+Catalog = Annotated[
+    list[str],
+    typer.Argument(metavar="CATALOG...", help="Rows to label: CSV, TSV, JSON Lines or Parquet files, globs, or - for standard input."),
+]
+InputFormat = Annotated[
+    str | None, typer.Option(help="csv, tsv, jsonl or parquet, where the file's ending does not say.", metavar="FORMAT")
+]
+Delimiter = Annotated[str | None, typer.Option(help="The character between CSV cells, where it is not found.", metavar="CHARACTER")]
+Encoding = Annotated[str | None, typer.Option(help="The encoding of CSV that is not UTF-8, for example latin-1.", metavar="NAME")]
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda. auto takes the GPU if there is one.", metavar="DEVICE")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output in place of tables.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on the way.")]
+
+
+def talk(quiet: bool, verbose: bool) -> Talk:
+    """Where a command prints (imported here, since rich's parts take their time)."""
+    from catcli.commands.talk import Talk
+
+    return Talk(quiet=quiet, verbose=verbose)
+
+
+def sentences(command: Callable[P, object]) -> Callable[P, None]:
+    """Turn what a user can cause into one sentence and its exit code; anything else is a bug and keeps its traceback."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        signal.signal(signal.SIGTERM, _terminate)
+        try:
+            command(*args, **kwargs)
+            sys.stdout.flush()
+        except CatcliError as error:
+            _stop(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            _stop("interrupted; nothing was left half-written. Run the same line again.", 130)
+        except Terminated:
+            _stop("stopped by SIGTERM; nothing was left half-written. Run the same line again.", 143)
+        except BrokenPipeError:
+            # The reader has gone (| head). Python would complain again when it flushes at exit: give it somewhere to flush to.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
+    return run
+
+
+def _terminate(_number: int, _frame: object) -> NoReturn:
+    raise Terminated
+
+
+def _stop(sentence: str, code: int) -> NoReturn:
+    from catcli.commands.talk import complain
+
+    complain(sentence)
+    raise typer.Exit(code) from None
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from catcli import __version__
+
+        print(f"catcli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    """Label products with LoRA adapters: fit on labeled rows, predict a catalog of any size, report how good it is."""
+
+
+# --- commands ------------------------------------------------------------------------------------------------------------------------
+
+
+@app.command(
+    epilog="Examples:\n\n  catcli fit products.csv\n\n"
+    "  catcli fit offers.csv --label 'Category Label' --text 'Product Title' --group 'Cluster ID'\n\n"
+    "  catcli fit 'exports/*.parquet' -o adapters/shop --force --epochs 3"
+)
+@sentences
+def fit(
+    products: Products,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="The adapter's folder; adapters/<name of the first file> by default.", metavar="FOLDER"),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="The column with the category; found by name and content by default.", metavar="COLUMN")
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="A column to read; repeat for several, the most telling first.", metavar="COLUMN")
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="The column that is equal for all rows of one product.", metavar="COLUMN")] = None,
+    rank: Annotated[int | None, typer.Option(help="LoRA: the adapters' rank.  [default: 8]")] = None,
+    alpha: Annotated[int | None, typer.Option(help="LoRA: the adapters' output is scaled by alpha / rank.  [default: 16]")] = None,
+    dropout: Annotated[float | None, typer.Option(help="LoRA: dropout before the adapters.  [default: 0.1]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Most passes over the rows; 2 to 6 by their number by default.")] = None,
+    lr: Annotated[float | None, typer.Option(help="The highest learning rate.  [default: 0.001]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows of a training step.  [default: 32]")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of AdamW, on matrices.  [default: 0.01]")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longer texts are cut; by default 99 % of them are whole, up to 128.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Per cent to train, to choose and to score.  [default: 80/10/10]", metavar="A/B/C")
+    ] = None,
+    split_seed: Annotated[int | None, typer.Option(help="Another seed holds out other products.  [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of training; the split does not depend on it.  [default: 0]")] = None,
+    device: DeviceOption = None,
+    recipe: Annotated[Path | None, typer.Option(help="A recipe.json to start from; options given beside it win.", metavar="FILE")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the adapter that is there.")] = False,
+    input_format: InputFormat = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Labeled products → an adapter: trained, merged, exported to ONNX, scored on rows it never saw."""
+    from catcli.commands.fit import fit as run
+    from catcli.recipe import Recipe
+
+    given = {
+        "label": label, "text": tuple(text or ()), "group": group, "split": split, "split_seed": split_seed, "seed": seed,
+        "rank": rank, "alpha": alpha, "dropout": dropout, "max_tokens": max_tokens, "device": device,
+        "epochs": epochs, "lr": lr, "batch_size": batch_size, "weight_decay": weight_decay,
+    }
+    run(
+        products,
+        recipe=Recipe.load(recipe).but(given),
+        output=output,
+        force=force,
+        input_format=input_format,
+        delimiter=delimiter,
+        encoding=encoding,
+        as_json=as_json,
+        talk=talk(quiet, verbose),
+    )
+
+
+@app.command(
+    epilog="Examples:\n\n  catcli predict catalog.parquet -o labeled.parquet\n\n"
+    "  catcli predict catalog.csv -o labeled.csv --min-confidence 0.8 --top-k 3\n\n"
+    "  catcli predict export.csv -o - --text title='Product Title' | head"
+)
+@sentences
+def predict(
+    catalog: Catalog,
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="The labeled file; its ending says the format. - is standard output.", metavar="OUT")
+    ],
+    adapter: Annotated[
+        str | None, typer.Option(help="A folder, or a name in the store; the only one there by default.", metavar="FOLDER")
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Read the adapter's TRAINED column from COLUMN.", metavar="TRAINED=COLUMN")] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Above 1, a column with the K most probable categories is added.")] = 1,
+    min_confidence: Annotated[float, typer.Option(min=0, max=1, help="Below it the predicted category is null.")] = 0.0,
+    device: DeviceOption = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Go on where a text column of the adapter is not in the catalog.")
+    ] = False,
+    replace_columns: Annotated[
+        bool, typer.Option("--replace-columns", help="Drop columns of the catalog that have the names of ours.")
+    ] = False,
+    no_clobber: Annotated[bool, typer.Option("--no-clobber", help="Stop if OUT exists.")] = False,
+    output_as: Annotated[
+        str | None, typer.Option("--format", help="csv, tsv, jsonl or parquet, where OUT's ending does not say.", metavar="FORMAT")
+    ] = None,
+    input_format: InputFormat = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """A catalog → the same catalog with categories: every row once, in its order, its columns unchanged."""
+    from catcli.commands.predict import predict as run
+
+    run(
+        catalog,
+        output=output,
+        adapter=adapter,
+        text=text or (),
+        top_k=top_k,
+        min_confidence=min_confidence,
+        device=device or "auto",
+        allow_missing=allow_missing,
+        replace_columns=replace_columns,
+        no_clobber=no_clobber,
+        output_as=output_as,
+        input_format=input_format,
+        delimiter=delimiter,
+        encoding=encoding,
+        as_json=as_json,
+        talk=talk(quiet, verbose),
+    )
+
+
+@app.command(epilog="Examples:\n\n  catcli report\n\n  catcli report adapters/shop --json | python -m json.tool")
+@sentences
+def report(
+    adapter: Annotated[
+        str | None, typer.Argument(metavar="[ADAPTER]", help="A folder, or a name in the store; the newest there by default.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """How good an adapter is, on rows it never saw: overall, by category, and what it confuses."""
+    from catcli.commands.report import report as run
+
+    run(adapter, as_json=as_json, talk=talk(quiet, False))
+
+
+@app.command(epilog="Example:\n\n  catcli demo && catcli report catcli-demo/adapters/products")
+@sentences
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="A new folder for its files.")] = Path("catcli-demo"),
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Fit, predict and report on a small made-up catalog that ships with catcli. Takes a minute or two."""
+    from catcli.commands.demo import demo as run
+
+    run(folder, talk=talk(quiet, verbose))
+
+
+@app.command(epilog="Example:\n\n  catcli doctor")
+@sentences
+def doctor(as_json: Json = False) -> None:
+    """What this machine has: processor, GPU, the embedded model, versions."""
+    from catcli.commands.doctor import doctor as run
+
+    run(as_json=as_json, talk=talk(False, False))
+
+
+@store.command("list", epilog="Example:\n\n  catcli adapters list")
+@sentences
+def list_adapters(as_json: Json = False) -> None:
+    """The adapters of the store, the newest first."""
+    from catcli.commands.adapters import list_adapters as run
+
+    run(as_json=as_json, talk=talk(False, False))
+
+
+@store.command("show", epilog="Example:\n\n  catcli adapters show products")
+@sentences
+def show_adapter(
+    name: Annotated[str, typer.Argument(metavar="ADAPTER", help="A folder, or a name in the store.")], as_json: Json = False
+) -> None:
+    """What an adapter is made of; every file is checked against its SHA-256."""
+    from catcli.commands.adapters import show_adapter as run
+
+    run(name, as_json=as_json, talk=talk(False, False))
+
+
+@store.command("remove", epilog="Example:\n\n  catcli adapters remove products")
+@sentences
+def remove_adapter(name: Annotated[str, typer.Argument(metavar="ADAPTER", help="A name in the store.")], quiet: Quiet = False) -> None:
+    """Delete an adapter of the store."""
+    from catcli.commands.adapters import remove_adapter as run
+
+    run(name, talk=talk(quiet, False))
+
+
+def main() -> None:
+    """The command ``catcli``."""
+    app()

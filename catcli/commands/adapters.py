@@ -1,0 +1,87 @@
+"""``catcli adapters``: what is in the store."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+from rich.text import Text
+
+from catcli import adapter as adapters
+from catcli.commands.talk import Talk
+from catcli.errors import AdapterError, CatcliError, OutputError
+from catcli.evaluation.metrics import Metrics
+from catcli.reporting import tables
+
+
+def list_adapters(*, as_json: bool = False, talk: Talk | None = None) -> list[adapters.Adapter]:
+    """Every adapter of the store, newest first; a damaged one is named as such."""
+    talk = talk or Talk(quiet=True)
+    made = tables.table(f"Adapters in {adapters.store()}", "name", "categories", "accuracy", "macro F1", "made")
+    good: list[adapters.Adapter] = []
+    facts: list[dict[str, str | float]] = []
+    for folder in adapters.folders():
+        try:
+            found = adapters.load(folder)
+            metrics = Metrics.load(found.file("metrics.json"))
+        except CatcliError as error:
+            facts.append({"name": folder.name, "error": str(error)})
+            talk.warn(str(error))
+            continue
+        good.append(found)
+        numbers = (metrics.blend.accuracy, metrics.blend.macro.f1)
+        facts.append({"name": found.name, "categories": len(found.manifest.categories), "accuracy": numbers[0], "macro_f1": numbers[1]})
+        cells = (f"{len(found.manifest.categories):,}", *map(tables.share, numbers), f"{found.manifest.created:%Y-%m-%d %H:%M}")
+        made.add_row(Text(tables.shortened(found.name)), *cells)
+    if as_json:
+        print(json.dumps(facts))
+    elif good:
+        talk.out.print(made)
+    elif not facts:
+        talk.say(f"{adapters.store()} holds no adapter; 'catcli fit products.csv' makes one.")
+    return good
+
+
+def show_adapter(name: str, *, as_json: bool = False, talk: Talk | None = None) -> adapters.Adapter:
+    """What one adapter is made of, with every file checked against its SHA-256."""
+    talk = talk or Talk(quiet=True)
+    found = adapters.named(name)
+    size = found.verify()
+    manifest = found.manifest
+    if as_json:
+        print(json.dumps({"folder": str(found.folder), "bytes": size, **manifest.model_dump(mode="json")}))
+        return found
+    made = tables.table(found.name, "", "", names=2)
+    facts = {
+        "folder": str(found.folder),
+        "made": f"{manifest.created:%Y-%m-%d %H:%M} UTC by catcli {manifest.versions.get('catcli', '')}",
+        "base": f"{manifest.base.hub}, {manifest.method}",
+        "label": manifest.label,
+        "text": ", ".join(manifest.text),
+        "categories": f"{len(manifest.categories):,}",
+        "serves": ", ".join(manifest.variants),
+        "files": f"{len(manifest.files)}, {size / 2**20:.0f} MiB, every SHA-256 as written",
+    }
+    for fact, value in facts.items():
+        made.add_row(fact, Text(tables.printable(value)))
+    talk.out.print(made)
+    return found
+
+
+def remove_adapter(name: str, *, talk: Talk | None = None) -> None:
+    """Delete an adapter of the store.
+
+    Raises:
+        AdapterError: there is none of that name.
+        OutputError: the folder cannot be deleted.
+    """
+    talk = talk or Talk(quiet=True)
+    folder = adapters.store() / name
+    if folder.parent.resolve() != adapters.store().resolve() or not (folder / adapters.MANIFEST).is_file():
+        adapters.named(name)  # says what there is, where there is no such adapter
+        raise AdapterError(f"{name!r} is not in {adapters.store()}; delete a folder elsewhere by hand.")
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be deleted: {error.strerror}.") from error
+    talk.say(f"removed {folder}")

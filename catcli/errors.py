@@ -1,0 +1,70 @@
+"""Everything that can go wrong in a way that a user can mend.
+
+    CatcliError            exit 1   the run failed: its sentence says what, where, what is there instead and what to type next
+    ├── ProductsError      exit 1   a file, a column or a label that was read
+    ├── OutputError        exit 1   the place that was to be written
+    ├── AdapterError       exit 1   an adapter folder: missing, damaged, in the way
+    ├── DeviceError        exit 1   the GPU that was asked for
+    ├── UsageError         exit 2   options that are wrong by themselves or together
+    └── GateMissed         exit 3   a quality that was demanded and not reached
+
+Whatever is raised outside this tree is a bug of catcli and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class CatcliError(Exception):
+    """The run failed; the message is one sentence for the user."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ProductsError(CatcliError):
+    """A file, a column or a label that was read is not as it has to be."""
+
+
+class OutputError(CatcliError):
+    """The output cannot be written where it was asked for."""
+
+
+class AdapterError(CatcliError):
+    """An adapter folder is missing, damaged, or in the way."""
+
+
+class DeviceError(CatcliError):
+    """The device that was asked for is not there."""
+
+
+class UsageError(CatcliError):
+    """The options are wrong by themselves or together."""
+
+    exit_code = 2
+
+
+class GateMissed(CatcliError):  # noqa: N818  (a gate that was missed is no error of the program)
+    """A quality that was demanded was not reached."""
+
+    exit_code = 3
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived. No `Exception`, so that nothing on the way swallows it, like `KeyboardInterrupt`."""
+
+
+def close_to(name: str, known: Iterable[str]) -> str:
+    """``" (did you mean 'title'?)"`` where a known name is close to ``name``, else nothing."""
+    folded = {candidate.casefold(): candidate for candidate in known}
+    match = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    return f" (did you mean {folded[match[0]]!r}?)" if match else ""
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """``'a', 'b' and 3 more``: names as a sentence shows them."""
+    shown = [repr(name) for name in names]
+    extra = len(shown) - most
+    return ", ".join(shown[:most]) + (f" and {extra} more" if extra > 0 else "")

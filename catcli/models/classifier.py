@@ -1,0 +1,69 @@
+"""Backbone + pooling + linear head: one shape for every backbone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from catcli.errors import DeviceError
+
+
+class Classifier(nn.Module):
+    """Token ids and their mask → logits *(rows, classes)*.
+
+    Not the architecture's own classification class: those differ in where they pool and what stands before the last layer. One shape means
+    that training, merging and export are the same lines for every backbone.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, classes: int) -> None:
+        super().__init__()
+        self.backbone: PreTrainedModel | PeftModel = backbone
+        self.head = nn.Linear(backbone.config.hidden_size, classes)
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The backbone's configuration; the exporter asks for it."""
+        return self.backbone.config
+
+    def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The mean of the token states under the mask: *(rows, hidden)*."""
+        states = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        weight = attention_mask.unsqueeze(-1).to(states.dtype)
+        pooled: Tensor = (states * weight).sum(1) / weight.sum(1).clamp(min=1.0)
+        return pooled
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """Logits *(rows, classes)* of ids and mask *(rows, tokens)*, under the name that the exporter gives its output."""
+        return {"logits": self.head(self.pooled(input_ids, attention_mask))}
+
+
+def save_head(head: nn.Linear, file: Path) -> None:
+    """Weight *(classes, hidden)* and bias *(classes,)* as safetensors: PEFT saves only heads that it knows, and this is none of them."""
+    save_file({"weight": head.weight.detach().cpu().contiguous(), "bias": head.bias.detach().cpu().contiguous()}, file)
+
+
+def load_head(head: nn.Linear, file: Path) -> None:
+    """Put what `save_head` wrote into ``head``."""
+    head.load_state_dict(load_file(file))
+
+
+def parameters(module: nn.Module) -> tuple[int, int]:
+    """How many parameters are trained, and how many there are."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
+    return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
+
+
+def pick_device(device: str) -> torch.device:
+    """``auto`` is the GPU if torch sees one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(
+            "--device cuda: torch sees no CUDA device here; 'catcli doctor' shows what there is, '--device cpu' trains without."
+        )
+    return torch.device(device)

@@ -1,0 +1,202 @@
+"""saved adapter → merged model → ONNX → int8, each past the parity gate."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from optimum.exporters.onnx import OnnxConfig, export
+from optimum.exporters.tasks import TasksManager
+
+from catcli.adapter import Variant
+from catcli.errors import GateMissed
+from catcli.evaluation.metrics import Parity, Quantized
+from catcli.models.backbones import BACKBONES
+from catcli.models.classifier import Classifier
+from catcli.models.lora import load_adapter, merge, save_adapter
+from catcli.models.training import Advance, Trained, Trainer
+from catcli.runtime.blend import Array
+from catcli.runtime.labeler import lora_logits
+from catcli.runtime.session import Session
+from catcli.runtime.tokens import TokenBatch
+
+OPSET = 18
+
+FILES: dict[Variant, str] = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+
+PARITY_ROWS = 512
+"""Held-out rows on which the forms of a model are compared."""
+
+TOLERANCE = 1e-3
+"""Logits of one float32 model may differ by this much; rounding gives about 1e-5."""
+
+AGREEMENT = 0.99
+"""Share of rows in which int8 has to find the same category."""
+
+GAIN = 1.1
+"""Times that int8 has to be as fast as fp32."""
+
+_EXPECTED = (
+    # torch 2.9 made another exporter its default; optimum-onnx 0.1 asks for the TorchScript one, and torch says so at every export.
+    r"You are using the legacy TorchScript-based ONNX export",
+    r"The feature will be removed\. Please remove usage of this function",
+    # The tracer cannot know that a shape that it compares is the same at every size; the parity gate looks at several sizes.
+    r"Converting a tensor to a Python (boolean|integer) might cause the trace to be incorrect",
+    r"torch\.tensor results are registered as constants in the trace",
+)
+
+
+@contextmanager
+def _expected_warnings() -> Iterator[None]:
+    """Hide the warnings that are known and harmless, and no other."""
+    log = logging.getLogger()
+    quiet = _Without("Please consider to run pre-processing before quantization")
+    log.addFilter(quiet)
+    try:
+        with warnings.catch_warnings():
+            for message in _EXPECTED:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        log.removeFilter(quiet)
+
+
+class _Without(logging.Filter):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self._text not in record.getMessage()
+
+
+def to_onnx(classifier: Classifier, file: Path) -> None:
+    """Export a merged classifier: inputs ``input_ids`` and ``attention_mask`` *(rows, tokens)*, output ``logits`` *(rows, classes)*."""
+    classifier = classifier.cpu().eval()
+    with _expected_warnings():
+        export(classifier, _onnx_config(classifier), file, opset=OPSET)
+
+
+def _onnx_config(classifier: Classifier) -> OnnxConfig:
+    """The configuration that Optimum holds for the architecture, with our two inputs and one output in place of its own."""
+    make = TasksManager.get_exporter_config_constructor(
+        "onnx", model_type=classifier.config.model_type, task="text-classification", library_name="transformers"
+    )
+    known = type(make(classifier.config))
+    axes = {0: "rows", 1: "tokens"}
+    ours: type[OnnxConfig] = type(
+        f"Catcli{known.__name__}",
+        (known,),
+        {
+            "inputs": property(lambda _: {"input_ids": axes, "attention_mask": axes}),
+            "outputs": property(lambda _: {"logits": {0: "rows"}}),
+        },
+    )
+    return ours(classifier.config, task="text-classification")
+
+
+def to_int8(onnx: Path, file: Path) -> None:
+    """Quantize the weights of every matrix product to int8, a scale per output channel; activations are quantized as they come."""
+    with _expected_warnings():
+        # Seven bits: without VNNI a product of two full 8-bit values can overflow the 16 bits it is summed in (ONNX Runtime's
+        # "Quantize ONNX models", section on x86-64).
+        quantize_dynamic(
+            onnx, file, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"]
+        )
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The files that serve: what each gives for the held-out texts, how it compares, and which one serves on a CPU."""
+
+    logits: Mapping[Variant, Array]
+    parity: tuple[Parity, ...]
+    int8: Quantized
+    files: Mapping[Variant, str]
+
+    @property
+    def serves(self) -> Variant:
+        """int8 where it was kept, else fp32."""
+        return "int8" if "int8" in self.logits else "fp32"
+
+
+def export_variants(trained: Trained, texts: Sequence[str], folder: Path, advance: Advance) -> Exported:
+    """Save the adapter to ``folder``, read it back, merge it, export it, quantize it, and compare every form on held-out ``texts``.
+
+    Raises:
+        GateMissed: the merged or exported model does not give the logits of the saved adapter.
+    """
+    base = BACKBONES[trained.recipe.base]
+    tokenizer = trained.tokenizer
+    save_adapter(trained.classifier, base, folder)
+    # What is compared is the adapter as it lies on disk: a head or a matrix that was not saved would show here.
+    saved = load_adapter(base, folder, trained.classifier.head.out_features)
+    sample = tokenizer.encode(texts[:PARITY_ROWS])
+    trainer = Trainer(saved, tokenizer, trained.recipe, torch.device("cpu"), advance)
+    reference = trainer.logits(sample, "comparing the saved adapter")
+    merge(saved)
+    parity = [_compare("merged", reference, trainer.logits(sample, "comparing the merged model"))]
+    advance("exporting to ONNX", 0, 1)
+    to_onnx(saved, folder / FILES["fp32"])
+    session = Session(folder / FILES["fp32"], "cpu")
+    parity.append(_compare("ONNX fp32", reference, lora_logits(tokenizer, session, texts[:PARITY_ROWS])))
+    for form in parity:
+        if form.largest_difference > TOLERANCE:
+            raise GateMissed(
+                f"parity: the {form.form} model's logits differ from the saved adapter's by up to {form.largest_difference:.1e}, more than "
+                f"{TOLERANCE:.0e}; nothing was written. Check the installed versions with 'catcli doctor'."
+            )
+    logits: dict[Variant, Array] = {"fp32": lora_logits(tokenizer, session, texts)}
+    advance("quantizing to int8", 0, 1)
+    to_int8(folder / FILES["fp32"], folder / FILES["int8"])
+    quantized = Session(folder / FILES["int8"], "cpu")
+    parity.append(_compare("ONNX int8", reference, lora_logits(tokenizer, quantized, texts[:PARITY_ROWS])))
+    verdict = judge_int8(parity[-1].agreement, _speedup(quantized, session, list(tokenizer.batches(sample, session.budget))))
+    if verdict.kept:
+        logits["int8"] = lora_logits(tokenizer, quantized, texts)
+    else:
+        (folder / FILES["int8"]).unlink()
+    return Exported(logits, tuple(parity), verdict, {variant: FILES[variant] for variant in logits})
+
+
+def judge_int8(agreement: float, speedup: float) -> Quantized:
+    """Keep int8 only where it labels alike and this processor gains by it."""
+    if agreement < AGREEMENT:
+        return Quantized(
+            kept=False, reason=f"dropped: the same category in {agreement:.1%} of rows, below {AGREEMENT:.0%}", speedup=speedup
+        )
+    if speedup < GAIN:
+        return Quantized(kept=False, reason=f"dropped: {speedup:.2f} x the speed of fp32 on this processor, no gain", speedup=speedup)
+    return Quantized(kept=True, reason=f"kept: {speedup:.2f} x the speed of fp32 on this processor", speedup=speedup)
+
+
+def _compare(form: str, reference: Array, logits: Array) -> Parity:
+    return Parity(
+        form=form,
+        rows=len(reference),
+        largest_difference=float(np.abs(reference - logits).max()),
+        agreement=float((reference.argmax(1) == logits.argmax(1)).mean()),
+    )
+
+
+def _speedup(fast: Session, slow: Session, batches: Sequence[TokenBatch]) -> float:
+    """Times that ``fast`` is as fast as ``slow``: the median over alternating runs, after one of each to warm up."""
+    ratios = []
+    for repeat in range(4):
+        seconds = []
+        for session in (fast, slow):
+            start = time.perf_counter()
+            for batch in batches:
+                session.logits(batch)
+            seconds.append(time.perf_counter() - start)
+        if repeat:
+            ratios.append(seconds[1] / seconds[0])
+    return float(np.median(ratios))

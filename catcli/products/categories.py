@@ -1,0 +1,52 @@
+"""Category names ↔ class numbers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+UNKNOWN = -1
+"""The class number of a category that is none of the adapter's."""
+
+
+@dataclass(frozen=True)
+class Categories:
+    """Names in class order: the name of class *i* is ``names[i]``."""
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, labels: Sequence[str]) -> Categories:
+        """The distinct labels in the order of their code points, which no locale changes."""
+        return cls(tuple(sorted(set(labels))))
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.names)
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.names)}
+
+    def numbers(self, labels: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Class numbers *(labels,)*; `UNKNOWN` for a name that is not here."""
+        return np.fromiter((self._numbers.get(label, UNKNOWN) for label in labels), dtype=np.int64, count=len(labels))
+
+
+def is_label(column: str) -> pl.Expr:
+    """Whether a row has a label: neither null nor blank."""
+    return pl.col(column).is_not_null() & (pl.col(column).cast(pl.String).str.strip_chars() != "")
+
+
+def look_alikes(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Names that differ only by case or blanks, a group each: to a merchant most likely one category."""
+    groups = defaultdict(list)
+    for name in names:
+        groups[" ".join(name.casefold().split())].append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]

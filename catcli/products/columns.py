@@ -1,0 +1,216 @@
+"""Which column is the label, which are text, which says what belongs to one product; and what to say where that is unclear."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from catcli.errors import ProductsError, close_to, listed
+from catcli.products.text import compose, is_textual
+
+SAMPLE = 20_000
+"""Rows that are looked at to tell what a column holds."""
+
+PURITY = 0.98
+"""A column whose value settles the label in so large a share of rows, with hardly more values than labels, gives the label away."""
+
+_LABELS = ("category", "categorylabel", "categoryname", "categorypath", "productcategory", "maincategory", "label", "class", "target")
+_LABEL_WORDS = {"category", "categories", "label", "class", "department", "shelf", "taxonomy", "kategorie", "categorie", "categoria"}
+_TEXT_WORDS = {
+    **dict.fromkeys(("title", "headline", "titel", "titre"), 0),
+    **dict.fromkeys(("brand", "manufacturer", "maker"), 1),
+    **dict.fromkeys(("text", "ingredients", "features", "bullets", "keywords", "material", "spec", "specs", "specification"), 2),
+    **dict.fromkeys(("description", "details", "summary", "about", "beschreibung"), 3),
+}
+_NAMES = {"name", "productname", "itemname", "product", "item"}
+_GROUPS = {"parentasin", "itemgroupid", "productid", "groupid", "clusterid", "modelid", "parentid", "parentsku", "variantgroup"}
+_CODES = {"id", "code", "key", "no", "nr", "number", "sku", "ean", "gtin", "url", "link", "image", "date", "path"}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The roles of a file's columns; ``left_out`` maps a column that was not taken as text to the reason, where that is worth saying."""
+
+    label: str
+    text: tuple[str, ...]
+    group: str | None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+def folded(name: str) -> str:
+    """A column name without case, blanks and punctuation."""
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def find(name: str, columns: Sequence[str], option: str, where: str) -> str:
+    """The column that ``name`` means: the very one, else the only one that differs just by case, blanks or punctuation.
+
+    Raises:
+        ProductsError: there is none, or there are several.
+    """
+    if name in columns:
+        return name
+    alike = [column for column in columns if folded(column) == folded(name)]
+    if len(alike) == 1:
+        return alike[0]
+    if alike:
+        raise ProductsError(f"{option} {name!r} fits the columns {listed(alike)} of {where}; write the one you mean as it stands there.")
+    raise ProductsError(f"{option} {name!r}: {where} has no such column{close_to(name, columns)}; its columns are {listed(columns, 30)}.")
+
+
+def choose(frame: pl.DataFrame, label: str | None, text: Sequence[str], group: str | None, where: str) -> Columns:
+    """The roles as asked for, and found by name and content where not.
+
+    Raises:
+        ProductsError: a column is not there, none fits, or two fit equally well.
+    """
+    columns = frame.columns
+    sample = frame if len(frame) <= SAMPLE else frame.sample(SAMPLE, seed=0)
+    found_label = find(label, columns, "--label", where) if label else _find_label(sample, text, where)
+    if not is_textual(frame.schema[found_label]) or isinstance(frame.schema[found_label], pl.List | pl.Array):
+        raise ProductsError(f"--label {found_label!r}: its cells are {frame.schema[found_label]}, not names; choose another column.")
+    left_out: dict[str, str] = {}
+    if text:
+        chosen = tuple(dict.fromkeys(find(name, columns, "--text", where) for name in text))
+        if found_label in chosen:
+            raise ProductsError(f"--text {found_label!r} is the label itself; leave it out.")
+        for name in chosen:
+            if not is_textual(frame.schema[name]):
+                raise ProductsError(f"--text {name!r}: its cells are {frame.schema[name]}, not text; choose another column.")
+            if gives_away(sample, name, found_label):
+                left_out[name] = "it gives the label away; it is used as you asked, but the scores will promise too much"
+    else:
+        chosen, left_out = _find_text(sample, found_label, where)
+    found_group = find(group, columns, "--group", where) if group else _find_group(sample, {found_label, *chosen})
+    return Columns(found_label, chosen, found_group, left_out)
+
+
+def _words(name: str) -> list[str]:
+    spaced = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name)
+    return [word for word in re.split(r"[\W_]+", spaced.casefold()) if word]
+
+
+# --- the label ---------------------------------------------------------------------------------------------------------------------
+
+
+def _label_rank(name: str) -> int:
+    words = _words(name)
+    if folded(name) in _LABELS:
+        return 3
+    if not words or words[-1] in _CODES:
+        return 1 if _LABEL_WORDS.intersection(words) and words[-1] == "path" else 0
+    return 2 if words[-1] in _LABEL_WORDS else int(bool(_LABEL_WORDS.intersection(words)))
+
+
+def _find_label(sample: pl.DataFrame, text: Sequence[str], where: str) -> str:
+    taken = {folded(name) for name in text}
+    fits: dict[str, tuple[int, int]] = {}
+    for name, dtype in sample.schema.items():
+        if folded(name) in taken or isinstance(dtype, pl.List | pl.Array) or not is_textual(dtype):
+            continue
+        cells = sample[name].drop_nulls()
+        distinct = cells.n_unique()
+        if len(cells) and (distinct == 1 or distinct <= max(2, len(cells) // 2)) and _label_rank(name):
+            fits[name] = (_label_rank(name), int(distinct > 1))
+    if not fits:
+        raise ProductsError(
+            f"no column of {where} looks like the category by its name and content; say which it is with --label; "
+            f"its columns are {listed(sample.columns, 30)}."
+        )
+    best = max(fits.values())
+    names = [name for name, rank in fits.items() if rank == best]
+    if len(names) > 1:
+        raise ProductsError(f"{listed(names)} of {where} fit equally well as the category; choose one with --label.")
+    return names[0]
+
+
+# --- text --------------------------------------------------------------------------------------------------------------------------
+
+
+def _find_text(sample: pl.DataFrame, label: str, where: str) -> tuple[tuple[str, ...], dict[str, str]]:
+    left_out: dict[str, str] = {}
+    named: dict[str, int] = {}
+    prose: list[str] = []
+    for name in sample.columns:
+        if name == label or not _is_text(sample, name):
+            continue
+        if gives_away(sample, name, label):
+            left_out[name] = "it gives the label away"
+            continue
+        words = _words(name)
+        ranks = [_TEXT_WORDS[word] for word in words if word in _TEXT_WORDS]
+        if folded(name) in _NAMES:
+            named[name] = 0
+        elif ranks and words[-1] not in _CODES:
+            named[name] = min(ranks)
+        elif _is_prose(sample[name]):
+            prose.append(name)
+    for name in sample.columns:  # columns of codes that settle the label are named too: that they are no text is not why
+        if name not in left_out and name != label and is_textual(sample.schema[name]) and gives_away(sample, name, label):
+            left_out[name] = "it gives the label away"
+            named.pop(name, None)
+    chosen = sorted(named, key=lambda name: (named[name], sample.columns.index(name))) or prose
+    if not chosen:
+        raise ProductsError(
+            f"no column of {where} looks like product text (titles, names, descriptions); say which to read with --text; "
+            f"its columns are {listed(sample.columns, 30)}."
+        )
+    return tuple(chosen), left_out
+
+
+def _is_text(sample: pl.DataFrame, name: str) -> bool:
+    dtype = sample.schema[name]
+    inner = dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
+    if inner not in (pl.String, pl.Categorical, pl.Enum):
+        return False
+    cells = pl.Series([text for text in compose(sample, [name]) if text], dtype=pl.String)
+    worded, linked = cells.str.contains(r"\p{L}{2}").sum(), cells.str.contains(r"^https?://").sum()
+    return len(cells) > 0 and worded >= len(cells) / 2 and linked <= len(cells) / 2
+
+
+def _is_prose(cells: pl.Series) -> bool:
+    if cells.dtype != pl.String:
+        return True
+    texts = cells.drop_nulls()
+    blanks = texts.str.strip_chars().str.count_matches(r"\s+").sum()
+    return blanks >= len(texts) and texts.n_unique() >= 0.2 * len(texts)
+
+
+def gives_away(sample: pl.DataFrame, column: str, label: str) -> bool:
+    """Whether ``column`` is the label in other clothes: its code, its parent path, a breadcrumb that holds it."""
+    if column == label or isinstance(sample.schema[column], pl.Array):
+        return False
+    listed_cells = isinstance(sample.schema[column], pl.List)
+    cell = pl.col(column).list.eval(pl.element().cast(pl.String)).list.join(" > ") if listed_cells else pl.col(column).cast(pl.String)
+    pairs = sample.select(cell=cell, label=pl.col(label).cast(pl.String)).drop_nulls()
+    values, labels = pairs["cell"].n_unique(), pairs["label"].n_unique()
+    if len(pairs) < 10 or labels < 2 or values < 2:
+        return False
+    # Text that contains the label behind a separator, as breadcrumbs do, or is the label.
+    cell, leaf = pl.col("cell").str.to_lowercase(), pl.col("label").str.split(">").list.last().str.strip_chars().str.to_lowercase()
+    crumb = (
+        cell.str.contains(r"[>/|»]") & cell.str.contains(leaf, literal=True) | (cell == leaf) | (cell == pl.col("label").str.to_lowercase())
+    )
+    if values <= len(pairs) / 2 and float(pairs.select(crumb.mean()).item()) >= 0.9:
+        return True
+    if values > 1.5 * labels + 1 or values > len(pairs) / 3:
+        return False
+    largest = pairs.group_by("cell", "label").len().group_by("cell").agg(pl.col("len").max())["len"].sum()
+    return int(largest) / len(pairs) >= PURITY
+
+
+# --- the group ---------------------------------------------------------------------------------------------------------------------
+
+
+def _find_group(sample: pl.DataFrame, taken: set[str]) -> str | None:
+    """A column of product numbers by name whose values repeat as offers or variants of one product do."""
+    for name in sample.columns:
+        if name in taken or folded(name) not in _GROUPS:
+            continue
+        cells = sample[name]
+        if cells.null_count() == 0 and 1.05 <= len(cells) / max(cells.n_unique(), 1) <= 20:
+            return name
+    return None

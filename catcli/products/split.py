@@ -1,0 +1,70 @@
+"""Which rows train, which choose, which score: by product, stratified by category, steady as rows are added."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FEWEST = 5
+"""Products that a category needs to be in all three parts; with fewer it is trained on and not scored."""
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of each part, and the classes with too few products to be held out."""
+
+    train: Rows
+    validation: Rows
+    test: Rows
+    rare: tuple[int, ...]
+
+
+def text_key(text: str) -> str:
+    """What makes two texts one product where no column does: the text in lower case without punctuation."""
+    return " ".join(re.sub(r"[\W_]+", " ", text.lower()).split())
+
+
+def split(keys: Sequence[str], classes: npt.NDArray[np.int64], shares: tuple[int, int, int], seed: int) -> Split:
+    """Rows by product key: within each category the keys are ranked by a hash of key and ``seed`` and cut in ``shares`` per cent.
+
+    All rows of a key fall in one part; a key with rows of several categories ranks in the one that most of them name. Every part of a
+    category with at least `FEWEST` keys gets one key or more. Since a rank depends on the keys' own hashes alone, new rows move few old
+    ones.
+    """
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, key in enumerate(keys):
+        rows_of[key].append(row)
+    keys_of: dict[int, list[str]] = defaultdict(list)
+    for key, rows in rows_of.items():
+        votes = np.bincount(classes[rows])
+        keys_of[int(votes.argmax())].append(key)
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for members in keys_of.values():
+        members.sort(key=lambda key: _rank(key, seed))
+        test, validation = _held_out(len(members), shares)
+        for position, key in enumerate(members):
+            part = 2 if position < test else 1 if position < test + validation else 0
+            parts[part].extend(rows_of[key])
+    rare = sorted(number for number in set(classes.tolist()) if len(keys_of[number]) < FEWEST)
+    train, validation_rows, test_rows = (np.array(sorted(part), dtype=np.int64) for part in parts)
+    return Split(train, validation_rows, test_rows, tuple(rare))
+
+
+def _held_out(count: int, shares: tuple[int, int, int]) -> tuple[int, int]:
+    """How many of a category's keys score, and how many choose; at least one is left to train."""
+    if count < FEWEST:
+        return 0, 0
+    test = min(max(1, round(count * shares[2] / 100)), count - 2)
+    return test, min(max(1, round(count * shares[1] / 100)), count - test - 1)
+
+
+def _rank(key: str, seed: int) -> bytes:
+    return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16, key=str(seed).encode()).digest()

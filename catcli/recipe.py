@@ -1,0 +1,87 @@
+"""What to train and how: frozen, validated at once, speaking in the names of the flags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from catcli.errors import ProductsError, UsageError
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Recipe(BaseModel):
+    """Everything that decides what a fit trains. Fields are the flags of ``catcli fit`` in their long form.
+
+    ``label``, ``text`` and ``group`` are None or empty until the columns have been looked for; in an adapter's ``recipe.json`` every one
+    is resolved, so that ``catcli fit --recipe`` repeats the run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    label: str | None = None
+    text: tuple[str, ...] = ()
+    group: str | None = None
+    base: Literal["minilm"] = "minilm"
+    method: Literal["lora"] = "lora"
+    rank: Annotated[int, Field(ge=1, le=512)] = 8
+    alpha: Annotated[int, Field(ge=1)] = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    lr: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
+    max_tokens: Annotated[int, Field(ge=4, le=512)] | None = None
+    split: tuple[int, int, int] = (80, 10, 10)
+    split_seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    device: Device = "auto"
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _three_shares(cls, value: object) -> tuple[int, ...]:
+        if isinstance(value, str):
+            value = value.split("/")
+        try:
+            shares = tuple(int(share) for share in value)  # type: ignore[attr-defined]  # what cannot be iterated is caught
+        except (TypeError, ValueError) as error:
+            raise ValueError("write three whole percentages, such as 80/10/10") from error
+        if len(shares) != 3 or sum(shares) != 100 or min(shares) < 1:
+            raise ValueError("three whole percentages above 0 that add up to 100, such as 80/10/10")
+        return shares
+
+    @classmethod
+    def make(cls, **options: object) -> Recipe:
+        """A recipe of flags, None meaning "not given"; everything that is wrong with them in one `UsageError`."""
+        try:
+            return cls.model_validate({name: value for name, value in options.items() if value is not None})
+        except ValidationError as error:
+            raise UsageError("; ".join(in_flag_names(error)) + ".") from error
+
+    @classmethod
+    def load(cls, file: Path | None) -> Recipe:
+        """A ``recipe.json``, or the defaults where there is none."""
+        if file is None:
+            return cls()
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except OSError as error:
+            raise ProductsError(f"--recipe {file}: {error.strerror or error}; give the recipe.json of an adapter folder.") from error
+        except ValidationError as error:
+            raise ProductsError(f"--recipe {file}: {'; '.join(in_flag_names(error))}.") from error
+
+    def but(self, changes: Mapping[str, object]) -> Recipe:
+        """This recipe with the flags that were given in their place; None leaves what the recipe says."""
+        return self.make(**{**self.model_dump(), **{name: value for name, value in changes.items() if value not in (None, ())}})
+
+
+def in_flag_names(error: ValidationError) -> list[str]:
+    """Every problem of a recipe as ``--batch-size: Input should be greater than or equal to 1, not 0``."""
+    problems = []
+    for problem in error.errors(include_url=False):
+        flag = "--" + str(problem["loc"][0]).replace("_", "-") if problem["loc"] else "the file"
+        problems.append(f"{flag}: {problem['msg'].removeprefix('Value error, ')}, not {problem['input']!r}")
+    return problems

@@ -1,0 +1,63 @@
+"""token batches → logits: an exported model in ONNX Runtime, on CUDA or the CPU."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from catcli.errors import AdapterError, DeviceError
+from catcli.runtime.blend import Array
+from catcli.runtime.tokens import TokenBatch
+
+# Errors come as exceptions; what ONNX Runtime would print besides (no GPU found, an odd provider) is looked at below instead.
+onnxruntime.set_default_logger_severity(4)
+
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+class Session:
+    """One ONNX file, loaded; ``provider`` is what it really got."""
+
+    def __init__(self, file: Path, device: str = "auto") -> None:
+        """Load ``file``.
+
+        Raises:
+            DeviceError: ``device`` is ``cuda`` and the session did not get it.
+            AdapterError: ONNX Runtime cannot load the file.
+        """
+        providers = [CPU]
+        if device != "cpu" and CUDA in onnxruntime.get_available_providers() and has_gpu():
+            # The CUDA and cuDNN libraries may lie in pip packages; preload_dlls finds them there without torch.
+            onnxruntime.preload_dlls()
+            providers = [CUDA, CPU]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        try:
+            self._session = onnxruntime.InferenceSession(str(file), options, providers=providers)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+            raise AdapterError(f"{file} cannot be loaded by ONNX Runtime: {str(error).splitlines()[0]}; fit the adapter again.") from error
+        self.provider: str = self._session.get_providers()[0]
+        self.fell_back = device == "auto" and CUDA in providers and self.provider != CUDA
+        if device == "cuda" and self.provider != CUDA:
+            raise DeviceError(
+                f"--device cuda: ONNX Runtime gave {self.provider} instead; 'catcli doctor' shows what is missing, "
+                "--device cpu labels without."
+            )
+
+    @property
+    def budget(self) -> int:
+        """Tokens of a batch that keep this device busy without leaving its caches."""
+        return 65_536 if self.provider == CUDA else 2048
+
+    def logits(self, batch: TokenBatch) -> Array:
+        """Logits *(rows, classes)*, float32."""
+        feeds = {"input_ids": batch.ids, "attention_mask": batch.mask}
+        return np.asarray(self._session.run(["logits"], feeds)[0], dtype=np.float32)
+
+
+def has_gpu() -> bool:
+    """Whether the machine shows an NVIDIA device to this process."""
+    return Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists() or os.name == "nt"

@@ -1,0 +1,64 @@
+"""texts → batches of token ids, of like length, under a token budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """``ids`` and ``mask`` have shape *(rows, tokens)*; ``rows`` *(rows,)* are the numbers of the texts they came from."""
+
+    ids: Ids
+    mask: Ids
+    rows: Ids
+
+
+class Tokenizer:
+    """A ``tokenizer.json``, cutting texts at ``max_tokens``, special tokens included.
+
+    The Rust tokenizer itself rather than transformers' wrapper: the same class serves training and labeling, and labeling starts without
+    transformers.
+    """
+
+    def __init__(self, file: Path, max_tokens: int, pad_id: int = 0) -> None:
+        self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_tokens)
+        self.max_tokens = max_tokens
+        self.pad_id = pad_id
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of every text, at most ``max_tokens`` each."""
+        # A lone surrogate is no character and the tokenizer refuses it; it becomes U+FFFD as in every other decoder.
+        clean = [text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(clean)]
+
+    def batches(self, ids: Sequence[Sequence[int]], budget: int) -> Iterator[TokenBatch]:
+        """All of ``ids``, shortest first, so many rows a batch that rows times the longest stays within ``budget`` tokens (or one row)."""
+        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+        start = 0
+        while start < len(order):
+            end = start + 1
+            while end < len(order) and (end + 1 - start) * len(ids[order[end]]) <= budget:
+                end += 1
+            yield self.padded(ids, order[start:end])
+            start = end
+
+    def padded(self, ids: Sequence[Sequence[int]], rows: Sequence[int]) -> TokenBatch:
+        """The chosen rows as one batch, padded on the right to its longest."""
+        width = max(len(ids[row]) for row in rows)
+        batch = np.full((len(rows), width), self.pad_id, dtype=np.int64)
+        mask = np.zeros((len(rows), width), dtype=np.int64)
+        for position, row in enumerate(rows):
+            batch[position, : len(ids[row])] = ids[row]
+            mask[position, : len(ids[row])] = 1
+        return TokenBatch(batch, mask, np.asarray(rows, dtype=np.int64))

@@ -1,0 +1,53 @@
+"""What several tests share: one small adapter that is really trained, and the commands as a user calls them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from catcli.commands.fit import Fitted, fit
+from catcli.recipe import Recipe
+
+DEMO = Path(__file__).parents[1] / "catcli" / "products" / "demo"
+SHELVES = ("Grocery > Drinks > Coffee", "Beauty > Hair > Shampoo", "Tools > Power Tools > Drills", "Home > Kitchen > Mugs & Cups")
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A store with one small adapter, the rows it learned from, and a catalog."""
+
+    folder: Path
+    fitted: Fitted
+    products: Path
+    catalog: Path
+
+    @property
+    def adapter(self) -> str:
+        """The adapter's folder, as options take it."""
+        return str(self.fitted.adapter.folder)
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """Four shelves of the demo, one epoch of real training. Tests read it and leave it as it is."""
+    folder = tmp_path_factory.mktemp("shop")
+    frame = pl.read_csv(DEMO / "products.csv", infer_schema=False).filter(pl.col("category").is_in(SHELVES))
+    products, catalog = folder / "products.csv", folder / "catalog.csv"
+    frame.write_csv(products)
+    pl.read_csv(DEMO / "catalog.csv", infer_schema=False).write_csv(catalog)
+    recipe = Recipe(epochs=1, max_tokens=24, device="cpu")
+    return Shop(folder, fit([str(products)], recipe=recipe, output=folder / "adapters" / "small"), products, catalog)
+
+
+def catcli(*arguments: str | Path, cwd: Path, check: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, as a shell would."""
+    command: Sequence[str] = [sys.executable, "-m", "catcli", *map(str, arguments)]
+    settings = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", **environment}
+    return subprocess.run(command, cwd=cwd, env=settings, capture_output=True, text=True, check=check, timeout=600)

@@ -1,0 +1,97 @@
+"""Numbers: scores, blends, calibration."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss as sklearn_log_loss
+
+from catcli.evaluation.calibration import Blending, fit_temperature, fit_weights, log_loss
+from catcli.evaluation.scores import evaluate
+from catcli.runtime.blend import Array, blend, softmax
+
+NAMES = ("a", "b", "c", "d")
+
+
+def voices(rows: int = 400, classes: int = 4) -> tuple[Array, Array, np.ndarray]:  # type: ignore[type-arg]
+    """Two independent noisy views of one truth."""
+    random = np.random.default_rng(0)
+    truth = random.integers(0, classes, rows)
+    clean = 2.0 * np.eye(classes)[truth]
+    first, second = (np.asarray(clean + random.normal(0, noise, clean.shape), np.float32) for noise in (1.5, 1.5))
+    return first, second, truth
+
+
+def test_a_blend_of_two_independent_voices_beats_each() -> None:
+    first, second, truth = voices()
+    weights = fit_weights([first[:200], second[:200]], truth[:200])
+    blended = np.asarray(weights[0] * first + weights[1] * second, np.float32)[200:]
+    alone = [(voice[200:].argmax(1) == truth[200:]).mean() for voice in (first, second)]
+    assert (blended.argmax(1) == truth[200:]).mean() > max(alone)
+    assert log_loss(blended, truth[200:]) < min(
+        log_loss(np.float32(fit_weights([v[:200]], truth[:200])[0]) * v[200:], truth[200:]) for v in (first, second)
+    )
+
+
+def test_a_voice_of_noise_gets_hardly_any_weight() -> None:
+    first, _, truth = voices()
+    noise = np.random.default_rng(1).normal(0, 1, first.shape).astype(np.float32)
+    weights = fit_weights([first, noise], truth)
+    assert weights[1] < 0.2 * weights[0]
+
+
+def test_rows_that_are_all_right_do_not_ask_for_endless_confidence() -> None:
+    truth = np.array([0, 1, 2, 3] * 5)
+    scores = np.eye(4, dtype=np.float32)[truth]
+    temperature = fit_temperature(scores, truth)
+    # Platt's target for 20 rows is 21 / 22: the fitted probability is that, not 1.
+    assert softmax(scores / np.float32(temperature))[0].max() == pytest.approx(21 / 22, abs=1e-3)
+
+
+def test_the_fit_finds_the_temperature_that_made_the_rows() -> None:
+    random = np.random.default_rng(3)
+    logits = random.normal(0, 2, (20_000, 5)).astype(np.float32)
+    truth = np.array([random.choice(5, p=row / row.sum()) for row in softmax(logits / np.float32(2.5)).astype(np.float64)])
+    assert fit_temperature(logits, truth) == pytest.approx(2.5, rel=0.05)
+
+
+def test_each_variant_gets_a_temperature_of_its_own() -> None:
+    first, second, truth = voices()
+    blending = Blending.fit({"fp32": first, "int8": 3 * first}, second, truth)
+    assert blending.temperatures["fp32"] == pytest.approx(1.0, abs=0.02)
+    assert blending.temperatures["int8"] > 1.5
+    assert np.allclose(blending.scores(first, second, "fp32"), blending.lora * first + blending.linear * second, rtol=0.05, atol=0.05)
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.floats(-1e4, 1e4, width=32), min_size=3, max_size=3), min_size=1, max_size=5))
+def test_probabilities_are_probabilities(rows: list[list[float]]) -> None:
+    scores = np.array(rows, np.float32)
+    probabilities = blend([scores, scores], [0.5, 2.0], 1.5)
+    assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
+    assert (probabilities >= 0).all()
+
+
+def test_scores_are_those_of_the_textbook() -> None:
+    truth = np.array([0, 0, 0, 1, 1, 2])
+    predicted = np.array([0, 0, 1, 1, 1, 0])
+    scores = np.asarray(4 * np.eye(4)[predicted], np.float32)
+    normalized = softmax(scores).astype(np.float64)
+    normalized /= normalized.sum(1, keepdims=True)
+    found = evaluate(scores, truth, NAMES)
+    assert found.accuracy == pytest.approx(4 / 6)
+    assert (found.macro.precision, found.macro.recall) == (pytest.approx((2 / 3 + 2 / 3 + 0) / 3), pytest.approx((2 / 3 + 1 + 0) / 3))
+    assert found.weighted.recall == pytest.approx(4 / 6)
+    assert found.log_loss == pytest.approx(sklearn_log_loss(truth, normalized, labels=[0, 1, 2, 3]), abs=1e-4)
+    assert [(pair.truth, pair.predicted, pair.rows) for pair in found.confusions] == [("a", "b", 1), ("c", "a", 1)]
+
+
+def test_what_is_undefined_is_none() -> None:
+    scores = np.asarray(np.eye(4)[[0, 0, 3]], np.float32)
+    found = {category.category: category for category in evaluate(scores, np.array([0, 0, 1]), NAMES).categories}
+    assert set(found) == {"a", "b", "d"}
+    assert (found["b"].precision, found["b"].recall, found["b"].f1) == (None, 0.0, 0.0)
+    assert (found["d"].support, found["d"].recall, found["d"].roc_auc) == (0, None, None)
+    assert found["a"].roc_auc == 1.0

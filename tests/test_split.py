@@ -1,0 +1,56 @@
+"""Rows by product, stratified, steady."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catcli.products.split import split, text_key
+
+SHARES = (80, 10, 10)
+
+
+def test_every_category_with_enough_products_is_in_all_parts() -> None:
+    classes = np.repeat(np.arange(3), [100, 5, 4])
+    parts = split([f"product {row}" for row in range(len(classes))], classes, SHARES, 0)
+    assert [set(classes[rows]) for rows in (parts.train, parts.validation, parts.test)] == [{0, 1, 2}, {0, 1}, {0, 1}]
+    assert parts.rare == (2,)
+    assert [len(rows) for rows in (parts.train, parts.validation, parts.test)] == [80 + 3 + 4, 11, 11]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 4)), min_size=1, max_size=150),
+    st.sampled_from([(80, 10, 10), (10, 45, 45), (1, 50, 49), (34, 33, 33)]),
+    st.integers(0, 5),
+)
+def test_parts_share_no_product_and_lose_no_row(rows: list[tuple[int, int]], shares: tuple[int, int, int], seed: int) -> None:
+    keys, classes = [str(key) for key, _ in rows], np.array([number for _, number in rows])
+    parts = split(keys, classes, shares, seed)
+    assert sorted([*parts.train, *parts.validation, *parts.test]) == list(range(len(rows)))
+    owners = [{keys[row] for row in part} for part in (parts.train, parts.validation, parts.test)]
+    assert not owners[0] & owners[1]
+    assert not owners[0] & owners[2]
+    assert not owners[1] & owners[2]
+    assert len(parts.train)
+
+
+def test_the_split_hangs_on_its_own_seed_alone() -> None:
+    keys, classes = [f"p{row}" for row in range(200)], np.zeros(200, np.int64)
+    first, again, other = (split(keys, classes, SHARES, seed) for seed in (0, 0, 1))
+    assert np.array_equal(first.test, again.test)
+    assert not np.array_equal(first.test, other.test)
+
+
+def test_new_rows_move_few_old_ones() -> None:
+    keys = [f"p{row}" for row in range(1100)]
+    before = split(keys[:1000], np.zeros(1000, np.int64), SHARES, 0)
+    after = split(keys, np.zeros(1100, np.int64), SHARES, 0)
+    assert len(set(before.test) - set(after.test)) <= 15
+
+
+def test_texts_that_differ_by_case_and_punctuation_are_one_product() -> None:
+    assert text_key('Mug, BLUE - 12"') == text_key("mug blue 12")
+
+

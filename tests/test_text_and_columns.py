@@ -1,0 +1,116 @@
+"""Which columns play which role, and how a row becomes one text."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import polars as pl
+import pytest
+
+from catcli.errors import ProductsError
+from catcli.products.columns import choose, gives_away
+from catcli.products.text import compose
+
+ROWS = 60
+NAMES = ("Home > Mugs", "Home > Lamps", "Beauty > Soap")
+
+
+def shop(**columns: list[object]) -> pl.DataFrame:
+    labels = [NAMES[row % 3] for row in range(ROWS)]
+    titles = [f"{('mug', 'lamp', 'soap')[row % 3]} number {row} in blue" for row in range(ROWS)]
+    return pl.DataFrame({"title": titles, "category": labels, **columns}, strict=False)
+
+
+def test_columns_are_joined_in_order_without_empty_cells() -> None:
+    frame = pl.DataFrame(
+        {
+            "title": ["  Blue\tmug ", None, ""],
+            "features": [["big", None, "blue"], [], None],
+            "price": [1.5, None, 3.0],
+            "since": [date(2026, 1, 2), None, None],
+        }
+    )
+    assert compose(frame, ["title", "features", "price", "since"]) == ["Blue mug big blue 1.5 2026-01-02", "", "3.0"]
+
+
+def test_the_label_and_the_text_are_found_and_the_title_comes_first() -> None:
+    frame = shop(description=["a fine thing"] * ROWS, brand=["Acme", "Zeta"] * (ROWS // 2), price=list(range(ROWS)))
+    found = choose(frame, None, (), None, "shop.csv")
+    assert (found.label, found.text, found.group) == ("category", ("title", "brand", "description"), None)
+
+
+def test_the_schema_of_amazon_reviews_is_understood() -> None:
+    frame = pl.DataFrame(
+        {
+            "main_category": ["All Beauty", "Grocery"] * 20,
+            "title": [f"Thing {row}" for row in range(40)],
+            "average_rating": [4.5] * 40,
+            "features": [["soft", f"size {row}"] if row % 3 else [] for row in range(40)],
+            "description": [[f"The story of {row}."] for row in range(40)],
+            "images": [[{"large": "https://x"}]] * 40,
+            "store": ["Acme", "Zeta"] * 20,
+            "categories": [["Beauty", "Hair"], ["Grocery"]] * 20,
+            "details": [{"Brand": "Acme"}] * 40,
+            "parent_asin": [f"B{row // 2}" for row in range(40)],
+        }
+    )
+    found = choose(frame, None, (), None, "meta.jsonl")
+    assert (found.label, found.text, found.group) == ("main_category", ("title", "features", "description"), "parent_asin")
+
+
+@pytest.mark.parametrize(
+    "give_away",
+    [
+        [row % 3 for row in range(ROWS)],
+        [f"Shop / {NAMES[row % 3]}" for row in range(ROWS)],
+        [NAMES[row % 3].upper() for row in range(ROWS)],
+        [["Shop", *NAMES[row % 3].split(" > ")] for row in range(ROWS)],
+    ],
+    ids=["code", "breadcrumb", "other case", "list"],
+)
+def test_a_column_that_gives_the_label_away_is_left_out_and_named(give_away: list[object]) -> None:
+    frame = shop(description_text=give_away)
+    assert gives_away(frame, "description_text", "category")
+    found = choose(frame, None, (), None, "shop.csv")
+    assert found.text == ("title",)
+    assert found.left_out == {"description_text": "it gives the label away"}
+
+
+def test_a_title_that_names_its_category_gives_nothing_away() -> None:
+    assert not gives_away(shop(), "title", "category")
+
+
+def test_two_equal_candidates_stop_the_run() -> None:
+    frame = shop().rename({"category": "category_1"}).with_columns(category_2=pl.col("category_1"))
+    with pytest.raises(ProductsError, match="'category_1', 'category_2' of shop.csv fit equally well as the category; choose one with --label"):
+        choose(frame, None, (), None, "shop.csv")
+
+
+def test_a_group_is_a_column_of_products_that_repeat() -> None:
+    repeated = [f"p{row // 2}" for row in range(ROWS)]
+    assert choose(shop(product_id=repeated), None, (), None, "x").group == "product_id"
+    assert choose(shop(product_id=[f"p{row}" for row in range(ROWS)]), None, (), None, "x").group is None
+
+
+def test_a_name_may_differ_by_case_blanks_and_punctuation() -> None:
+    frame = shop().rename({"category": "Category Label"})
+    assert choose(frame, "category_label", ("TITLE",), None, "x").label == "Category Label"
+
+
+@pytest.mark.parametrize(
+    ("label", "text", "sentence"),
+    [
+        ("catgory", (), "--label 'catgory': shop.csv has no such column (did you mean 'category'?); its columns are 'title', 'category'."),
+        (None, ("titel",), "--text 'titel': shop.csv has no such column (did you mean 'title'?); its columns are 'title', 'category'."),
+        ("category", ("category",), "--text 'category' is the label itself; leave it out."),
+    ],
+)
+def test_a_wrong_name_gets_a_sentence(label: str | None, text: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(ProductsError) as raised:
+        choose(shop(), label, text, None, "shop.csv")
+    assert str(raised.value) == sentence
+
+
+def test_nothing_that_looks_like_a_category_gets_a_sentence() -> None:
+    with pytest.raises(ProductsError, match="no column of shop.csv looks like the category by its name and content; say which it is with"):
+        choose(shop().drop("category"), None, (), None, "shop.csv")
