@@ -16,7 +16,7 @@ from catcli.reporting import tables
 
 def list_adapters(*, as_json: bool = False, talk: Talk | None = None) -> list[adapters.Adapter]:
     """Every adapter of the store, newest first; a damaged one is named as such."""
-    talk = talk or Talk(quiet=True)
+    talk = talk or Talk.silent()
     made = tables.table(f"Adapters in {adapters.store()}", "name", "categories", "accuracy", "macro F1", "made")
     good: list[adapters.Adapter] = []
     facts: list[dict[str, str | float]] = []
@@ -44,7 +44,7 @@ def list_adapters(*, as_json: bool = False, talk: Talk | None = None) -> list[ad
 
 def show_adapter(name: str, *, as_json: bool = False, talk: Talk | None = None) -> adapters.Adapter:
     """What one adapter is made of, with every file checked against its SHA-256."""
-    talk = talk or Talk(quiet=True)
+    talk = talk or Talk.silent()
     found = adapters.named(name)
     size = found.verify()
     manifest = found.manifest
@@ -75,7 +75,7 @@ def remove_adapter(name: str, *, talk: Talk | None = None) -> None:
         AdapterError: there is none of that name.
         OutputError: the folder cannot be deleted.
     """
-    talk = talk or Talk(quiet=True)
+    talk = talk or Talk.silent()
     folder = adapters.store() / name
     if folder.parent.resolve() != adapters.store().resolve() or not (folder / adapters.MANIFEST).is_file():
         adapters.named(name)  # says what there is, where there is no such adapter

@@ -23,7 +23,7 @@ def demo(folder: Path, *, talk: Talk | None = None) -> Metrics:
     Raises:
         OutputError: the folder holds something, or cannot be made.
     """
-    talk = talk or Talk(quiet=True)
+    talk = talk or Talk.silent()
     _copy(folder)
     talk.say(f"demo in {folder}: its {FILES[0]} and {FILES[1]} hold products that are made up.")
     adapter = folder / "adapters" / "products"

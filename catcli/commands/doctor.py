@@ -18,7 +18,7 @@ from catcli.reporting import tables
 
 def doctor(*, as_json: bool = False, talk: Talk | None = None) -> dict[str, str]:
     """Look at the processor, the GPU as torch and ONNX Runtime see it, the embedded model and the versions; problems are named."""
-    talk = talk or Talk(quiet=True)
+    talk = talk or Talk.silent()
     facts = {
         "python": f"{platform.python_version()} at {sys.executable}",
         "processor": _processor(),

@@ -73,7 +73,7 @@ def fit(
     Raises:
         CatcliError: something that the user can mend; nothing was written.
     """
-    talk = talk or Talk(quiet=True)
+    talk = talk or Talk.silent()
     source = open_source(products, input_format=input_format, delimiter=delimiter, encoding=encoding)
     target = output or adapters.store() / _name_of(source.paths[0])
     adapters.check_free(target, force)

@@ -43,7 +43,7 @@ def predict(
     Raises:
         CatcliError: something that the user can mend; whatever stood at ``output`` still stands.
     """
-    talk = talk or Talk(quiet=True)
+    talk = talk or Talk.silent()
     if output == "-" and as_json:
         raise UsageError("--json and -o - would both write to standard output; give -o a file.")
     form = output_format(output, output_as)

@@ -17,7 +17,7 @@ from catcli.runtime.blend import Array
 
 def report(name: str | None = None, *, as_json: bool = False, talk: Talk | None = None) -> Metrics:
     """Show what the adapter ``name``, or the newest of the store, reached on its held-out rows."""
-    talk = talk or Talk(quiet=True)
+    talk = talk or Talk.silent()
     chosen = adapters.named(name) if name else adapters.newest()
     metrics = Metrics.load(chosen.file("metrics.json"))
     if as_json:

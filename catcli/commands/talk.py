@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -25,6 +26,11 @@ class Talk:
     verbose: bool = False
     out: Console = field(default_factory=lambda: Console(highlight=False, markup=False, emoji=False))
     err: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, markup=False, emoji=False))
+
+    @classmethod
+    def silent(cls) -> Self:
+        """For callers in Python: nothing is printed, what the command returns is all."""
+        return cls(quiet=True, out=Console(quiet=True))
 
     def say(self, sentence: str) -> None:
         """One line of talk."""

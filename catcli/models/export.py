@@ -171,7 +171,7 @@ def judge_int8(agreement: float, speedup: float) -> Quantized:
     """Keep int8 only where it labels alike and this processor gains by it."""
     if agreement < AGREEMENT:
         return Quantized(
-            kept=False, reason=f"dropped: the same category in {agreement:.1%} of rows, below {AGREEMENT:.0%}", speedup=speedup
+            kept=False, reason=f"dropped: the same category in {agreement:.2%} of rows, below {AGREEMENT:.0%}", speedup=speedup
         )
     if speedup < GAIN:
         return Quantized(kept=False, reason=f"dropped: {speedup:.2f} x the speed of fp32 on this processor, no gain", speedup=speedup)

@@ -1,0 +1,245 @@
+"""The commands on one small, really trained adapter."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import SHELVES, Shop
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from catcli import adapter as adapters
+from catcli.commands.fit import fit
+from catcli.commands.predict import predict
+from catcli.commands.report import confused_examples, report
+from catcli.errors import OutputError, ProductsError, UsageError
+from catcli.evaluation.calibration import Blending
+from catcli.evaluation.heldout import HeldOut
+from catcli.evaluation.scores import evaluate
+from catcli.recipe import Recipe
+from catcli.reporting.tables import printable, shortened
+from catcli.runtime.pipeline import CONFIDENCE, PREDICTED
+
+# --- fit -----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_fit_learns_and_says_what_each_model_alone_would_score(shop: Shop) -> None:
+    metrics = shop.fitted.metrics
+    assert metrics.rows.train + metrics.rows.validation + metrics.rows.test == metrics.rows.read
+    for scores in (metrics.blend, metrics.lora, metrics.linear):
+        assert scores.accuracy > 0.7
+    assert {form.form for form in metrics.parity} == {"merged", "ONNX fp32", "ONNX int8"}
+    assert all(form.agreement == 1.0 for form in metrics.parity if "int8" not in form.form)
+
+
+def test_the_saved_scores_are_those_of_the_saved_rows(shop: Shop) -> None:
+    manifest, metrics = shop.fitted.adapter.manifest, shop.fitted.metrics
+    test = HeldOut.load(shop.fitted.adapter.file("heldout.parquet"), manifest.categories).part("test")
+    temperatures = {name: variant.temperature for name, variant in manifest.variants.items()}
+    blending = Blending(manifest.blend.lora, manifest.blend.linear, 1.0, 1.0, temperatures)
+    again = evaluate(blending.scores(test.lora, test.linear, metrics.variant), test.classes, manifest.categories)  # type: ignore[arg-type]
+    assert again == metrics.blend
+
+
+def test_predict_gives_the_held_out_rows_the_probabilities_that_were_scored(shop: Shop) -> None:
+    from catcli.runtime.blend import softmax
+    from catcli.runtime.labeler import Labeler
+
+    manifest = shop.fitted.adapter.manifest
+    test = HeldOut.load(shop.fitted.adapter.file("heldout.parquet"), manifest.categories).part("test")
+    temperature = manifest.variants[shop.fitted.metrics.variant].temperature  # type: ignore[index]
+    expected = softmax(np.float32(manifest.blend.lora / temperature) * test.lora + np.float32(manifest.blend.linear / temperature) * test.linear)
+    assert np.allclose(Labeler(shop.fitted.adapter, "cpu").probabilities(test.texts), expected, atol=2e-2)
+
+
+def test_a_recipe_repeats_its_run(shop: Shop, tmp_path: Path) -> None:
+    recipe = Recipe.load(Path(shop.adapter) / "recipe.json")
+    assert (recipe.label, recipe.text, recipe.epochs, recipe.max_tokens) == ("category", ("title", "brand", "description"), 1, 24)
+    again = fit([str(shop.products)], recipe=recipe, output=tmp_path / "again")
+    for name in ("adapter_model.safetensors", "head.safetensors", "linear.safetensors"):
+        assert again.adapter.manifest.files[name] == shop.fitted.adapter.manifest.files[name]
+    assert again.metrics.lora == shop.fitted.metrics.lora
+
+
+def test_every_wrong_flag_is_named_in_one_error() -> None:
+    with pytest.raises(UsageError) as raised:
+        Recipe.make(rank=0, lr=-1.0, split="80/20", seed=None)
+    assert str(raised.value) == (
+        "--rank: Input should be greater than or equal to 1, not 0; --lr: Input should be greater than 0, not -1.0; "
+        "--split: three whole percentages above 0 that add up to 100, such as 80/10/10, not '80/20'."
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda frame: frame.with_columns(category=pl.lit("Mugs")), "are of one category, 'Mugs'; at least two are needed to tell apart"),
+        (lambda frame: frame.with_columns(category=pl.lit(None, dtype=pl.String)), "rows and none with a category in 'category'"),
+        (lambda frame: frame.with_columns(title=pl.lit("")).select("title", "category"), "are empty in every row; choose others with --text"),
+        (lambda frame: frame.group_by("category").head(3), "12 rows are too few to keep any back for scoring: no category has 5 different"),
+        (lambda frame: frame.clear(), "0 rows and none with a category"),
+    ],
+    ids=["one category", "no label", "no text", "too few", "no rows"],
+)
+def test_rows_that_cannot_be_learned_from_get_a_sentence_and_write_nothing(shop: Shop, tmp_path: Path, change, sentence: str) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
+    path = tmp_path / "products.parquet"
+    change(pl.read_csv(shop.products, infer_schema=False)).write_parquet(path)
+    with pytest.raises(ProductsError) as raised:
+        fit([str(path)], recipe=Recipe(label="category", text=("title",)), output=tmp_path / "store" / "x")
+    assert sentence in str(raised.value)
+    assert not list((tmp_path / "store").iterdir())
+
+
+# --- predict -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_row_comes_out_once_in_order_with_its_columns(shop: Shop, tmp_path: Path) -> None:
+    before = pl.read_csv(shop.catalog, infer_schema=False)
+    summary = predict([str(shop.catalog)], output=str(tmp_path / "out.csv"), adapter=shop.adapter)
+    after = pl.read_csv(tmp_path / "out.csv", infer_schema=False)
+    assert after.columns == [*before.columns, PREDICTED, CONFIDENCE]
+    assert after.select(before.columns).equals(before)
+    assert set(after[PREDICTED]) <= set(SHELVES)
+    assert (summary.rows, sum(summary.categories.values())) == (len(before), len(before))
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet"])
+def test_labels_do_not_depend_on_the_formats(shop: Shop, tmp_path: Path, form: str) -> None:
+    predict([str(shop.catalog)], output=str(tmp_path / f"first.{form}"), adapter=shop.adapter, top_k=2)
+    predict([str(tmp_path / f"first.{form}")], output=str(tmp_path / "second.parquet"), adapter=shop.adapter, top_k=2, replace_columns=True)
+    direct = tmp_path / "direct.parquet"
+    predict([str(shop.catalog)], output=str(direct), adapter=shop.adapter, top_k=2)
+    first, second = pl.read_parquet(direct), pl.read_parquet(tmp_path / "second.parquet")
+    assert second.select(first.columns).equals(first)
+
+
+def test_alternatives_are_the_most_probable_categories(shop: Shop, tmp_path: Path) -> None:
+    predict([str(shop.catalog)], output=str(tmp_path / "out.jsonl"), adapter=shop.adapter, top_k=3)
+    predict([str(shop.catalog)], output=str(tmp_path / "out.csv"), adapter=shop.adapter, top_k=3)
+    row = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
+    assert len(row["alternatives"]) == 3
+    assert (row["alternatives"][0]["category"], row["alternatives"][0]["confidence"]) == (row[PREDICTED], row[CONFIDENCE])
+    text = pl.read_csv(tmp_path / "out.csv", infer_schema=False)["alternatives"][0]
+    assert json.loads(text)[0]["category"] == row[PREDICTED]
+
+
+def test_below_the_confidence_asked_for_the_category_is_null(shop: Shop, tmp_path: Path) -> None:
+    summary = predict([str(shop.catalog)], output=str(tmp_path / "out.parquet"), adapter=shop.adapter, min_confidence=0.9)
+    out = pl.read_parquet(tmp_path / "out.parquet")
+    assert 0 < summary.below < len(out)
+    assert (out[PREDICTED].is_null() == (out[CONFIDENCE] < 0.9)).all()
+
+
+def test_columns_of_other_names_are_matched_or_mapped_or_said_to_be_missing(shop: Shop, tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog.csv"
+    pl.read_csv(shop.catalog, infer_schema=False).rename({"title": "TITLE", "brand": "Maker"}).write_csv(catalog)
+    with pytest.raises(ProductsError, match="has no column 'brand', which the adapter reads; say which one it is with --text brand=COLUMN or"):
+        predict([str(catalog)], output=str(tmp_path / "out.csv"), adapter=shop.adapter)
+    assert not (tmp_path / "out.csv").exists()
+    predict([str(catalog)], output=str(tmp_path / "mapped.csv"), adapter=shop.adapter, text=["brand=maker"])
+    predict([str(shop.catalog)], output=str(tmp_path / "plain.csv"), adapter=shop.adapter)
+    mapped, plain = (pl.read_csv(tmp_path / name, infer_schema=False)[PREDICTED] for name in ("mapped.csv", "plain.csv"))
+    assert mapped.equals(plain)
+    predict([str(catalog)], output=str(tmp_path / "missing.csv"), adapter=shop.adapter, allow_missing=True)
+    for wrong in (["brand"], ["colour=maker"], ["brand=nothing"]):
+        with pytest.raises((UsageError, ProductsError)):
+            predict([str(catalog)], output=str(tmp_path / "out.csv"), adapter=shop.adapter, text=wrong)
+
+
+def test_columns_of_ours_in_the_input_stop_the_run(shop: Shop, tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog.csv"
+    pl.read_csv(shop.catalog, infer_schema=False).with_columns(confidence=pl.lit("high")).write_csv(catalog)
+    with pytest.raises(ProductsError, match="already has 'confidence', which this run would write; pass --replace-columns to drop it first"):
+        predict([str(catalog)], output=str(tmp_path / "out.csv"), adapter=shop.adapter)
+
+
+def test_an_output_that_must_not_be_written_is_left_alone(shop: Shop, tmp_path: Path) -> None:
+    catalog = Path(shutil.copy(shop.catalog, tmp_path / "catalog.csv"))
+    with pytest.raises(UsageError, match="is one of the inputs; write to another file"):
+        predict([str(catalog)], output=str(catalog), adapter=shop.adapter)
+    with pytest.raises(OutputError, match="exists and --no-clobber leaves it alone"):
+        predict([str(shop.catalog)], output=str(catalog), adapter=shop.adapter, no_clobber=True)
+    with pytest.raises(UsageError, match="--json and -o - would both write to standard output"):
+        predict([str(shop.catalog)], output="-", adapter=shop.adapter, as_json=True)
+    assert catalog.read_bytes() == shop.catalog.read_bytes()
+
+
+def test_a_catalog_that_breaks_off_leaves_no_output(shop: Shop, tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog.csv"
+    catalog.write_text("title,brand,description\n" + "a mug,x,y\n" * 20_000 + "too,many,cells,here\n")
+    with pytest.raises(ProductsError, match=r"line 20002 has 4 cells where the header has 3"):
+        predict([str(catalog)], output=str(tmp_path / "out.csv"), adapter=shop.adapter)
+    assert [path.name for path in tmp_path.iterdir()] == ["catalog.csv"]
+
+
+def test_a_catalog_without_rows_gives_a_file_without_rows(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "none.csv").write_text("title,brand,description\n")
+    for form in ("csv", "parquet"):
+        assert predict([str(tmp_path / "none.csv")], output=str(tmp_path / f"out.{form}"), adapter=shop.adapter, top_k=2).rows == 0
+    assert pl.read_parquet(tmp_path / "out.parquet").columns == ["title", "brand", "description", PREDICTED, CONFIDENCE, "alternatives"]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.one_of(st.none(), st.text(max_size=20)), st.integers()), max_size=6))
+def test_any_titles_are_labeled(shop: Shop, tmp_path: Path, rows: list[tuple[str | None, int]]) -> None:
+    frame = pl.DataFrame(rows, schema={"title": pl.String, "n": pl.Int128}, orient="row").with_columns(pl.col("n").cast(pl.String))
+    frame.write_parquet(tmp_path / "any.parquet")
+    predict([str(tmp_path / "any.parquet")], output=str(tmp_path / "out.parquet"), adapter=shop.adapter, allow_missing=True)
+    out = pl.read_parquet(tmp_path / "out.parquet")
+    assert out.select("title", "n").equals(frame)
+    assert out[PREDICTED].null_count() == 0
+
+
+# --- report --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_confusions_have_examples_from_the_test_rows(shop: Shop) -> None:
+    examples = confused_examples(shop.fitted.adapter)
+    pairs = {(pair.truth, pair.predicted) for pair in shop.fitted.metrics.blend.confusions}
+    assert set(examples) == pairs
+
+
+def test_report_returns_what_fit_measured(shop: Shop) -> None:
+    assert report(shop.adapter) == shop.fitted.metrics
+
+
+def test_titles_cannot_move_the_cursor() -> None:
+    assert printable("\x1b[31mred\x07\u202e") == "�[31mred��"
+
+
+def test_a_path_is_shortened_from_its_beginning() -> None:
+    assert shortened("Home > Kitchen & Dining > Mugs", 20) == "… > Mugs"
+    assert shortened("Home > Mugs", 20) == "Home > Mugs"
+    assert shortened("a very long single name", 10) == "a very lo…"
+
+
+# --- the store -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_store_lists_shows_and_removes(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from catcli.commands.adapters import list_adapters, remove_adapter, show_adapter
+    from catcli.commands.talk import Talk
+    from catcli.errors import AdapterError
+
+    monkeypatch.setenv("CATCLI_ADAPTERS", str(tmp_path))
+    shutil.copytree(shop.adapter, tmp_path / "small")
+    shutil.copytree(shop.adapter, tmp_path / "damaged")
+    (tmp_path / "damaged" / "adapter.json").write_text("{")
+    assert [found.name for found in list_adapters(talk=Talk())] == ["small"]
+    shown = capsys.readouterr()
+    assert "small" in shown.out
+    assert "note: " in shown.err
+    assert "is damaged" in shown.err
+    assert show_adapter("small").name == "small"
+    with pytest.raises(AdapterError, match="delete a folder elsewhere by hand"):
+        remove_adapter(shop.adapter)
+    remove_adapter("small")
+    assert not (tmp_path / "small").exists()
+    assert adapters.load(Path(shop.adapter)).verify() > 0

@@ -1,0 +1,145 @@
+"""catcli as shells and scripts meet it: exit codes, streams, signals, help."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from conftest import Shop, catcli
+
+COMMANDS = ["fit", "predict", "report", "demo", "doctor", "adapters", "adapters list", "adapters show", "adapters remove"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example_that_the_readme_knows(command: str, tmp_path: Path) -> None:
+    shown = catcli(*command.split(), "--help", cwd=tmp_path, check=True).stdout
+    if command != "adapters":
+        assert "Example" in shown
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert f"catcli {command}" in readme
+
+
+def test_the_version_is_the_package_s(tmp_path: Path) -> None:
+    from catcli import __version__
+
+    assert catcli("--version", cwd=tmp_path).stdout == f"catcli {__version__}\n"
+
+
+def test_completion_is_there_for_bash(tmp_path: Path) -> None:
+    shown = catcli(cwd=tmp_path, _CATCLI_COMPLETE="complete_bash", _TYPER_COMPLETE_ARGS="catcli re", COMP_WORDS="catcli re", COMP_CWORD="1")
+    assert "report" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (("fit", "offers.csv"), 1, "error: there is no file offers.csv; . holds 'products.csv'."),
+        (("fit", "products.csv", "--label", "categry"), 1, "error: --label 'categry': products.csv has no such column (did you mean 'category'?);"),
+        (("fit", "products.csv", "--rank", "0", "--epochs", "0"), 2, "error: --rank: Input should be greater than or equal to 1, not 0; --epochs"),
+        (("fit", "products.csv", "--input-format", "xls"), 2, "error: --input-format xls: choose one of csv, tsv, jsonl, parquet."),
+        (("predict", "products.csv", "-o", "out.xyz"), 2, "error: -o out.xyz: the ending names no format that catcli writes"),
+        (("predict", "products.csv", "-o", "out.csv"), 1, "error: adapters holds no adapter; 'catcli fit products.csv' makes one"),
+        (("predict", "products.csv"), 2, "Missing option '-o'"),
+        (("report", "nothing"), 1, "error: there is no adapter 'nothing'; adapters holds none"),
+        (("adapters", "remove", "../x"), 1, "error: there is no adapter '../x'"),
+        (("nonsense",), 2, "No such command 'nonsense'"),
+    ],
+)
+def test_wrong_calls_get_a_sentence_and_their_code(tmp_path: Path, arguments: tuple[str, ...], code: int, sentence: str) -> None:
+    (tmp_path / "products.csv").write_text("title,category\nmug,Home\ndrill,Tools\n")
+    result = catcli(*arguments, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (code, "")
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["products.csv"]
+
+
+def test_a_report_fits_eighty_columns_and_talk_stays_on_stderr(shop: Shop) -> None:
+    result = catcli("report", cwd=shop.folder, check=True)
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    # A wrapped cell would continue on a line that begins with blanks only.
+    assert all(line.strip() == "" or not line.startswith("          ") for line in lines)
+    for title in ("Held-out scores", "Averages", "By category", "Parity with the saved adapter"):
+        assert title in result.stdout
+    assert "accu…" not in result.stdout
+    assert result.stderr == "the newest adapter of adapters: small\n"
+
+
+def test_json_is_one_object_on_stdout(shop: Shop, tmp_path: Path) -> None:
+    told = json.loads(catcli("report", shop.adapter, "--json", cwd=tmp_path, check=True).stdout)
+    assert told["blend"]["accuracy"] == shop.fitted.metrics.blend.accuracy
+    done = json.loads(catcli("predict", shop.catalog, "-o", "out.csv", "--adapter", shop.adapter, "--json", cwd=tmp_path, check=True).stdout)
+    assert (done["rows"], done["output"]) == (300, "out.csv")
+
+
+def test_standard_input_and_output_are_a_pipe(shop: Shop, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "catcli", "predict", "-", "-o", "-", "--adapter", shop.adapter]
+    with shop.catalog.open("rb") as rows:
+        result = subprocess.run(command, stdin=rows, capture_output=True, check=True, cwd=tmp_path)
+    (tmp_path / "out.csv").write_bytes(result.stdout)
+    assert len(pl.read_csv(tmp_path / "out.csv")) == 300
+
+
+def test_a_closed_pipe_ends_quietly(shop: Shop, tmp_path: Path) -> None:
+    catalog = tmp_path / "long.csv"
+    catalog.write_text("title,brand,description\n" + "".join(f"mug {number % 7},x,y\n" for number in range(60_000)))
+    line = f"{sys.executable} -m catcli predict {catalog} -o - -q --adapter {shop.adapter} | head -n 1; echo ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert result.stdout.splitlines() == ["title,brand,description,predicted_category,confidence", "0"]
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "stopped by SIGTERM")])
+def test_a_signal_ends_with_a_sentence_and_leaves_nothing_half_written(
+    shop: Shop, tmp_path: Path, number: int, code: int, word: str
+) -> None:
+    catalog = tmp_path / "long.csv"
+    catalog.write_text("title,brand,description\n" + "".join(f"mug {row},x,y\n" for row in range(200_000)))
+    command = [sys.executable, "-m", "catcli", "predict", str(catalog), "-o", "out.csv", "--adapter", shop.adapter]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".out.csv.*")):  # it has begun to write
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.kill(process.pid, number)
+        _, talk = process.communicate(timeout=60)
+    assert (process.returncode, talk.startswith(f"error: {word}")) == (code, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["long.csv"]
+
+
+def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
+    code = "import catcli.commands.report as r\ndef broken(*a, **k): return 1 / 0\nr.report = broken\nfrom catcli.cli import main\nmain()"
+    result = subprocess.run([sys.executable, "-c", code, "report"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert result.returncode == 1
+    assert "ZeroDivisionError" in result.stderr
+
+
+def test_predict_needs_no_more_memory_for_more_rows(shop: Shop, tmp_path: Path) -> None:
+    import psutil
+
+    peaks = []
+    for rows in (20_000, 120_000):
+        catalog = tmp_path / f"{rows}.parquet"
+        titles = [f"mug number {row % 50} in blue" for row in range(rows)]
+        pl.DataFrame({"title": titles, "brand": titles, "description": titles}).write_parquet(catalog, row_group_size=10_000)
+        command = [sys.executable, "-m", "catcli", "predict", str(catalog), "-o", str(tmp_path / "out.parquet"), "--adapter", shop.adapter, "-q"]
+        with subprocess.Popen(command) as process:
+            watched, peak = psutil.Process(process.pid), 0
+            while process.poll() is None:
+                try:
+                    peak = max(peak, watched.memory_info().rss)
+                except psutil.Error:
+                    break
+                time.sleep(0.02)
+        assert process.wait() == 0
+        peaks.append(peak)
+    assert peaks[1] < peaks[0] + 150 * 2**20

@@ -1,0 +1,83 @@
+"""Tokens, sessions, labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Shop
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catcli.errors import AdapterError, DeviceError
+from catcli.models.backbones import BACKBONES
+from catcli.runtime import labeler as labeling
+from catcli.runtime.labeler import Labeler
+from catcli.runtime.session import Session, has_gpu
+from catcli.runtime.tokens import Tokenizer
+
+TOKENIZER = Tokenizer(BACKBONES["minilm"].tokenizer, 16)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=40), max_size=60), st.integers(1, 200))
+def test_batches_hold_every_text_once_within_the_budget(ids: list[list[int]], budget: int) -> None:
+    batches = list(TOKENIZER.batches(ids, budget))
+    assert sorted(row for batch in batches for row in batch.rows) == list(range(len(ids)))
+    for batch in batches:
+        assert batch.ids.size <= budget or len(batch.rows) == 1
+        assert [[number for number, real in zip(*pair, strict=True) if real] for pair in zip(batch.ids, batch.mask, strict=True)] == [
+            ids[row] for row in batch.rows
+        ]
+
+
+def test_texts_are_cut_at_the_longest_and_odd_ones_survive() -> None:
+    lengths = [len(ids) for ids in TOKENIZER.encode(["word " * 100, "", "\ud800 lone", "\x00", "🎁"])]
+    assert lengths[0] == 16
+    assert min(lengths) >= 2
+
+
+def test_equal_texts_get_equal_labels_whatever_stands_beside_them(shop: Shop) -> None:
+    labeler = Labeler(shop.fitted.adapter, "cpu")
+    texts = ["arabica coffee beans 1kg", "hammer drill 18V", "arabica coffee beans 1kg", "", "hammer drill 18V"]
+    together, alone = labeler.label(texts), [labeler.label([text]) for text in texts]
+    assert together.classes[:, 0].tolist() == [labels.classes[0, 0] for labels in alone]
+    assert np.allclose(together.confidences[:, 0], [labels.confidences[0, 0] for labels in alone], atol=2e-2)
+    assert together.confidences[0, 0] == together.confidences[2, 0]
+
+
+def test_slabs_change_no_label(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    labeler = Labeler(shop.fitted.adapter, "cpu", "fp32")
+    texts = [f"{word} {number}" for number in range(10) for word in ("espresso", "shampoo", "drill", "mug")]
+    whole = labeler.label(texts, 3)
+    monkeypatch.setattr(labeling, "SLAB", 12)
+    parts = labeler.label(texts, 3)
+    assert np.array_equal(whole.classes, parts.classes)
+    assert np.allclose(whole.confidences, parts.confidences, atol=1e-4)
+
+
+def test_confidences_fall_and_more_alternatives_than_categories_are_all(shop: Shop) -> None:
+    labels = Labeler(shop.fitted.adapter, "cpu").label(["mug"], 99)
+    assert labels.classes.shape == (1, 4)
+    assert np.all(np.diff(labels.confidences[0]) <= 0)
+    assert labels.confidences.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_model_that_computes_something_else_here_is_refused(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labeling, "FP32_TOLERANCE", -1.0)
+    with pytest.raises(AdapterError, match=r"gives other logits here \(CPUExecutionProvider\) than where it was made; fit it again"):
+        Labeler(shop.fitted.adapter, "cpu", "fp32")
+
+
+def test_a_file_that_is_no_model_gets_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(AdapterError, match=r"model\.onnx cannot be loaded by ONNX Runtime: .*; fit the adapter again\."):
+        Session(tmp_path / "model.onnx", "cpu")
+
+
+def test_cuda_that_was_asked_for_and_not_given_stops_the_run(shop: Shop) -> None:
+    if has_gpu():
+        pytest.skip("this machine has an NVIDIA device")
+    with pytest.raises(DeviceError, match="--device cuda: ONNX Runtime gave CPUExecutionProvider instead; 'catcli doctor' shows what is"):
+        Labeler(shop.fitted.adapter, "cuda")
