@@ -138,12 +138,9 @@ def check_free(folder: Path, force: bool) -> None:
         raise AdapterError(f"{folder} exists; pass --force to replace it, or -o for another folder.")
     if folder.exists() and not (folder / MANIFEST).exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise AdapterError(f"{folder} is no adapter, so --force does not replace it; choose another folder with -o.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"-o {folder}: {folder.parent} cannot be made: {error.strerror}.") from error
-    if not os.access(folder.parent, os.W_OK):
-        raise OutputError(f"-o {folder}: {folder.parent} cannot be written; choose another folder with -o.")
+    above = next(place for place in folder.absolute().parents if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise OutputError(f"-o {folder}: {above} cannot be written; choose another folder with -o.")
 
 
 @dataclass
@@ -159,6 +156,7 @@ def drafted(target: Path) -> Iterator[Draft]:
     """A draft beside ``target`` that takes its place when the block ends well, and is gone when it does not."""
     beside = places.beside(target)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         beside.mkdir()
         draft = Draft(beside)
         yield draft

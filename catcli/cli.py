@@ -159,9 +159,21 @@ def fit(
     from catcli.recipe import Recipe
 
     given = {
-        "label": label, "text": tuple(text or ()), "group": group, "split": split, "split_seed": split_seed, "seed": seed,
-        "rank": rank, "alpha": alpha, "dropout": dropout, "max_tokens": max_tokens, "device": device,
-        "epochs": epochs, "lr": lr, "batch_size": batch_size, "weight_decay": weight_decay,
+        "label": label,
+        "text": tuple(text or ()),
+        "group": group,
+        "split": split,
+        "split_seed": split_seed,
+        "seed": seed,
+        "rank": rank,
+        "alpha": alpha,
+        "dropout": dropout,
+        "max_tokens": max_tokens,
+        "device": device,
+        "epochs": epochs,
+        "lr": lr,
+        "batch_size": batch_size,
+        "weight_decay": weight_decay,
     }
     run(
         products,

@@ -1,7 +1,8 @@
 """Makes the catalog that ships for `catcli demo`: python tests/make_demo_catalog.py
 
 Every shop, brand and product in it is made up. It has what real exports have: shelves of three levels and of very different sizes, mixed
-case, units, missing descriptions, shelves that overlap (a handmade mug stands under Handmade or under Home), and some wrong labels.
+case, units, missing descriptions, titles that leave out the noun, shelves that overlap (a handmade mug stands under Handmade or under
+Home), and some wrong labels.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import random
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "catcli" / "products" / "demo"
-LABELED, UNLABELED, WRONG = 1000, 300, 0.03
+LABELED, UNLABELED, WRONG, NAMELESS = 1000, 300, 0.03, 0.25
 
 # category → (share, nouns, words that go with them, sizes)
 SHELVES: dict[str, tuple[int, str, str, str]] = {
@@ -152,7 +153,8 @@ def product(shelf: str, random_: random.Random) -> dict[str, str]:
     _, *choices = SHELVES[shelf]
     nouns, words, sizes = (choice.split(",") for choice in choices)
     noun, word, size, brand = (random_.choice(some) for some in (nouns, words, sizes, BRANDS))
-    parts = [word, noun, size]
+    # Some shops leave out what a thing is, where the picture shows it.
+    parts = [word, size] if random_.random() < NAMELESS else [word, noun, size]
     if random_.random() < 0.5:
         parts.insert(0, brand)
     title = " ".join(parts)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import Shop, catcli
+from conftest import SHELVES, Shop, catcli
 
 COMMANDS = ["fit", "predict", "report", "demo", "doctor", "adapters", "adapters list", "adapters show", "adapters remove"]
 
@@ -41,8 +41,16 @@ def test_completion_is_there_for_bash(tmp_path: Path) -> None:
     ("arguments", "code", "sentence"),
     [
         (("fit", "offers.csv"), 1, "error: there is no file offers.csv; . holds 'products.csv'."),
-        (("fit", "products.csv", "--label", "categry"), 1, "error: --label 'categry': products.csv has no such column (did you mean 'category'?);"),
-        (("fit", "products.csv", "--rank", "0", "--epochs", "0"), 2, "error: --rank: Input should be greater than or equal to 1, not 0; --epochs"),
+        (
+            ("fit", "products.csv", "--label", "categry"),
+            1,
+            "error: --label 'categry': products.csv has no such column (did you mean 'category'?);",
+        ),
+        (
+            ("fit", "products.csv", "--rank", "0", "--epochs", "0"),
+            2,
+            "error: --rank: Input should be greater than or equal to 1, not 0; --epochs",
+        ),
         (("fit", "products.csv", "--input-format", "xls"), 2, "error: --input-format xls: choose one of csv, tsv, jsonl, parquet."),
         (("predict", "products.csv", "-o", "out.xyz"), 2, "error: -o out.xyz: the ending names no format that catcli writes"),
         (("predict", "products.csv", "-o", "out.csv"), 1, "error: adapters holds no adapter; 'catcli fit products.csv' makes one"),
@@ -65,8 +73,11 @@ def test_a_report_fits_eighty_columns_and_talk_stays_on_stderr(shop: Shop) -> No
     result = catcli("report", cwd=shop.folder, check=True)
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 80
-    # A wrapped cell would continue on a line that begins with blanks only.
-    assert all(line.strip() == "" or not line.startswith("          ") for line in lines)
+    tables = [line.split() for line in lines]
+    assert ["category", "rows", "precision", "recall", "F1", "ROC", "AUC"] in tables
+    assert sum(line.startswith(tuple(f" {shelf}" for shelf in SHELVES)) and line[-1].isdigit() for line in map(str.rstrip, lines)) >= len(
+        SHELVES
+    )
     for title in ("Held-out scores", "Averages", "By category", "Parity with the saved adapter"):
         assert title in result.stdout
     assert "accu…" not in result.stdout
@@ -76,7 +87,9 @@ def test_a_report_fits_eighty_columns_and_talk_stays_on_stderr(shop: Shop) -> No
 def test_json_is_one_object_on_stdout(shop: Shop, tmp_path: Path) -> None:
     told = json.loads(catcli("report", shop.adapter, "--json", cwd=tmp_path, check=True).stdout)
     assert told["blend"]["accuracy"] == shop.fitted.metrics.blend.accuracy
-    done = json.loads(catcli("predict", shop.catalog, "-o", "out.csv", "--adapter", shop.adapter, "--json", cwd=tmp_path, check=True).stdout)
+    done = json.loads(
+        catcli("predict", shop.catalog, "-o", "out.csv", "--adapter", shop.adapter, "--json", cwd=tmp_path, check=True).stdout
+    )
     assert (done["rows"], done["output"]) == (300, "out.csv")
 
 
@@ -131,7 +144,18 @@ def test_predict_needs_no_more_memory_for_more_rows(shop: Shop, tmp_path: Path) 
         catalog = tmp_path / f"{rows}.parquet"
         titles = [f"mug number {row % 50} in blue" for row in range(rows)]
         pl.DataFrame({"title": titles, "brand": titles, "description": titles}).write_parquet(catalog, row_group_size=10_000)
-        command = [sys.executable, "-m", "catcli", "predict", str(catalog), "-o", str(tmp_path / "out.parquet"), "--adapter", shop.adapter, "-q"]
+        command = [
+            sys.executable,
+            "-m",
+            "catcli",
+            "predict",
+            str(catalog),
+            "-o",
+            str(tmp_path / "out.parquet"),
+            "--adapter",
+            shop.adapter,
+            "-q",
+        ]
         with subprocess.Popen(command) as process:
             watched, peak = psutil.Process(process.pid), 0
             while process.poll() is None:

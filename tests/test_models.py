@@ -22,6 +22,7 @@ from catcli.models.export import judge_int8, to_int8, to_onnx
 from catcli.models.lora import add_adapters, load_adapter, merge, save_adapter
 from catcli.models.training import Trainer, batches_of_like_length, default_epochs, fitting_max_tokens
 from catcli.recipe import Recipe
+from catcli.runtime.blend import Array
 from catcli.runtime.session import Session
 from catcli.runtime.tokens import Tokenizer
 
@@ -63,9 +64,9 @@ def inputs(rows: int, tokens: int, padded: int = 0) -> tuple[torch.Tensor, torch
     return ids, mask
 
 
-def logits(classifier: Classifier, ids: torch.Tensor, mask: torch.Tensor) -> np.ndarray:  # type: ignore[type-arg]
+def logits(classifier: Classifier, ids: torch.Tensor, mask: torch.Tensor) -> Array:
     with torch.inference_mode():
-        return classifier(ids, mask)["logits"].numpy()  # type: ignore[no-any-return]
+        return np.asarray(classifier(ids, mask)["logits"].numpy(), np.float32)
 
 
 def test_only_adapters_and_head_are_trained(trained: Classifier) -> None:

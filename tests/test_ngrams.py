@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,7 +29,7 @@ TITLES = [
 ]
 
 
-def gram_matrices(training: Sequence[str], texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def gram_matrices(training: Sequence[str], texts: Sequence[str]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
     theirs = sum((model.fit(training).transform(texts) @ model.transform(training).T).toarray() for model in (words, letters))
@@ -43,7 +44,7 @@ def test_products_of_texts_are_those_of_scikit_learn() -> None:
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(st.text(st.characters(max_codepoint=0xFFFF, blacklist_categories=("Cs",)), max_size=25), min_size=1, max_size=6))
+@given(st.lists(st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"]), max_size=25), min_size=1, max_size=6))
 def test_any_texts_give_the_products_that_scikit_learn_gives(texts: list[str]) -> None:
     ours, theirs = gram_matrices([*texts, "some words"], texts)
     assert np.abs(ours - theirs).max() < 1e-4

@@ -16,7 +16,9 @@ from catcli.products.text import compose
 
 DATA = Path(os.environ.get("CATCLI_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"there are no real products: {DATA} is no folder, and CATCLI_DATA names no other")
+pytestmark = pytest.mark.skipif(
+    not DATA.is_dir(), reason=f"there are no real products: {DATA} is no folder, and CATCLI_DATA names no other"
+)
 
 
 @pytest.mark.parametrize(

@@ -52,5 +52,3 @@ def test_new_rows_move_few_old_ones() -> None:
 
 def test_texts_that_differ_by_case_and_punctuation_are_one_product() -> None:
     assert text_key('Mug, BLUE - 12"') == text_key("mug blue 12")
-
-

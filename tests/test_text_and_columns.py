@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 
 import polars as pl
@@ -15,7 +16,7 @@ ROWS = 60
 NAMES = ("Home > Mugs", "Home > Lamps", "Beauty > Soap")
 
 
-def shop(**columns: list[object]) -> pl.DataFrame:
+def shop(**columns: Sequence[object]) -> pl.DataFrame:
     labels = [NAMES[row % 3] for row in range(ROWS)]
     titles = [f"{('mug', 'lamp', 'soap')[row % 3]} number {row} in blue" for row in range(ROWS)]
     return pl.DataFrame({"title": titles, "category": labels, **columns}, strict=False)
@@ -82,7 +83,9 @@ def test_a_title_that_names_its_category_gives_nothing_away() -> None:
 
 def test_two_equal_candidates_stop_the_run() -> None:
     frame = shop().rename({"category": "category_1"}).with_columns(category_2=pl.col("category_1"))
-    with pytest.raises(ProductsError, match="'category_1', 'category_2' of shop.csv fit equally well as the category; choose one with --label"):
+    with pytest.raises(
+        ProductsError, match="'category_1', 'category_2' of shop.csv fit equally well as the category; choose one with --label"
+    ):
         choose(frame, None, (), None, "shop.csv")
 
 

@@ -45,8 +45,9 @@ def test_parquet_keeps_every_type_over_several_frames(tmp_path: Path) -> None:
 
 
 def test_no_rows_are_a_file_with_its_columns(tmp_path: Path) -> None:
-    for form in ("parquet", "csv"):
-        write(tmp_path / f"none.{form}", form, FRAME.clear())  # type: ignore[arg-type]
+    forms: tuple[OutputFormat, ...] = ("parquet", "csv")
+    for form in forms:
+        write(tmp_path / f"none.{form}", form, FRAME.clear())
         assert open_source([str(tmp_path / f"none.{form}")]).read().columns == FRAME.columns
 
 
@@ -55,7 +56,7 @@ def test_csv_writes_nested_cells_as_json_and_bytes_as_base64() -> None:
     assert (json.loads(row["tags"]), json.loads(row["box"]), row["blob"]) == (["x", None], {"w": 1.5, "name": "é"}, "AP8=")
 
 
-CELLS = st.one_of(st.none(), st.text(st.characters(blacklist_categories=("Cs",)), min_size=1, max_size=12))
+CELLS = st.one_of(st.none(), st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12))
 NAMES = st.lists(st.text(string.ascii_letters + ' "', min_size=1, max_size=6), min_size=2, max_size=4, unique=True)
 
 
@@ -69,14 +70,13 @@ def tables(draw: st.DrawFn) -> pl.DataFrame:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tables())
 def test_text_comes_through_every_format_as_it_is(tmp_path: Path, frame: pl.DataFrame) -> None:
-    for form in ("csv", "tsv", "jsonl", "parquet"):
+    forms: tuple[OutputFormat, ...] = ("csv", "tsv", "jsonl", "parquet")
+    for form in forms:
         path = tmp_path / f"table.{form}"
-        write(path, form, frame)  # type: ignore[arg-type]
-        back = open_source([str(path)], delimiter="\t" if form == "tsv" else "," if form == "csv" else None).read()
-        if form in ("csv", "tsv"):  # a line with no cell at all is a blank line, which is no row of CSV
-            assert back.rows() == frame.rows()
-        else:
-            assert back.cast(pl.String).rows() == frame.rows()
+        write(path, form, frame)
+        delimiter = {"csv": ",", "tsv": "\t"}.get(form)
+        # A JSON Lines column of nulls alone has no type of its own; its cells are what must agree.
+        assert open_source([str(path)], delimiter=delimiter).read().cast(pl.String).rows() == frame.rows()
 
 
 def test_a_run_that_fails_leaves_what_stood_there_and_nothing_else(tmp_path: Path) -> None:
@@ -105,7 +105,10 @@ def test_a_full_disk_gets_a_sentence(tmp_path: Path) -> None:
 def test_places_that_cannot_be_written_get_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is a folder; name a file in it"), open_output(str(tmp_path), "csv"):
         pass
-    with pytest.raises(OutputError, match="there is no folder .*; make it with 'mkdir -p"), open_output(str(tmp_path / "no" / "x.csv"), "csv"):
+    with (
+        pytest.raises(OutputError, match="there is no folder .*; make it with 'mkdir -p"),
+        open_output(str(tmp_path / "no" / "x.csv"), "csv"),
+    ):
         pass
 
 

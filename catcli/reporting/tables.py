@@ -14,9 +14,10 @@ from rich.text import Text
 
 from catcli.evaluation.metrics import Metrics, Scores
 
-MODELS = {"blend": "blend, as predict labels", "lora": "LoRA alone", "linear": "linear model alone"}
+MODELS = {"blend": "blend", "lora": "LoRA alone", "linear": "linear alone"}
+"""How tables call the three models; the blend is what `predict` labels with."""
 
-NAME = 34
+NAME = 32
 """Cells that a category's name gets."""
 
 
@@ -67,7 +68,7 @@ def overall(metrics: Metrics) -> Table:
 
 def averages(metrics: Metrics) -> Table:
     """Precision and recall as means over the categories (macro) and over the rows (weighted), a line for each model."""
-    made = table("Averages", "", "macro precision", "recall", "weighted precision", "recall")
+    made = table("Averages", "", "macro prec.", "macro recall", "weighted prec.", "weighted recall")
     for name, title in MODELS.items():
         scores: Scores = getattr(metrics, name)
         made.add_row(title, *map(share, (scores.macro.precision, scores.macro.recall, scores.weighted.precision, scores.weighted.recall)))
@@ -85,10 +86,11 @@ def per_category(scores: Scores) -> Table:
 
 def confusions(scores: Scores, examples: Mapping[tuple[str, str], str], most: int = 10) -> Table:
     """The most frequent wrong pairs, each with a text that was labeled so."""
-    made = table("Most confused", "is", "was labeled", "for example", "rows", names=3)
+    made = table("Most confused", "category, and what it was labeled", "for example", "rows", names=2)
     for pair in scores.confusions[:most]:
         example = examples.get((pair.truth, pair.predicted), "")
-        made.add_row(Text(shortened(pair.truth, 22)), Text(shortened(pair.predicted, 22)), Text(shortened(example, 21)), f"{pair.rows:,}")
+        names = f"{shortened(pair.truth, 42)}\n  → {shortened(pair.predicted, 38)}"
+        made.add_row(Text(names), Text(shortened(example, 26)), f"{pair.rows:,}")
     return made
 
 
