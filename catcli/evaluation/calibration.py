@@ -14,16 +14,34 @@ from catcli.adapter import Variant
 from catcli.runtime.blend import Array, softmax
 
 Classes = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 WEIGHTS = (0.0, 50.0)
 """Between these a voice's weight is looked for."""
 
+PRIOR = 10.0
+"""Strength of the draw towards equal shares: a voice left out altogether costs as much as a quarter of so many nats.
+
+Of 0, 1, 4, 16 and 64, tried on halves of the held-out rows of three adapters, those from 4 to 16 had the lowest log loss.
+"""
+
 
 def fit_weights(voices: Sequence[Array], truth: Classes) -> tuple[float, ...]:
-    """One weight per voice that minimizes the log loss of ``softmax(sum of weight * logits)``.
+    """One weight per voice for ``softmax(sum of weight * logits)``, by the log loss.
 
-    ``voices`` are logits *(rows, classes)*, ``truth`` the class numbers *(rows,)*. The loss is convex in the weights. With one voice the
-    weight is the inverse of its temperature (Guo et al. 2017).
+    ``voices`` are logits *(rows, classes)*, ``truth`` the class numbers *(rows,)*. A voice's weight by itself is the inverse of its
+    temperature (Guo et al. 2017). Several voices are drawn towards equal shares of their weights alone by a Gaussian prior, worth `PRIOR`
+    rows: with few validation rows it decides, with many the rows do.
+    """
+    alone = [_minimize([voice], truth, np.zeros(1), np.zeros(1))[0] for voice in voices]
+    if len(voices) == 1:
+        return (float(alone[0]),)
+    scale = np.maximum(alone, 1e-3)
+    return tuple(float(weight) for weight in _minimize(voices, truth, scale / len(voices), PRIOR / scale**2))
+
+
+def _minimize(voices: Sequence[Array], truth: Classes, center: Floats, strength: Floats) -> Floats:
+    """The weights with the least log loss plus ``strength * (weight - center)**2 / rows``, which is convex.
 
     The targets are smoothed as Platt (1999, "Probabilistic Outputs for SVMs", section 2.2) does for one class: a right answer counts
     (n + 1) / (n + 2) and the rest is shared by the other classes. Without it, validation rows that are all right would ask for endless
@@ -34,16 +52,17 @@ def fit_weights(voices: Sequence[Array], truth: Classes) -> tuple[float, ...]:
     targets = np.full((rows, classes), 1 / ((rows + 2) * max(classes - 1, 1)))
     targets[np.arange(rows), truth] = (rows + 1) / (rows + 2)
 
-    def loss(weights: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+    def loss(weights: Floats) -> tuple[float, Floats]:
         scores = np.tensordot(weights, stacked, axes=1)
         scores -= scores.max(axis=1, keepdims=True)
         logs = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
-        gradient = np.tensordot(stacked, np.exp(logs) - targets, axes=2)
-        return float(-(targets * logs).sum() / rows), gradient / rows
+        away = weights - center
+        gradient = np.tensordot(stacked, np.exp(logs) - targets, axes=2) + 2 * strength * away
+        return float(-(targets * logs).sum() + (strength * away**2).sum()) / rows, gradient / rows
 
     start = np.full(len(voices), 1.0 / len(voices))
-    result = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[WEIGHTS] * len(voices))
-    return tuple(float(weight) for weight in result.x)
+    found: Floats = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[WEIGHTS] * len(voices)).x
+    return found
 
 
 @dataclass(frozen=True)

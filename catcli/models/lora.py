@@ -23,13 +23,14 @@ HEAD = "head.safetensors"
 
 
 def add_adapters(classifier: Classifier, base: Backbone, recipe: Recipe) -> None:
-    """Freeze the backbone and put a LoRA adapter beside every linear layer of its blocks. The head stays trainable."""
+    """Freeze the backbone and put a LoRA adapter beside every linear layer of its upper blocks. The head stays trainable."""
     config = LoraConfig(
         task_type=TaskType.FEATURE_EXTRACTION,
         r=recipe.rank,
         lora_alpha=recipe.alpha,
         lora_dropout=recipe.dropout,
         target_modules=list(base.targets),
+        layers_to_transform=list(base.layers),
     )
     classifier.backbone = get_peft_model(classifier.backbone, config)
 

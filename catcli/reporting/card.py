@@ -40,10 +40,11 @@ of the blend and its temperature, and the test rows were looked at once.
 
 ## How it was made
 
-LoRA (rank {recipe.rank}, alpha {recipe.alpha}) beside every linear layer of {manifest.base.hub}, {len(metrics.training.epochs)} epochs at
-a learning rate of {recipe.lr:g}; beside it one-vs-rest support vector machines over words and character n-grams. A product's probabilities
-are the softmax of {manifest.blend.lora:.3f} x LoRA's logits + {manifest.blend.linear:.3f} x the linear model's, calibrated by the
-temperature in `adapter.json`.
+LoRA (rank {recipe.rank}, alpha {recipe.alpha}) beside the linear layers of the upper half of
+{manifest.base.hub}, {len(metrics.training.epochs)} epochs at a learning rate of {recipe.lr:g}; beside it one-vs-rest
+support vector machines over words and character n-grams. A product's probabilities are the softmax of
+{manifest.blend.lora:.3f} x LoRA's logits + {manifest.blend.linear:.3f} x the linear model's, calibrated by the temperature in
+`adapter.json`.
 
 ## Use
 
