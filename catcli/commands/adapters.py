@@ -51,7 +51,6 @@ def show_adapter(name: str, *, as_json: bool = False, talk: Talk | None = None) 
     if as_json:
         print(json.dumps({"folder": str(found.folder), "bytes": size, **manifest.model_dump(mode="json")}))
         return found
-    made = tables.table(found.name, "", "", names=2)
     facts = {
         "folder": str(found.folder),
         "made": f"{manifest.created:%Y-%m-%d %H:%M} UTC by catcli {manifest.versions.get('catcli', '')}",
@@ -62,9 +61,7 @@ def show_adapter(name: str, *, as_json: bool = False, talk: Talk | None = None) 
         "serves": ", ".join(manifest.variants),
         "files": f"{len(manifest.files)}, {size / 2**20:.0f} MiB, every SHA-256 as written",
     }
-    for fact, value in facts.items():
-        made.add_row(fact, Text(tables.printable(value)))
-    talk.out.print(made)
+    talk.out.print(tables.facts(found.name, facts))
     return found
 
 

@@ -6,9 +6,8 @@ import json
 import os
 import platform
 import sys
+import tempfile
 from pathlib import Path
-
-from rich.text import Text
 
 from catcli import adapter as adapters
 from catcli.commands.talk import Talk
@@ -30,10 +29,7 @@ def doctor(*, as_json: bool = False, talk: Talk | None = None) -> dict[str, str]
     if as_json:
         print(json.dumps(facts))
         return facts
-    made = tables.table("catcli doctor", "", "", names=2)
-    for fact, value in facts.items():
-        made.add_row(fact, Text(tables.printable(value)))
-    talk.out.print(made)
+    talk.out.print(tables.facts("catcli doctor", facts))
     return facts
 
 
@@ -48,20 +44,32 @@ def _processor() -> str:
 
 
 def _gpu() -> dict[str, str]:
-    import onnxruntime
     import torch
 
-    from catcli.runtime.session import CUDA, has_gpu
-
     seen = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    built = CUDA in onnxruntime.get_available_providers()
-    if not built:
-        session = "CPU only: this build has no CUDA provider"
-    elif not has_gpu():
-        session = "CPU: built for CUDA, but there is no NVIDIA device here"
-    else:
-        session = "built for CUDA, and there is an NVIDIA device; 'predict -v' says what a session gets"
-    return {"GPU (torch)": seen, "onnxruntime": session}
+    return {"GPU (torch)": seen, "GPU (onnxruntime)": _session()}
+
+
+def _session() -> str:
+    """What a session really gets, which is not what the list of providers promises."""
+    import onnxruntime
+    from onnx import TensorProto, helper, save
+
+    from catcli.runtime.session import CUDA, Session, has_gpu
+
+    if CUDA not in onnxruntime.get_available_providers():
+        return "none: this build of onnxruntime has no CUDA provider"
+    if not has_gpu():
+        return "none: there is no NVIDIA device here"
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", ends[:1], ends[1:])
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "identity.onnx"
+        save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), file)
+        session = Session(file, "auto")
+    if session.provider == CUDA:
+        return f"a session gets {CUDA}"
+    return f"a session falls back to {session.provider}: check that the CUDA 13 libraries and cuDNN are installed"
 
 
 def _embedded() -> str:

@@ -75,7 +75,7 @@ def fit(
     """
     talk = talk or Talk.silent()
     source = open_source(products, input_format=input_format, delimiter=delimiter, encoding=encoding)
-    target = output or adapters.store() / _name_of(source.paths[0])
+    target = output or adapters.store() / source.stem
     adapters.check_free(target, force)
 
     frame = source.read()
@@ -87,10 +87,6 @@ def fit(
     fitted = _train_and_write(labeled, parts, columns, recipe, target, talk)
     _show(fitted, as_json, talk)
     return fitted
-
-
-def _name_of(path: Path) -> str:
-    return path.name.split(".")[0] or "products"
 
 
 def _say_columns(talk: Talk, columns: Columns) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import glob
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -33,8 +34,8 @@ ENDINGS: dict[str, Format] = {
     ".pq": "parquet",
 }
 
-ROWS = 8192
-"""Rows of a batch."""
+ROWS = 65_536
+"""Rows of a batch where nobody asks for another number."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,14 @@ class Source:
     @property
     def name(self) -> str:
         """How sentences call it."""
-        return str(self.paths[0]) if len(self.paths) == 1 else f"{self.paths[0]} and {len(self.paths) - 1} more"
+        first = "standard input" if self.paths[0].name.startswith(_SPOOLED) else str(self.paths[0])
+        return first if len(self.paths) == 1 else f"{first} and {len(self.paths) - 1} more"
+
+    @property
+    def stem(self) -> str:
+        """The first file's name without its endings, in letters that a shell takes without quotes."""
+        name = "" if self.paths[0].name.startswith(_SPOOLED) else self.paths[0].name.split(".")[0]
+        return re.sub(r"[^\w-]+", "-", name).strip("-") or "products"
 
     def batches(self, rows: int = ROWS) -> Iterator[Batch]:
         """All rows in order, about ``rows`` at a time; where there are none, one batch that has the columns and no row."""
@@ -68,7 +76,7 @@ class Source:
 
     def read(self) -> pl.DataFrame:
         """All rows at once."""
-        return pl.concat([batch.frame for batch in self.batches(65536)], rechunk=True)
+        return pl.concat([batch.frame for batch in self.batches()], rechunk=True)
 
 
 def open_source(

@@ -52,6 +52,16 @@ def table(title: str, *columns: str, names: int = 1) -> Table:
     return made
 
 
+def facts(title: str, values: Mapping[str, str]) -> Table:
+    """Names and what they stand for, a line each; a value that is too long goes on in the next line."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in values.items():
+        made.add_row(name, Text(printable(value)))
+    return made
+
+
 def overall(metrics: Metrics) -> Table:
     """Accuracy, F1 and log loss of the blend, LoRA and the linear model, a line each."""
     count = len(metrics.rare_categories)

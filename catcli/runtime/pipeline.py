@@ -52,7 +52,7 @@ def run(source: Source, sink: Sink, labeler: Labeler, plan: Plan, advance: Advan
     started = time.perf_counter()
     rows = below = blank = 0
     counts: dict[str, int] = {}
-    for batch in source.batches():
+    for batch in source.batches(labeler.rows):
         frame = batch.frame.drop(plan.drop)
         texts = compose(frame, [column for column in plan.text if column is not None])
         labels = labeler.label(texts, plan.top_k)
