@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -64,7 +65,6 @@ class Manifest(_Part):
     categories: tuple[str, ...]
     max_tokens: int
     pad_id: int
-    pool: str
     blend: Blend
     variants: dict[Variant, Served]
     files: dict[str, str]
@@ -154,9 +154,11 @@ class Draft:
 @contextmanager
 def drafted(target: Path) -> Iterator[Draft]:
     """A draft beside ``target`` that takes its place when the block ends well, and is gone when it does not."""
-    beside = places.beside(target)
+    target = target.absolute()  # "." has a name then
+    beside: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        beside = places.beside(target)
         beside.mkdir()
         draft = Draft(beside)
         yield draft
@@ -173,7 +175,8 @@ def drafted(target: Path) -> Iterator[Draft]:
     except OSError as error:
         raise OutputError(f"-o {target} cannot be written: {error.strerror or error}; free the place or choose another with -o.") from error
     finally:
-        places.remove(beside)
+        if beside is not None:
+            places.remove(beside)
 
 
 def _swap(new: Path, target: Path) -> None:
@@ -214,15 +217,24 @@ def load(folder: Path) -> Adapter:
         content = manifest.read_bytes()
     except OSError as error:
         raise AdapterError(f"{folder} is no adapter: it has no {MANIFEST}; 'catcli adapters list' shows those of {store()}.") from error
+    _check_format(folder, content)
     try:
         parsed = Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
         raise AdapterError(f"{manifest} is damaged ({place}: {first['msg']}); copy the folder again or fit anew.") from error
-    if parsed.format != FORMAT:
-        raise AdapterError(f"{folder} is of adapter format {parsed.format} and this catcli reads {FORMAT}; upgrade catcli or fit anew.")
     return Adapter(folder, parsed)
+
+
+def _check_format(folder: Path, content: bytes) -> None:
+    """Before anything else is looked at: a newer format may have what this one does not know."""
+    try:
+        found = json.loads(content).get("format")
+    except (ValueError, AttributeError):
+        return  # damaged; the caller says so
+    if isinstance(found, int) and found != FORMAT:
+        raise AdapterError(f"{folder} is of adapter format {found} and this catcli reads {FORMAT}; upgrade catcli or fit anew.")
 
 
 def folders() -> list[Path]:
@@ -233,8 +245,11 @@ def folders() -> list[Path]:
 
 
 def stored() -> list[Adapter]:
-    """The adapters of the store, newest first."""
-    adapters = [load(folder) for folder in folders()]
+    """The adapters of the store that can be loaded, newest first; `catcli adapters list` names the others."""
+    adapters = []
+    for folder in folders():
+        with suppress(AdapterError):
+            adapters.append(load(folder))
     return sorted(adapters, key=lambda adapter: (adapter.manifest.created, adapter.name), reverse=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -79,6 +80,9 @@ def sentences(command: Callable[P, object]) -> Callable[P, None]:
             # The reader has gone (| head). Python would complain again when it flushes at exit: give it somewhere to flush to.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+        except OSError as error:
+            # What the rooms below did not foresee is still the machine's doing: a name that is too long, a disk that fails.
+            _stop(f"{error.filename or 'standard output'}: {error.strerror or error}; mend that and run the same line again.", 1)
 
     return run
 
@@ -254,11 +258,12 @@ def report(
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """How good an adapter is, on rows it never saw: overall, by category, and what it confuses."""
     from catcli.commands.report import report as run
 
-    run(adapter, as_json=as_json, talk=talk(quiet, False))
+    run(adapter, as_json=as_json, talk=talk(quiet, verbose))
 
 
 @app.command(epilog="Example:\n\n  catcli demo && catcli report catcli-demo/adapters/products")
@@ -276,42 +281,50 @@ def demo(
 
 @app.command(epilog="Example:\n\n  catcli doctor")
 @sentences
-def doctor(as_json: Json = False) -> None:
+def doctor(as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False) -> None:
     """What this machine has: processor, GPU, the embedded model, versions."""
     from catcli.commands.doctor import doctor as run
 
-    run(as_json=as_json, talk=talk(False, False))
+    run(as_json=as_json, talk=talk(quiet, verbose))
 
 
 @store.command("list", epilog="Example:\n\n  catcli adapters list")
 @sentences
-def list_adapters(as_json: Json = False) -> None:
+def list_adapters(as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False) -> None:
     """The adapters of the store, the newest first."""
     from catcli.commands.adapters import list_adapters as run
 
-    run(as_json=as_json, talk=talk(False, False))
+    run(as_json=as_json, talk=talk(quiet, verbose))
 
 
 @store.command("show", epilog="Example:\n\n  catcli adapters show products")
 @sentences
 def show_adapter(
-    name: Annotated[str, typer.Argument(metavar="ADAPTER", help="A folder, or a name in the store.")], as_json: Json = False
+    name: Annotated[str, typer.Argument(metavar="ADAPTER", help="A folder, or a name in the store.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """What an adapter is made of; every file is checked against its SHA-256."""
     from catcli.commands.adapters import show_adapter as run
 
-    run(name, as_json=as_json, talk=talk(False, False))
+    run(name, as_json=as_json, talk=talk(quiet, verbose))
 
 
 @store.command("remove", epilog="Example:\n\n  catcli adapters remove products")
 @sentences
-def remove_adapter(name: Annotated[str, typer.Argument(metavar="ADAPTER", help="A name in the store.")], quiet: Quiet = False) -> None:
+def remove_adapter(
+    name: Annotated[str, typer.Argument(metavar="ADAPTER", help="A name in the store.")], quiet: Quiet = False, verbose: Verbose = False
+) -> None:
     """Delete an adapter of the store."""
     from catcli.commands.adapters import remove_adapter as run
 
-    run(name, talk=talk(quiet, False))
+    run(name, talk=talk(quiet, verbose))
 
 
 def main() -> None:
     """The command ``catcli``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for what it cannot draw
     app()

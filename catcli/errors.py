@@ -4,6 +4,7 @@
     ├── ProductsError      exit 1   a file, a column or a label that was read
     ├── OutputError        exit 1   the place that was to be written
     ├── AdapterError       exit 1   an adapter folder: missing, damaged, in the way
+    ├── TrainingError      exit 1   a training that came to nothing
     ├── DeviceError        exit 1   the GPU that was asked for
     ├── UsageError         exit 2   options that are wrong by themselves or together
     └── GateMissed         exit 3   a quality that was demanded and not reached
@@ -34,6 +35,10 @@ class OutputError(CatcliError):
 
 class AdapterError(CatcliError):
     """An adapter folder is missing, damaged, or in the way."""
+
+
+class TrainingError(CatcliError):
+    """Training went astray under the options it was given."""
 
 
 class DeviceError(CatcliError):

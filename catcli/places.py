@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from pathlib import Path
 
@@ -10,13 +11,17 @@ from pathlib import Path
 def beside(target: Path) -> Path:
     """A hidden path in the target's folder that no other running process uses.
 
-    What killed runs left behind there for the same target is removed.
+    What killed runs of this machine left behind there for the same target is removed; the machine's name is in the path, since a shared
+    disk shows the places of others, whose processes cannot be looked up here.
     """
-    for left in target.parent.glob(f".{_literal(target.name)}.*.part"):
-        owner = left.name.removesuffix(".part").rpartition(".")[2]
-        if not owner.isdigit() or int(owner) == os.getpid() or not _runs(int(owner)):
+    prefix = f".{target.name}.catcli-{platform.node()}-"
+    for left in target.parent.iterdir():
+        owner = left.name.removeprefix(prefix).removesuffix(".part")
+        if left.name == f"{prefix}{owner}.part" and owner.isdigit() and not _runs(int(owner)):
             remove(left)
-    return target.with_name(f".{target.name}.{os.getpid()}.part")
+    place = target.with_name(f"{prefix}{os.getpid()}.part")
+    remove(place)
+    return place
 
 
 def remove(place: Path) -> None:
@@ -25,10 +30,6 @@ def remove(place: Path) -> None:
         shutil.rmtree(place, ignore_errors=True)
     else:
         place.unlink(missing_ok=True)
-
-
-def _literal(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 def _runs(process: int) -> bool:

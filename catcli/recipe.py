@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -36,7 +36,7 @@ class Recipe(BaseModel):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
     max_tokens: Annotated[int, Field(ge=4, le=512)] | None = None
     split: tuple[int, int, int] = (80, 10, 10)
-    split_seed: int = 0
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: Device = "auto"
 
@@ -78,10 +78,17 @@ class Recipe(BaseModel):
         return self.make(**{**self.model_dump(), **{name: value for name, value in changes.items() if value not in (None, ())}})
 
 
+def check_device(device: str) -> None:
+    """Stop at a name that is none of `Device`."""
+    if device not in get_args(Device):
+        raise UsageError(f"--device {device}: choose one of {', '.join(get_args(Device))}.")
+
+
 def in_flag_names(error: ValidationError) -> list[str]:
     """Every problem of a recipe as ``--batch-size: Input should be greater than or equal to 1, not 0``."""
     problems = []
     for problem in error.errors(include_url=False):
         flag = "--" + str(problem["loc"][0]).replace("_", "-") if problem["loc"] else "the file"
-        problems.append(f"{flag}: {problem['msg'].removeprefix('Value error, ')}, not {problem['input']!r}")
+        given = f", not {problem['input']!r}" if problem["loc"] else ""
+        problems.append(f"{flag}: {problem['msg'].removeprefix('Value error, ')}{given[:80]}")
     return problems

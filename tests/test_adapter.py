@@ -54,7 +54,7 @@ def test_a_missing_file_a_damaged_manifest_and_a_newer_format_get_sentences(copy
     with pytest.raises(AdapterError, match=r"small has no linear\.safetensors; copy the folder again or fit anew"):
         adapters.load(copy).verify()
     manifest = json.loads((copy / "adapter.json").read_text())
-    (copy / "adapter.json").write_text(json.dumps({**manifest, "format": 99}))
+    (copy / "adapter.json").write_text(json.dumps({**manifest, "format": 99, "thresholds": {}}))
     with pytest.raises(AdapterError, match="is of adapter format 99 and this catcli reads 1; upgrade catcli or fit anew"):
         adapters.load(copy)
     (copy / "adapter.json").write_text(json.dumps({**manifest, "categories": "none"}))

@@ -87,7 +87,7 @@ def test_every_wrong_flag_is_named_in_one_error() -> None:
             "are empty in every row; choose others with --text",
         ),
         (lambda frame: frame.group_by("category").head(3), "12 rows are too few to keep any back for scoring: no category has 5 different"),
-        (lambda frame: frame.clear(), "0 rows and none with a category"),
+        (lambda frame: frame.clear(), "and no rows; give a file with labeled rows"),
     ],
     ids=["one category", "no label", "no text", "too few", "no rows"],
 )
@@ -176,6 +176,27 @@ def test_an_output_that_must_not_be_written_is_left_alone(shop: Shop, tmp_path: 
     with pytest.raises(UsageError, match="--json and -o - would both write to standard output"):
         predict([str(shop.catalog)], output="-", adapter=shop.adapter, as_json=True)
     assert catalog.read_bytes() == shop.catalog.read_bytes()
+
+
+def test_options_of_no_meaning_are_wrong_usage(shop: Shop, tmp_path: Path) -> None:
+    for options in ({"device": "gpu"}, {"min_confidence": float("nan")}):
+        with pytest.raises(UsageError, match="--device gpu: choose one of auto, cpu, cuda|--min-confidence nan: a probability"):
+            predict([str(shop.catalog)], output=str(tmp_path / "out.csv"), adapter=shop.adapter, **options)
+
+
+def test_a_text_column_that_is_no_text_gets_a_sentence(shop: Shop, tmp_path: Path) -> None:
+    frame = pl.DataFrame({"title": [{"en": "mug"}], "brand": ["x"], "description": ["y"]})
+    frame.write_parquet(tmp_path / "in.parquet")
+    with pytest.raises(ProductsError, match=r"the cells of 'title' are Struct.*, not text; map another with --text title=COLUMN"):
+        predict([str(tmp_path / "in.parquet")], output=str(tmp_path / "out.csv"), adapter=shop.adapter)
+
+
+def test_text_may_be_read_from_a_column_that_is_replaced(shop: Shop, tmp_path: Path) -> None:
+    frame = pl.DataFrame({"confidence": ["blue mug"], "brand": ["x"], "description": ["y"]})
+    frame.write_csv(tmp_path / "in.csv")
+    arguments = {"adapter": shop.adapter, "text": ["title=confidence"], "replace_columns": True}
+    predict([str(tmp_path / "in.csv")], output=str(tmp_path / "out.csv"), **arguments)  # type: ignore[arg-type]
+    assert pl.read_csv(tmp_path / "out.csv").columns == ["brand", "description", PREDICTED, CONFIDENCE]
 
 
 def test_a_catalog_that_breaks_off_leaves_no_output(shop: Shop, tmp_path: Path) -> None:

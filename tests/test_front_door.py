@@ -129,6 +129,23 @@ def test_a_signal_ends_with_a_sentence_and_leaves_nothing_half_written(
     assert [path.name for path in tmp_path.iterdir()] == ["long.csv"]
 
 
+def test_streams_that_cannot_be_used_get_a_sentence(shop: Shop, tmp_path: Path) -> None:
+    start = f"{sys.executable} -m catcli"
+    for line, sentence in (
+        (f"{start} report {shop.adapter} --json > /dev/full", "error: standard output: No space left on device; mend that and"),
+        (f"{start} predict {shop.catalog} -o - -q --adapter {shop.adapter} > /dev/full", "error: -o -: the disk is full; free some space"),
+        (f"{start} predict - -o out.csv --adapter {shop.adapter} <&-", "error: standard input (-) is closed; pipe rows into it"),
+        (f"{start} predict {'x' * 300}.csv -o out.csv --adapter {shop.adapter}", "File name too long"),
+    ):
+        result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert (result.returncode, "Traceback" in result.stderr) == (1, False), result.stderr
+        assert sentence in result.stderr
+
+
+def test_a_terminal_without_utf_8_shows_what_it_can(shop: Shop, tmp_path: Path) -> None:
+    assert "Held-out scores" in catcli("report", shop.adapter, cwd=tmp_path, check=True, PYTHONIOENCODING="ascii").stdout
+
+
 def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
     code = "import catcli.commands.report as r\ndef broken(*a, **k): return 1 / 0\nr.report = broken\nfrom catcli.cli import main\nmain()"
     result = subprocess.run([sys.executable, "-c", code, "report"], capture_output=True, text=True, cwd=tmp_path, check=False)

@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModel, BertConfig, BertModel
 
-from catcli.errors import AdapterError, DeviceError, GateMissed
+from catcli.errors import AdapterError, DeviceError, GateMissed, TrainingError
 from catcli.models import export
 from catcli.models.backbones import BACKBONES, Backbone
 from catcli.models.classifier import Classifier, parameters, pick_device
@@ -149,9 +149,23 @@ def test_a_merge_that_changes_logits_is_caught(
 
     monkeypatch.setattr(export, "merge", broken)
     monkeypatch.setattr(export, "BACKBONES", {"minilm": base})
-    whole = Trained(trained, Tokenizer(base.tokenizer, 16), Recipe(rank=4), "cpu", (), 0.0, 0, 0)
+    whole = Trained(trained, Tokenizer(base.tokenizer, 16), Recipe(rank=4), "cpu", (), 0, 0)
     with pytest.raises(GateMissed, match="parity: the merged model's logits differ from the saved adapter's by up to 1.0e"):
         export.export_variants(whole, ["a mug", "a drill"], tmp_path, lambda *_: None)
+
+
+def test_logits_that_are_no_numbers_do_not_pass_the_gate() -> None:
+    broken = export._compare("merged", np.zeros((2, 2), np.float32), np.full((2, 2), np.nan, np.float32))
+    assert not broken.largest_difference <= export.TOLERANCE
+
+
+def test_a_training_that_diverges_gets_a_sentence(base: Backbone) -> None:
+    learner = trainer(base)
+    with torch.no_grad():
+        learner.classifier.head.weight.fill_(float("inf"))
+    ids = learner.tokenizer.encode(TEXTS)
+    with pytest.raises(TrainingError, match=r"training diverged: the loss is nan in epoch 1 of 3; try a lower --lr than 0\.005"):
+        learner.train(ids, TRUTH, ids, TRUTH)
 
 
 def test_weights_that_are_not_the_published_ones_are_refused(base: Backbone) -> None:

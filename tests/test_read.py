@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import threading
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +17,7 @@ from catcli.products.read import open_source
 
 
 def read(path: Path, **options: str | None) -> pl.DataFrame:
-    return open_source([str(path)], **options).read()
+    return open_source([str(path)], **options).read().frame
 
 
 def written(folder: Path, content: str | bytes, name: str = "shop.csv") -> Path:
@@ -84,7 +86,7 @@ def test_parquet_keeps_its_types_and_a_file_without_rows_its_columns(tmp_path: P
 
 def test_standard_input_is_read_as_csv(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a,b\n1,2\n")))
-    assert open_source(["-"]).read().rows() == [("1", "2")]
+    assert open_source(["-"]).read().frame.rows() == [("1", "2")]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,11 @@ def test_standard_input_is_read_as_csv(monkeypatch: pytest.MonkeyPatch) -> None:
         ("shop.csv", b"\n\n", "{path} is empty: a header line with column names has to come first."),
         ("shop.csv", b"a,b\n1,2,3\n", "{path} line 2 has 3 cells where the header has 2; quote the cell that holds the delimiter, or pass"),
         ("shop.csv", b"a,a\n1,2\n", "{path} has the column 'a' 2 times; give each column a name of its own."),
-        ("shop.csv", b'a,b\n1,2\n3,"open\n5,6\n', "{path}: a quote that opens in '3,\"open\\n' is never closed; close or remove it."),
+        (
+            "shop.csv",
+            b'a,b\n1,2\n3,"open\n5,6\n',
+            "{path}: the quote that opens a cell in line 3, '3,\"open', is not closed properly; close it, or",
+        ),
         ("shop.csv", b"a,b\ncaf\xe9,2\n", "{path} is not utf-8 (byte 0xe9 after line 0); pass --encoding, often latin-1 or cp1252."),
         ("shop.csv", b"PAR1xxxx", "{path} is a Parquet file, not CSV text; unpack, rename or export it first."),
         ("shop.csv", b"PK\x03\x04xxxx", "{path} is a zip archive or an Excel workbook, not CSV text"),
@@ -133,7 +139,75 @@ def test_files_of_different_columns_are_not_mixed(tmp_path: Path) -> None:
         read(tmp_path / "*.csv")
 
 
-@pytest.mark.parametrize("options", [{"input_format": "xls"}, {"delimiter": "::"}, {"encoding": "klingon"}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        'id,title,b\n1,"12 inch tv,x\n2,foo,z\n3,"13 inch" tv,y\n4,d,e\n',
+        'id,title\n1,"a\n2,b\n3,"c" d\n4,e\n',
+        'id,"title\n1,a\n2,b\n',
+    ],
+)
+def test_a_quote_that_swallows_rows_stops_the_run(tmp_path: Path, content: str) -> None:
+    with pytest.raises(ProductsError, match=r"the quote that opens a cell in line [12], .* is not closed properly; close it, or double"):
+        read(written(tmp_path, content))
+
+
+def test_quoted_cells_may_hold_line_breaks(tmp_path: Path) -> None:
+    assert read(written(tmp_path, 'a,b\n"x\ny, ""z""",1\n2,3\n')).rows() == [('x\ny, "z"', "1"), ("2", "3")]
+
+
+def test_a_file_that_breaks_off_in_mid_row_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ProductsError, match=r"breaks off in line 3, after 2 of 3 cells; copy the file again\."):
+        read(written(tmp_path, "a,b,c\n1,2,3\n4,5"))
+    assert len(read(written(tmp_path, "a,b,c\n1,2,3\n4,5,6"))) == 2
+
+
+def test_short_rows_are_counted(tmp_path: Path) -> None:
+    assert open_source([str(written(tmp_path, "a,b,c\n1\n1,2,3\n1,2\n"))]).read().short == 2
+
+
+def test_names_that_polars_would_take_for_patterns_are_names(tmp_path: Path) -> None:
+    frame = read(written(tmp_path, ",*,^a.*$,column_2\n1,2,3,4\n"))
+    assert (frame.columns, frame.rows()) == (["", "*", "^a.*$", "column_2"], [("1", "2", "3", "4")])
+    (tmp_path / "br[1].jsonl").write_text('{"a": 1}\n')
+    (tmp_path / "br1.jsonl").write_text('{"a": 2}\n')
+    assert read(tmp_path / "br[1].jsonl")["a"].to_list() == [1]
+
+
+def test_json_lines_have_the_columns_of_any_file(tmp_path: Path) -> None:
+    written(tmp_path, '{"t": "drill", "z": 1, "n": null}\n', "1.jsonl")
+    written(tmp_path, '{"t": "mug", "ean": "40", "z": "x", "n": 2}\n', "2.jsonl")
+    frame = read(tmp_path / "*.jsonl")
+    assert frame.rows(named=True) == [{"t": "drill", "z": "1", "n": None, "ean": None}, {"t": "mug", "z": "x", "n": 2, "ean": "40"}]
+
+
+def test_a_damaged_page_never_shortens_a_parquet_in_silence(tmp_path: Path) -> None:
+    titles = [f"mug number {row} in blue" for row in range(5000)]
+    pl.DataFrame({"title": titles, "n": range(5000)}).write_parquet(tmp_path / "whole.parquet", row_group_size=1000)
+    whole = (tmp_path / "whole.parquet").read_bytes()
+    for place in range(10, len(whole) - 10, len(whole) // 60):
+        content = bytearray(whole)
+        content[place] ^= 0xFF
+        path = written(tmp_path, bytes(content), "damaged.parquet")
+        try:
+            assert len(read(path)) == 5000
+        except ProductsError as error:
+            assert str(path) in str(error)
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("a,b\n1,2\n",))
+    writer.start()
+    source = open_source([str(pipe)], input_format="csv")
+    writer.join()
+    assert [source.read().frame.rows() for _ in range(2)] == [[("1", "2")]] * 2
+    with pytest.raises(UsageError, match="standard input"):
+        open_source(["-", "-"])
+
+
+@pytest.mark.parametrize("options", [{"input_format": "xls"}, {"delimiter": "::"}, {"encoding": "klingon"}, {"encoding": "hex"}])
 def test_options_that_mean_nothing_are_wrong_usage(tmp_path: Path, options: dict[str, str]) -> None:
     with pytest.raises(UsageError, match=next(iter(options.values()))):
         read(written(tmp_path, "a\n1\n"), **options)

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(
     ],
 )
 def test_all_rows_are_read_and_the_columns_found(file: str, rows: int, label: str, text: tuple[str, ...], group: str | None) -> None:
-    frame = open_source([str(DATA / file)]).read()
+    frame = open_source([str(DATA / file)]).read().frame
     found = choose(frame, None, (), None, file)
     assert (len(frame), found.label, found.text, found.group) == (rows, label, text, group)
 

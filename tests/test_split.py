@@ -36,6 +36,16 @@ def test_parts_share_no_product_and_lose_no_row(rows: list[tuple[int, int]], sha
     assert len(parts.train)
 
 
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 6)), min_size=1, max_size=200), st.integers(0, 3))
+def test_what_is_called_rare_trains_and_is_not_scored(rows: list[tuple[int, int]], seed: int) -> None:
+    keys, classes = [str(key) for key, _ in rows], np.array([number for _, number in rows])
+    parts = split(keys, classes, SHARES, seed)
+    for held in (parts.validation, parts.test):
+        assert not set(classes[held]) & set(parts.rare)
+    assert set(classes[parts.train]) == set(classes)
+
+
 def test_the_split_hangs_on_its_own_seed_alone() -> None:
     keys, classes = [f"p{row}" for row in range(200)], np.zeros(200, np.int64)
     first, again, other = (split(keys, classes, SHARES, seed) for seed in (0, 0, 1))

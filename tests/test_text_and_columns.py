@@ -117,3 +117,15 @@ def test_a_wrong_name_gets_a_sentence(label: str | None, text: tuple[str, ...], 
 def test_nothing_that_looks_like_a_category_gets_a_sentence() -> None:
     with pytest.raises(ProductsError, match="no column of shop.csv looks like the category by its name and content; say which it is with"):
         choose(shop().drop("category"), None, (), None, "shop.csv")
+
+
+def test_columns_of_odd_types_and_names_break_nothing() -> None:
+    frame = shop(**{"*": ["x"] * ROWS, "^t.*$": ["y"] * ROWS}).with_columns(
+        took=pl.duration(seconds=pl.int_range(ROWS)), product_id=pl.int_ranges(0, 2), nested=pl.lit([[1]])
+    )
+    found = choose(frame, None, (), None, "x")
+    assert (found.label, found.text, found.group) == ("category", ("title",), None)
+    assert compose(frame, ["*", "^t.*$"])[0] == "x y"
+    for options in ({"label": "took"}, {"text": ("nested",)}, {"group": "product_id"}):
+        with pytest.raises(ProductsError, match="its cells are"):
+            choose(frame, **{"label": None, "text": (), "group": None, "where": "x", **options})  # type: ignore[arg-type]

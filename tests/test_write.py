@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import string
+import threading
 from datetime import date, datetime
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from catcli import places
 from catcli.errors import OutputError, UsageError
 from catcli.products.read import open_source
 from catcli.products.write import OutputFormat, flat, open_output, output_format
@@ -40,7 +43,7 @@ def write(path: Path, form: OutputFormat, *frames: pl.DataFrame) -> None:
 
 def test_parquet_keeps_every_type_over_several_frames(tmp_path: Path) -> None:
     write(tmp_path / "out.parquet", "parquet", FRAME, FRAME.clear(), FRAME)
-    assert open_source([str(tmp_path / "out.parquet")]).read().equals(pl.concat([FRAME, FRAME]))
+    assert open_source([str(tmp_path / "out.parquet")]).read().frame.equals(pl.concat([FRAME, FRAME]))
     assert pl.read_parquet(tmp_path / "out.parquet").schema == FRAME.schema
 
 
@@ -48,7 +51,7 @@ def test_no_rows_are_a_file_with_its_columns(tmp_path: Path) -> None:
     forms: tuple[OutputFormat, ...] = ("parquet", "csv")
     for form in forms:
         write(tmp_path / f"none.{form}", form, FRAME.clear())
-        assert open_source([str(tmp_path / f"none.{form}")]).read().columns == FRAME.columns
+        assert open_source([str(tmp_path / f"none.{form}")]).read().frame.columns == FRAME.columns
 
 
 def test_csv_writes_nested_cells_as_json_and_bytes_as_base64() -> None:
@@ -76,7 +79,7 @@ def test_text_comes_through_every_format_as_it_is(tmp_path: Path, frame: pl.Data
         write(path, form, frame)
         delimiter = {"csv": ",", "tsv": "\t"}.get(form)
         # A JSON Lines column of nulls alone has no type of its own; its cells are what must agree.
-        assert open_source([str(path)], delimiter=delimiter).read().cast(pl.String).rows() == frame.rows()
+        assert open_source([str(path)], delimiter=delimiter).read().frame.cast(pl.String).rows() == frame.rows()
 
 
 def test_a_run_that_fails_leaves_what_stood_there_and_nothing_else(tmp_path: Path) -> None:
@@ -90,9 +93,11 @@ def test_a_run_that_fails_leaves_what_stood_there_and_nothing_else(tmp_path: Pat
 
 
 def test_what_a_killed_run_left_is_swept(tmp_path: Path) -> None:
-    (tmp_path / ".out.csv.999999999.part").write_text("half")
+    left = places.beside(tmp_path / "out.csv")
+    left.with_name(left.name.replace(f"-{os.getpid()}.", "-999999999.")).write_text("half")
+    (tmp_path / ".out.csv.notes.part").write_text("mine")
     write(tmp_path / "out.csv", "csv", FRAME)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["out.csv"]
+    assert {entry.name for entry in tmp_path.iterdir()} == {"out.csv", ".out.csv.notes.part"}
 
 
 def test_a_full_disk_gets_a_sentence(tmp_path: Path) -> None:
@@ -110,6 +115,38 @@ def test_places_that_cannot_be_written_get_a_sentence(tmp_path: Path) -> None:
         open_output(str(tmp_path / "no" / "x.csv"), "csv"),
     ):
         pass
+
+
+def test_a_link_stays_a_link_and_permissions_stay(tmp_path: Path) -> None:
+    real, link = tmp_path / "real.csv", tmp_path / "link.csv"
+    real.write_text("old")
+    real.chmod(0o600)
+    link.symlink_to(real)
+    write(link, "csv", FRAME)
+    assert link.is_symlink()
+    assert real.read_text().startswith("sku,")
+    assert real.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_pipe_is_written_as_rows_come(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    got: list[str] = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
+    reader.start()
+    write(pipe, "csv", FRAME.select("n"))
+    reader.join()
+    assert got == ["n\n1\n2\n\n"]
+    assert pipe.is_fifo()
+
+
+def test_types_that_a_format_does_not_hold_get_a_sentence_or_a_form(tmp_path: Path) -> None:
+    huge = pl.DataFrame({"ean": pl.Series([2**64], dtype=pl.Int128)})
+    with pytest.raises(OutputError, match=r"Parquet cannot hold one of the columns ean \(Int128\): .*; write JSON Lines or CSV instead"):
+        write(tmp_path / "out.parquet", "parquet", huge)
+    write(tmp_path / "out.jsonl", "jsonl", FRAME.select("blob"))
+    assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0]) == {"blob": "AP8="}
+    assert json.loads(flat(pl.DataFrame({"s": [{"b": b"\xff"}]}))["s"][0]) == {"b": "/w=="}
 
 
 def test_the_ending_says_the_format() -> None:

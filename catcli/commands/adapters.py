@@ -74,11 +74,13 @@ def remove_adapter(name: str, *, talk: Talk | None = None) -> None:
     """
     talk = talk or Talk.silent()
     folder = adapters.store() / name
+    if folder.is_symlink():
+        raise AdapterError(f"{folder} is a link to {folder.resolve()}; remove the link by hand.")
     if folder.parent.resolve() != adapters.store().resolve() or not (folder / adapters.MANIFEST).is_file():
         adapters.named(name)  # says what there is, where there is no such adapter
         raise AdapterError(f"{name!r} is not in {adapters.store()}; delete a folder elsewhere by hand.")
     try:
         shutil.rmtree(folder)
     except OSError as error:
-        raise OutputError(f"{folder} cannot be deleted: {error.strerror}.") from error
+        raise OutputError(f"{folder} cannot be deleted: {error.strerror or error}.") from error
     talk.say(f"removed {folder}")

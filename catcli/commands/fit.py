@@ -24,7 +24,7 @@ from catcli.products.categories import Categories, is_label, look_alikes
 from catcli.products.columns import Columns, choose
 from catcli.products.read import open_source
 from catcli.products.split import FEWEST, Split, split, text_key
-from catcli.products.text import compose
+from catcli.products.text import cells_of, compose
 from catcli.recipe import Recipe
 from catcli.reporting import card, tables
 from catcli.runtime.blend import Array
@@ -78,7 +78,12 @@ def fit(
     target = output or adapters.store() / source.stem
     adapters.check_free(target, force)
 
-    frame = source.read()
+    whole = source.read()
+    frame = whole.frame
+    if not len(frame):
+        raise ProductsError(f"{source.name} has columns ({listed(frame.columns)}) and no rows; give a file with labeled rows.")
+    if whole.short:
+        talk.warn(f"{whole.short:,} rows of {source.name} have fewer cells than the header; the missing ones are taken as empty.")
     columns = choose(frame, recipe.label, recipe.text, recipe.group, source.name)
     _say_columns(talk, columns)
     labeled = _labeled(frame, columns, source.name, talk)
@@ -97,11 +102,11 @@ def _say_columns(talk: Talk, columns: Columns) -> None:
 
 
 def _labeled(frame: pl.DataFrame, columns: Columns, where: str, talk: Talk) -> Products:
-    rows = frame.filter(is_label(columns.label))
+    rows = frame.filter(is_label(cells_of(frame, columns.label)))
     unlabeled = len(frame) - len(rows)
     if not len(rows):
         raise ProductsError(f"{where} has {len(frame)} rows and none with a category in {columns.label!r}; choose another with --label.")
-    labels = rows[columns.label].cast(pl.String).to_list()
+    labels = cells_of(rows, columns.label).cast(pl.String).to_list()
     categories = Categories.of(labels)
     if len(categories) < 2:
         raise ProductsError(
@@ -121,7 +126,7 @@ def _labeled(frame: pl.DataFrame, columns: Columns, where: str, talk: Talk) -> P
         talk.warn(f"the categories {listed(alike)} differ only by case or blanks; they are learned as different ones.")
     keys = [text_key(text) for text in texts]
     if columns.group:
-        named = rows[columns.group].cast(pl.String).to_list()
+        named = cells_of(rows, columns.group).cast(pl.String).to_list()
         keys = [f"group {name}" if name is not None else key for name, key in zip(named, keys, strict=True)]
     return Products(texts, categories.numbers(labels), keys, categories, len(frame), unlabeled)
 
@@ -253,7 +258,6 @@ def _write_rest(
         categories=labeled.categories.names,
         max_tokens=lora.tokenizer.max_tokens,
         pad_id=base.pad_id,
-        pool=base.pool,
         blend=adapters.Blend(lora=blending.lora, linear=blending.linear),
         variants=variants,
         files={},
@@ -267,9 +271,7 @@ def _write_rest(
         linear=spoken,
     )
     heldout.save(draft.folder / "heldout.parquet", labeled.categories.names)
-    save_probe(
-        draft.folder / "probe.parquet", heldout.texts[:PROBE_ROWS], {v: values[:PROBE_ROWS] for v, values in exported.logits.items()}
-    )
+    save_probe(draft.folder / "probe.parquet", heldout.texts[:PROBE_ROWS], exported.probe)
     shutil.copyfile(base.tokenizer, draft.folder / "tokenizer.json")
     (draft.folder / "recipe.json").write_text(lora.recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (draft.folder / "metrics.json").write_text(metrics.model_dump_json(indent=2) + "\n", encoding="utf-8")

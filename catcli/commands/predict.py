@@ -14,7 +14,9 @@ from catcli.commands.talk import Talk
 from catcli.errors import OutputError, ProductsError, UsageError, listed
 from catcli.products.columns import find, folded
 from catcli.products.read import Source, open_source
+from catcli.products.text import is_textual
 from catcli.products.write import open_output, output_format
+from catcli.recipe import check_device
 from catcli.runtime.labeler import Labeler
 from catcli.runtime.pipeline import ALTERNATIVES, CONFIDENCE, PREDICTED, Plan, Summary, run
 
@@ -44,6 +46,9 @@ def predict(
         CatcliError: something that the user can mend; whatever stood at ``output`` still stands.
     """
     talk = talk or Talk.silent()
+    check_device(device)
+    if not 0 <= min_confidence <= 1:
+        raise UsageError(f"--min-confidence {min_confidence}: a probability, from 0 to 1.")
     if output == "-" and as_json:
         raise UsageError("--json and -o - would both write to standard output; give -o a file.")
     form = output_format(output, output_as)
@@ -81,7 +86,8 @@ def _plan(
     as_json: bool,
     talk: Talk,
 ) -> Plan:
-    columns = next(iter(source.batches(1))).frame.columns
+    layout = next(iter(source.batches(1))).frame.schema
+    columns = layout.names()
     ours = [PREDICTED, CONFIDENCE, *([ALTERNATIVES] if top_k > 1 else [])]
     taken = tuple(name for name in ours if name in columns)
     if taken and not replace_columns:
@@ -101,6 +107,10 @@ def _plan(
             )
         if column is not None and column != trained:
             talk.say(f"text {trained!r} is read from {column!r}")
+        if column is not None and not is_textual(layout[column]):
+            raise ProductsError(
+                f"{source.name}: the cells of {column!r} are {layout[column]}, not text; map another with --text {trained}=COLUMN."
+            )
         matched.append(column)
     if not any(matched):
         raise ProductsError(f"{source.name} has none of the adapter's text columns {listed(wanted)}; name them with --text TRAINED=COLUMN.")
@@ -134,6 +144,8 @@ def _show(summary: Summary, output: str, min_confidence: float, as_json: bool, l
     talk.say(f"{summary.rows:,} rows labeled in {summary.seconds:.1f} s ({speed:,.0f} rows/s, {labeler.variant} on {labeler.provider})")
     if min_confidence:
         talk.say(f"{summary.below:,} rows are below --min-confidence {min_confidence:g}: their {PREDICTED} is null")
+    if summary.short:
+        talk.warn(f"{summary.short:,} rows have fewer cells than the header; the missing ones are taken as empty.")
     if summary.blank:
         talk.warn(f"{summary.blank:,} rows have no text; their category is a guess of low worth.")
     if output != "-":

@@ -48,12 +48,12 @@ class Talk:
             self.err.print(f"note: {printable(sentence)}", style="yellow", soft_wrap=True)
 
     @contextmanager
-    def progress(self, unit: str = "rows") -> Iterator[Advance]:
+    def progress(self) -> Iterator[Advance]:
         """A bar with rows a second and the time left, on a terminal; silence elsewhere."""
         if self.quiet or not self.err.is_terminal:
             yield lambda *_: None
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), _Speed(unit), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), _Speed(), TimeRemainingColumn())
         with Progress(*columns, console=self.err, transient=True) as bar:
             tasks: dict[str, object] = {}
 
@@ -69,13 +69,9 @@ class Talk:
 
 
 class _Speed(ProgressColumn):
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self._unit = unit
-
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{task.completed:,.0f} {self._unit}, {speed:,.0f}/s" if speed else f"{task.completed:,.0f} {self._unit}")
+        return Text(f"{task.completed:,.0f} rows" + (f", {speed:,.0f}/s" if speed else ""))
 
 
 def complain(message: str) -> None:

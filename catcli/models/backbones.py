@@ -22,8 +22,8 @@ class Backbone:
     """A base model by its short name.
 
     ``hub`` is what PEFT writes down as the base, ``sha256`` the published weights' hash, ``targets`` the linear layers that get an
-    adapter, ``layers`` the numbers of the blocks they are in, ``pool`` how token states become one vector, ``longest`` the most tokens that
-    its positions allow.
+    adapter, ``layers`` the numbers of the blocks they are in, ``longest`` the most tokens that its positions
+    allow.
     """
 
     name: str
@@ -32,7 +32,6 @@ class Backbone:
     folder: Path
     targets: tuple[str, ...]
     layers: tuple[int, ...]
-    pool: str
     longest: int
     pad_id: int
 
@@ -88,7 +87,6 @@ BACKBONES = {
         targets=("query", "key", "value", "dense"),
         # The upper half: as accurate as all six (1,600 rows of amazon_toys: .684 against .682), and nothing is learned below it.
         layers=(3, 4, 5),
-        pool="mean",
         longest=512,
         pad_id=0,
     ),

@@ -24,7 +24,7 @@ from catcli.models.classifier import Classifier
 from catcli.models.lora import load_adapter, merge, save_adapter
 from catcli.models.training import Advance, Trained, Trainer
 from catcli.runtime.blend import Array
-from catcli.runtime.labeler import lora_logits
+from catcli.runtime.labeler import PROBE_ROWS, lora_logits
 from catcli.runtime.session import Session
 from catcli.runtime.tokens import TokenBatch
 
@@ -115,9 +115,14 @@ def to_int8(onnx: Path, file: Path) -> None:
 
 @dataclass(frozen=True)
 class Exported:
-    """The files that serve: what each gives for the held-out texts, how it compares, and which one serves on a CPU."""
+    """The files that serve: what each gives for the held-out texts, how it compares, and which one serves on a CPU.
+
+    ``probe`` are the logits of the first `PROBE_ROWS` texts by themselves: int8 scales its activations by the batch, so its logits hang on
+    the texts beside.
+    """
 
     logits: Mapping[Variant, Array]
+    probe: Mapping[Variant, Array]
     parity: tuple[Parity, ...]
     int8: Quantized
     files: Mapping[Variant, str]
@@ -149,7 +154,7 @@ def export_variants(trained: Trained, texts: Sequence[str], folder: Path, advanc
     session = Session(folder / FILES["fp32"], "cpu")
     parity.append(_compare("ONNX fp32", reference, lora_logits(tokenizer, session, texts[:PARITY_ROWS])))
     for form in parity:
-        if form.largest_difference > TOLERANCE:
+        if not form.largest_difference <= TOLERANCE:  # so that a difference that is no number does not pass
             raise GateMissed(
                 f"parity: the {form.form} model's logits differ from the saved adapter's by up to {form.largest_difference:.1e}, more than "
                 f"{TOLERANCE:.0e}; nothing was written. Check the installed versions with 'catcli doctor'."
@@ -164,7 +169,9 @@ def export_variants(trained: Trained, texts: Sequence[str], folder: Path, advanc
         logits["int8"] = lora_logits(tokenizer, quantized, texts)
     else:
         (folder / FILES["int8"]).unlink()
-    return Exported(logits, tuple(parity), verdict, {variant: FILES[variant] for variant in logits})
+    sessions = {"fp32": session, "int8": quantized}
+    probe = {variant: lora_logits(tokenizer, sessions[variant], texts[:PROBE_ROWS]) for variant in logits}
+    return Exported(logits, probe, tuple(parity), verdict, {variant: FILES[variant] for variant in logits})
 
 
 def judge_int8(agreement: float, speedup: float) -> Quantized:

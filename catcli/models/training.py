@@ -13,6 +13,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from catcli.errors import TrainingError
 from catcli.models.backbones import BACKBONES
 from catcli.models.classifier import Classifier, parameters, pick_device
 from catcli.models.lora import add_adapters
@@ -58,7 +59,6 @@ class Trained:
     recipe: Recipe
     device: str
     epochs: tuple[Epoch, ...]
-    seconds: float
     trained_parameters: int
     total_parameters: int
 
@@ -70,7 +70,6 @@ def train_lora(
 
     The recipe comes back with its open options resolved.
     """
-    started = time.perf_counter()
     base = BACKBONES[recipe.base]
     device = pick_device(recipe.device)
     lengths = [len(ids) for ids in Tokenizer(base.tokenizer, base.longest, base.pad_id).encode(texts)]
@@ -85,7 +84,7 @@ def train_lora(
     ids = tokenizer.encode(texts)
     trainer.start_head(ids, classes)
     epochs = trainer.train(ids, classes, tokenizer.encode(held), held_classes)
-    return Trained(classifier, tokenizer, recipe, str(device), tuple(epochs), time.perf_counter() - started, *parameters(classifier))
+    return Trained(classifier, tokenizer, recipe, str(device), tuple(epochs), *parameters(classifier))
 
 
 def fitting_max_tokens(lengths: Sequence[int]) -> int:
@@ -188,6 +187,8 @@ class Trainer:
             truth = torch.as_tensor(classes[batch.rows], device=self.device)
             logits = self.classifier(*self._tensors(batch))["logits"]
             loss = nn.functional.cross_entropy(logits, truth)
+            if not torch.isfinite(loss):
+                raise TrainingError(f"training diverged: the loss is {loss.item()} in {stage}; try a lower --lr than {self.recipe.lr:g}.")
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
             nn.utils.clip_grad_norm_(self.classifier.parameters(), 1.0)

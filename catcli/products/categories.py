@@ -39,9 +39,9 @@ class Categories:
         return np.fromiter((self._numbers.get(label, UNKNOWN) for label in labels), dtype=np.int64, count=len(labels))
 
 
-def is_label(column: str) -> pl.Expr:
-    """Whether a row has a label: neither null nor blank."""
-    return pl.col(column).is_not_null() & (pl.col(column).cast(pl.String).str.strip_chars() != "")
+def is_label(cells: pl.Series) -> pl.Series:
+    """Whether each cell is a label: neither null nor blank."""
+    return cells.is_not_null() & (cells.cast(pl.String).str.strip_chars() != "").fill_null(value=False)
 
 
 def look_alikes(names: Sequence[str]) -> list[tuple[str, ...]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from catcli.errors import ProductsError, close_to, listed
-from catcli.products.text import compose, is_textual
+from catcli.products.text import cells_of, compose, is_plain, is_textual
 
 SAMPLE = 20_000
 """Rows that are looked at to tell what a column holds."""
@@ -70,7 +70,7 @@ def choose(frame: pl.DataFrame, label: str | None, text: Sequence[str], group: s
     columns = frame.columns
     sample = frame if len(frame) <= SAMPLE else frame.sample(SAMPLE, seed=0)
     found_label = find(label, columns, "--label", where) if label else _find_label(sample, text, where)
-    if not is_textual(frame.schema[found_label]) or isinstance(frame.schema[found_label], pl.List | pl.Array):
+    if not is_plain(frame.schema[found_label]):
         raise ProductsError(f"--label {found_label!r}: its cells are {frame.schema[found_label]}, not names; choose another column.")
     left_out: dict[str, str] = {}
     if text:
@@ -85,6 +85,8 @@ def choose(frame: pl.DataFrame, label: str | None, text: Sequence[str], group: s
     else:
         chosen, left_out = _find_text(sample, found_label, where)
     found_group = find(group, columns, "--group", where) if group else _find_group(sample, {found_label, *chosen})
+    if found_group is not None and not is_plain(frame.schema[found_group]):
+        raise ProductsError(f"--group {found_group!r}: its cells are {frame.schema[found_group]}, not names; choose another column.")
     return Columns(found_label, chosen, found_group, left_out)
 
 
@@ -109,9 +111,9 @@ def _find_label(sample: pl.DataFrame, text: Sequence[str], where: str) -> str:
     taken = {folded(name) for name in text}
     fits: dict[str, tuple[int, int]] = {}
     for name, dtype in sample.schema.items():
-        if folded(name) in taken or isinstance(dtype, pl.List | pl.Array) or not is_textual(dtype):
+        if folded(name) in taken or not is_plain(dtype):
             continue
-        cells = sample[name].drop_nulls()
+        cells = cells_of(sample, name).drop_nulls()
         distinct = cells.n_unique()
         if len(cells) and (distinct == 1 or distinct <= max(2, len(cells) // 2)) and _label_rank(name):
             fits[name] = (_label_rank(name), int(distinct > 1))
@@ -146,7 +148,7 @@ def _find_text(sample: pl.DataFrame, label: str, where: str) -> tuple[tuple[str,
             named[name] = 0
         elif ranks and words[-1] not in _CODES:
             named[name] = min(ranks)
-        elif _is_prose(sample[name]):
+        elif _is_prose(cells_of(sample, name)):
             prose.append(name)
     for name in sample.columns:  # columns of codes that settle the label are named too: that they are no text is not why
         if name not in left_out and name != label and is_textual(sample.schema[name]) and gives_away(sample, name, label):
@@ -181,11 +183,12 @@ def _is_prose(cells: pl.Series) -> bool:
 
 def gives_away(sample: pl.DataFrame, column: str, label: str) -> bool:
     """Whether ``column`` is the label in other clothes: its code, its parent path, a breadcrumb that holds it."""
-    if column == label or isinstance(sample.schema[column], pl.Array):
+    if column == label or not is_textual(sample.schema[column]) or isinstance(sample.schema[column], pl.Array):
         return False
-    listed_cells = isinstance(sample.schema[column], pl.List)
-    cell = pl.col(column).list.eval(pl.element().cast(pl.String)).list.join(" > ") if listed_cells else pl.col(column).cast(pl.String)
-    pairs = sample.select(cell=cell, label=pl.col(label).cast(pl.String)).drop_nulls()
+    cells = cells_of(sample, column)
+    if isinstance(cells.dtype, pl.List):
+        cells = cells.list.eval(pl.element().cast(pl.String)).list.join(" > ")
+    pairs = pl.DataFrame({"cell": cells.cast(pl.String), "label": cells_of(sample, label).cast(pl.String)}).drop_nulls()
     values, labels = pairs["cell"].n_unique(), pairs["label"].n_unique()
     if len(pairs) < 10 or labels < 2 or values < 2:
         return False
@@ -208,9 +211,9 @@ def gives_away(sample: pl.DataFrame, column: str, label: str) -> bool:
 def _find_group(sample: pl.DataFrame, taken: set[str]) -> str | None:
     """A column of product numbers by name whose values repeat as offers or variants of one product do."""
     for name in sample.columns:
-        if name in taken or folded(name) not in _GROUPS:
+        if name in taken or folded(name) not in _GROUPS or not is_plain(sample.schema[name]):
             continue
-        cells = sample[name]
+        cells = cells_of(sample, name)
         if cells.null_count() == 0 and 1.05 <= len(cells) / max(cells.n_unique(), 1) <= 20:
             return name
     return None

@@ -1,7 +1,8 @@
 """Delimited text → frames, by Python's ``csv``.
 
 Shops' exports hold unescaped inch marks (``55" TV``) that polars' and Arrow's readers stop at and Python's takes as they are meant. Its
-cells stay the text they are, so that the SKU ``00123`` remains one. A third of a million rows a second is more than any model labels.
+cells stay the text they are, so that the SKU ``00123`` remains one. Some hundred
+thousand rows a second are more than a model labels.
 """
 
 from __future__ import annotations
@@ -58,6 +59,11 @@ class _Lines:
     def __iter__(self) -> Iterator[str]:
         return self
 
+    def taken(self) -> list[str]:
+        """The lines of the record that was just read; the next one starts empty."""
+        record, self.record = self.record, []
+        return record
+
     def __next__(self) -> str:
         line = next(self._lines)
         self.record.append(line)
@@ -66,15 +72,26 @@ class _Lines:
         return line
 
 
-def frames(path: Path, layout: Layout, rows: int) -> Iterator[tuple[pl.DataFrame, int]]:
-    """The rows of a file in order, about ``rows`` at a time, and how many of its bytes have been read with them.
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a file: every column is text and an empty cell is null.
 
-    Every column is text and an empty cell is null.
+    ``read`` counts the file's bytes up to here; ``short`` the rows here that had fewer cells than the header, their missing ones null.
+    """
+
+    frame: pl.DataFrame
+    read: int
+    short: int
+
+
+def rows_of(path: Path, layout: Layout, count: int) -> Iterator[Rows]:
+    """The rows of a file in order, about ``count`` at a time; where there are none, the columns alone.
 
     Raises:
         ProductsError: the file is empty, no text, of another encoding, or a row does not fit the header.
     """
-    encoding = layout.encoding or _encoding_of(path)
+    found = _encoding_of(path)
+    encoding = layout.encoding or found
     csv.field_size_limit(2**31 - 1)
     with path.open("rb") as file, io.TextIOWrapper(file, encoding=encoding, newline="") as text:
         lines = _Lines(text)
@@ -83,8 +100,8 @@ def frames(path: Path, layout: Layout, rows: int) -> Iterator[tuple[pl.DataFrame
             if first is None:
                 raise ProductsError(f"{path} is empty: a header line with column names has to come first.")
             delimiter = layout.delimiter or _delimiter_of(first)
-            for frame in _records(path, csv.reader(itertools.chain([first], lines), delimiter=delimiter), lines, delimiter, rows):
-                yield frame, file.tell()
+            for frame, short in _Table(path, lines, first, delimiter).frames(count):
+                yield Rows(frame, file.tell(), short)
         except UnicodeError as error:
             at = f" (byte 0x{error.object[error.start]:02x} after line {lines.number})" if isinstance(error, UnicodeDecodeError) else ""
             raise ProductsError(f"{path} is not {encoding.removesuffix('-sig')}{at}; pass --encoding, often latin-1 or cp1252.") from error
@@ -92,48 +109,67 @@ def frames(path: Path, layout: Layout, rows: int) -> Iterator[tuple[pl.DataFrame
             raise ProductsError(f"{path} line {lines.number} is no CSV: {error}.") from error
 
 
-def _records(path: Path, reader: Iterator[list[str]], lines: _Lines, delimiter: str, rows: int) -> Iterator[pl.DataFrame]:
-    header = next(reader)
-    _check_header(path, header)
-    width = len(header)
-    records: list[list[str]] = []
-    lines.record.clear()
-    last: list[str] = []
-    given = False
-    for record in reader:
-        last, lines.record = lines.record, []
-        if len(record) != width:
+class _Table:
+    """Records under a header."""
+
+    def __init__(self, path: Path, lines: _Lines, first: str, delimiter: str) -> None:
+        self._path = path
+        self._lines = lines
+        self._delimiter = delimiter
+        lines.record = [first]
+        self._reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter)
+        self._header = next(self._reader)
+        self._check_closed(lines.taken())
+        _check_header(path, self._header)
+
+    def frames(self, count: int) -> Iterator[tuple[pl.DataFrame, int]]:
+        width, given, short = len(self._header), False, 0
+        records: list[list[str]] = []
+        raw: list[str] = []
+        for record in self._reader:
+            raw = self._lines.taken()
+            if len(raw) > 1:
+                self._check_closed(raw)
             if not record and width > 1:
                 continue  # a blank line
             if any(record[width:]):
                 raise ProductsError(
-                    f"{path} line {lines.number} has {len(record)} cells where the header has {width}; "
+                    f"{self._path} line {self._lines.number} has {len(record)} cells where the header has {width}; "
                     "quote the cell that holds the delimiter, or pass --delimiter."
                 )
-        records.append((record + [""] * width)[:width] if len(record) != width else record)
-        if len(records) >= rows or lines.characters >= CHARACTERS:
-            given = True
-            yield _frame(header, records)
-            records, lines.characters = [], 0
-    _check_closed(path, last, delimiter)
-    if records or not given:
-        yield _frame(header, records)
+            short += len(record) < width
+            records.append(record if len(record) == width else (record + [""] * width)[:width])
+            if len(records) >= count or self._lines.characters >= CHARACTERS:
+                given = True
+                yield self._frame(records), short
+                records, short, self._lines.characters = [], 0, 0
+        self._check_whole(raw, records)
+        if records or not given:
+            yield self._frame(records), short
 
+    def _frame(self, records: list[list[str]]) -> pl.DataFrame:
+        columns = zip(*records, strict=True) if records else ((),) * len(self._header)
+        named = zip(self._header, columns, strict=True)
+        return pl.DataFrame({name: pl.Series(name, [cell or None for cell in cells], dtype=pl.String) for name, cells in named})
 
-def _frame(header: list[str], records: list[list[str]]) -> pl.DataFrame:
-    """Text columns; an empty cell is null."""
-    columns = zip(*records, strict=True) if records else ((),) * len(header)
-    frame = pl.DataFrame([pl.Series(name, cells, dtype=pl.String) for name, cells in zip(header, columns, strict=True)])
-    return frame.with_columns(pl.when(pl.all() != "").then(pl.all()))
+    def _check_closed(self, raw: list[str]) -> None:
+        """Python's csv takes a quote that is not closed as the start of a cell that runs on over the next lines: rows would be lost."""
+        try:
+            list(csv.reader(raw, delimiter=self._delimiter, strict=True))
+        except csv.Error as error:
+            first = self._lines.number - len(raw) + 1
+            raise ProductsError(
+                f"{self._path}: the quote that opens a cell in line {first}, {raw[0].strip()[:60]!r}, is not closed properly; "
+                "close it, or double the quotes inside the cell."
+            ) from error
 
-
-def _check_closed(path: Path, record: list[str], delimiter: str) -> None:
-    """Python's csv takes a quote that is never closed as the start of a cell that runs to the end of the file: rows would be lost."""
-    try:
-        list(csv.reader(record, delimiter=delimiter, strict=True))
-    except csv.Error as error:
-        if "unexpected end" in str(error):
-            raise ProductsError(f"{path}: a quote that opens in {record[0][:60]!r} is never closed; close or remove it.") from error
+    def _check_whole(self, raw: list[str], records: list[list[str]]) -> None:
+        """A last line that breaks off in mid-row is a file that was not copied whole."""
+        if records and raw and not raw[-1].endswith(("\n", "\r")):
+            cells = len(next(csv.reader(raw, delimiter=self._delimiter), []))
+            if cells < len(self._header):
+                where = f"in line {self._lines.number}, after {cells} of {len(self._header)} cells"
+                raise ProductsError(f"{self._path} breaks off {where}; copy the file again.")
 
 
 def _check_header(path: Path, header: list[str]) -> None:

@@ -6,15 +6,16 @@ engine with their types.
 
 from __future__ import annotations
 
-import codecs
+import atexit
 import glob
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import IO, Literal, get_args
 
 import polars as pl
 
@@ -40,10 +41,14 @@ ROWS = 65_536
 
 @dataclass(frozen=True)
 class Batch:
-    """Some rows, and the share of the whole input (0 to 1) that has been read with them."""
+    """Some rows, and the share of the whole input (0 to 1) that has been read with them.
+
+    ``short`` counts those of CSV that had fewer cells than the header.
+    """
 
     frame: pl.DataFrame
     share: float
+    short: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,9 +79,10 @@ class Source:
         else:
             yield from _polars_batches(self, rows)
 
-    def read(self) -> pl.DataFrame:
-        """All rows at once."""
-        return pl.concat([batch.frame for batch in self.batches()], rechunk=True)
+    def read(self) -> Batch:
+        """All rows as one batch."""
+        batches = list(self.batches())
+        return Batch(pl.concat([batch.frame for batch in batches], rechunk=True), 1.0, sum(batch.short for batch in batches))
 
 
 def open_source(
@@ -96,9 +102,11 @@ def open_source(
             raise UsageError(f"--delimiter {delimiter!r}: one character, or 'tab'.")
     if encoding is not None:
         try:
-            codecs.lookup(encoding)
+            "".encode(encoding)  # refuses what is no encoding, and codecs such as hex that are none of text
         except LookupError as error:
             raise UsageError(f"--encoding {encoding}: Python knows no such encoding; try utf-8, latin-1, cp1252 or utf-16.") from error
+    if list(patterns).count("-") > 1:
+        raise UsageError("standard input (-) can be read only once.")
     paths = [path for pattern in patterns for path in _expand(pattern)]
     formats = {path: input_format or ("csv" if path.name.startswith(_SPOOLED) else _format_of(path)) for path in paths}
     if len(set(formats.values())) > 1:
@@ -111,10 +119,15 @@ _SPOOLED = "catcli-standard-input-"
 
 def _expand(pattern: str) -> list[Path]:
     if pattern == "-":
-        return [_spooled()]
+        if sys.stdin is None:
+            raise ProductsError("standard input (-) is closed; pipe rows into it or name a file.")
+        return [_spooled(sys.stdin.buffer)]
     path = Path(pattern)
     if path.is_dir():
         raise ProductsError(f"{pattern} is a folder; name its files, for example '{pattern.rstrip('/')}/*.parquet'.")
+    if path.exists() and not path.is_file():
+        with path.open("rb") as pipe:
+            return [_spooled(pipe)]
     if path.exists():
         return [path]
     # glob.glob, since a pattern may be absolute and Path.glob takes none that is.
@@ -127,14 +140,11 @@ def _expand(pattern: str) -> list[Path]:
     return matches
 
 
-def _spooled() -> Path:
-    """Standard input as a file that is gone when the process is: the readers below want to go back to its beginning."""
-    import atexit
-
+def _spooled(stream: IO[bytes]) -> Path:
+    """What comes through a pipe as a file that is gone when the process is: the readers below want to go back to its beginning."""
     with tempfile.NamedTemporaryFile(prefix=_SPOOLED, delete=False) as file:
         atexit.register(Path(file.name).unlink, missing_ok=True)
-        while block := sys.stdin.buffer.read(1 << 20):
-            file.write(block)
+        shutil.copyfileobj(stream, file, 1 << 20)
     return Path(file.name)
 
 
@@ -162,23 +172,47 @@ def _polars_batches(source: Source, rows: int) -> Iterator[Batch]:
             raise ProductsError(f"{path} is no Parquet file: it does not begin with PAR1; if it is text, pass --input-format csv.")
         if source.format == "jsonl":
             check_signature(path, wanted, head)
+    done = 0
     try:
-        if source.format == "parquet":
-            frame = pl.scan_parquet(list(source.paths), glob=False)
-        else:
-            # Types are looked for in all rows: with a sample, a price that turns into "n/a" at row 90,000 would stop the run there.
-            frame = pl.scan_ndjson(list(source.paths), infer_schema_length=None)
+        frame = _scan_parquet(source) if source.format == "parquet" else _scan_json_lines(source)
         total = int(frame.select(pl.len()).collect().item())
-        empty = frame.collect_schema().to_frame()
         if total == 0:
-            yield Batch(empty, 1.0)
-        done = 0
+            yield Batch(frame.collect_schema().to_frame(), 1.0)
         for batch in frame.collect_batches(chunk_size=rows, maintain_order=True, lazy=True):
             done += len(batch)
             yield Batch(batch, done / max(total, 1))
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ProductsError(f"{source.name} cannot be read as {wanted}: {reason}; is it whole? Export or copy it again.") from error
+    if done != total:
+        # A damaged page can end polars' stream early without an error.
+        raise ProductsError(f"{source.name} gave {done:,} of its {total:,} rows: it is damaged; export or copy it again.")
+
+
+def _scan_parquet(source: Source) -> pl.LazyFrame:
+    first, *others = (pl.read_parquet_schema(path) for path in source.paths)
+    for path, schema in zip(source.paths[1:], others, strict=True):
+        odd = sorted(name for name in {*first, *schema} if first.get(name) != schema.get(name))
+        if odd:
+            raise ProductsError(
+                f"{path} and {source.paths[0]} differ in columns {listed(odd)} or their types; give files of one layout a run."
+            )
+    return pl.scan_parquet(list(source.paths), glob=False, missing_columns="raise").select(pl.all())
+
+
+def _scan_json_lines(source: Source) -> pl.LazyFrame:
+    """All files with the columns of any; a column whose types differ becomes text.
+
+    Types are looked for in all rows: with a sample, a price that turns into "n/a" at row 90,000 would stop the run there.
+    """
+    schema: dict[str, pl.DataType] = {}
+    # polars takes every path of JSON Lines for a pattern.
+    paths = [glob.escape(str(path)) for path in source.paths]
+    for path in paths:
+        for name, dtype in pl.scan_ndjson(path, infer_schema_length=None).collect_schema().items():
+            known = schema.get(name)
+            schema[name] = dtype if known is None or known in (dtype, pl.Null) else known if dtype == pl.Null else pl.String()
+    return pl.scan_ndjson(paths, schema=schema)
 
 
 def _csv_batches(source: Source, rows: int) -> Iterator[Batch]:
@@ -187,12 +221,12 @@ def _csv_batches(source: Source, rows: int) -> Iterator[Batch]:
     header: list[str] | None = None
     for number, path in enumerate(source.paths):
         try:
-            for frame, read in delimited.frames(path, layout, rows):
-                if header is None:
-                    header = frame.columns
-                elif set(frame.columns) != set(header):
-                    odd = sorted(set(frame.columns) ^ set(header))
+            for found in delimited.rows_of(path, layout, rows):
+                header = header or found.frame.columns
+                if set(found.frame.columns) != set(header):
+                    odd = sorted(set(found.frame.columns) ^ set(header))
                     raise ProductsError(f"{path} and {source.paths[0]} differ in columns {listed(odd)}; give files of one layout a run.")
-                yield Batch(frame.select(header), (sum(sizes[:number]) + min(read, sizes[number])) / max(sum(sizes), 1))
+                share = (sum(sizes[:number]) + min(found.read, sizes[number])) / max(sum(sizes), 1)
+                yield Batch(found.frame[header], share, found.short)
         except OSError as error:
             raise ProductsError(f"{path} cannot be read: {error.strerror or error}.") from error

@@ -36,35 +36,38 @@ def split(keys: Sequence[str], classes: npt.NDArray[np.int64], shares: tuple[int
     """Rows by product key: within each category the keys are ranked by a hash of key and ``seed`` and cut in ``shares`` per cent.
 
     All rows of a key fall in one part; a key with rows of several categories ranks in the one that most of them name. Every part of a
-    category with at least `FEWEST` keys gets one key or more. Since a rank depends on the keys' own hashes alone, new rows move few old
-    ones.
+    category with at least `FEWEST` keys gets one key or more; keys with a row of a rarer category train. Since a rank depends on the keys'
+    own hashes alone, new rows move few old ones.
     """
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, key in enumerate(keys):
         rows_of[key].append(row)
-    keys_of: dict[int, list[str]] = defaultdict(list)
+    named = {key: set(classes[rows].tolist()) for key, rows in rows_of.items()}
+    keys_of: dict[int, list[str]] = {number: [] for number in set(classes.tolist())}
     for key, rows in rows_of.items():
-        votes = np.bincount(classes[rows])
-        keys_of[int(votes.argmax())].append(key)
-    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
-    for members in keys_of.values():
-        members.sort(key=lambda key: _rank(key, seed))
-        test, validation = _held_out(len(members), shares)
-        for position, key in enumerate(members):
-            part = 2 if position < test else 1 if position < test + validation else 0
-            parts[part].extend(rows_of[key])
-    rare = sorted(number for number in set(classes.tolist()) if len(keys_of[number]) < FEWEST)
-    train, validation_rows, test_rows = (np.array(sorted(part), dtype=np.int64) for part in parts)
-    return Split(train, validation_rows, test_rows, tuple(rare))
+        keys_of[int(np.bincount(classes[rows]).argmax())].append(key)
+    rare: set[int] = set()
+    while True:  # a key kept back for a rare category can leave another with too few: until nothing changes
+        free = {number: [key for key in members if rare.isdisjoint(named[key])] for number, members in keys_of.items()}
+        found = {number for number, members in free.items() if len(members) < FEWEST}
+        if found == rare:
+            break
+        rare = found
+    part_of = dict.fromkeys(rows_of, 0)
+    for number in sorted(set(free) - rare):
+        ranked = sorted(free[number], key=lambda key: _rank(key, seed))
+        test, validation = _held_out(len(ranked), shares)
+        part_of.update(dict.fromkeys(ranked[:test], 2) | dict.fromkeys(ranked[test : test + validation], 1))
+    owner = np.array([part_of[key] for key in keys], dtype=np.int64)
+    train, choose, score = (np.flatnonzero(owner == part) for part in range(3))
+    return Split(train, choose, score, tuple(sorted(rare)))
 
 
 def _held_out(count: int, shares: tuple[int, int, int]) -> tuple[int, int]:
     """How many of a category's keys score, and how many choose; at least one is left to train."""
-    if count < FEWEST:
-        return 0, 0
     test = min(max(1, round(count * shares[2] / 100)), count - 2)
     return test, min(max(1, round(count * shares[1] / 100)), count - test - 1)
 
 
 def _rank(key: str, seed: int) -> bytes:
-    return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16, key=str(seed).encode()).digest()
+    return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16, salt=seed.to_bytes(8, "little")).digest()

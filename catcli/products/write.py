@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, get_args
 
@@ -16,6 +18,7 @@ import polars as pl
 from catcli import places
 from catcli.errors import OutputError, UsageError
 from catcli.products.read import ENDINGS
+from catcli.products.text import cells_of
 
 OutputFormat = Literal["csv", "tsv", "jsonl", "parquet"]
 
@@ -31,6 +34,9 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Write what is still held; the bytes are complete after it."""
+
+    def abandon(self) -> None:
+        """Let go of the file, which nobody will read."""
 
 
 def output_format(out: str, asked: str | None) -> OutputFormat:
@@ -57,41 +63,66 @@ def output_format(out: str, asked: str | None) -> OutputFormat:
 def open_output(out: str, form: OutputFormat) -> Iterator[Sink]:
     """A sink whose rows appear under ``out`` when the block ends well; when it does not, whatever stood there still stands.
 
+    A pipe or a device, standard output among them, is written as the rows come.
+
     Raises:
-        OutputError: the place cannot be written.
+        OutputError: the place cannot be written, or the format cannot hold a column.
     """
-    if out == "-":
-        sink = _sink(sys.stdout.buffer, form)
-        yield sink
-        sink.close()
-        sys.stdout.buffer.flush()
-        return
-    path = Path(out)
-    if path.is_dir():
-        raise OutputError(f"-o {out} is a folder; name a file in it, for example {path / 'labeled.parquet'}.")
-    if not path.parent.is_dir():
-        raise OutputError(f"-o {out}: there is no folder {path.parent}; make it with 'mkdir -p {path.parent}'.")
-    beside = places.beside(path)
+    path = Path(os.path.realpath(out))  # through a link, so that what it points to is replaced and not the link
     try:
-        with beside.open("wb") as file:
-            sink = _sink(file, form)
-            yield sink
-            sink.close()
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        if out == "-":
+            if sys.stdout is None:
+                raise OutputError("-o -: standard output is closed; name a file.")
+            with _filled(sys.stdout.buffer, form) as sink:
+                yield sink
+        elif path.exists() and not path.is_file() and not path.is_dir():
+            with path.open("wb") as pipe, _filled(pipe, form) as sink:
+                yield sink
+        else:
+            with _replacing(path, out) as file, _filled(file, form) as sink:
+                yield sink
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise OutputError(f"-o {out}: the disk is full; free some space and run the same line again.") from error
         raise OutputError(f"-o {out} cannot be written: {error.strerror or error}.") from error
+    except pl.exceptions.PanicException as error:  # how polars' writers meet a type that they do not know
+        raise OutputError(
+            f"-o {out}: {form} cannot hold a column of this type ({error}); write Parquet, or leave the column out."
+        ) from error
+
+
+@contextmanager
+def _replacing(path: Path, out: str) -> Iterator[BinaryIO]:
+    """A file beside ``path`` that takes its place, and its permissions, when the block ends well."""
+    if path.is_dir():
+        raise OutputError(f"-o {out} is a folder; name a file in it, for example {Path(out) / 'labeled.parquet'}.")
+    if not path.parent.is_dir():
+        raise OutputError(f"-o {out}: there is no folder {Path(out).parent}; make it with 'mkdir -p {Path(out).parent}'.")
+    beside = places.beside(path)
+    try:
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            beside.chmod(stat.S_IMODE(path.stat().st_mode))
+        beside.replace(path)
     finally:
         places.remove(beside)
 
 
-def _sink(file: BinaryIO, form: OutputFormat) -> Sink:
-    if form == "parquet":
-        return _Parquet(file)
-    return _Lines(file, form)
+@contextmanager
+def _filled(file: BinaryIO, form: OutputFormat) -> Iterator[Sink]:
+    sink = _Parquet(file) if form == "parquet" else _Lines(file, form)
+    try:
+        yield sink
+    except BaseException:
+        sink.abandon()
+        raise
+    sink.close()
+    file.flush()
 
 
 class _Parquet:
@@ -112,16 +143,26 @@ class _Parquet:
         if self._writer is not None:
             self._writer.close()
 
+    def abandon(self) -> None:
+        if self._writer is not None:
+            with suppress(Exception):  # pyarrow writes its footer even now, and the disk may be the reason for this
+                self._writer.close()
+
     def _flush(self) -> None:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         if not self._held:
             return
-        table = pl.concat(self._held).to_arrow()
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._file, table.schema, compression="zstd")
-        self._writer.write_table(table)
-        self._held = []
+        frame, self._held = pl.concat(self._held), []
+        try:
+            table = frame.to_arrow()
+            if self._writer is None:
+                self._writer = pq.ParquetWriter(self._file, table.schema, compression="zstd")
+            self._writer.write_table(table)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            types = ", ".join(f"{name} ({dtype})" for name, dtype in frame.schema.items() if dtype.is_nested() or dtype.is_integer())
+            raise OutputError(f"Parquet cannot hold one of the columns {types}: {error}; write JSON Lines or CSV instead.") from error
 
 
 class _Lines:
@@ -134,7 +175,7 @@ class _Lines:
 
     def write(self, frame: pl.DataFrame) -> None:
         if self._form == "jsonl":
-            self._file.write(frame.write_ndjson().encode())
+            self._file.write(without_bytes(frame).write_ndjson().encode())
             return
         separator = "\t" if self._form == "tsv" else ","
         self._file.write(flat(frame).write_csv(include_header=self._first, separator=separator).encode())
@@ -143,14 +184,27 @@ class _Lines:
     def close(self) -> None:
         """Nothing is held back."""
 
+    def abandon(self) -> None:
+        """Nothing is held back."""
+
 
 def flat(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with nested cells as JSON text and bytes as base64, since CSV knows neither."""
     changed = []
     for name, dtype in frame.schema.items():
         if dtype.is_nested():
-            cells = [None if cell is None else json.dumps(cell, ensure_ascii=False, default=str) for cell in frame[name].to_list()]
+            cells = [None if cell is None else json.dumps(cell, ensure_ascii=False, default=_as_json) for cell in frame[name].to_list()]
             changed.append(pl.Series(name, cells, dtype=pl.String))
-        elif dtype == pl.Binary:
-            changed.append(frame[name].bin.encode("base64"))
-    return frame.with_columns(changed)
+    return without_bytes(frame.with_columns(changed))
+
+
+def without_bytes(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with columns of bytes as base64."""
+    return frame.with_columns(
+        [cells_of(frame, name).bin.encode("base64").alias(name) for name, dtype in frame.schema.items() if dtype == pl.Binary]
+    )
+
+
+def _as_json(value: object) -> str:
+    """What JSON has no form for: bytes as base64, dates and decimals as they print."""
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)

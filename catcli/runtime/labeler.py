@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,9 @@ SLAB = 2**22
 
 PROBE_ROWS = 16
 """Rows whose logits an adapter carries, to be computed again where it is used."""
+
+INT8_AGREEMENT = 0.9
+"""Share of the probe rows in which int8 has to find the category that it found where the adapter was made."""
 
 FP32_TOLERANCE = 1e-2
 """Logits of one float32 model on two processors differ by rounding, some 1e-5; more than this is another model."""
@@ -58,7 +61,6 @@ class Labeler:
         """
         manifest = adapter.manifest
         self.categories = manifest.categories
-        self.text_columns = manifest.text
         self.notes: list[str] = []
         self._weights = (manifest.blend.lora, manifest.blend.linear)
         self._tokenizer = Tokenizer(adapter.file("tokenizer.json"), manifest.max_tokens, manifest.pad_id)
@@ -90,8 +92,8 @@ class Labeler:
     def _agrees(self, session: Session, probe: pl.DataFrame, variant: Variant) -> bool:
         there = probe[variant].to_numpy()
         here = lora_logits(self._tokenizer, session, probe["text"].to_list())
-        if variant == "int8":  # rounding to int8 differs between instruction sets; its categories must not
-            return bool((here.argmax(1) == there.argmax(1)).mean() >= 0.99)
+        if variant == "int8":  # rounding to int8 differs between instruction sets; its categories must not, but for a near tie
+            return bool((here.argmax(1) == there.argmax(1)).mean() >= INT8_AGREEMENT)
         return bool(np.abs(here - there).max(initial=0.0) <= FP32_TOLERANCE)
 
     @property
@@ -148,7 +150,7 @@ def lora_logits(tokenizer: Tokenizer, session: Session, texts: Sequence[str]) ->
     return np.empty((0, 0), np.float32) if out is None else out
 
 
-def save_probe(file: Path, texts: Sequence[str], logits: dict[Variant, Array]) -> None:
+def save_probe(file: Path, texts: Sequence[str], logits: Mapping[Variant, Array]) -> None:
     """Write some texts and what each variant's session made of them."""
     columns = [pl.Series(variant, values, dtype=pl.Array(pl.Float32, values.shape[1])) for variant, values in logits.items()]
     pl.DataFrame([pl.Series("text", texts, dtype=pl.String), *columns]).write_parquet(file)

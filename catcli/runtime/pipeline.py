@@ -38,11 +38,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run came to. ``below`` counts rows whose confidence was below the one asked for; ``blank`` those without any text."""
+    """What a run came to.
+
+    ``below`` counts rows whose confidence was below the one asked for, ``blank`` those without any text, ``short`` those of CSV with fewer
+    cells than the header.
+    """
 
     rows: int
     below: int
     blank: int
+    short: int
     seconds: float
     categories: Mapping[str, int]
 
@@ -50,22 +55,23 @@ class Summary:
 def run(source: Source, sink: Sink, labeler: Labeler, plan: Plan, advance: Advance) -> Summary:
     """Label all rows of ``source`` and write them to ``sink`` in their order. Memory is that of a batch, whatever the catalog's size."""
     started = time.perf_counter()
-    rows = below = blank = 0
+    rows = below = blank = short = 0
     counts: dict[str, int] = {}
     for batch in source.batches(labeler.rows):
+        texts = compose(batch.frame, [column for column in plan.text if column is not None])
         frame = batch.frame.drop(plan.drop)
-        texts = compose(frame, [column for column in plan.text if column is not None])
         labels = labeler.label(texts, plan.top_k)
         labeled = with_labels(frame, labels, labeler.categories, plan)
         sink.write(labeled)
         rows += len(frame)
         below += labeled[PREDICTED].null_count()
         blank += sum(not text for text in texts)
+        short += batch.short
         for category, count in labeled[PREDICTED].drop_nulls().value_counts().iter_rows():
             counts[category] = counts.get(category, 0) + count
         advance(rows, batch.share)
     ordered = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-    return Summary(rows, below, blank, time.perf_counter() - started, ordered)
+    return Summary(rows, below, blank, short, time.perf_counter() - started, ordered)
 
 
 def with_labels(frame: pl.DataFrame, labels: Labels, categories: Sequence[str], plan: Plan) -> pl.DataFrame:
