@@ -147,6 +147,7 @@ def check_free(folder: Path, force: bool) -> None:
 class Draft:
     """An adapter folder in the making: files go to ``folder``, and with a manifest it is finished."""
 
+    name: str
     folder: Path
     manifest: Manifest | None = None
 
@@ -160,7 +161,7 @@ def drafted(target: Path) -> Iterator[Draft]:
         target.parent.mkdir(parents=True, exist_ok=True)
         beside = places.beside(target)
         beside.mkdir()
-        draft = Draft(beside)
+        draft = Draft(target.name, beside)
         yield draft
         if draft.manifest is None:
             raise AssertionError("a draft ends with its manifest set")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from catcli import adapter as adapters
-from catcli.commands.talk import Talk
+from catcli.commands.talk import Advance, Talk
 from catcli.errors import ProductsError, listed
 from catcli.evaluation.heldout import HeldOut
 from catcli.evaluation.metrics import EpochScores, Metrics, Rows, Training
@@ -29,6 +29,7 @@ from catcli.recipe import Recipe
 from catcli.reporting import card, tables
 from catcli.runtime.blend import Array
 from catcli.runtime.labeler import PROBE_ROWS, save_probe
+from catcli.runtime.ngrams import LinearModel
 
 if TYPE_CHECKING:
     from catcli.evaluation.calibration import Blending
@@ -45,7 +46,7 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class Products:
+class Labeled:
     """Labeled rows, ready to learn from: one text and one class number each."""
 
     texts: list[str]
@@ -101,7 +102,7 @@ def _say_columns(talk: Talk, columns: Columns) -> None:
         talk.warn(f"{name!r}: {reason}." if name in columns.text else f"{name!r} is left out: {reason}.")
 
 
-def _labeled(frame: pl.DataFrame, columns: Columns, where: str, talk: Talk) -> Products:
+def _labeled(frame: pl.DataFrame, columns: Columns, where: str, talk: Talk) -> Labeled:
     rows = frame.filter(is_label(cells_of(frame, columns.label)))
     unlabeled = len(frame) - len(rows)
     if not len(rows):
@@ -128,10 +129,10 @@ def _labeled(frame: pl.DataFrame, columns: Columns, where: str, talk: Talk) -> P
     if columns.group:
         named = cells_of(rows, columns.group).cast(pl.String).to_list()
         keys = [f"group {name}" if name is not None else key for name, key in zip(named, keys, strict=True)]
-    return Products(texts, categories.numbers(labels), keys, categories, len(frame), unlabeled)
+    return Labeled(texts, categories.numbers(labels), keys, categories, len(frame), unlabeled)
 
 
-def _split(labeled: Products, recipe: Recipe, talk: Talk) -> Split:
+def _split(labeled: Labeled, recipe: Recipe, talk: Talk) -> Split:
     parts = split(labeled.keys, labeled.classes, recipe.split, recipe.split_seed)
     if not len(parts.test) or not len(parts.validation):
         raise ProductsError(
@@ -149,57 +150,71 @@ def _split(labeled: Products, recipe: Recipe, talk: Talk) -> Split:
     return parts
 
 
-def _train_and_write(labeled: Products, parts: Split, columns: Columns, recipe: Recipe, target: Path, talk: Talk) -> Fitted:
+@dataclass(frozen=True)
+class Learned:
+    """What training gave, and what it makes of the held-out rows: validation rows first, test rows after them.
+
+    ``linear_logits`` are the linear model's *(rows, classes)*; those of LoRA are in ``exported``.
+    """
+
+    lora: Trained
+    exported: Exported
+    linear: LinearModel
+    linear_logits: Array
+    blending: Blending
+    lora_seconds: float
+    linear_seconds: float
+    seconds: float
+
+
+def _train_and_write(labeled: Labeled, parts: Split, columns: Columns, recipe: Recipe, target: Path, talk: Talk) -> Fitted:
+    with talk.progress() as advance, adapters.drafted(target) as draft:
+        learned = _learn(labeled, parts, recipe, draft.folder, advance)
+        metrics = _measure(labeled, parts, learned)
+        _write(draft, labeled, parts, columns, learned, metrics)
+    return Fitted(adapters.load(target), metrics)
+
+
+def _learn(labeled: Labeled, parts: Split, recipe: Recipe, folder: Path, advance: Advance) -> Learned:
+    """Train both models, export LoRA's to ``folder``, and choose the blend on the validation rows."""
     # torch, transformers and scikit-learn take seconds to import: only once the rows are known to be good.
     from catcli.evaluation.calibration import Blending
     from catcli.models.export import export_variants
     from catcli.models.linear import fit_linear
     from catcli.models.training import train_lora
 
+    started = time.perf_counter()
     texts, classes, count = labeled.texts, labeled.classes, len(labeled.categories)
-    train_texts = [texts[row] for row in parts.train]
-    held = [texts[row] for row in np.concatenate((parts.validation, parts.test))]
+    train = [texts[row] for row in parts.train]
+    held = [texts[row] for row in parts.held_out]
     validation = slice(0, len(parts.validation))
-    with talk.progress() as advance, adapters.drafted(target) as draft:
-        watch = _Watch()
-        lora = train_lora(train_texts, classes[parts.train], count, held[validation], classes[parts.validation], recipe, advance)
-        watch.lap("lora")
-        advance("fitting the linear model", 0, 1)
-        linear = fit_linear(train_texts, classes[parts.train], count, recipe.seed)
-        watch.lap("linear")
-        exported = export_variants(lora, held, draft.folder, advance)
-        spoken = linear.logits(held)
-        by_validation = {variant: logits[validation] for variant, logits in exported.logits.items()}
-        blending = Blending.fit(by_validation, spoken[validation], classes[parts.validation])
-        metrics = _measure(labeled, parts, lora, exported, spoken, blending, watch)
-        linear.save(draft.folder / "linear.safetensors")
-        _write_rest(draft, labeled, parts, columns, lora, exported, spoken, blending, metrics, target.name)
-    return Fitted(adapters.load(target), metrics)
+    lora = train_lora(train, classes[parts.train], count, held[validation], classes[parts.validation], recipe, advance)
+    lora_done = time.perf_counter()
+    advance("fitting the linear model", 0, 1)
+    linear = fit_linear(train, classes[parts.train], count, recipe.seed)
+    linear_done = time.perf_counter()
+    exported = export_variants(lora, held, folder, advance)
+    linear_logits = linear.logits(held)
+    by_validation = {variant: logits[validation] for variant, logits in exported.logits.items()}
+    return Learned(
+        lora=lora,
+        exported=exported,
+        linear=linear,
+        linear_logits=linear_logits,
+        blending=Blending.fit(by_validation, linear_logits[validation], classes[parts.validation]),
+        lora_seconds=lora_done - started,
+        linear_seconds=linear_done - lora_done,
+        seconds=time.perf_counter() - started,
+    )
 
 
-class _Watch:
-    """Seconds of each stage."""
-
-    def __init__(self) -> None:
-        self.start = self._last = time.perf_counter()
-        self.laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name], self._last = now - self._last, now
-
-    @property
-    def total(self) -> float:
-        return time.perf_counter() - self.start
-
-
-def _measure(
-    labeled: Products, parts: Split, lora: Trained, exported: Exported, spoken: Array, blending: Blending, watch: _Watch
-) -> Metrics:
+def _measure(labeled: Labeled, parts: Split, learned: Learned) -> Metrics:
+    """The scores of the test rows, by the variant that serves."""
     from catcli.evaluation.scores import evaluate
 
-    names, test = labeled.categories.names, slice(len(parts.validation), None)
-    serving, truth = exported.logits[exported.serves][test], labeled.classes[parts.test]
+    names, test, truth = labeled.categories.names, slice(len(parts.validation), None), labeled.classes[parts.test]
+    serves, blending = learned.exported.serves, learned.blending
+    lora, linear = learned.exported.logits[serves][test], learned.linear_logits[test]
     return Metrics(
         rows=Rows(
             read=labeled.read,
@@ -209,73 +224,69 @@ def _measure(
             test=len(parts.test),
         ),
         rare_categories=tuple(names[number] for number in parts.rare),
-        variant=exported.serves,
-        blend=evaluate(blending.scores(serving, spoken[test], exported.serves), truth, names),
-        lora=evaluate(np.float32(blending.lora_alone) * serving, truth, names),
-        linear=evaluate(np.float32(blending.linear_alone) * spoken[test], truth, names),
-        parity=exported.parity,
-        int8=exported.int8,
+        variant=serves,
+        blend=evaluate(blending.scores(lora, linear, serves), truth, names),
+        lora=evaluate(np.float32(blending.lora_alone) * lora, truth, names),
+        linear=evaluate(np.float32(blending.linear_alone) * linear, truth, names),
+        parity=learned.exported.parity,
+        int8=learned.exported.int8,
         training=Training(
-            device=lora.device,
-            epochs=tuple(EpochScores(**vars(epoch)) for epoch in lora.epochs),
-            lora_seconds=watch.laps["lora"],
-            linear_seconds=watch.laps["linear"],
-            seconds=watch.total,
-            trained=lora.trained_parameters,
-            total=lora.total_parameters,
+            device=learned.lora.device,
+            epochs=tuple(EpochScores(**vars(epoch)) for epoch in learned.lora.epochs),
+            lora_seconds=learned.lora_seconds,
+            linear_seconds=learned.linear_seconds,
+            seconds=learned.seconds,
+            trained=learned.lora.trained_parameters,
+            total=learned.lora.total_parameters,
         ),
     )
 
 
-def _write_rest(
-    draft: adapters.Draft,
-    labeled: Products,
-    parts: Split,
-    columns: Columns,
-    lora: Trained,
-    exported: Exported,
-    spoken: Array,
-    blending: Blending,
-    metrics: Metrics,
-    name: str,
-) -> None:
-    """Everything of the folder but the models: what `predict` and `report` read beside them."""
+def _write(draft: adapters.Draft, labeled: Labeled, parts: Split, columns: Columns, learned: Learned, metrics: Metrics) -> None:
+    """Everything of the folder that the export has not written."""
+    names, recipe, exported = labeled.categories.names, learned.lora.recipe, learned.exported
+    draft.manifest = _manifest(labeled, columns, learned)
+    held = HeldOut(
+        texts=[labeled.texts[row] for row in parts.held_out],
+        parts=["validation"] * len(parts.validation) + ["test"] * len(parts.test),
+        classes=labeled.classes[parts.held_out],
+        lora=exported.logits[exported.serves],
+        linear=learned.linear_logits,
+    )
+    held.save(draft.folder / "heldout.parquet", names)
+    save_probe(draft.folder / "probe.parquet", held.texts[:PROBE_ROWS], exported.probe)
+    learned.linear.save(draft.folder / "linear.safetensors")
+    shutil.copyfile(learned.lora.tokenizer.file, draft.folder / "tokenizer.json")
+    for name, text in {
+        "recipe.json": recipe.model_dump_json(indent=2) + "\n",
+        "metrics.json": metrics.model_dump_json(indent=2) + "\n",
+        "README.md": card.model_card(draft.name, draft.manifest, metrics, recipe),
+    }.items():
+        (draft.folder / name).write_text(text, encoding="utf-8")
+
+
+def _manifest(labeled: Labeled, columns: Columns, learned: Learned) -> adapters.Manifest:
     from catcli.models.backbones import BACKBONES
 
-    base = BACKBONES[lora.recipe.base]
-    rows = np.concatenate((parts.validation, parts.test))
-    variants = {
-        variant: adapters.Served(file=exported.files[variant], temperature=blending.temperatures[variant]) for variant in exported.logits
-    }
-    draft.manifest = adapters.Manifest(
+    base, exported, blending = BACKBONES[learned.lora.recipe.base], learned.exported, learned.blending
+    return adapters.Manifest(
         format=adapters.FORMAT,
         created=adapters.now(),
         base=adapters.Base(name=base.name, hub=base.hub, sha256=base.sha256),
-        method=lora.recipe.method,
+        method=learned.lora.recipe.method,
         label=columns.label,
         text=columns.text,
         group=columns.group,
         categories=labeled.categories.names,
-        max_tokens=lora.tokenizer.max_tokens,
+        max_tokens=learned.lora.tokenizer.max_tokens,
         pad_id=base.pad_id,
         blend=adapters.Blend(lora=blending.lora, linear=blending.linear),
-        variants=variants,
+        variants={
+            variant: adapters.Served(file=file, temperature=blending.temperatures[variant]) for variant, file in exported.files.items()
+        },
         files={},
         versions=adapters.versions(),
     )
-    heldout = HeldOut(
-        texts=[labeled.texts[row] for row in rows],
-        parts=["validation"] * len(parts.validation) + ["test"] * len(parts.test),
-        classes=labeled.classes[rows],
-        lora=exported.logits[exported.serves],
-        linear=spoken,
-    )
-    heldout.save(draft.folder / "heldout.parquet", labeled.categories.names)
-    save_probe(draft.folder / "probe.parquet", heldout.texts[:PROBE_ROWS], exported.probe)
-    shutil.copyfile(base.tokenizer, draft.folder / "tokenizer.json")
-    (draft.folder / "recipe.json").write_text(lora.recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (draft.folder / "metrics.json").write_text(metrics.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (draft.folder / "README.md").write_text(card.model_card(name, draft.manifest, metrics, lora.recipe), encoding="utf-8")
 
 
 def _show(fitted: Fitted, as_json: bool, talk: Talk) -> None:

@@ -26,6 +26,11 @@ class Split:
     test: Rows
     rare: tuple[int, ...]
 
+    @property
+    def held_out(self) -> Rows:
+        """Validation rows, then test rows."""
+        return np.concatenate((self.validation, self.test))
+
 
 def text_key(text: str) -> str:
     """What makes two texts one product where no column does: the text in lower case without punctuation."""

@@ -14,7 +14,7 @@ from catcli.adapter import Adapter, Variant
 from catcli.errors import AdapterError
 from catcli.runtime.blend import Array, blend
 from catcli.runtime.ngrams import LinearModel
-from catcli.runtime.session import CPU, Session
+from catcli.runtime.session import CPU, Session, cuda_is_there
 from catcli.runtime.tokens import Tokenizer
 
 SLAB = 2**22
@@ -23,8 +23,8 @@ SLAB = 2**22
 PROBE_ROWS = 16
 """Rows whose logits an adapter carries, to be computed again where it is used."""
 
-INT8_AGREEMENT = 0.9
-"""Share of the probe rows in which int8 has to find the category that it found where the adapter was made."""
+AGREEMENT = 0.9
+"""Share of the probe rows in which a reduced precision has to find the category that was found where the adapter was made."""
 
 FP32_TOLERANCE = 1e-2
 """Logits of one float32 model on two processors differ by rounding, some 1e-5; more than this is another model."""
@@ -71,9 +71,9 @@ class Labeler:
 
     def _open(self, adapter: Adapter, device: str, variant: Variant | None, probe: pl.DataFrame) -> tuple[Variant, Session]:
         served = adapter.manifest.variants
-        session = (
-            Session(adapter.file(served["fp32"].file), device) if device != "cpu" or variant == "fp32" or "int8" not in served else None
-        )
+        # int8 is for CPUs: where it will serve, the larger file is not even opened.
+        may_serve_int8 = "int8" in served and variant != "fp32" and device != "cuda" and (device == "cpu" or not cuda_is_there())
+        session = None if may_serve_int8 else Session(adapter.file(served["fp32"].file), device)
         if session is not None and session.fell_back:
             self.notes.append("ONNX Runtime did not get the GPU and labels on the CPU; 'catcli doctor' shows what is missing.")
         if variant != "fp32" and "int8" in served and (session is None or session.provider == CPU):
@@ -92,8 +92,9 @@ class Labeler:
     def _agrees(self, session: Session, probe: pl.DataFrame, variant: Variant) -> bool:
         there = probe[variant].to_numpy()
         here = lora_logits(self._tokenizer, session, probe["text"].to_list())
-        if variant == "int8":  # rounding to int8 differs between instruction sets; its categories must not, but for a near tie
-            return bool((here.argmax(1) == there.argmax(1)).mean() >= INT8_AGREEMENT)
+        if variant == "int8" or session.provider != CPU:
+            # int8 rounds otherwise on other instruction sets, and a GPU multiplies in TF32; their categories agree, but for a near tie.
+            return bool((here.argmax(1) == there.argmax(1)).mean() >= AGREEMENT)
         return bool(np.abs(here - there).max(initial=0.0) <= FP32_TOLERANCE)
 
     @property

@@ -29,7 +29,7 @@ class Session:
             AdapterError: ONNX Runtime cannot load the file.
         """
         providers = [CPU]
-        if device != "cpu" and CUDA in onnxruntime.get_available_providers() and has_gpu():
+        if device != "cpu" and cuda_is_there():
             # The CUDA and cuDNN libraries may lie in pip packages; preload_dlls finds them there without torch.
             onnxruntime.preload_dlls()
             providers = [CUDA, CPU]
@@ -56,6 +56,11 @@ class Session:
         """Logits *(rows, classes)*, float32."""
         feeds = {"input_ids": batch.ids, "attention_mask": batch.mask}
         return np.asarray(self._session.run(["logits"], feeds)[0], dtype=np.float32)
+
+
+def cuda_is_there() -> bool:
+    """Whether it is worth asking for CUDA: this build has the provider and the machine a device. What a session gets shows afterwards."""
+    return CUDA in onnxruntime.get_available_providers() and has_gpu()
 
 
 def has_gpu() -> bool:

@@ -33,6 +33,7 @@ class Tokenizer:
         self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
+        self.file = file
         self.max_tokens = max_tokens
         self.pad_id = pad_id
 
