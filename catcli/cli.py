@@ -69,7 +69,8 @@ def sentences(command: Callable[P, object]) -> Callable[P, None]:
         signal.signal(signal.SIGTERM, _terminate)
         try:
             command(*args, **kwargs)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed by the caller (>&-)
+                sys.stdout.flush()
         except CatcliError as error:
             _stop(str(error), error.exit_code)
         except KeyboardInterrupt:

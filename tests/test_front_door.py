@@ -129,6 +129,14 @@ def test_a_signal_ends_with_a_sentence_and_leaves_nothing_half_written(
     assert [path.name for path in tmp_path.iterdir()] == ["long.csv"]
 
 
+@pytest.mark.parametrize("command", [("report",), ("doctor",), ("adapters", "list"), ("adapters", "show", "small")])
+def test_verbose_says_more_and_quiet_only_results(shop: Shop, command: tuple[str, ...]) -> None:
+    plain, more, less = (catcli(*command, *flag, cwd=shop.folder, check=True) for flag in ((), ("-v",), ("-q",)))
+    assert plain.stdout == more.stdout == less.stdout
+    assert len(more.stderr) > len(plain.stderr)
+    assert less.stderr == ""
+
+
 def test_streams_that_cannot_be_used_get_a_sentence(shop: Shop, tmp_path: Path) -> None:
     start = f"{sys.executable} -m catcli"
     for line, sentence in (

@@ -29,6 +29,7 @@ def list_adapters(*, as_json: bool = False, talk: Talk | None = None) -> list[ad
             talk.warn(str(error))
             continue
         good.append(found)
+        talk.detail(f"{found.name}: {found.folder.resolve()}")
         numbers = (metrics.blend.accuracy, metrics.blend.macro.f1)
         facts.append({"name": found.name, "categories": len(found.manifest.categories), "accuracy": numbers[0], "macro_f1": numbers[1]})
         cells = (f"{len(found.manifest.categories):,}", *map(tables.share, numbers), f"{found.manifest.created:%Y-%m-%d %H:%M}")
@@ -62,6 +63,8 @@ def show_adapter(name: str, *, as_json: bool = False, talk: Talk | None = None) 
         "files": f"{len(manifest.files)}, {size / 2**20:.0f} MiB, every SHA-256 as written",
     }
     talk.out.print(tables.facts(found.name, facts))
+    for file, digest in manifest.files.items():
+        talk.detail(f"{digest}  {file}")
     return found
 
 
@@ -79,6 +82,7 @@ def remove_adapter(name: str, *, talk: Talk | None = None) -> None:
     if folder.parent.resolve() != adapters.store().resolve() or not (folder / adapters.MANIFEST).is_file():
         adapters.named(name)  # says what there is, where there is no such adapter
         raise AdapterError(f"{name!r} is not in {adapters.store()}; delete a folder elsewhere by hand.")
+    talk.detail(f"removing {folder.resolve()}")
     try:
         shutil.rmtree(folder)
     except OSError as error:

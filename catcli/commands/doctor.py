@@ -17,6 +17,8 @@ from catcli.reporting import tables
 
 def doctor(*, as_json: bool = False, talk: Talk | None = None) -> dict[str, str]:
     """Look at the processor, the GPU as torch and ONNX Runtime see it, the embedded model and the versions; problems are named."""
+    import onnxruntime
+
     talk = talk or Talk.silent()
     facts = {
         "python": f"{platform.python_version()} at {sys.executable}",
@@ -30,6 +32,7 @@ def doctor(*, as_json: bool = False, talk: Talk | None = None) -> dict[str, str]
         print(json.dumps(facts))
         return facts
     talk.out.print(tables.facts("catcli doctor", facts))
+    talk.detail(f"providers that this build of onnxruntime lists: {', '.join(onnxruntime.get_available_providers())}")
     return facts
 
 

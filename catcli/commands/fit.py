@@ -170,6 +170,10 @@ class Learned:
 def _train_and_write(labeled: Labeled, parts: Split, columns: Columns, recipe: Recipe, target: Path, talk: Talk) -> Fitted:
     with talk.progress() as advance, adapters.drafted(target) as draft:
         learned = _learn(labeled, parts, recipe, draft.folder, advance)
+        for number, epoch in enumerate(learned.lora.epochs, 1):
+            losses = f"training loss {epoch.train_loss:.4f}, validation loss {epoch.validation_loss:.4f}"
+            talk.detail(f"epoch {number}: {losses}, accuracy {epoch.validation_accuracy:.4f}, {epoch.seconds:.1f} s")
+        talk.detail(f"blend: {learned.blending.lora:.3f} x LoRA's logits + {learned.blending.linear:.3f} x the linear model's")
         metrics = _measure(labeled, parts, learned)
         _write(draft, labeled, parts, columns, learned, metrics)
     return Fitted(adapters.load(target), metrics)

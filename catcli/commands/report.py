@@ -27,6 +27,7 @@ def report(name: str | None = None, *, as_json: bool = False, talk: Talk | None 
         return metrics
     if name is None:
         talk.say(f"the newest adapter of {adapters.store()}: {chosen.name}")
+    talk.detail(f"{chosen.folder.resolve()}, made {chosen.manifest.created:%Y-%m-%d %H:%M} UTC")
     examples = confused_examples(chosen)
     took = metrics.training
     parts: list[RenderableType] = [
