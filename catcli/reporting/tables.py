@@ -62,18 +62,16 @@ def facts(title: str, values: Mapping[str, str]) -> Table:
     return made
 
 
-def overall(metrics: Metrics) -> Table:
+def overall(metrics: Metrics) -> Group:
     """Accuracy, F1 and log loss of the blend, LoRA and the linear model, a line each."""
     count = len(metrics.rare_categories)
     made = table("Held-out scores", "", "accuracy", "macro F1", "weighted F1", "log loss")
-    made.caption = f"{metrics.blend.rows:,} test rows that no model learned from" + (
-        f"; {count} rare categories not scored" if count else ""
-    )
-    made.caption_justify = "left"
     for name, title in MODELS.items():
         scores: Scores = getattr(metrics, name)
         made.add_row(title, *map(share, (scores.accuracy, scores.macro.f1, scores.weighted.f1, scores.log_loss)))
-    return made
+    # Not the table's own caption, which would break at the table's width.
+    caption = f"{metrics.blend.rows:,} test rows that no model learned from" + (f"; {count} rare categories not scored" if count else "")
+    return Group(made, Text(caption, style="dim italic"))
 
 
 def averages(metrics: Metrics) -> Table:
