@@ -292,7 +292,7 @@ def doctor(as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False
 @store.command("list", epilog="Example:\n\n  catcli adapters list")
 @sentences
 def list_adapters(as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False) -> None:
-    """The adapters of the store, the newest first."""
+    """The adapters of the store, by name."""
     from catcli.commands.adapters import list_adapters as run
 
     run(as_json=as_json, talk=talk(quiet, verbose))

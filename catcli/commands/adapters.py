@@ -15,7 +15,7 @@ from catcli.reporting import tables
 
 
 def list_adapters(*, as_json: bool = False, talk: Talk | None = None) -> list[adapters.Adapter]:
-    """Every adapter of the store, newest first; a damaged one is named as such."""
+    """Every adapter of the store by name; a damaged one is named as such."""
     talk = talk or Talk.silent()
     made = tables.table(f"Adapters in {adapters.store()}", "name", "categories", "accuracy", "macro F1", "made")
     good: list[adapters.Adapter] = []

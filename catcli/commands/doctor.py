@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 import tempfile
@@ -37,13 +36,14 @@ def doctor(*, as_json: bool = False, talk: Talk | None = None) -> dict[str, str]
 
 
 def _processor() -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from catcli.runtime.session import cores
+
     flags: set[str] = set()
     info = Path("/proc/cpuinfo")
     if info.exists():
         flags = {word for line in info.read_text().splitlines() if line.startswith("flags") for word in line.split()}
     known = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16") if flag in flags]
-    return f"{cores} cores, {platform.machine()} {' '.join(known)}".strip()
+    return f"{cores()} cores, {platform.machine()} {' '.join(known)}".strip()
 
 
 def _gpu() -> dict[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from catcli import adapter as adapters
 from catcli.commands.talk import Talk
 from catcli.errors import OutputError, ProductsError, UsageError, listed
-from catcli.products.columns import find, folded
+from catcli.products.columns import alike, find
 from catcli.products.read import Source, open_source
 from catcli.products.text import is_textual
 from catcli.products.write import open_output, output_format
@@ -99,7 +99,8 @@ def _plan(
     asked = _mapping(text, wanted, columns, source.name)
     matched: list[str | None] = []
     for trained in wanted:
-        column = asked.get(trained) or _matching(trained, columns)
+        same = alike(trained, columns)
+        column = asked.get(trained) or (same[0] if len(same) == 1 else None)
         if column is None and not allow_missing:
             raise ProductsError(
                 f"{source.name} has no column {trained!r}, which the adapter reads; say which one it is with --text {trained}=COLUMN "
@@ -125,13 +126,6 @@ def _mapping(text: Sequence[str], wanted: Sequence[str], columns: Sequence[str],
             raise UsageError(f"--text {pair}: write TRAINED=COLUMN, for example --text {wanted[0]}={pair}.")
         asked[find(trained, wanted, "--text", "the adapter")] = find(column, columns, "--text", where)
     return asked
-
-
-def _matching(trained: str, columns: Sequence[str]) -> str | None:
-    if trained in columns:
-        return trained
-    alike = [column for column in columns if folded(column) == folded(trained)]
-    return alike[0] if len(alike) == 1 else None
 
 
 def _show(summary: Summary, output: str, min_confidence: float, as_json: bool, labeler: Labeler, talk: Talk) -> None:

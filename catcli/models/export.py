@@ -152,14 +152,14 @@ def export_variants(trained: Trained, texts: Sequence[str], folder: Path, advanc
     advance("exporting to ONNX", 0, 1)
     to_onnx(saved, folder / FILES["fp32"])
     session = Session(folder / FILES["fp32"], "cpu")
-    parity.append(_compare("ONNX fp32", reference, lora_logits(tokenizer, session, texts[:PARITY_ROWS])))
+    logits: dict[Variant, Array] = {"fp32": lora_logits(tokenizer, session, texts)}
+    parity.append(_compare("ONNX fp32", reference, logits["fp32"][:PARITY_ROWS]))
     for form in parity:
         if not form.largest_difference <= TOLERANCE:  # so that a difference that is no number does not pass
             raise GateMissed(
                 f"parity: the {form.form} model's logits differ from the saved adapter's by up to {form.largest_difference:.1e}, more than "
                 f"{TOLERANCE:.0e}; nothing was written. Check the installed versions with 'catcli doctor'."
             )
-    logits: dict[Variant, Array] = {"fp32": lora_logits(tokenizer, session, texts)}
     advance("quantizing to int8", 0, 1)
     to_int8(folder / FILES["fp32"], folder / FILES["int8"])
     quantized = Session(folder / FILES["int8"], "cpu")

@@ -45,19 +45,22 @@ def folded(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
+def alike(name: str, columns: Sequence[str]) -> list[str]:
+    """The very column of that name, else all that differ from it just by case, blanks or punctuation."""
+    return [name] if name in columns else [column for column in columns if folded(column) == folded(name)]
+
+
 def find(name: str, columns: Sequence[str], option: str, where: str) -> str:
     """The column that ``name`` means: the very one, else the only one that differs just by case, blanks or punctuation.
 
     Raises:
         ProductsError: there is none, or there are several.
     """
-    if name in columns:
-        return name
-    alike = [column for column in columns if folded(column) == folded(name)]
-    if len(alike) == 1:
-        return alike[0]
-    if alike:
-        raise ProductsError(f"{option} {name!r} fits the columns {listed(alike)} of {where}; write the one you mean as it stands there.")
+    found = alike(name, columns)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ProductsError(f"{option} {name!r} fits the columns {listed(found)} of {where}; write the one you mean as it stands there.")
     raise ProductsError(f"{option} {name!r}: {where} has no such column{close_to(name, columns)}; its columns are {listed(columns, 30)}.")
 
 
@@ -137,10 +140,12 @@ def _find_text(sample: pl.DataFrame, label: str, where: str) -> tuple[tuple[str,
     named: dict[str, int] = {}
     prose: list[str] = []
     for name in sample.columns:
-        if name == label or not _is_text(sample, name):
+        if name == label:
             continue
-        if gives_away(sample, name, label):
+        if gives_away(sample, name, label):  # asked of codes too: that they are no text is not why they are left out
             left_out[name] = "it gives the label away"
+            continue
+        if not _is_text(sample, name):
             continue
         words = _words(name)
         ranks = [_TEXT_WORDS[word] for word in words if word in _TEXT_WORDS]
@@ -150,10 +155,6 @@ def _find_text(sample: pl.DataFrame, label: str, where: str) -> tuple[tuple[str,
             named[name] = min(ranks)
         elif _is_prose(cells_of(sample, name)):
             prose.append(name)
-    for name in sample.columns:  # columns of codes that settle the label are named too: that they are no text is not why
-        if name not in left_out and name != label and is_textual(sample.schema[name]) and gives_away(sample, name, label):
-            left_out[name] = "it gives the label away"
-            named.pop(name, None)
     chosen = sorted(named, key=lambda name: (named[name], sample.columns.index(name))) or prose
     if not chosen:
         raise ProductsError(

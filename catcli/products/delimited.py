@@ -1,8 +1,8 @@
 """Delimited text → frames, by Python's ``csv``.
 
 Shops' exports hold unescaped inch marks (``55" TV``) that polars' and Arrow's readers stop at and Python's takes as they are meant. Its
-cells stay the text they are, so that the SKU ``00123`` remains one. Some hundred
-thousand rows a second are more than a model labels.
+cells stay the text they are, so that the SKU ``00123`` remains one. Some hundred thousand rows a second are more than a
+model labels.
 """
 
 from __future__ import annotations

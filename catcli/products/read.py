@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Literal, get_args
 
@@ -71,6 +72,12 @@ class Source:
         """The first file's name without its endings, in letters that a shell takes without quotes."""
         name = "" if self.paths[0].name.startswith(_SPOOLED) else self.paths[0].name.split(".")[0]
         return re.sub(r"[^\w-]+", "-", name).strip("-") or "products"
+
+    @cached_property
+    def scanned(self) -> tuple[pl.LazyFrame, int]:
+        """Parquet or JSON Lines as polars will stream it, and how many rows that gives; JSON Lines are read through for both, so once."""
+        frame = _scan_parquet(self) if self.format == "parquet" else _scan_json_lines(self)
+        return frame, int(frame.select(pl.len()).collect().item())
 
     def batches(self, rows: int = ROWS) -> Iterator[Batch]:
         """All rows in order, about ``rows`` at a time; where there are none, one batch that has the columns and no row."""
@@ -174,8 +181,7 @@ def _polars_batches(source: Source, rows: int) -> Iterator[Batch]:
             check_signature(path, wanted, head)
     done = 0
     try:
-        frame = _scan_parquet(source) if source.format == "parquet" else _scan_json_lines(source)
-        total = int(frame.select(pl.len()).collect().item())
+        frame, total = source.scanned
         if total == 0:
             yield Batch(frame.collect_schema().to_frame(), 1.0)
         for batch in frame.collect_batches(chunk_size=rows, maintain_order=True, lazy=True):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from rich import box
 from rich.cells import cell_len, set_cell_size
-from rich.console import Group, RenderableType
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -108,8 +108,3 @@ def parity(metrics: Metrics) -> Table:
     for form in metrics.parity:
         made.add_row(form.form, f"{form.rows:,}", f"{form.largest_difference:.1e}", f"{form.agreement:.2%}")
     return made
-
-
-def stacked(parts: Sequence[RenderableType]) -> Group:
-    """Several tables, one under the other."""
-    return Group(*parts)

@@ -34,7 +34,7 @@ class Session:
             onnxruntime.preload_dlls()
             providers = [CUDA, CPU]
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        options.intra_op_num_threads = cores()
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
@@ -56,6 +56,11 @@ class Session:
         """Logits *(rows, classes)*, float32."""
         feeds = {"input_ids": batch.ids, "attention_mask": batch.mask}
         return np.asarray(self._session.run(["logits"], feeds)[0], dtype=np.float32)
+
+
+def cores() -> int:
+    """Processors that this process may use, which in a container can be fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cuda_is_there() -> bool:
