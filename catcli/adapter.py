@@ -46,10 +46,11 @@ class Served(_Part):
 
 
 class Blend(_Part):
-    """What the logits of the two models are multiplied by before they are added."""
+    """What the logits of the two models are multiplied by before they are added, and what is added for each class besides."""
 
     lora: float
     linear: float
+    offset: tuple[float, ...] = ()
 
 
 class Manifest(_Part):

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec
 
@@ -63,6 +64,7 @@ def talk(quiet: bool, verbose: bool) -> Talk:
 
 def sentences(command: Callable[P, object]) -> Callable[P, None]:
     """Turn what a user can cause into one sentence and its exit code; anything else is a bug and keeps its traceback."""
+    again = "Run the same line again, with --resume to go on." if "resume" in signature(command).parameters else "Run the same line again."
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -74,9 +76,9 @@ def sentences(command: Callable[P, object]) -> Callable[P, None]:
         except CatcliError as error:
             _stop(str(error), error.exit_code)
         except KeyboardInterrupt:
-            _stop("interrupted; nothing was left half-written. Run the same line again.", 130)
+            _stop(f"interrupted; nothing was left half-written. {again}", 130)
         except Terminated:
-            _stop("stopped by SIGTERM; nothing was left half-written. Run the same line again.", 143)
+            _stop(f"stopped by SIGTERM; nothing was left half-written. {again}", 143)
         except BrokenPipeError:
             # The reader has gone (| head). Python would complain again when it flushes at exit: give it somewhere to flush to.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -139,8 +141,8 @@ def fit(
     rank: Annotated[int | None, typer.Option(help="LoRA: the adapters' rank.  [default: 8]")] = None,
     alpha: Annotated[int | None, typer.Option(help="LoRA: the adapters' output is scaled by alpha / rank.  [default: 16]")] = None,
     dropout: Annotated[float | None, typer.Option(help="LoRA: dropout before the adapters.  [default: 0.1]")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Most passes over the rows; 2 to 6 by their number by default.")] = None,
-    lr: Annotated[float | None, typer.Option(help="The highest learning rate.  [default: 0.001]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Most passes over the rows; 2 to 8 by their number by default.")] = None,
+    lr: Annotated[float | None, typer.Option(help="The highest learning rate.  [default: 0.002]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows of a training step.  [default: 32]")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Of AdamW, on matrices.  [default: 0.01]")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longer texts are cut; by default 99 % of them are whole, up to 128.")] = None,
@@ -148,8 +150,18 @@ def fit(
         str | None, typer.Option(help="Per cent to train, to choose and to score.  [default: 80/10/10]", metavar="A/B/C")
     ] = None,
     split_seed: Annotated[int | None, typer.Option(help="Another seed holds out other products.  [default: 0]")] = None,
+    no_refit: Annotated[
+        bool, typer.Option("--no-refit", help="Ship the models that were scored; by default they learn from all rows once more.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Of training; the split does not depend on it.  [default: 0]")] = None,
+    time_budget: Annotated[
+        str | None, typer.Option(help="What the whole fit may take, such as 90s, 10m or 2h; it trains as far as that goes.", metavar="TIME")
+    ] = None,
     device: DeviceOption = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="auto, fp32 or bf16. auto takes bf16 where the device has instructions for it.", metavar="DTYPE")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was killed.")] = False,
     recipe: Annotated[Path | None, typer.Option(help="A recipe.json to start from; options given beside it win.", metavar="FILE")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the adapter that is there.")] = False,
     input_format: InputFormat = None,
@@ -169,6 +181,9 @@ def fit(
         "group": group,
         "split": split,
         "split_seed": split_seed,
+        "refit": False if no_refit else None,
+        "time_budget": time_budget,
+        "dtype": dtype,
         "seed": seed,
         "rank": rank,
         "alpha": alpha,
@@ -189,6 +204,7 @@ def fit(
         delimiter=delimiter,
         encoding=encoding,
         as_json=as_json,
+        resume=resume,
         talk=talk(quiet, verbose),
     )
 

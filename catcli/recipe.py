@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from catcli.errors import ProductsError, UsageError
 
 Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["auto", "fp32", "bf16"]
 
 
 class Recipe(BaseModel):
@@ -31,14 +32,17 @@ class Recipe(BaseModel):
     alpha: Annotated[int, Field(ge=1)] = 16
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     epochs: Annotated[int, Field(ge=1)] | None = None
-    lr: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    lr: Annotated[float, Field(gt=0, le=1)] = 2e-3
     batch_size: Annotated[int, Field(ge=1)] = 32
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
     max_tokens: Annotated[int, Field(ge=4, le=512)] | None = None
     split: tuple[int, int, int] = (80, 10, 10)
     split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    refit: bool = True
+    time_budget: Annotated[float, Field(gt=0)] | None = None
     device: Device = "auto"
+    dtype: Dtype = "auto"
 
     @field_validator("split", mode="before")
     @classmethod
@@ -52,6 +56,18 @@ class Recipe(BaseModel):
         if len(shares) != 3 or sum(shares) != 100 or min(shares) < 1:
             raise ValueError("three whole percentages above 0 that add up to 100, such as 80/10/10")
         return shares
+
+    @field_validator("time_budget", mode="before")
+    @classmethod
+    def _seconds(cls, value: object) -> object:
+        """``90s``, ``10m`` and ``2h`` as seconds."""
+        if not isinstance(value, str):
+            return value
+        number, unit = value[:-1], value[-1:]
+        try:
+            return float(number) * {"s": 1, "m": 60, "h": 3600}[unit]
+        except (KeyError, ValueError) as error:
+            raise ValueError("write a time such as 90s, 10m or 2h") from error
 
     @classmethod
     def make(cls, **options: object) -> Recipe:

@@ -42,7 +42,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     products, catalog = folder / "products.csv", folder / "catalog.csv"
     frame.write_csv(products)
     pl.read_csv(DEMO / "catalog.csv", infer_schema=False).write_csv(catalog)
-    recipe = Recipe(epochs=1, max_tokens=24, device="cpu")
+    recipe = Recipe(epochs=1, max_tokens=24, device="cpu", refit=False)
     return Shop(folder, fit([str(products)], recipe=recipe, output=folder / "adapters" / "small"), products, catalog)
 
 

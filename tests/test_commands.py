@@ -41,21 +41,19 @@ def test_the_saved_scores_are_those_of_the_saved_rows(shop: Shop) -> None:
     manifest, metrics = shop.fitted.adapter.manifest, shop.fitted.metrics
     test = HeldOut.load(shop.fitted.adapter.file("heldout.parquet"), manifest.categories).part("test")
     temperatures = {name: variant.temperature for name, variant in manifest.variants.items()}
-    blending = Blending(manifest.blend.lora, manifest.blend.linear, 1.0, 1.0, temperatures)
+    blending = Blending(manifest.blend, 1.0, 1.0, temperatures)
     again = evaluate(blending.scores(test.lora, test.linear, metrics.variant), test.classes, manifest.categories)  # type: ignore[arg-type]
     assert again == metrics.blend
 
 
 def test_predict_gives_the_held_out_rows_the_probabilities_that_were_scored(shop: Shop) -> None:
-    from catcli.runtime.blend import softmax
+    from catcli.runtime.blend import mix, softmax
     from catcli.runtime.labeler import Labeler
 
     manifest = shop.fitted.adapter.manifest
     test = HeldOut.load(shop.fitted.adapter.file("heldout.parquet"), manifest.categories).part("test")
     temperature = manifest.variants[shop.fitted.metrics.variant].temperature  # type: ignore[index]
-    expected = softmax(
-        np.float32(manifest.blend.lora / temperature) * test.lora + np.float32(manifest.blend.linear / temperature) * test.linear
-    )
+    expected = softmax(mix(test.lora, test.linear, manifest.blend) / np.float32(temperature))
     assert np.allclose(Labeler(shop.fitted.adapter, "cpu").probabilities(test.texts), expected, atol=2e-2)
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss as sklearn_log_loss
 
-from catcli.evaluation.calibration import Blending, Classes, fit_temperature, fit_weights, log_loss
+from catcli.adapter import Blend, Variant
+from catcli.evaluation.calibration import Blending, Classes, Floats, class_shares, fit_blend, fit_temperature, fit_weights, log_loss
 from catcli.evaluation.scores import evaluate
-from catcli.runtime.blend import Array, blend, softmax
+from catcli.runtime.blend import Array, mix, softmax
 
 NAMES = ("a", "b", "c", "d")
+EVEN = np.full(4, 0.25)
 
 
 def voices(rows: int = 400, classes: int = 4) -> tuple[Array, Array, Classes]:
@@ -35,13 +39,13 @@ def test_a_blend_of_two_independent_voices_beats_each() -> None:
     )
 
 
-def test_few_rows_leave_equal_shares_and_many_decide() -> None:
+def test_few_rows_leave_the_usual_shares_and_many_decide() -> None:
     first, _, truth = voices(2000)
     noise = np.random.default_rng(1).normal(0, 1, first.shape).astype(np.float32)
 
     def relative(rows: int) -> float:
         alone = fit_weights([first[:rows]], truth[:rows])[0]
-        return fit_weights([first[:rows], noise[:rows]], truth[:rows])[0] / alone
+        return fit_blend([first[:rows], noise[:rows]], truth[:rows], (alone, 1.0), (0.5, 0.5))[0] / alone
 
     assert relative(4) < 0.75
     assert relative(2000) > 0.9
@@ -71,18 +75,39 @@ def test_the_fit_finds_the_temperature_that_made_the_rows() -> None:
 
 def test_each_variant_gets_a_temperature_of_its_own() -> None:
     first, second, truth = voices()
-    blending = Blending.fit({"fp32": first, "int8": 3 * first}, second, truth)
+    blending = Blending.fit({"fp32": first, "int8": 3 * first}, second, truth, EVEN)
     assert blending.temperatures["fp32"] == pytest.approx(1.0, abs=0.15)
     assert blending.temperatures["int8"] > 1.5
-    mixed = blending.lora * first + blending.linear * second
+    mixed = mix(first, second, blending.blend)
     assert np.allclose(blending.scores(first, second, "fp32") * blending.temperatures["fp32"], mixed, atol=1e-4)
+
+
+def test_in_the_blend_lora_does_without_what_the_shares_say() -> None:
+    first, second, truth = voices()
+    shares = class_shares(np.array([0] * 8 + [1, 1]), np.ones(10, np.float32), 4)
+    assert shares.tolist() == pytest.approx([8 / 14, 2 / 14, 2 / 14, 2 / 14])  # a class without rows counts as the rarest
+    even, skewed = (Blending.fit({"fp32": first}, second, truth, given) for given in (EVEN, shares))
+    assert np.ptp(even.blend.offset) == 0
+    assert skewed.blend.offset[0] < skewed.blend.offset[1] == skewed.blend.offset[3]
+    # As much as LoRA's calibrated logits say of the shares, in LoRA's part of the blend.
+    expected = skewed.blend.lora / skewed.lora_alone * np.log(shares[1] / shares[0])
+    assert skewed.blend.offset[0] - skewed.blend.offset[1] == pytest.approx(expected, abs=1e-5)
+
+
+def test_out_of_fold_rows_set_the_linear_model_s_scale_where_validation_rows_are_few() -> None:
+    first, second, truth = voices()
+    few: tuple[Mapping[Variant, Array], Array, Classes, Floats] = ({"fp32": first[:6]}, second[:6], truth[:6], EVEN)
+    known = 1 / fit_temperature(second, truth)
+    alone, crossed = Blending.fit(*few).linear_alone, Blending.fit(*few, (second[6:], truth[6:])).linear_alone
+    assert abs(crossed - known) < abs(alone - known)
+    assert crossed == pytest.approx(known, rel=1e-3)
 
 
 @settings(deadline=None)
 @given(st.lists(st.lists(st.floats(-1e4, 1e4, width=32), min_size=3, max_size=3), min_size=1, max_size=5))
 def test_probabilities_are_probabilities(rows: list[list[float]]) -> None:
     scores = np.array(rows, np.float32)
-    probabilities = blend([scores, scores], [0.5, 2.0], 1.5)
+    probabilities = softmax(mix(scores, scores, Blend(lora=0.5, linear=2.0, offset=(0.1, 0.0, -0.1))) / np.float32(1.5))
     assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
     assert (probabilities >= 0).all()
 

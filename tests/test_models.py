@@ -15,12 +15,16 @@ from peft import PeftModel
 from transformers import AutoModel, BertConfig, BertModel
 
 from catcli.errors import AdapterError, DeviceError, GateMissed, TrainingError
-from catcli.models import export
+from catcli.models import export, training
 from catcli.models.backbones import BACKBONES, Backbone
+from catcli.models.checkpoint import Checkpoint
 from catcli.models.classifier import Classifier, parameters, pick_device
 from catcli.models.export import judge_int8, to_int8, to_onnx
-from catcli.models.lora import add_adapters, load_adapter, merge, save_adapter
-from catcli.models.training import Trainer, batches_of_like_length, default_epochs, fitting_max_tokens
+from catcli.models.lora import RowDropout, add_adapters, load_adapter, merge, save_adapter
+from catcli.models.probe import fit_probe
+from catcli.models.reading import read, tensors
+from catcli.models.training import Task, Tell, Trained, Trainer, batches_of_like_length, default_epochs, duration, fitting_max_tokens
+from catcli.products.examples import Examples
 from catcli.recipe import Recipe
 from catcli.runtime.blend import Array
 from catcli.runtime.session import Session
@@ -72,8 +76,8 @@ def logits(classifier: Classifier, ids: torch.Tensor, mask: torch.Tensor) -> Arr
 def test_only_adapters_and_head_are_trained(trained: Classifier) -> None:
     learning = {name for name, parameter in trained.named_parameters() if parameter.requires_grad}
     assert all("lora_" in name or name.startswith("head.") for name in learning)
-    # In the upper of two blocks six linear layers; A and B of rank 4; and the head.
-    sizes = 4 * 4 * (32 + 32) + 2 * 4 * (32 + 64)
+    # In the upper of two blocks three linear layers; A and B of rank 4; and the head.
+    sizes = 4 * (32 + 32) + 2 * 4 * (32 + 64)
     assert not any(".layer.0." in name for name in learning)
     assert parameters(trained)[0] == sizes + 32 * CLASSES + CLASSES
 
@@ -141,15 +145,13 @@ def test_int8_stays_only_where_it_labels_alike_and_is_faster() -> None:
 def test_a_merge_that_changes_logits_is_caught(
     tmp_path: Path, base: Backbone, trained: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from catcli.models.training import Trained
-
     def broken(classifier: Classifier) -> None:
         merge(classifier)
         classifier.head.bias.data += 1
 
     monkeypatch.setattr(export, "merge", broken)
     monkeypatch.setattr(export, "BACKBONES", {"minilm": base})
-    whole = Trained(trained, Tokenizer(base.tokenizer, 16), Recipe(rank=4), "cpu", (), 0, 0)
+    whole = Trained(trained, Tokenizer(base.tokenizer, 16), Recipe(rank=4), "cpu", (), 1.0, 1.0, 0, 0)
     with pytest.raises(GateMissed, match="parity: the merged model's logits differ from the saved adapter's by up to 1.0e"):
         export.export_variants(whole, ["a mug", "a drill"], tmp_path, lambda *_: None)
 
@@ -159,13 +161,12 @@ def test_logits_that_are_no_numbers_do_not_pass_the_gate() -> None:
     assert not broken.largest_difference <= export.TOLERANCE
 
 
-def test_a_training_that_diverges_gets_a_sentence(base: Backbone) -> None:
-    learner = trainer(base)
+def test_a_training_that_diverges_gets_a_sentence(base: Backbone, tmp_path: Path) -> None:
+    learner, task = trainer(base)
     with torch.no_grad():
         learner.classifier.head.weight.fill_(float("inf"))
-    ids = learner.tokenizer.encode(TEXTS)
-    with pytest.raises(TrainingError, match=r"training diverged: the loss is nan in epoch 1 of 3; try a lower --lr than 0\.005"):
-        learner.train(ids, TRUTH, ids, TRUTH)
+    with pytest.raises(TrainingError, match=r"training diverged: the loss is nan in pass 1 of 3; try a lower --lr than 0\.005"):
+        learner.train(task, checkpoint(tmp_path), None)
 
 
 def test_weights_that_are_not_the_published_ones_are_refused(base: Backbone) -> None:
@@ -186,45 +187,165 @@ def test_the_embedded_model_is_the_published_one() -> None:
         )
 
 
-def trainer(base: Backbone, epochs: int = 3, seed: int = 0) -> Trainer:
-    torch.manual_seed(seed)
-    classifier = Classifier(base.load(), 2)
-    recipe = Recipe(epochs=epochs, batch_size=8, rank=4, lr=5e-3, seed=seed)
-    add_adapters(classifier, base, recipe)
-    return Trainer(classifier, Tokenizer(base.tokenizer, 12), recipe, torch.device("cpu"), lambda *_: None)
-
-
 TEXTS = [f"{('blue mug', 'red drill')[row % 2]} {row}" for row in range(40)]
-TRUTH = np.array([row % 2 for row in range(40)])
+ROWS = Examples.of(TEXTS, np.array([row % 2 for row in range(40)]))
+CPU = torch.device("cpu")
 
 
-def test_training_learns_and_ends_with_the_best_epoch(base: Backbone) -> None:
-    learner = trainer(base)
-    ids = learner.tokenizer.encode(TEXTS)
-    epochs = learner.train(ids[:30], TRUTH[:30], ids[30:], TRUTH[30:])
-    best = min(epoch.validation_loss for epoch in epochs)
-    held = torch.nn.functional.cross_entropy(torch.from_numpy(learner.logits(ids[30:])), torch.from_numpy(TRUTH[30:]))
-    assert held.item() == pytest.approx(best, abs=1e-5)
+def trainer(
+    base: Backbone, *, cached: bool = True, held: int = 10, seconds: float | None = None, **options: object
+) -> tuple[Trainer, Task]:
+    """A trainer of a fresh classifier, and its task: the last rows are held out."""
+    recipe = Recipe.model_validate({"epochs": 3, "batch_size": 8, "rank": 4, "lr": 5e-3, **options})
+    torch.manual_seed(recipe.seed)
+    classifier = Classifier(base.load(), 2)
+    add_adapters(classifier, base, recipe)
+    reading = read(base, Tokenizer(base.tokenizer, 12), TEXTS, CPU, bf16=False, advance=lambda *_: None)
+    if not cached:
+        reading = replace(reading, trunk=None)
+    learn = np.arange(len(TEXTS) - held)
+    task = Task(reading, ROWS, learn, np.arange(len(learn), len(TEXTS)), 2, seconds)
+    return Trainer(classifier, base, recipe, CPU, Tell()), task
+
+
+def checkpoint(folder: Path, fingerprint: str = "this run") -> Checkpoint:
+    return Checkpoint(folder / "checkpoint.safetensors", fingerprint)
+
+
+def weights(learner: Trainer) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in learner.learning.items()}
+
+
+def alike(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float = 0.0) -> bool:
+    return all(torch.allclose(one[name], other[name], rtol=0, atol=tolerance) for name in one)
+
+
+def test_training_learns_and_ends_with_the_best_epoch(base: Backbone, tmp_path: Path) -> None:
+    learner, task = trainer(base, lr=2e-2)
+    epochs, passes, of = learner.train(task, checkpoint(tmp_path), None)
+    losses = [epoch.validation_loss for epoch in epochs if epoch.validation_loss is not None]
+    scores = learner.classifier(*tensors(task.reading.tokenizer.padded(task.reading.ids, task.held.tolist()), CPU))["logits"]
+    held = torch.nn.functional.cross_entropy(scores, torch.from_numpy(ROWS.classes[task.held]))
+    assert held.item() == pytest.approx(min(losses), abs=2e-3)
+    assert (passes, of) == (float(np.argmin(losses)) + 1, 3.0)
     assert epochs[-1].train_loss < epochs[0].train_loss
 
 
-def test_the_same_seed_gives_the_same_adapter(base: Backbone) -> None:
+def test_the_same_seed_gives_the_same_adapter(base: Backbone, tmp_path: Path) -> None:
     runs = []
-    for seed in (0, 0, 1):
-        learner = trainer(base, epochs=1, seed=seed)
-        ids = learner.tokenizer.encode(TEXTS)
-        learner.start_head(ids, TRUTH)
-        learner.train(ids[:30], TRUTH[:30], ids[30:], TRUTH[30:])
-        runs.append(learner.logits(ids))
-    assert np.array_equal(runs[0], runs[1])
-    assert not np.array_equal(runs[0], runs[2])
+    for number, seed in enumerate((0, 0, 1)):
+        learner, task = trainer(base, epochs=1, seed=seed)
+        learner.train(task, checkpoint(tmp_path / str(number)), None)
+        runs.append(weights(learner))
+    assert alike(runs[0], runs[1])
+    assert not alike(runs[0], runs[2])
+
+
+def test_a_training_that_begins_above_the_lower_blocks_learns_the_same(base: Backbone, tmp_path: Path) -> None:
+    learned = []
+    for cached in (True, False):
+        learner, task = trainer(base, cached=cached, dropout=0.0)
+        assert (task.reading.trunk is not None) == cached
+        learner.train(task, checkpoint(tmp_path / str(cached)), None)
+        learned.append(weights(learner))
+    assert alike(learned[0], learned[1], tolerance=2e-3)  # what enters the lowest adapter is kept in half precision
+    assert not alike(learned[0], weights(trainer(base, dropout=0.0)[0]), tolerance=2e-3)
+
+
+def test_a_backbone_is_whole_again_after_training(base: Backbone, tmp_path: Path) -> None:
+    learner, task = trainer(base, epochs=1)
+    learner.train(task, checkpoint(tmp_path), None)
+    assert len(base.blocks_of(learner.classifier.backbone).modules) == 2
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL in a training step."""
+
+
+@pytest.mark.parametrize("steps", [2, 4, 5, 9])
+def test_a_killed_training_goes_on_to_the_very_same_weights(
+    base: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    monkeypatch.setattr(training, "KEEP_EVERY", 0.0)  # kept after every step, of which an epoch has four
+    through, task = trainer(base)
+    expected = through.train(task, checkpoint(tmp_path / "through"), None)
+
+    killed, task = trainer(base)
+    gradient, done = killed._gradient, 0
+
+    def dies(rows: list[int]) -> float:
+        nonlocal done
+        done += 1
+        if done > steps + training.REHEARSAL + 1:
+            raise KilledError
+        return gradient(rows)
+
+    monkeypatch.setattr(killed, "_gradient", dies)
+    with pytest.raises(KilledError):
+        killed.train(task, checkpoint(tmp_path), None)
+
+    said: list[str] = []
+    again, task = trainer(base)
+    again.tell = Tell(say=said.append)
+    found = again.train(task, checkpoint(tmp_path), None)
+    assert said == [f"going on from step {steps} of 12"]
+    assert alike(weights(through), weights(again))
+    assert [epoch.validation_loss for epoch in found[0]] == [epoch.validation_loss for epoch in expected[0]]
+    assert [epoch.train_loss for epoch in found[0]] == pytest.approx([epoch.train_loss for epoch in expected[0]])
+
+
+def test_a_checkpoint_of_other_rows_or_options_is_not_taken_up(base: Backbone, tmp_path: Path) -> None:
+    learner, task = trainer(base)
+    learner.train(task, checkpoint(tmp_path, "other rows"), None)
+    assert checkpoint(tmp_path).load() is None
+    assert checkpoint(tmp_path, "other rows").load() is not None
+
+
+def test_a_refit_repeats_the_passes_that_were_best(base: Backbone, tmp_path: Path) -> None:
+    said: list[str] = []
+    learner, task = trainer(base, held=0)
+    learner.tell = Tell(say=said.append)
+    first = Trained(learner.classifier, task.reading.tokenizer, learner.recipe, "cpu", (), 2.0, 3.0, 0, 0)
+    epochs, passes, of = learner.train(task, checkpoint(tmp_path), first)
+    assert (len(epochs), passes, of) == (2, 2.0, 3.0)
+    assert epochs[-1].validation_loss is None
+    assert said[0].startswith("training: 2 passes over 40 texts, ")
+
+
+def test_a_time_budget_shortens_the_training_and_lets_the_rate_fall_within_it(
+    base: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, task = trainer(base, seconds=7.0)
+    monkeypatch.setattr(learner, "_rehearse", lambda: 1.0)
+    epochs, passes, of = learner.train(task, checkpoint(tmp_path), None)
+    assert len(epochs) == 2  # four steps, and three of the second pass
+    assert of == 7 / 4
+    assert passes <= of
 
 
 def test_the_head_starts_as_the_probe_of_the_base(base: Backbone) -> None:
-    learner = trainer(base)
-    ids = learner.tokenizer.encode(TEXTS)
-    learner.start_head(ids, TRUTH)
-    assert (learner.logits(ids).argmax(1) == TRUTH).mean() > 0.9
+    _, task = trainer(base)
+    weight, bias = fit_probe(task.reading.vectors, ROWS, 3)
+    guessed = (task.reading.vectors @ weight.T + bias).argmax(1)
+    assert (guessed == ROWS.classes).mean() > 0.9
+    assert bias[2] < bias[:2].min()  # a category without a row is possible, never favored
+
+
+def test_dropout_takes_the_same_features_from_every_token_of_a_row() -> None:
+    torch.manual_seed(0)
+    dropout = RowDropout(0.5)
+    dropped = dropout(torch.ones(3, 7, 1000))
+    assert torch.equal(dropped, dropped[:, :1].expand_as(dropped))
+    assert not torch.equal(dropped[0], dropped[1])
+    assert dropped.mean().item() == pytest.approx(1.0, abs=0.05)
+    assert torch.equal(dropout.eval()(dropped), dropped)
+
+
+def test_bf16_trains_too(base: Backbone, tmp_path: Path) -> None:
+    learner, task = trainer(base, dtype="bf16", lr=2e-2)
+    assert learner.bf16
+    epochs, _, _ = learner.train(task, checkpoint(tmp_path), None)
+    assert epochs[-1].train_loss < epochs[0].train_loss
 
 
 def test_batches_hold_every_row_once_and_texts_of_like_length() -> None:
@@ -236,7 +357,7 @@ def test_batches_hold_every_row_once_and_texts_of_like_length() -> None:
 
 
 def test_open_options_follow_the_rows() -> None:
-    assert [default_epochs(rows) for rows in (20, 2000, 100_000)] == [6, 4, 2]
+    assert [default_epochs(rows) for rows in (20, 2000, 100_000)] == [8, 4, 2]
     assert [fitting_max_tokens([length] * 10) for length in (3, 17, 500)] == [16, 24, 128]
 
 
@@ -246,3 +367,7 @@ def test_a_gpu_that_is_not_there_gets_a_sentence() -> None:
     assert pick_device("auto") == torch.device("cpu")
     with pytest.raises(DeviceError, match="--device cuda: torch sees no CUDA device here; 'catcli doctor' shows"):
         pick_device("cuda")
+
+
+def test_a_duration_is_as_precise_as_an_estimate() -> None:
+    assert [duration(seconds) for seconds in (0.2, 44.6, 200, 9000)] == ["1 s", "45 s", "3 min", "2.5 h"]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from catcli.models.linear import fit_linear
+from catcli.products.examples import Examples
 from catcli.runtime.ngrams import LinearModel, Ngrams
 
 TITLES = [
@@ -65,7 +66,7 @@ def test_a_batch_gives_what_its_texts_give_alone() -> None:
 def test_a_saved_model_gives_the_same_logits_and_never_favors_a_class_without_rows(tmp_path: Path, present: tuple[int, ...]) -> None:
     texts = [f"{('mug', 'drill', 'soap', 'lamp')[number]} no {row}" for row in range(10) for number in present]
     classes = np.array([number for _ in range(10) for number in present])
-    model = fit_linear(texts, classes, 4, seed=0)
+    model = fit_linear(Examples.of(texts, classes), 4, seed=0)
     model.save(tmp_path / "linear.safetensors")
     logits = LinearModel.load(tmp_path / "linear.safetensors").logits(["a mug", "", "drill"])
     assert np.allclose(logits, model.logits(["a mug", "", "drill"]), atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import time
@@ -12,29 +13,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from catcli import adapter as adapters
-from catcli.commands.talk import Advance, Talk
+from catcli import places
+from catcli.commands.talk import Talk
 from catcli.errors import ProductsError, listed
 from catcli.evaluation.heldout import HeldOut
 from catcli.evaluation.metrics import EpochScores, Metrics, Rows, Training
 from catcli.products.categories import Categories, is_label, look_alikes
 from catcli.products.columns import Columns, choose
+from catcli.products.labeled import Labeled
 from catcli.products.read import open_source
 from catcli.products.split import FEWEST, Split, split, text_key
 from catcli.products.text import cells_of, compose
 from catcli.recipe import Recipe
 from catcli.reporting import card, tables
-from catcli.runtime.blend import Array
 from catcli.runtime.labeler import PROBE_ROWS, save_probe
-from catcli.runtime.ngrams import LinearModel
 
 if TYPE_CHECKING:
-    from catcli.evaluation.calibration import Blending
-    from catcli.models.export import Exported
-    from catcli.models.training import Trained
+    from catcli.commands.learning import Learned
+
+
+HELPS = os.environ.get("RANK", "0") != "0"
+"""Whether this process is one that ``accelerate launch`` started beside the first: it trains, and neither speaks nor writes."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run is told beside the recipe: where it speaks, whether it goes on from a checkpoint, and when it began."""
+
+    talk: Talk
+    resume: bool
+    started: float
 
 
 @dataclass(frozen=True)
@@ -43,18 +54,6 @@ class Fitted:
 
     adapter: adapters.Adapter
     metrics: Metrics
-
-
-@dataclass(frozen=True)
-class Labeled:
-    """Labeled rows, ready to learn from: one text and one class number each."""
-
-    texts: list[str]
-    classes: npt.NDArray[np.int64]
-    keys: list[str]
-    categories: Categories
-    read: int
-    unlabeled: int
 
 
 def fit(
@@ -67,14 +66,19 @@ def fit(
     delimiter: str | None = None,
     encoding: str | None = None,
     as_json: bool = False,
+    resume: bool = False,
     talk: Talk | None = None,
 ) -> Fitted:
     """Train on ``products`` as ``recipe`` says and write the adapter to ``output``.
 
+    With ``resume`` the training of a run that was killed goes on from where it was last kept. Of the processes of ``accelerate launch``
+    only the first returns; the others end when the training does.
+
     Raises:
         CatcliError: something that the user can mend; nothing was written.
     """
-    talk = talk or Talk.silent()
+    run = Run(Talk.silent() if talk is None or HELPS else talk, resume, time.perf_counter())
+    talk = run.talk
     source = open_source(products, input_format=input_format, delimiter=delimiter, encoding=encoding)
     target = output or adapters.store() / source.stem
     adapters.check_free(target, force)
@@ -90,7 +94,7 @@ def fit(
     labeled = _labeled(frame, columns, source.name, talk)
     parts = _split(labeled, recipe, talk)
     recipe = recipe.but({"label": columns.label, "text": columns.text, "group": columns.group})
-    fitted = _train_and_write(labeled, parts, columns, recipe, target, talk)
+    fitted = _train_and_write(labeled, parts, columns, recipe, target, run)
     _show(fitted, as_json, talk)
     return fitted
 
@@ -150,66 +154,31 @@ def _split(labeled: Labeled, recipe: Recipe, talk: Talk) -> Split:
     return parts
 
 
-@dataclass(frozen=True)
-class Learned:
-    """What training gave, and what it makes of the held-out rows: validation rows first, test rows after them.
+def _train_and_write(labeled: Labeled, parts: Split, columns: Columns, recipe: Recipe, target: Path, run: Run) -> Fitted:
+    # torch, transformers and scikit-learn take seconds to import: only once the rows are known to be good.
+    from catcli.commands.learning import Learner
+    from catcli.models.training import Tell
 
-    ``linear_logits`` are the linear model's *(rows, classes)*; those of LoRA are in ``exported``.
-    """
-
-    lora: Trained
-    exported: Exported
-    linear: LinearModel
-    linear_logits: Array
-    blending: Blending
-    lora_seconds: float
-    linear_seconds: float
-    seconds: float
-
-
-def _train_and_write(labeled: Labeled, parts: Split, columns: Columns, recipe: Recipe, target: Path, talk: Talk) -> Fitted:
+    talk, checkpoints = run.talk, target.with_name(f".{target.name}.catcli-resume")
+    if HELPS:
+        Learner(labeled, parts, recipe, talk, Tell(), run.started).train(checkpoints)
+        raise SystemExit(0)
+    if not run.resume:
+        places.remove(checkpoints)
+    elif not checkpoints.exists():
+        talk.say("there is nothing to resume; the fit begins anew.")
     with talk.progress() as advance, adapters.drafted(target) as draft:
-        learned = _learn(labeled, parts, recipe, draft.folder, advance)
-        for number, epoch in enumerate(learned.lora.epochs, 1):
-            losses = f"training loss {epoch.train_loss:.4f}, validation loss {epoch.validation_loss:.4f}"
-            talk.detail(f"epoch {number}: {losses}, accuracy {epoch.validation_accuracy:.4f}, {epoch.seconds:.1f} s")
-        talk.detail(f"blend: {learned.blending.lora:.3f} x LoRA's logits + {learned.blending.linear:.3f} x the linear model's")
+        learner = Learner(labeled, parts, recipe, talk, Tell(advance, talk.say), run.started)
+        learned = learner.learn(draft.folder, checkpoints)
+        for number, epoch in enumerate(learned.first.epochs, 1):
+            seen = f"training loss {epoch.train_loss:.4f}, validation loss {epoch.validation_loss:.4f}"
+            talk.detail(f"pass {number}: {seen}, accuracy {epoch.validation_accuracy:.4f}, {epoch.seconds:.1f} s")
+        blend = learned.blending.blend
+        talk.detail(f"blend: {blend.lora:.3f} x LoRA's logits + {blend.linear:.3f} x the linear model's")
         metrics = _measure(labeled, parts, learned)
         _write(draft, labeled, parts, columns, learned, metrics)
+    places.remove(checkpoints)
     return Fitted(adapters.load(target), metrics)
-
-
-def _learn(labeled: Labeled, parts: Split, recipe: Recipe, folder: Path, advance: Advance) -> Learned:
-    """Train both models, export LoRA's to ``folder``, and choose the blend on the validation rows."""
-    # torch, transformers and scikit-learn take seconds to import: only once the rows are known to be good.
-    from catcli.evaluation.calibration import Blending
-    from catcli.models.export import export_variants
-    from catcli.models.linear import fit_linear
-    from catcli.models.training import train_lora
-
-    started = time.perf_counter()
-    texts, classes, count = labeled.texts, labeled.classes, len(labeled.categories)
-    train = [texts[row] for row in parts.train]
-    held = [texts[row] for row in parts.held_out]
-    validation = slice(0, len(parts.validation))
-    lora = train_lora(train, classes[parts.train], count, held[validation], classes[parts.validation], recipe, advance)
-    lora_done = time.perf_counter()
-    advance("fitting the linear model", 0, 1)
-    linear = fit_linear(train, classes[parts.train], count, recipe.seed)
-    linear_done = time.perf_counter()
-    exported = export_variants(lora, held, folder, advance)
-    linear_logits = linear.logits(held)
-    by_validation = {variant: logits[validation] for variant, logits in exported.logits.items()}
-    return Learned(
-        lora=lora,
-        exported=exported,
-        linear=linear,
-        linear_logits=linear_logits,
-        blending=Blending.fit(by_validation, linear_logits[validation], classes[parts.validation]),
-        lora_seconds=lora_done - started,
-        linear_seconds=linear_done - lora_done,
-        seconds=time.perf_counter() - started,
-    )
 
 
 def _measure(labeled: Labeled, parts: Split, learned: Learned) -> Metrics:
@@ -218,7 +187,7 @@ def _measure(labeled: Labeled, parts: Split, learned: Learned) -> Metrics:
 
     names, test, truth = labeled.categories.names, slice(len(parts.validation), None), labeled.classes[parts.test]
     serves, blending = learned.exported.serves, learned.blending
-    lora, linear = learned.exported.logits[serves][test], learned.linear_logits[test]
+    lora, linear = learned.lora_logits[test], learned.linear_logits[test]
     return Metrics(
         rows=Rows(
             read=labeled.read,
@@ -236,7 +205,10 @@ def _measure(labeled: Labeled, parts: Split, learned: Learned) -> Metrics:
         int8=learned.exported.int8,
         training=Training(
             device=learned.lora.device,
-            epochs=tuple(EpochScores(**vars(epoch)) for epoch in learned.lora.epochs),
+            epochs=tuple(EpochScores(**vars(epoch)) for epoch in learned.first.epochs),
+            lora_rows=learned.lora_rows,
+            passes=learned.first.passes,
+            refit=learned.lora is not learned.first,
             lora_seconds=learned.lora_seconds,
             linear_seconds=learned.linear_seconds,
             seconds=learned.seconds,
@@ -254,7 +226,7 @@ def _write(draft: adapters.Draft, labeled: Labeled, parts: Split, columns: Colum
         texts=[labeled.texts[row] for row in parts.held_out],
         parts=["validation"] * len(parts.validation) + ["test"] * len(parts.test),
         classes=labeled.classes[parts.held_out],
-        lora=exported.logits[exported.serves],
+        lora=learned.lora_logits,
         linear=learned.linear_logits,
     )
     held.save(draft.folder / "heldout.parquet", names)
@@ -284,7 +256,7 @@ def _manifest(labeled: Labeled, columns: Columns, learned: Learned) -> adapters.
         categories=labeled.categories.names,
         max_tokens=learned.lora.tokenizer.max_tokens,
         pad_id=base.pad_id,
-        blend=adapters.Blend(lora=blending.lora, linear=blending.linear),
+        blend=blending.blend,
         variants={
             variant: adapters.Served(file=file, temperature=blending.temperatures[variant]) for variant, file in exported.files.items()
         },

@@ -12,7 +12,7 @@ from catcli.commands.talk import Talk
 from catcli.evaluation.heldout import HeldOut
 from catcli.evaluation.metrics import Metrics
 from catcli.reporting import tables
-from catcli.runtime.blend import Array
+from catcli.runtime.blend import mix
 
 
 def report(name: str | None = None, *, as_json: bool = False, talk: Talk | None = None) -> Metrics:
@@ -48,8 +48,7 @@ def confused_examples(adapter: adapters.Adapter) -> Mapping[tuple[str, str], str
     """A test row's text for every pair of its category and the wrong one that the adapter gave it."""
     names = adapter.manifest.categories
     test = HeldOut.load(adapter.file("heldout.parquet"), names).part("test")
-    blend = adapter.manifest.blend
-    scores: Array = blend.lora * test.lora + blend.linear * test.linear
+    scores = mix(test.lora, test.linear, adapter.manifest.blend)
     found: dict[tuple[str, str], str] = {}
     for text, truth, predicted in zip(test.texts, test.classes, scores.argmax(1), strict=True):
         if truth != predicted:

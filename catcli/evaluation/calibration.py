@@ -10,34 +10,43 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize
 
-from catcli.adapter import Variant
-from catcli.runtime.blend import Array, softmax
+from catcli.adapter import Blend, Variant
+from catcli.runtime.blend import Array, mix, softmax
 
 Classes = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Crossed = tuple[Array, Classes]
 
 WEIGHTS = (0.0, 50.0)
 """Between these a voice's weight is looked for."""
 
 PRIOR = 10.0
-"""Strength of the draw towards equal shares: a voice left out altogether costs as much as a quarter of so many nats.
+"""Strength of the draw towards the usual shares: a voice off by all of its weight alone costs as much as so many nats.
 
 Of 0, 1, 4, 16 and 64, tried on halves of the held-out rows of three adapters, those from 4 to 16 had the lowest log loss.
 """
+
+LORA_SHARE = 0.3
+"""LoRA's usual share of a blend, the linear model's being the rest; see tests/bench/README.md."""
 
 
 def fit_weights(voices: Sequence[Array], truth: Classes) -> tuple[float, ...]:
     """One weight per voice for ``softmax(sum of weight * logits)``, by the log loss.
 
-    ``voices`` are logits *(rows, classes)*, ``truth`` the class numbers *(rows,)*. A voice's weight by itself is the inverse of its
-    temperature (Guo et al. 2017). Several voices are drawn towards equal shares of their weights alone by a Gaussian prior, worth `PRIOR`
-    rows: with few validation rows it decides, with many the rows do.
+    ``voices`` are logits *(rows, classes)*, ``truth`` the class numbers *(rows,)*. The weight of a single voice is the inverse of its
+    temperature (Guo et al. 2017).
     """
-    alone = [_minimize([voice], truth, np.zeros(1), np.zeros(1))[0] for voice in voices]
-    if len(voices) == 1:
-        return (float(alone[0]),)
+    nothing = np.zeros(len(voices))
+    return tuple(float(weight) for weight in _minimize(voices, truth, nothing, nothing))
+
+
+def fit_blend(voices: Sequence[Array], truth: Classes, alone: Sequence[float], shares: Sequence[float]) -> tuple[float, ...]:
+    """As `fit_weights`, with a Gaussian prior worth `PRIOR` rows that draws each voice to its share of its weight ``alone``.
+
+    With few validation rows the prior decides, with many the rows do.
+    """
     scale = np.maximum(alone, 1e-3)
-    return tuple(float(weight) for weight in _minimize(voices, truth, scale / len(voices), PRIOR / scale**2))
+    return tuple(float(weight) for weight in _minimize(voices, truth, scale * np.asarray(shares), PRIOR / scale**2))
 
 
 def _minimize(voices: Sequence[Array], truth: Classes, center: Floats, strength: Floats) -> Floats:
@@ -48,6 +57,8 @@ def _minimize(voices: Sequence[Array], truth: Classes, center: Floats, strength:
     confidence.
     """
     rows, classes = voices[0].shape
+    if not rows:
+        raise ValueError("no rows to choose weights by")
     stacked = np.stack([voice.astype(np.float64) for voice in voices])
     targets = np.full((rows, classes), 1 / ((rows + 2) * max(classes - 1, 1)))
     targets[np.arange(rows), truth] = (rows + 1) / (rows + 2)
@@ -69,31 +80,45 @@ def _minimize(voices: Sequence[Array], truth: Classes, center: Floats, strength:
 class Blending:
     """What the validation rows chose.
 
-    ``lora`` and ``linear`` multiply the two models' logits before they are added; ``temperatures`` divide the sum, one for each variant
-    that can serve. ``lora_alone`` and ``linear_alone`` calibrate each model by itself.
+    ``blend`` mixes the two models' logits; ``temperatures`` divide what comes out, one for each variant that can serve. ``lora_alone`` and
+    ``linear_alone`` calibrate each model by itself.
     """
 
-    lora: float
-    linear: float
+    blend: Blend
     lora_alone: float
     linear_alone: float
     temperatures: Mapping[Variant, float]
 
     @classmethod
-    def fit(cls, variants: Mapping[Variant, Array], linear: Array, truth: Classes) -> Self:
-        """Choose by logits of the LoRA model's ``variants``, ``fp32`` among them, and of the linear model: each *(rows, classes)*."""
-        lora_weight, linear_weight = fit_weights([variants["fp32"], linear], truth)
-        temperatures = {
-            name: fit_temperature(np.float32(lora_weight) * logits + np.float32(linear_weight) * linear, truth)
-            for name, logits in variants.items()
-        }
-        (lora_alone,), (linear_alone,) = fit_weights([variants["fp32"]], truth), fit_weights([linear], truth)
-        return cls(lora_weight, linear_weight, lora_alone, linear_alone, temperatures)
+    def fit(cls, variants: Mapping[Variant, Array], linear: Array, truth: Classes, shares: Floats, crossed: Crossed | None = None) -> Self:
+        """Choose by logits of the LoRA model's ``variants``, ``fp32`` among them, and of the linear model: each *(rows, classes)*.
+
+        ``shares`` *(classes,)* is what part of the rows that LoRA learned from each class has: in the blend LoRA's logits do without its
+        logarithm (logit adjustment: Menon et al. 2021, "Long-Tail Learning via Logit Adjustment", section 4.1). Alone that would name rare
+        categories too often; here it makes up for the linear model's reluctance to name them. ``crossed`` are the linear model's
+        out-of-fold logits for training rows, and their classes: with few validation rows they know its scale better.
+        """
+        more, more_truth = crossed or (linear[:0], truth[:0])
+        (lora_alone,) = fit_weights([variants["fp32"]], truth)
+        (linear_alone,) = fit_weights([np.concatenate((linear, more))], np.concatenate((truth, more_truth)))
+        adjustment = np.asarray(-np.log(shares) / max(lora_alone, 1e-3), dtype=np.float32)
+        alone, usual = (lora_alone, linear_alone), (LORA_SHARE, 1 - LORA_SHARE)
+        lora_weight, linear_weight = fit_blend([variants["fp32"] + adjustment, linear], truth, alone, usual)
+        offset = tuple(round(float(value), 6) for value in lora_weight * adjustment)
+        blend = Blend(lora=lora_weight, linear=linear_weight, offset=offset)
+        temperatures = {name: fit_temperature(mix(logits, linear, blend), truth) for name, logits in variants.items()}
+        return cls(blend, lora_alone, linear_alone, temperatures)
 
     def scores(self, lora: Array, linear: Array, variant: Variant) -> Array:
         """The calibrated logits of the blend, from those of the LoRA model's ``variant`` and of the linear model."""
-        mixed = np.float32(self.lora) * lora + np.float32(self.linear) * linear
-        return np.asarray(mixed / np.float32(self.temperatures[variant]), dtype=np.float32)
+        return np.asarray(mix(lora, linear, self.blend) / np.float32(self.temperatures[variant]), dtype=np.float32)
+
+
+def class_shares(classes: Classes, weights: Array, count: int) -> Floats:
+    """Each class's share of the rows *(classes,)*; one without rows counts as the rarest of the others."""
+    sums = np.bincount(classes, weights, count)
+    sums = np.maximum(sums, sums[sums > 0].min())
+    return np.asarray(sums / sums.sum())
 
 
 def fit_temperature(scores: Array, truth: Classes) -> float:

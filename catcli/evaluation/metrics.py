@@ -66,16 +66,23 @@ class EpochScores(_Numbers):
     """One pass over the training rows; losses in nats."""
 
     train_loss: float
-    validation_loss: float
-    validation_accuracy: float
+    validation_loss: float | None
+    validation_accuracy: float | None
     seconds: float
 
 
 class Training(_Numbers):
-    """What training took. ``trained`` and ``total`` count parameters, the head's included."""
+    """What training took. ``trained`` and ``total`` count parameters, the head's included.
+
+    ``lora_rows`` is how many training rows LoRA learned from, ``passes`` after how many passes over them it was best, ``refit`` whether the
+    shipped models have since learned from all rows.
+    """
 
     device: str
     epochs: tuple[EpochScores, ...]
+    lora_rows: int
+    passes: float
+    refit: bool
     lora_seconds: float
     linear_seconds: float
     seconds: float

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -37,6 +39,10 @@ class Classifier(nn.Module):
         pooled: Tensor = (states * weight).sum(1) / weight.sum(1).clamp(min=1.0)
         return pooled
 
+    def start_head(self, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> None:
+        """Begin with a head *(classes, hidden)*, *(classes,)* that was fitted elsewhere."""
+        self.head.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         """Logits *(rows, classes)* of ids and mask *(rows, tokens)*, under the name that the exporter gives its output."""
         return {"logits": self.head(self.pooled(input_ids, attention_mask))}
@@ -67,3 +73,12 @@ def pick_device(device: str) -> torch.device:
             "--device cuda: torch sees no CUDA device here; 'catcli doctor' shows what there is, '--device cpu' trains without."
         )
     return torch.device(device)
+
+
+def use_bf16(dtype: str, device: torch.device) -> bool:
+    """Whether matrix products run in bfloat16: with ``auto`` where the device has instructions for it, else as asked."""
+    if dtype != "auto":
+        return dtype == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported())

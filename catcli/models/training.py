@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.linear_model import LogisticRegression
-from torch import nn
+from torch import Tensor, nn
 
 from catcli.errors import TrainingError
-from catcli.models.backbones import BACKBONES
-from catcli.models.classifier import Classifier, parameters, pick_device
+from catcli.models.backbones import BACKBONES, Backbone
+from catcli.models.checkpoint import Checkpoint
+from catcli.models.classifier import Classifier, parameters, pick_device, use_bf16
 from catcli.models.lora import add_adapters
+from catcli.models.probe import fit_probe
+from catcli.models.reading import Array, Reading, infer, precision, tensors
+from catcli.models.trunk import entered_at
+from catcli.models.workers import workers
+from catcli.products.examples import Examples
 from catcli.recipe import Recipe
 from catcli.runtime.tokens import TokenBatch, Tokenizer
 
-Ids = Sequence[Sequence[int]]
-Classes = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.int64]
 
 WARMUP = 0.06
 """Share of the steps in which the learning rate rises, as in RoBERTa's fine-tuning (Liu et al. 2019, appendix)."""
@@ -29,62 +34,72 @@ WARMUP = 0.06
 PATIENCE = 2
 """Epochs without a lower validation loss after which training stops."""
 
-PROBE_C = 0.1
-"""Inverse strength of the L2 penalty on the probe."""
+REHEARSAL = 3
+"""Steps that are timed, without learning from them, to say how long the rest will take."""
 
-INFERENCE_BUDGET = 4096
-"""Tokens of a batch where no gradient is kept."""
+KEEP_EVERY = 60.0
+"""Seconds after which the state is kept within an epoch too."""
+
+
+@dataclass(frozen=True)
+class Tell:
+    """How a training speaks: ``advance`` with what is being done, how many rows of it, and of how many; ``say`` with a sentence."""
+
+    advance: Callable[[str, float, float], None] = lambda *_: None
+    say: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch came to; losses in nats."""
+    """What an epoch came to; losses in nats. A training without validation rows has None for what they would say."""
 
     train_loss: float
-    validation_loss: float
-    validation_accuracy: float
+    validation_loss: float | None
+    validation_accuracy: float | None
     seconds: float
 
 
-Advance = Callable[[str, float, float], None]
-"""Called with what is being done, how many rows of it are done, and how many there are."""
+@dataclass(frozen=True)
+class Plan:
+    """How far to train: ``steps`` in ``epochs``, the last of them perhaps in part; the learning rate falls to zero at step ``horizon``."""
+
+    epochs: int
+    steps: int
+    horizon: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a training is given: the texts of a run, which of them it learns from, and which validation rows it looks at.
+
+    ``learn`` and ``held`` are row numbers of ``examples``, whose texts are those of ``reading``; ``count`` is how many classes there are,
+    ``seconds`` what the training may take, None without a limit.
+    """
+
+    reading: Reading
+    examples: Examples
+    learn: Rows
+    held: Rows
+    count: int
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A classifier with its adapter still beside the weights, what it was fed with, and what training took."""
+    """A classifier with its adapter still beside the weights, what it was fed with, and what training took.
+
+    ``passes`` says after how many passes over the rows it was best, ``of`` for how many its learning rate was laid out.
+    """
 
     classifier: Classifier
     tokenizer: Tokenizer
     recipe: Recipe
     device: str
     epochs: tuple[Epoch, ...]
+    passes: float
+    of: float
     trained_parameters: int
     total_parameters: int
-
-
-def train_lora(
-    texts: Sequence[str], classes: Classes, count: int, held: Sequence[str], held_classes: Classes, recipe: Recipe, advance: Advance
-) -> Trained:
-    """Train LoRA and a head for ``count`` classes on ``texts``; the validation rows ``held`` say which epoch was best.
-
-    The recipe comes back with its open options resolved.
-    """
-    base = BACKBONES[recipe.base]
-    device = pick_device(recipe.device)
-    lengths = [len(ids) for ids in Tokenizer(base.tokenizer, base.longest, base.pad_id).encode(texts)]
-    recipe = recipe.but(
-        {"max_tokens": recipe.max_tokens or fitting_max_tokens(lengths), "epochs": recipe.epochs or default_epochs(len(texts))}
-    )
-    tokenizer = Tokenizer(base.tokenizer, recipe.max_tokens or base.longest, base.pad_id)
-    torch.manual_seed(recipe.seed)
-    classifier = Classifier(base.load(), count)
-    add_adapters(classifier, base, recipe)
-    trainer = Trainer(classifier, tokenizer, recipe, device, advance)
-    ids = tokenizer.encode(texts)
-    trainer.start_head(ids, classes)
-    epochs = trainer.train(ids, classes, tokenizer.encode(held), held_classes)
-    return Trained(classifier, tokenizer, recipe, str(device), tuple(epochs), *parameters(classifier))
 
 
 def fitting_max_tokens(lengths: Sequence[int]) -> int:
@@ -93,130 +108,260 @@ def fitting_max_tokens(lengths: Sequence[int]) -> int:
 
 
 def default_epochs(rows: int) -> int:
-    """At most so many: a budget of about 8,000 rows seen, at least 2 passes and at most 6; early stop often ends sooner."""
-    return int(np.clip(round(8_000 / max(rows, 1)), 2, 6))
+    """At most so many passes: 8 over 500 rows, 4 over 2,000, 2 over 10,000 and more; early stop often ends sooner."""
+    return int(np.clip(round(200 / np.sqrt(max(rows, 1))), 2, 8))
+
+
+def train_lora(task: Task, recipe: Recipe, checkpoint: Checkpoint, tell: Tell, repeat: Trained | None = None) -> Trained:
+    """Train LoRA and a head as ``recipe`` says; the validation rows say after how many passes it was best.
+
+    With ``repeat``, a training on fewer rows, as many passes are made as were best there. A training whose state ``checkpoint`` holds
+    goes on from it.
+    """
+    base = BACKBONES[recipe.base]
+    device = pick_device(recipe.device)
+    torch.manual_seed(recipe.seed)
+    classifier = Classifier(base.load("sdpa"), task.count)
+    add_adapters(classifier, base, recipe)
+    classifier.start_head(*fit_probe(task.reading.vectors[task.learn], task.examples.take(task.learn), task.count))
+    trainer = Trainer(classifier, base, recipe, device, tell)
+    epochs, passes, of = trainer.train(task, checkpoint, repeat)
+    return Trained(classifier, task.reading.tokenizer, recipe, str(device), tuple(epochs), passes, of, *parameters(classifier))
+
+
+@dataclass
+class State:
+    """Where a training stands: what a checkpoint keeps beside the tensors."""
+
+    plan: Plan
+    step: int = 0
+    epoch: int = 0
+    within: int = 0
+    loss: float = 0.0
+    weight: float = 0.0
+    seconds: float = 0.0
+    best_loss: float | None = None
+    best_step: int = 0
+    history: list[Epoch] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, progress: Mapping[str, Any]) -> State:
+        """What `asdict` made of one."""
+        plan, history = Plan(**progress["plan"]), [Epoch(**epoch) for epoch in progress["history"]]
+        return cls(**{**progress, "plan": plan, "history": history})
 
 
 class Trainer:
-    """Trains one classifier on one device; the order of rows follows the recipe's seed alone."""
+    """Trains one classifier on one device. The order of rows and every draw follow the recipe's seed and the step alone."""
 
-    def __init__(self, classifier: Classifier, tokenizer: Tokenizer, recipe: Recipe, device: torch.device, advance: Advance) -> None:
+    def __init__(self, classifier: Classifier, base: Backbone, recipe: Recipe, device: torch.device, tell: Tell) -> None:
         self.classifier = classifier.to(device)
-        self.tokenizer = tokenizer
+        self.base = base
         self.recipe = recipe
         self.device = device
-        self.advance = advance
+        self.tell = tell
+        self.bf16 = use_bf16(recipe.dtype, device)
+        self.learning = {name: parameter for name, parameter in classifier.named_parameters() if parameter.requires_grad}
 
-    def logits(self, ids: Ids, stage: str = "logits") -> npt.NDArray[np.float32]:
-        """Logits *(rows, classes)* of every text."""
-        return self._infer(ids, lambda ids, mask: self.classifier(ids, mask)["logits"], stage)
+    def train(self, task: Task, checkpoint: Checkpoint, repeat: Trained | None) -> tuple[list[Epoch], float, float]:
+        """Train on the task's rows; after every epoch look at the validation rows, if any, and end with the weights they liked best.
 
-    def start_head(self, ids: Ids, classes: Classes) -> None:
-        """Start the head as the logistic regression on the untouched backbone's vectors.
-
-        A random head's first gradients distort what the backbone knows; a fitted one leaves it in place (LP-FT: Kumar et al. 2022,
-        "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution").
+        Returns the epochs, the passes over the rows that the best weights had seen, and those that the learning rate was laid out for.
         """
-        vectors = self._infer(ids, self.classifier.pooled, "probing the base model")
-        probe = LogisticRegression(C=PROBE_C, max_iter=300).fit(vectors, classes)
-        weight, bias = probe.coef_, probe.intercept_
-        if len(probe.classes_) == 2:  # scikit-learn gives one row for two classes: the log-odds of the second
-            weight, bias = np.concatenate((-weight, weight)) / 2, np.concatenate((-bias, bias)) / 2
-        head = self.classifier.head
-        with torch.no_grad():
-            head.weight.zero_()
-            # A category without training rows keeps the lowest bias: possible, never favored.
-            head.bias.fill_(float(bias.min()) - 1.0)
-            seen = torch.as_tensor(probe.classes_, device=self.device)
-            head.weight[seen] = torch.as_tensor(weight, dtype=head.weight.dtype, device=self.device)
-            head.bias[seen] = torch.as_tensor(bias, dtype=head.bias.dtype, device=self.device)
+        self.task = task
+        self._given: list[Tensor] | None = None
+        with self._entered() as self._given:
+            kept = checkpoint.load()
+            state = State.of(kept[1]) if kept else State(self._plan(repeat))
+            optimizer = self._optimizer()
+            best: dict[str, Tensor] = {}
+            if kept:
+                best = self._restore(kept[0], optimizer)
+                self.tell.say(f"going on from step {state.step:,} of {state.plan.steps:,}")
+            while state.epoch < state.plan.epochs and state.step < state.plan.steps and not self._worn_out(state):
+                self._epoch(state, optimizer, checkpoint, best)
+                best = self._look(state, best)
+                checkpoint.save(self._tensors(optimizer, best), asdict(state))
+            with torch.no_grad():
+                for name, value in best.items():
+                    self.learning[name].copy_(value)
+        per_epoch = self._steps(len(task.learn))
+        return state.history, state.best_step / per_epoch, state.plan.horizon / per_epoch
 
-    def train(self, ids: Ids, classes: Classes, held: Ids, held_classes: Classes) -> list[Epoch]:
-        """Train on ``ids``; after every epoch look at the validation rows ``held``, and end with the weights of the best epoch."""
-        generator = np.random.default_rng(self.recipe.seed)
-        torch.manual_seed(self.recipe.seed)
-        epochs = self.recipe.epochs or default_epochs(len(ids))
-        steps = epochs * -(-len(ids) // self.recipe.batch_size)
-        optimizer, schedule = self._optimizer(steps)
-        history: list[Epoch] = []
-        best, kept = np.inf, None
-        for epoch in range(epochs):
-            start = time.perf_counter()
-            loss = self._epoch(ids, classes, generator, optimizer, schedule, f"epoch {epoch + 1} of {epochs}")
-            logits = self.logits(held, f"epoch {epoch + 1} of {epochs}: validation")
-            held_loss = float(nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(held_classes)))
-            accuracy = float((logits.argmax(1) == held_classes).mean())
-            history.append(Epoch(loss, held_loss, accuracy, time.perf_counter() - start))
-            if held_loss < best:
-                best, kept = held_loss, self._trained()
-            elif len(history) - 1 - int(np.argmin([past.validation_loss for past in history])) >= PATIENCE:
-                break
-        if kept is not None:
-            self.classifier.load_state_dict(kept, strict=False)
-        return history
+    @contextmanager
+    def _entered(self) -> Iterator[list[Tensor] | None]:
+        """The model begins at its lowest adapter where what enters there was kept."""
+        if self.task.reading.trunk is None:
+            yield None
+            return
+        blocks = self.base.blocks_of(self.classifier.backbone)
+        with entered_at(blocks.parent, blocks.name, self.base.first) as given:
+            yield given
 
-    def _trained(self) -> dict[str, torch.Tensor]:
-        names = {name for name, parameter in self.classifier.named_parameters() if parameter.requires_grad}
-        return {name: copy.deepcopy(value) for name, value in self.classifier.state_dict().items() if name in names}
+    def _logits(self, batch: TokenBatch) -> Tensor:
+        if self._given is not None and self.task.reading.trunk is not None:
+            self._given[:] = [self.task.reading.trunk.take(batch)]
+        logits: Tensor = self.classifier(*tensors(batch, self.device))["logits"]
+        return logits
 
-    def _optimizer(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-        parameters = [parameter for parameter in self.classifier.parameters() if parameter.requires_grad]
-        matrices = [parameter for parameter in parameters if parameter.ndim > 1]
-        vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": self.recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=self.recipe.lr)
-        rise = max(1, round(WARMUP * steps))
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min((step + 1) / rise, max(0.0, (steps - step) / max(1, steps - rise)))
+    def _steps(self, rows: int) -> int:
+        return max(1, -(-rows // self.recipe.batch_size))
+
+    def _plan(self, repeat: Trained | None) -> Plan:
+        """How many steps, after timing a few of them: a limit of time shortens the run and lays the learning rate's fall out anew."""
+        rows = len(self.task.learn)
+        per_epoch = self._steps(rows)
+        if repeat:
+            steps, horizon = max(1, round(repeat.passes * per_epoch)), max(1, round(repeat.of * per_epoch))
+        else:
+            steps = horizon = (self.recipe.epochs or default_epochs(rows)) * per_epoch
+        each = workers().agree(self._rehearse())
+        if self.task.seconds is not None and (allowed := max(1, int(self.task.seconds / each))) < steps:
+            # "Budgeted Training" (Li, Yumer & Ramanan 2020): within a fixed time a rate that falls to zero by its end does best.
+            horizon, steps = max(1, round(horizon * allowed / steps)), allowed
+        epochs = -(-steps // per_epoch)
+        most = "" if repeat else "up to "
+        self.tell.say(
+            f"training: {most}{steps / per_epoch:.3g} passes over {rows:,} texts, {duration(each * per_epoch)} each, "
+            f"{most}{duration(each * steps)} in all on {self.device}"
         )
-        return optimizer, schedule
+        return Plan(epochs, steps, horizon)
 
-    def _epoch(
-        self,
-        ids: Ids,
-        classes: Classes,
-        generator: np.random.Generator,
-        optimizer: torch.optim.Optimizer,
-        schedule: torch.optim.lr_scheduler.LRScheduler,
-        stage: str,
-    ) -> float:
+    def _rehearse(self) -> float:
+        """Seconds of a step."""
+        batches = self._batches(epoch=0)
+        chosen = [batches[number] for number in np.linspace(0, len(batches) - 1, REHEARSAL).astype(int)]
         self.classifier.train()
-        total, done = 0.0, 0
-        for rows in batches_of_like_length([len(row) for row in ids], self.recipe.batch_size, generator):
-            batch = self.tokenizer.padded(ids, rows)
-            truth = torch.as_tensor(classes[batch.rows], device=self.device)
-            logits = self.classifier(*self._tensors(batch))["logits"]
-            loss = nn.functional.cross_entropy(logits, truth)
-            if not torch.isfinite(loss):
-                raise TrainingError(f"training diverged: the loss is {loss.item()} in {stage}; try a lower --lr than {self.recipe.lr:g}.")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-            nn.utils.clip_grad_norm_(self.classifier.parameters(), 1.0)
+        for number, rows in enumerate([chosen[0], *chosen]):
+            if number == 1:
+                start = self._clock()
+            self._gradient(rows)
+        self.classifier.zero_grad(set_to_none=True)
+        return max((self._clock() - start) / len(chosen), 1e-6)
+
+    def _clock(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        generator = np.random.default_rng((self.recipe.seed, epoch))
+        lengths = [len(self.task.reading.ids[row]) for row in self.task.learn]
+        return [[int(self.task.learn[row]) for row in rows] for rows in batches_of_like_length(lengths, self.recipe.batch_size, generator)]
+
+    def _gradient(self, rows: list[int]) -> float:
+        """Add the gradient of a batch's loss; returns the loss times the rows' weight."""
+        reading, examples = self.task.reading, self.task.examples
+        whole = float(examples.weights[rows].sum())
+        mine = workers().share(rows)
+        if not mine:
+            return 0.0
+        batch = reading.tokenizer.padded(reading.ids, mine)
+        with precision(self.bf16, self.device):
+            logits = self._logits(batch)
+        truth = torch.as_tensor(examples.classes[batch.rows], device=self.device)
+        weights = torch.as_tensor(examples.weights[batch.rows], device=self.device)
+        loss = (nn.functional.cross_entropy(logits.float(), truth, reduction="none") * weights).sum() / whole
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+        return float(loss.item()) * whole
+
+    def _epoch(self, state: State, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint, best: Mapping[str, Tensor]) -> None:
+        """The rest of an epoch, or of the plan."""
+        self.classifier.train()
+        stage = f"pass {state.epoch + 1} of {state.plan.epochs}"
+        batches = self._batches(state.epoch)
+        start = saved = time.perf_counter()
+        before = state.seconds
+        for rows in batches[state.within : state.within + state.plan.steps - state.step]:
+            torch.manual_seed(self.recipe.seed * 1_000_003 + state.step)
+            loss = self._gradient(rows)
+            if not np.isfinite(loss):
+                raise TrainingError(f"training diverged: the loss is {loss} in {stage}; try a lower --lr than {self.recipe.lr:g}.")
+            workers().add_gradients(self.learning.values())
+            nn.utils.clip_grad_norm_(self.learning.values(), 1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = self.recipe.lr * rate(state.step, state.plan.horizon)
             optimizer.step()
-            schedule.step()
-            total += loss.item() * len(rows)
-            done += len(rows)
-            self.advance(stage, done, len(ids))
-        return total / max(done, 1)
+            optimizer.zero_grad(set_to_none=True)
+            state.step += 1
+            state.within += 1
+            state.loss += loss
+            state.weight += float(self.task.examples.weights[rows].sum())
+            state.seconds = before + time.perf_counter() - start
+            self.tell.advance(stage, min(state.within * self.recipe.batch_size, len(self.task.learn)), len(self.task.learn))
+            if time.perf_counter() - saved > KEEP_EVERY:
+                checkpoint.save(self._tensors(optimizer, best), asdict(state))
+                saved = time.perf_counter()
 
-    def _infer(self, ids: Ids, function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], stage: str) -> npt.NDArray[np.float32]:
-        self.classifier.eval()
-        out: npt.NDArray[np.float32] | None = None
-        done = 0
-        with torch.inference_mode():
-            for batch in self.tokenizer.batches(ids, INFERENCE_BUDGET):
-                values = function(*self._tensors(batch)).float().cpu().numpy()
-                if out is None:
-                    out = np.empty((len(ids), values.shape[1]), dtype=np.float32)
-                out[batch.rows] = values
-                done += len(batch.rows)
-                self.advance(stage, done, len(ids))
-        if out is None:
-            return np.empty((0, self.classifier.head.out_features), dtype=np.float32)
-        return out
+    def _look(self, state: State, best: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Close the epoch: what the validation rows say of it, and the weights to keep so far."""
+        loss, accuracy = None, None
+        task = self.task
+        if len(task.held):
+            stage = f"pass {state.epoch + 1} of {state.plan.epochs}: validation"
+            logits = self.logits(task.held, stage)
+            truth = task.examples.classes[task.held]
+            loss = float(nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth)))
+            accuracy = float((logits.argmax(1) == truth).mean())
+        state.history.append(Epoch(state.loss / max(state.weight, 1e-9), loss, accuracy, state.seconds))
+        state.epoch, state.within, state.loss, state.weight, state.seconds = state.epoch + 1, 0, 0.0, 0.0, 0.0
+        if loss is not None and state.best_loss is not None and loss >= state.best_loss:
+            return best
+        state.best_loss, state.best_step = loss, state.step
+        return {name: parameter.detach().clone() for name, parameter in self.learning.items()}
 
-    def _tensors(self, batch: TokenBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.from_numpy(batch.ids).to(self.device), torch.from_numpy(batch.mask).to(self.device)
+    def logits(self, rows: Rows, stage: str) -> Array:
+        """Logits *(rows, classes)* of texts of the task."""
+        reading = self.task.reading
+        return infer(
+            self.classifier,
+            reading.tokenizer,
+            reading.ids,
+            self._logits,
+            self.bf16,
+            lambda done: self.tell.advance(stage, done, len(rows)),
+            rows,
+        )
+
+    @staticmethod
+    def _worn_out(state: State) -> bool:
+        losses = [epoch.validation_loss for epoch in state.history if epoch.validation_loss is not None]
+        return bool(losses) and len(losses) - 1 - int(np.argmin(losses)) >= PATIENCE
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        matrices = [parameter for parameter in self.learning.values() if parameter.ndim > 1]
+        vectors = [parameter for parameter in self.learning.values() if parameter.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": self.recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=self.recipe.lr, fused=True)
+
+    def _tensors(self, optimizer: torch.optim.Optimizer, best: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Everything that a step changes, by name."""
+        kept = {f"now/{name}": parameter for name, parameter in self.learning.items()} | {f"best/{name}": best[name] for name in best}
+        for name, parameter in self.learning.items():
+            kept |= {f"adam/{key}/{name}": value for key, value in optimizer.state[parameter].items()}
+        return kept
+
+    def _restore(self, kept: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        """Put back what `_tensors` kept; returns the best weights so far."""
+        with torch.no_grad():
+            for name, parameter in self.learning.items():
+                parameter.copy_(kept[f"now/{name}"])
+                found = {key: kept[f"adam/{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+                optimizer.state[parameter] = {key: value.to(self.device) for key, value in found.items()}
+        return {name.removeprefix("best/"): value.to(self.device) for name, value in kept.items() if name.startswith("best/")}
+
+
+def rate(step: int, horizon: int) -> float:
+    """The share of the highest learning rate at ``step``: it rises for `WARMUP` of ``horizon`` steps and falls to zero at its end."""
+    rise = max(1, round(WARMUP * horizon))
+    return min((step + 1) / rise, max(0.0, (horizon - step) / max(1, horizon - rise)))
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``3 min``, ``2.5 h``: as precise as an estimate is."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def batches_of_like_length(lengths: Sequence[int], size: int, generator: np.random.Generator) -> Iterator[list[int]]:

@@ -7,6 +7,8 @@ from catcli.evaluation.metrics import Metrics, Scores
 from catcli.recipe import Recipe
 from catcli.reporting.tables import MODELS, share
 
+REFIT = "The models in this folder have since learned from all labeled rows in the same way; the scores are those of the held-out run."
+
 
 def model_card(name: str, manifest: Manifest, metrics: Metrics, recipe: Recipe) -> str:
     """Markdown with the front matter that the Hugging Face hub reads."""
@@ -40,11 +42,11 @@ of the blend and its temperature, and the test rows were looked at once.
 
 ## How it was made
 
-LoRA (rank {recipe.rank}, alpha {recipe.alpha}) beside the linear layers of the upper half of
-{manifest.base.hub}, {len(metrics.training.epochs)} epochs at a learning rate of {recipe.lr:g}; beside it one-vs-rest
+LoRA (rank {recipe.rank}, alpha {recipe.alpha}) in the upper blocks of {manifest.base.hub}: after {metrics.training.passes:.3g} passes over
+{metrics.training.lora_rows:,} rows, at a learning rate of up to {recipe.lr:g}, the validation rows liked it best; beside it one-vs-rest
 support vector machines over words and character n-grams. A product's probabilities are the softmax of
-{manifest.blend.lora:.3f} x LoRA's logits + {manifest.blend.linear:.3f} x the linear model's, calibrated by the temperature in
-`adapter.json`.
+{manifest.blend.lora:.3f} x LoRA's logits + {manifest.blend.linear:.3f} x the linear model's, with the offset of each category and the
+temperature in `adapter.json`. {REFIT if metrics.training.refit else "The models in this folder are those that were scored."}
 
 ## Use
 

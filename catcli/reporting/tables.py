@@ -70,7 +70,11 @@ def overall(metrics: Metrics) -> Group:
         scores: Scores = getattr(metrics, name)
         made.add_row(title, *map(share, (scores.accuracy, scores.macro.f1, scores.weighted.f1, scores.log_loss)))
     # Not the table's own caption, which would break at the table's width.
-    caption = f"{metrics.blend.rows:,} test rows that no model learned from" + (f"; {count} rare categories not scored" if count else "")
+    caption = f"{metrics.blend.rows:,} test rows that no scored model learned from" + (
+        f"; {count} rare categories not scored" if count else ""
+    )
+    if metrics.training.refit:
+        caption += "\nwhat is shipped has since learned from all rows in the same way"
     return Group(made, Text(caption, style="dim italic"))
 
 

@@ -1,23 +1,25 @@
-"""Logits of several voices → probabilities."""
+"""Logits of two models → scores → probabilities."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from catcli.adapter import Blend
+
 Array = npt.NDArray[np.float32]
 
 
-def blend(voices: Sequence[Array], weights: Sequence[float], temperature: float = 1.0) -> Array:
-    """Probabilities *(rows, classes)* of the logarithmic opinion pool: softmax((w1 z1 + w2 z2 + …) / temperature).
+def mix(lora: Array, linear: Array, blend: Blend) -> Array:
+    """Scores *(rows, classes)* of the logarithmic opinion pool, before the temperature: w1 z1 + w2 z2 + offset.
 
-    ``voices`` are logits, each *(rows, classes)*. The pool multiplies the voices' distributions, each raised to its weight (Genest & Zidek
-    1986, "Combining Probability Distributions"), so a category has to please all of them; temperature scaling is Guo et al. 2017.
+    ``lora`` and ``linear`` are logits *(rows, classes)*. The pool multiplies the models' distributions, each raised to its weight (Genest &
+    Zidek 1986, "Combining Probability Distributions"), so a category has to please both.
     """
-    scores = sum(np.float32(weight / temperature) * voice for weight, voice in zip(weights, voices, strict=True))
-    return softmax(np.asarray(scores, dtype=np.float32))
+    scores = np.float32(blend.lora) * lora + np.float32(blend.linear) * linear
+    if blend.offset:
+        scores += np.asarray(blend.offset, dtype=np.float32)
+    return np.asarray(scores, dtype=np.float32)
 
 
 def softmax(scores: Array) -> Array:

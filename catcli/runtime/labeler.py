@@ -12,7 +12,7 @@ import polars as pl
 
 from catcli.adapter import Adapter, Variant
 from catcli.errors import AdapterError
-from catcli.runtime.blend import Array, blend
+from catcli.runtime.blend import Array, mix, softmax
 from catcli.runtime.ngrams import LinearModel
 from catcli.runtime.session import CPU, Session, cuda_is_there
 from catcli.runtime.tokens import Tokenizer
@@ -62,7 +62,7 @@ class Labeler:
         manifest = adapter.manifest
         self.categories = manifest.categories
         self.notes: list[str] = []
-        self._weights = (manifest.blend.lora, manifest.blend.linear)
+        self._blend = manifest.blend
         self._tokenizer = Tokenizer(adapter.file("tokenizer.json"), manifest.max_tokens, manifest.pad_id)
         self._linear = LinearModel.load(adapter.file("linear.safetensors"))
         probe = pl.read_parquet(adapter.file("probe.parquet"))
@@ -114,7 +114,7 @@ class Labeler:
     def probabilities(self, texts: Sequence[str]) -> Array:
         """Calibrated probabilities *(texts, classes)*."""
         voices = self.voices(texts)
-        return blend((voices.lora, voices.linear), self._weights, self._temperature)
+        return softmax(mix(voices.lora, voices.linear, self._blend) / np.float32(self._temperature))
 
     def label(self, texts: Sequence[str], top_k: int = 1) -> Labels:
         """The ``top_k`` most probable classes of every text; equal texts are labeled once."""

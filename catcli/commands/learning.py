@@ -1,0 +1,235 @@
+"""The middle of ``catcli fit``: labeled rows and their split → trained models, exported, and what they make of rows they have not seen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from catcli import adapter as adapters
+from catcli.commands.talk import Talk
+from catcli.evaluation.calibration import Blending, class_shares
+from catcli.models.backbones import BACKBONES
+from catcli.models.checkpoint import Checkpoint
+from catcli.models.classifier import pick_device, use_bf16
+from catcli.models.export import PARITY_ROWS, Exported, export_variants
+from catcli.models.linear import FOLDS, fit_linear, out_of_fold
+from catcli.models.reading import Reading, read
+from catcli.models.training import Task, Tell, Trained, default_epochs, fitting_max_tokens, train_lora
+from catcli.models.workers import workers
+from catcli.products.examples import Examples, draw, names_as_examples
+from catcli.products.labeled import Labeled
+from catcli.products.split import Rows, Split
+from catcli.recipe import Recipe
+from catcli.runtime.blend import Array
+from catcli.runtime.ngrams import LinearModel
+from catcli.runtime.tokens import Tokenizer
+
+Classes = Rows
+
+CROSS_FIT_BELOW = 1_000
+"""Validation rows below which the linear model's scale is taken from out-of-fold rows too; with as many it is known without."""
+
+LINEAR_CHARACTERS = 12_000_000
+"""Characters of text that the linear model learns from, some 1.2 GB of n-grams; of more it takes a draw."""
+
+LORA_PASSES = {"cpu": 60_000, "cuda": 4_000_000}
+"""Rows times passes that LoRA learns from by default: minutes on either device. ``--time-budget`` replaces it."""
+
+LINEAR_SHARE, READING_SHARE, EXPORT_SECONDS, SCORED_PER_SECOND = 0.25, 0.2, 30.0, 100.0
+"""How a time budget is spent: at most such shares on the linear models and on reading; what export takes, and how fast rows are scored."""
+
+TRIAL_ROWS, READ_ROWS = 2_000, 256
+"""Rows on which the linear model, and the reading of texts, are timed before a time budget is shared out."""
+
+WATCHED = 2_000
+"""Validation rows that LoRA looks at after every pass; the blend is chosen by all of them."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What training gave, and what it makes of the held-out rows: validation rows first, test rows after them.
+
+    ``first`` learned from the training rows and was scored; ``lora`` and ``linear`` are shipped: the same, or their refits on all rows.
+    ``lora_logits`` and ``linear_logits`` *(rows, classes)* are those of the models that were scored, the former by the variant that serves.
+    """
+
+    first: Trained
+    lora: Trained
+    linear: LinearModel
+    exported: Exported
+    lora_logits: Array
+    linear_logits: Array
+    blending: Blending
+    lora_rows: int
+    lora_seconds: float
+    linear_seconds: float
+    seconds: float
+
+
+class Learner:
+    """Trains both models on labeled rows, and refits them; what its steps share stands in one place."""
+
+    def __init__(self, labeled: Labeled, parts: Split, recipe: Recipe, talk: Talk, tell: Tell, started: float) -> None:
+        self.labeled, self.parts, self.talk, self.tell, self.started = labeled, parts, talk, tell, started
+        self.recipe = resolved(recipe, labeled, parts)
+        self.rows = Examples.of(labeled.texts, labeled.classes)
+        self.names = names_as_examples(labeled.categories.names)
+        self.count = len(labeled.categories)
+        self.device = pick_device(recipe.device)
+
+    def learn(self, folder: Path, checkpoints: Path) -> Learned:
+        """Train, refit, export LoRA's model to ``folder``, and choose the blend on the validation rows."""
+        start = time.perf_counter()
+        held = [self.labeled.texts[row] for row in self.parts.held_out]
+        validation, truth = slice(0, len(self.parts.validation)), self.labeled.classes[self.parts.validation]
+        linear, linear_logits, crossed = self.train_linear(held)
+        linear_done = time.perf_counter()
+        first, again, lora_rows = self.train(checkpoints)
+        lora_done = time.perf_counter()
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            scored = export_variants(first, held, Path(scratch) if again else folder, self.tell.advance)
+            shipped = scored
+            if again:
+                shipped = export_variants(again, held[:PARITY_ROWS], folder, self.tell.advance, scored.int8)
+        learned = self.rows.take(self.parts.train).plus(self.names)
+        shares = class_shares(learned.classes, learned.weights, self.count)
+        by_validation = {variant: scored.logits[variant][validation] for variant in shipped.files}
+        return Learned(
+            first=first,
+            lora=again or first,
+            linear=linear,
+            exported=shipped,
+            lora_logits=scored.logits[shipped.serves],
+            linear_logits=linear_logits,
+            blending=Blending.fit(by_validation, linear_logits[validation], truth, shares, crossed),
+            lora_rows=lora_rows,
+            lora_seconds=lora_done - linear_done,
+            linear_seconds=linear_done - start,
+            seconds=time.perf_counter() - start,
+        )
+
+    def left(self) -> float | None:
+        """Seconds of the time budget that training may still take; None without one."""
+        if self.recipe.time_budget is None:
+            return None
+        reserved = EXPORT_SECONDS + len(self.parts.held_out) / SCORED_PER_SECOND
+        return max(1.0, self.recipe.time_budget - reserved - (time.perf_counter() - self.started))
+
+    # --- the linear model ---------------------------------------------------------------------------------------------------------------
+
+    def train_linear(self, held: Sequence[str]) -> tuple[LinearModel, Array, tuple[Array, Classes]]:
+        """The linear model to ship, the logits *(held, classes)* of the one that is scored, and out-of-fold logits with their classes."""
+        model = self.fit_linear(self.parts.train, "the linear model")
+        logits = model.logits(held)
+        crossed = self.cross_fit()
+        if self.recipe.refit:
+            model = self.fit_linear(np.arange(len(self.rows)), "refit of the linear model")
+        return model, logits, crossed
+
+    def linear_rows(self, rows: Rows) -> Rows:
+        """The rows that the linear model learns from: all, or a draw that memory and the time budget allow."""
+        characters = sum(len(self.rows.texts[row]) for row in rows)
+        most = int(len(rows) * min(1.0, LINEAR_CHARACTERS / max(characters, 1)))
+        if self.recipe.time_budget is not None and most > TRIAL_ROWS:
+            trial = draw(self.rows.classes, rows, TRIAL_ROWS, self.recipe.seed)
+            start = time.perf_counter()
+            fit_linear(self.rows.take(trial).plus(self.names), self.count, self.recipe.seed)
+            fits = 2 if self.recipe.refit else 1
+            seconds = max(1.0, self.recipe.time_budget * LINEAR_SHARE / fits)
+            most = min(most, max(TRIAL_ROWS, int(TRIAL_ROWS * seconds / (time.perf_counter() - start))))
+        return draw(self.rows.classes, rows, most, self.recipe.seed)
+
+    def fit_linear(self, rows: Rows, stage: str) -> LinearModel:
+        """Fit on ``rows`` and the categories' names."""
+        chosen = self.linear_rows(rows)
+        if len(chosen) < len(rows):
+            self.talk.say(f"the linear model learns from a draw of {len(chosen):,} of {len(rows):,} rows")
+        return fit_linear(
+            self.rows.take(chosen).plus(self.names),
+            self.count,
+            self.recipe.seed,
+            lambda done, whole: self.tell.advance(f"{stage}, category", done, whole),
+        )
+
+    def cross_fit(self) -> tuple[Array, Classes]:
+        """Out-of-fold logits of the linear model on training rows, and their classes: none where validation rows say enough."""
+        train = self.parts.train
+        if len(self.parts.validation) >= CROSS_FIT_BELOW:
+            return np.empty((0, self.count), np.float32), train[:0]
+        keys = np.unique(np.array([self.labeled.keys[row] for row in train], dtype=object), return_inverse=True)[1]
+        folds = np.random.default_rng(self.recipe.seed).permutation(keys.max() + 1)[keys] % FOLDS
+        logits, scored = out_of_fold(self.rows.take(train), folds, self.names, self.count, self.recipe.seed)
+        return logits, self.rows.classes[train[scored]]
+
+    # --- LoRA ---------------------------------------------------------------------------------------------------------------------------
+
+    def lora_rows(self) -> Rows:
+        """The rows that LoRA reads, sorted: every validation row, and of the others as many as the limits allow."""
+        others = np.concatenate((self.parts.train, self.parts.test)) if self.recipe.refit else self.parts.train
+        watched = draw(self.rows.classes, self.parts.validation, WATCHED, self.recipe.seed)
+        most = LORA_PASSES[self.device.type] // default_epochs(len(self.parts.train))
+        left = self.left()
+        if left is not None and len(others) > TRIAL_ROWS:
+            trial = draw(self.rows.classes, others, READ_ROWS, self.recipe.seed)
+            start = time.perf_counter()
+            self.read(self.rows.take(trial), Tell())
+            speed = len(trial) / (time.perf_counter() - start)
+            most = max(READ_ROWS, int(left * READING_SHARE * speed) - len(watched))
+        most = int(workers().agree(most))
+        if most < len(others):
+            self.talk.say(f"LoRA learns from a draw of {most:,} of {len(others):,} rows; a longer --time-budget takes more")
+        return np.sort(np.concatenate((draw(self.rows.classes, others, most, self.recipe.seed), watched)))
+
+    def read(self, examples: Examples, tell: Tell) -> Reading:
+        """The base's view of the examples."""
+        base = BACKBONES[self.recipe.base]
+        tokenizer = Tokenizer(base.tokenizer, self.recipe.max_tokens or base.longest, base.pad_id)
+        return read(base, tokenizer, examples.texts, self.device, use_bf16(self.recipe.dtype, self.device), tell.advance)
+
+    def train(self, checkpoints: Path) -> tuple[Trained, Trained | None, int]:
+        """LoRA on the training rows, and its refit on all rows, where asked; and how many rows it saw."""
+        rows = self.lora_rows()
+        examples = self.rows.take(rows).plus(self.names)
+        reading = self.read(examples, self.tell)
+        names = np.arange(len(rows), len(examples))
+        train, validation = (np.flatnonzero(np.isin(rows, part)) for part in (self.parts.train, self.parts.validation))
+        learn = np.concatenate((train, names))
+        whole = np.concatenate((np.arange(len(rows)), names))
+        left = self.left()
+        share = len(learn) / (len(learn) + len(whole)) if self.recipe.refit else 1.0
+        mark = self.fingerprint(rows)
+        first = train_lora(
+            Task(reading, examples, learn, validation, self.count, left and left * share),
+            self.recipe,
+            Checkpoint(checkpoints / "held-out.safetensors", mark),
+            self.tell,
+        )
+        if not self.recipe.refit:
+            return first, None, len(train)
+        task = Task(reading, examples, whole, names[:0], self.count, self.left())
+        again = train_lora(task, self.recipe, Checkpoint(checkpoints / "refit.safetensors", mark), self.tell, repeat=first)
+        return first, again, len(train)
+
+    def fingerprint(self, rows: Rows) -> str:
+        """What a checkpoint has to be of: the same texts, categories and options, by the same packages, in as many processes."""
+        told = json.dumps([self.recipe.model_dump(mode="json"), adapters.versions(), workers().count, self.labeled.categories.names])
+        mark = hashlib.sha256(told.encode("utf-8", "surrogatepass"))
+        for row in rows:
+            mark.update(f"{self.rows.classes[row]} {self.rows.texts[row]}\n".encode("utf-8", "surrogatepass"))
+        return mark.hexdigest()
+
+
+def resolved(recipe: Recipe, labeled: Labeled, parts: Split) -> Recipe:
+    """The recipe with the options that depend on the rows."""
+    base = BACKBONES[recipe.base]
+    sample = labeled.texts[:: max(1, len(labeled.texts) // 20_000)]
+    lengths = [len(ids) for ids in Tokenizer(base.tokenizer, base.longest, base.pad_id).encode(sample)]
+    epochs = recipe.epochs or default_epochs(len(parts.train))
+    return recipe.but({"max_tokens": recipe.max_tokens or fitting_max_tokens(lengths), "epochs": epochs})

@@ -1,0 +1,41 @@
+"""Where a training stands, on disk, so that a killed fit goes on: safetensors, written beside and renamed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from catcli import places
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training's file. ``fingerprint`` says what is trained on what: a file of other rows, options or versions is none of ours."""
+
+    file: Path
+    fingerprint: str
+
+    def save(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
+        """Keep ``tensors`` and ``progress``, numbers that JSON can hold, in place of what was kept before."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        beside = places.beside(self.file)
+        told = json.dumps({"fingerprint": self.fingerprint, "progress": progress})
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, metadata={"catcli": told})
+        beside.replace(self.file)
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """What `save` kept; None where there is nothing, or nothing of this run."""
+        if not self.file.exists():
+            return None
+        with safe_open(self.file, framework="pt") as kept:
+            told = json.loads((kept.metadata() or {}).get("catcli", "{}"))
+            if told.get("fingerprint") != self.fingerprint:
+                return None
+            return {name: kept.get_tensor(name) for name in kept.keys()}, told["progress"]  # noqa: SIM118  # a file, not a mapping

@@ -1,0 +1,34 @@
+"""The head's first weights: what a logistic regression makes of the untouched base's vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression
+
+from catcli.products.examples import Examples
+
+Array = npt.NDArray[np.float32]
+
+PROBE_C = 0.05
+"""Inverse strength of the L2 penalty; MiniLM's vectors are 3 to 5 long.
+
+Weak on purpose: a probe that fits the training rows leaves LoRA no loss to learn from (tests/bench/README.md).
+"""
+
+
+def fit_probe(vectors: Array, examples: Examples, count: int) -> tuple[Array, Array]:
+    """Weight *(count, hidden)* and bias *(count,)* of the logistic regression of the examples' classes on ``vectors`` *(rows, hidden)*.
+
+    A random head's first gradients distort what the base knows; a fitted one leaves it in place (LP-FT: Kumar et al. 2022, "Fine-Tuning can
+    Distort Pretrained Features and Underperform Out-of-Distribution").
+    """
+    probe = LogisticRegression(C=PROBE_C, max_iter=300).fit(vectors, examples.classes, sample_weight=examples.weights)
+    found_weight, found_bias = probe.coef_, probe.intercept_
+    if len(probe.classes_) == 2:  # scikit-learn gives one row for two classes: the log-odds of the second
+        found_weight, found_bias = (np.concatenate((-found, found)) / 2 for found in (found_weight, found_bias))
+    weight = np.zeros((count, vectors.shape[1]), np.float32)
+    # A category without training rows keeps the lowest bias: possible, never favored.
+    bias = np.full(count, found_bias.min() - 1.0, np.float32)
+    weight[probe.classes_], bias[probe.classes_] = found_weight, found_bias
+    return weight, bias

@@ -1,0 +1,83 @@
+"""Training rows a second of catcli's loop, beside the usual way to fine-tune the same backbone, on the same rows.
+
+    python tests/bench/fit_speed.py ../shared/data/pricerunner/train.parquet --text title [--rows 640] [--repeats 3]
+
+One epoch over the rows, as `catcli fit` trains by default (dropout, clipping and optimizer included), after one to warm up: the median of
+the repeats and their range. "with reading" counts the one pass of the base over every text, which all epochs and the refit share, as if
+there were one epoch only. Where ``--peers`` holds fit_speed.py, it is run afterwards on as many rows of the same draw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from catcli.models.backbones import BACKBONES
+from catcli.models.checkpoint import Checkpoint
+from catcli.models.reading import read
+from catcli.models.training import Task, Tell, fitting_max_tokens, train_lora
+from catcli.products.categories import Categories
+from catcli.products.examples import Examples
+from catcli.products.text import compose
+from catcli.recipe import Recipe
+from catcli.runtime.tokens import Tokenizer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("train")
+    parser.add_argument("--text", required=True)
+    parser.add_argument("--label", default="category")
+    parser.add_argument("--rows", type=int, default=640)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--peers", type=Path, default=Path("../shared/peers"))
+    options = parser.parse_args()
+    frame = pl.read_parquet(options.train).drop_nulls(options.label).sample(options.rows, seed=0)
+    texts, labels = compose(frame, options.text.split(",")), frame[options.label].to_list()
+    categories = Categories.of(labels)
+    base, device = BACKBONES["minilm"], torch.device(options.device)
+    lengths = [len(ids) for ids in Tokenizer(base.tokenizer, base.longest).encode(texts)]
+    tokenizer = Tokenizer(base.tokenizer, fitting_max_tokens(lengths))
+    nothing = np.empty(0, np.int64)
+    trained, with_reading = [], []
+    for repeat in range(options.repeats + 1):
+        start = time.perf_counter()
+        reading = read(base, tokenizer, texts, device, bf16=device.type == "cuda", advance=lambda *_: None)
+        seconds = time.perf_counter() - start
+        task = Task(reading, Examples.of(texts, categories.numbers(labels)), np.arange(len(texts)), nothing, len(categories))
+        with tempfile.TemporaryDirectory() as folder:
+            checkpoint = Checkpoint(Path(folder) / "checkpoint.safetensors", "bench")
+            epochs = train_lora(task, Recipe(epochs=1, device=options.device), checkpoint, Tell()).epochs
+        if repeat:
+            trained.append(len(texts) / epochs[0].seconds)
+            with_reading.append(len(texts) / (epochs[0].seconds + seconds))
+    for name, rates in (("catcli", trained), ("catcli, with reading", with_reading)):
+        print(f"{name:<22} {statistics.median(rates):7.1f} rows/s  ({min(rates):.1f} to {max(rates):.1f})", flush=True)
+    peer = options.peers / "fit_speed.py"
+    if peer.exists():
+        arguments = [
+            options.train,
+            "--text",
+            options.text,
+            "--label",
+            options.label,
+            "--rows",
+            str(options.rows),
+            "--device",
+            options.device,
+        ]
+        subprocess.run([sys.executable, str(peer), *arguments], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""A whole fit: refit, time budget, resuming after a kill, several processes, few rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from conftest import Shop, catcli
+
+from catcli import adapter as adapters
+from catcli.commands.fit import fit
+from catcli.commands.talk import Talk
+from catcli.evaluation.heldout import HeldOut
+from catcli.evaluation.metrics import Metrics
+from catcli.recipe import Recipe
+from catcli.runtime.labeler import Labeler
+
+SMALL = {"epochs": 2, "max_tokens": 16, "rank": 2, "device": "cpu"}
+
+
+def files(folder: Path) -> dict[str, str]:
+    """The hashes of what was trained."""
+    found = adapters.load(folder).manifest.files
+    return {name: found[name] for name in ("adapter_model.safetensors", "head.safetensors", "linear.safetensors")}
+
+
+def test_what_is_shipped_has_learned_from_all_rows_and_the_scores_are_those_before(shop: Shop, tmp_path: Path) -> None:
+    recipe = Recipe.model_validate({**SMALL, "epochs": 1, "max_tokens": 24, "rank": 8})
+    refitted = fit([str(shop.products)], recipe=recipe, output=tmp_path / "refitted")
+    assert refitted.metrics.training.refit
+    # The same training rows, so the same scores as the fit without a refit; other models in the folder.
+    assert refitted.metrics.lora == shop.fitted.metrics.lora
+    assert refitted.metrics.linear == shop.fitted.metrics.linear
+    shipped, scored = files(tmp_path / "refitted"), files(Path(shop.adapter))
+    assert all(shipped[name] != scored[name] for name in shipped)
+    # It knows its held-out rows now: the linear model is surer of them than it was.
+    manifest = refitted.adapter.manifest
+    held = HeldOut.load(refitted.adapter.file("heldout.parquet"), manifest.categories)
+    now = Labeler(refitted.adapter, "cpu").voices(held.texts).linear
+    rows = np.arange(len(held.classes))
+    assert now[rows, held.classes].mean() > held.linear[rows, held.classes].mean() + 0.05
+    assert "\nwhat is shipped has since learned from all rows in the same way" in catcli("report", tmp_path / "refitted", cwd=tmp_path).stdout
+
+
+def test_a_killed_fit_goes_on_to_the_very_same_adapter(shop: Shop, tmp_path: Path) -> None:
+    options = ["--epochs", "2", "--max-tokens", "16", "--rank", "2", "--device", "cpu"]
+    catcli("fit", shop.products, "-o", "through", *options, cwd=tmp_path, check=True)
+    command = [sys.executable, "-m", "catcli", "fit", str(shop.products), "-o", "killed", *options]
+    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    kept = tmp_path / ".killed.catcli-resume" / "held-out.safetensors"
+    for _ in range(1200):
+        if kept.exists() or running.poll() is not None:
+            break
+        time.sleep(0.1)  # a poll, not a wait for luck: the file is what ends it
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
+    assert kept.exists()
+    assert not (tmp_path / "killed").exists()
+    again = catcli("fit", shop.products, "-o", "killed", *options, "--resume", cwd=tmp_path, check=True)
+    assert "going on from step" in again.stderr
+    assert files(tmp_path / "killed") == files(tmp_path / "through")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "through"]
+
+
+def test_nothing_to_resume_is_said_and_the_fit_begins_anew(shop: Shop, tmp_path: Path) -> None:
+    told = catcli("fit", shop.products, "-o", "a", "--epochs", "1", "--max-tokens", "8", "--no-refit", "--resume", cwd=tmp_path, check=True)
+    assert "there is nothing to resume; the fit begins anew." in told.stderr
+    assert "passes over" in told.stderr
+
+
+def test_a_time_budget_is_kept_and_told(shop: Shop, tmp_path: Path) -> None:
+    recipe = Recipe.model_validate({**SMALL, "epochs": 400, "time_budget": 1.0})
+    start = time.perf_counter()
+    fitted = fit([str(shop.products)], recipe=recipe, output=tmp_path / "a")
+    assert time.perf_counter() - start < 120  # 400 passes take half an hour; loading and exporting take what they take
+    assert sum(epoch.seconds for epoch in fitted.metrics.training.epochs) < 20
+    assert json.loads((tmp_path / "a" / "recipe.json").read_text())["time_budget"] == 1.0
+
+
+def test_two_processes_train_as_one(shop: Shop, tmp_path: Path) -> None:
+    options = ["--epochs", "1", "--max-tokens", "16", "--dropout", "0", "--no-refit", "--device", "cpu"]
+    catcli("fit", shop.products, "-o", "one", *options, cwd=tmp_path, check=True)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "catcli", "fit", str(shop.products), "-o", "two", *options]
+    ran = subprocess.run(launch, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("adapter: two") == 1  # one process speaks
+    one, two = (
+        HeldOut.load(tmp_path / name / "heldout.parquet", adapters.load(tmp_path / name).manifest.categories) for name in ("one", "two")
+    )
+    assert np.abs(one.lora - two.lora).max() < 0.05
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_twenty_rows_and_a_category_of_one_are_enough(tmp_path: Path) -> None:
+    rows = [(f"{color} mug {size}", "Mugs") for color in ("red", "blue") for size in range(5)]
+    rows += [(f"{kind} drill {size}", "Drills") for kind in ("cordless", "hammer") for size in range(5)]
+    frame = pl.DataFrame([*rows, ("oak vase", "Vases")], schema=["title", "category"], orient="row")
+    frame.write_csv(tmp_path / "few.csv")
+    with (tmp_path / "said.txt").open("w") as said:
+        from rich.console import Console
+
+        talk = Talk(out=Console(file=said), err=Console(file=said, width=200))
+        fitted = fit([str(tmp_path / "few.csv")], recipe=Recipe.model_validate(SMALL), output=tmp_path / "few", talk=talk)
+    told = (tmp_path / "said.txt").read_text()
+    assert "only 2 rows score the result" in told
+    assert "expect" in told
+    labeler = Labeler(fitted.adapter, "cpu")
+    labels = labeler.label(["oak vase", "green mug 9", "hammer drill 2"])
+    assert [fitted.adapter.manifest.categories[number] for number in labels.classes[:, 0]] == ["Vases", "Mugs", "Drills"]
+
+
+def test_a_fit_tells_what_training_took(shop: Shop) -> None:
+    training = Metrics.load(Path(shop.adapter) / "metrics.json").training
+    assert not training.refit
+    assert 0 < training.passes <= 1
+    assert training.lora_rows == shop.fitted.metrics.rows.train
