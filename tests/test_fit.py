@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -12,13 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 from conftest import Shop, catcli
+from rich.console import Console
 
 from catcli import adapter as adapters
+from catcli.commands import learning
 from catcli.commands.fit import fit
 from catcli.commands.talk import Talk
 from catcli.evaluation.heldout import HeldOut
 from catcli.evaluation.metrics import Metrics
+from catcli.models.training import default_epochs
 from catcli.recipe import Recipe
 from catcli.runtime.labeler import Labeler
 
@@ -46,7 +51,9 @@ def test_what_is_shipped_has_learned_from_all_rows_and_the_scores_are_those_befo
     now = Labeler(refitted.adapter, "cpu").voices(held.texts).linear
     rows = np.arange(len(held.classes))
     assert now[rows, held.classes].mean() > held.linear[rows, held.classes].mean() + 0.05
-    assert "\nwhat is shipped has since learned from all rows in the same way" in catcli("report", tmp_path / "refitted", cwd=tmp_path).stdout
+    assert (
+        "\nwhat is shipped has since learned from all rows in the same way" in catcli("report", tmp_path / "refitted", cwd=tmp_path).stdout
+    )
 
 
 def test_a_killed_fit_goes_on_to_the_very_same_adapter(shop: Shop, tmp_path: Path) -> None:
@@ -84,6 +91,20 @@ def test_a_time_budget_is_kept_and_told(shop: Shop, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a" / "recipe.json").read_text())["time_budget"] == 1.0
 
 
+def test_of_more_rows_than_there_is_time_for_a_draw_is_taken_and_told(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "LORA_PASSES", {"cpu": 400})
+    monkeypatch.setattr(learning, "LINEAR_CHARACTERS", 3_000)
+    said = io.StringIO()
+    talk = Talk(out=Console(file=io.StringIO()), err=Console(file=said, width=200))
+    recipe = Recipe.model_validate({**SMALL, "epochs": 1, "refit": False})
+    fitted = fit([str(shop.products)], recipe=recipe, output=tmp_path / "a", talk=talk)
+    rows = fitted.metrics.rows.train
+    assert fitted.metrics.training.lora_rows == 400 // default_epochs(rows) < rows
+    told = said.getvalue()
+    assert f"LoRA learns from a draw of {fitted.metrics.training.lora_rows} of {rows} rows; a longer --time-budget takes more" in told
+    assert f" of {rows} rows" in told.split("the linear model learns from a draw of ")[1]
+
+
 def test_two_processes_train_as_one(shop: Shop, tmp_path: Path) -> None:
     options = ["--epochs", "1", "--max-tokens", "16", "--dropout", "0", "--no-refit", "--device", "cpu"]
     catcli("fit", shop.products, "-o", "one", *options, cwd=tmp_path, check=True)
@@ -104,12 +125,10 @@ def test_twenty_rows_and_a_category_of_one_are_enough(tmp_path: Path) -> None:
     rows += [(f"{kind} drill {size}", "Drills") for kind in ("cordless", "hammer") for size in range(5)]
     frame = pl.DataFrame([*rows, ("oak vase", "Vases")], schema=["title", "category"], orient="row")
     frame.write_csv(tmp_path / "few.csv")
-    with (tmp_path / "said.txt").open("w") as said:
-        from rich.console import Console
-
-        talk = Talk(out=Console(file=said), err=Console(file=said, width=200))
-        fitted = fit([str(tmp_path / "few.csv")], recipe=Recipe.model_validate(SMALL), output=tmp_path / "few", talk=talk)
-    told = (tmp_path / "said.txt").read_text()
+    said = io.StringIO()
+    talk = Talk(out=Console(file=said), err=Console(file=said, width=200))
+    fitted = fit([str(tmp_path / "few.csv")], recipe=Recipe.model_validate(SMALL), output=tmp_path / "few", talk=talk)
+    told = said.getvalue()
     assert "only 2 rows score the result" in told
     assert "expect" in told
     labeler = Labeler(fitted.adapter, "cpu")

@@ -162,11 +162,11 @@ def test_logits_that_are_no_numbers_do_not_pass_the_gate() -> None:
 
 
 def test_a_training_that_diverges_gets_a_sentence(base: Backbone, tmp_path: Path) -> None:
-    learner, task = trainer(base)
+    learner, _task = trainer(base)
     with torch.no_grad():
         learner.classifier.head.weight.fill_(float("inf"))
     with pytest.raises(TrainingError, match=r"training diverged: the loss is nan in pass 1 of 3; try a lower --lr than 0\.005"):
-        learner.train(task, checkpoint(tmp_path), None)
+        learner.train(checkpoint(tmp_path), None)
 
 
 def test_weights_that_are_not_the_published_ones_are_refused(base: Backbone) -> None:
@@ -205,7 +205,7 @@ def trainer(
         reading = replace(reading, trunk=None)
     learn = np.arange(len(TEXTS) - held)
     task = Task(reading, ROWS, learn, np.arange(len(learn), len(TEXTS)), 2, seconds)
-    return Trainer(classifier, base, recipe, CPU, Tell()), task
+    return Trainer(classifier, base, recipe, task, CPU, Tell()), task
 
 
 def checkpoint(folder: Path, fingerprint: str = "this run") -> Checkpoint:
@@ -222,7 +222,7 @@ def alike(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], toleranc
 
 def test_training_learns_and_ends_with_the_best_epoch(base: Backbone, tmp_path: Path) -> None:
     learner, task = trainer(base, lr=2e-2)
-    epochs, passes, of = learner.train(task, checkpoint(tmp_path), None)
+    epochs, passes, of = learner.train(checkpoint(tmp_path), None)
     losses = [epoch.validation_loss for epoch in epochs if epoch.validation_loss is not None]
     scores = learner.classifier(*tensors(task.reading.tokenizer.padded(task.reading.ids, task.held.tolist()), CPU))["logits"]
     held = torch.nn.functional.cross_entropy(scores, torch.from_numpy(ROWS.classes[task.held]))
@@ -234,8 +234,8 @@ def test_training_learns_and_ends_with_the_best_epoch(base: Backbone, tmp_path: 
 def test_the_same_seed_gives_the_same_adapter(base: Backbone, tmp_path: Path) -> None:
     runs = []
     for number, seed in enumerate((0, 0, 1)):
-        learner, task = trainer(base, epochs=1, seed=seed)
-        learner.train(task, checkpoint(tmp_path / str(number)), None)
+        learner, _task = trainer(base, epochs=1, seed=seed)
+        learner.train(checkpoint(tmp_path / str(number)), None)
         runs.append(weights(learner))
     assert alike(runs[0], runs[1])
     assert not alike(runs[0], runs[2])
@@ -246,15 +246,15 @@ def test_a_training_that_begins_above_the_lower_blocks_learns_the_same(base: Bac
     for cached in (True, False):
         learner, task = trainer(base, cached=cached, dropout=0.0)
         assert (task.reading.trunk is not None) == cached
-        learner.train(task, checkpoint(tmp_path / str(cached)), None)
+        learner.train(checkpoint(tmp_path / str(cached)), None)
         learned.append(weights(learner))
     assert alike(learned[0], learned[1], tolerance=2e-3)  # what enters the lowest adapter is kept in half precision
     assert not alike(learned[0], weights(trainer(base, dropout=0.0)[0]), tolerance=2e-3)
 
 
 def test_a_backbone_is_whole_again_after_training(base: Backbone, tmp_path: Path) -> None:
-    learner, task = trainer(base, epochs=1)
-    learner.train(task, checkpoint(tmp_path), None)
+    learner, _task = trainer(base, epochs=1)
+    learner.train(checkpoint(tmp_path), None)
     assert len(base.blocks_of(learner.classifier.backbone).modules) == 2
 
 
@@ -267,10 +267,10 @@ def test_a_killed_training_goes_on_to_the_very_same_weights(
     base: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
     monkeypatch.setattr(training, "KEEP_EVERY", 0.0)  # kept after every step, of which an epoch has four
-    through, task = trainer(base)
-    expected = through.train(task, checkpoint(tmp_path / "through"), None)
+    through, _ = trainer(base)
+    expected = through.train(checkpoint(tmp_path / "through"), None)
 
-    killed, task = trainer(base)
+    killed, _ = trainer(base)
     gradient, done = killed._gradient, 0
 
     def dies(rows: list[int]) -> float:
@@ -282,12 +282,12 @@ def test_a_killed_training_goes_on_to_the_very_same_weights(
 
     monkeypatch.setattr(killed, "_gradient", dies)
     with pytest.raises(KilledError):
-        killed.train(task, checkpoint(tmp_path), None)
+        killed.train(checkpoint(tmp_path), None)
 
     said: list[str] = []
-    again, task = trainer(base)
+    again, _task = trainer(base)
     again.tell = Tell(say=said.append)
-    found = again.train(task, checkpoint(tmp_path), None)
+    found = again.train(checkpoint(tmp_path), None)
     assert said == [f"going on from step {steps} of 12"]
     assert alike(weights(through), weights(again))
     assert [epoch.validation_loss for epoch in found[0]] == [epoch.validation_loss for epoch in expected[0]]
@@ -295,8 +295,8 @@ def test_a_killed_training_goes_on_to_the_very_same_weights(
 
 
 def test_a_checkpoint_of_other_rows_or_options_is_not_taken_up(base: Backbone, tmp_path: Path) -> None:
-    learner, task = trainer(base)
-    learner.train(task, checkpoint(tmp_path, "other rows"), None)
+    learner, _task = trainer(base)
+    learner.train(checkpoint(tmp_path, "other rows"), None)
     assert checkpoint(tmp_path).load() is None
     assert checkpoint(tmp_path, "other rows").load() is not None
 
@@ -306,7 +306,7 @@ def test_a_refit_repeats_the_passes_that_were_best(base: Backbone, tmp_path: Pat
     learner, task = trainer(base, held=0)
     learner.tell = Tell(say=said.append)
     first = Trained(learner.classifier, task.reading.tokenizer, learner.recipe, "cpu", (), 2.0, 3.0, 0, 0)
-    epochs, passes, of = learner.train(task, checkpoint(tmp_path), first)
+    epochs, passes, of = learner.train(checkpoint(tmp_path), first)
     assert (len(epochs), passes, of) == (2, 2.0, 3.0)
     assert epochs[-1].validation_loss is None
     assert said[0].startswith("training: 2 passes over 40 texts, ")
@@ -315,9 +315,9 @@ def test_a_refit_repeats_the_passes_that_were_best(base: Backbone, tmp_path: Pat
 def test_a_time_budget_shortens_the_training_and_lets_the_rate_fall_within_it(
     base: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learner, task = trainer(base, seconds=7.0)
+    learner, _task = trainer(base, seconds=7.0)
     monkeypatch.setattr(learner, "_rehearse", lambda: 1.0)
-    epochs, passes, of = learner.train(task, checkpoint(tmp_path), None)
+    epochs, passes, of = learner.train(checkpoint(tmp_path), None)
     assert len(epochs) == 2  # four steps, and three of the second pass
     assert of == 7 / 4
     assert passes <= of
@@ -342,9 +342,9 @@ def test_dropout_takes_the_same_features_from_every_token_of_a_row() -> None:
 
 
 def test_bf16_trains_too(base: Backbone, tmp_path: Path) -> None:
-    learner, task = trainer(base, dtype="bf16", lr=2e-2)
+    learner, _task = trainer(base, dtype="bf16", lr=2e-2)
     assert learner.bf16
-    epochs, _, _ = learner.train(task, checkpoint(tmp_path), None)
+    epochs, _, _ = learner.train(checkpoint(tmp_path), None)
     assert epochs[-1].train_loss < epochs[0].train_loss
 
 

@@ -62,3 +62,11 @@ def test_new_rows_move_few_old_ones() -> None:
 
 def test_texts_that_differ_by_case_and_punctuation_are_one_product() -> None:
     assert text_key('Mug, BLUE - 12"') == text_key("mug blue 12")
+
+
+def test_of_very_many_rows_only_so_many_are_held_out() -> None:
+    keys, classes = [f"p{row}" for row in range(6000)], np.arange(6000) % 3
+    parts = split(keys, classes, SHARES, 0, most=150)
+    assert (len(parts.validation), len(parts.test), len(parts.train)) == (150, 150, 5700)
+    # The same products, only fewer of them.
+    assert set(parts.test) <= set(split(keys, classes, SHARES, 0).test)

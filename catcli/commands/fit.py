@@ -25,7 +25,7 @@ from catcli.products.categories import Categories, is_label, look_alikes
 from catcli.products.columns import Columns, choose
 from catcli.products.labeled import Labeled
 from catcli.products.read import open_source
-from catcli.products.split import FEWEST, Split, split, text_key
+from catcli.products.split import FEWEST, MOST_HELD, Split, split, text_key
 from catcli.products.text import cells_of, compose
 from catcli.recipe import Recipe
 from catcli.reporting import card, tables
@@ -34,6 +34,9 @@ from catcli.runtime.labeler import PROBE_ROWS, save_probe
 if TYPE_CHECKING:
     from catcli.commands.learning import Learned
 
+
+HELD_PER_SECOND = 15
+"""Rows of each held-out part for every second of a time budget: scoring them takes a fifth of it on two cores."""
 
 HELPS = os.environ.get("RANK", "0") != "0"
 """Whether this process is one that ``accelerate launch`` started beside the first: it trains, and neither speaks nor writes."""
@@ -137,7 +140,8 @@ def _labeled(frame: pl.DataFrame, columns: Columns, where: str, talk: Talk) -> L
 
 
 def _split(labeled: Labeled, recipe: Recipe, talk: Talk) -> Split:
-    parts = split(labeled.keys, labeled.classes, recipe.split, recipe.split_seed)
+    most = MOST_HELD if recipe.time_budget is None else min(MOST_HELD, int(recipe.time_budget * HELD_PER_SECOND))
+    parts = split(labeled.keys, labeled.classes, recipe.split, recipe.split_seed, most)
     if not len(parts.test) or not len(parts.validation):
         raise ProductsError(
             f"{len(labeled.texts)} rows are too few to keep any back for scoring: no category has {FEWEST} different products; "
@@ -160,12 +164,12 @@ def _train_and_write(labeled: Labeled, parts: Split, columns: Columns, recipe: R
     from catcli.models.training import Tell
 
     talk, checkpoints = run.talk, target.with_name(f".{target.name}.catcli-resume")
+    if not run.resume:
+        places.remove(checkpoints)  # by every process, before any trains: none may take up what another has not
     if HELPS:
         Learner(labeled, parts, recipe, talk, Tell(), run.started).train(checkpoints)
         raise SystemExit(0)
-    if not run.resume:
-        places.remove(checkpoints)
-    elif not checkpoints.exists():
+    if run.resume and not checkpoints.exists():
         talk.say("there is nothing to resume; the fit begins anew.")
     with talk.progress() as advance, adapters.drafted(target) as draft:
         learner = Learner(labeled, parts, recipe, talk, Tell(advance, talk.say), run.started)

@@ -42,7 +42,7 @@ LINEAR_CHARACTERS = 12_000_000
 LORA_PASSES = {"cpu": 60_000, "cuda": 4_000_000}
 """Rows times passes that LoRA learns from by default: minutes on either device. ``--time-budget`` replaces it."""
 
-LINEAR_SHARE, READING_SHARE, EXPORT_SECONDS, SCORED_PER_SECOND = 0.25, 0.2, 30.0, 100.0
+LINEAR_SHARE, READING_SHARE, EXPORT_SECONDS, SCORED_PER_SECOND = 0.25, 0.2, 35.0, 150.0
 """How a time budget is spent: at most such shares on the linear models and on reading; what export takes, and how fast rows are scored."""
 
 TRIAL_ROWS, READ_ROWS = 2_000, 256
@@ -137,12 +137,13 @@ class Learner:
         """The rows that the linear model learns from: all, or a draw that memory and the time budget allow."""
         characters = sum(len(self.rows.texts[row]) for row in rows)
         most = int(len(rows) * min(1.0, LINEAR_CHARACTERS / max(characters, 1)))
-        if self.recipe.time_budget is not None and most > TRIAL_ROWS:
+        left = self.left()
+        if left is not None and most > TRIAL_ROWS:
             trial = draw(self.rows.classes, rows, TRIAL_ROWS, self.recipe.seed)
             start = time.perf_counter()
             fit_linear(self.rows.take(trial).plus(self.names), self.count, self.recipe.seed)
             fits = 2 if self.recipe.refit else 1
-            seconds = max(1.0, self.recipe.time_budget * LINEAR_SHARE / fits)
+            seconds = max(1.0, left * LINEAR_SHARE / fits)
             most = min(most, max(TRIAL_ROWS, int(TRIAL_ROWS * seconds / (time.perf_counter() - start))))
         return draw(self.rows.classes, rows, most, self.recipe.seed)
 
@@ -173,7 +174,6 @@ class Learner:
     def lora_rows(self) -> Rows:
         """The rows that LoRA reads, sorted: every validation row, and of the others as many as the limits allow."""
         others = np.concatenate((self.parts.train, self.parts.test)) if self.recipe.refit else self.parts.train
-        watched = draw(self.rows.classes, self.parts.validation, WATCHED, self.recipe.seed)
         most = LORA_PASSES[self.device.type] // default_epochs(len(self.parts.train))
         left = self.left()
         if left is not None and len(others) > TRIAL_ROWS:
@@ -181,8 +181,9 @@ class Learner:
             start = time.perf_counter()
             self.read(self.rows.take(trial), Tell())
             speed = len(trial) / (time.perf_counter() - start)
-            most = max(READ_ROWS, int(left * READING_SHARE * speed) - len(watched))
+            most = max(READ_ROWS, int(left * READING_SHARE * speed))
         most = int(workers().agree(most))
+        watched = draw(self.rows.classes, self.parts.validation, min(WATCHED, most // 4), self.recipe.seed)
         if most < len(others):
             self.talk.say(f"LoRA learns from a draw of {most:,} of {len(others):,} rows; a longer --time-budget takes more")
         return np.sort(np.concatenate((draw(self.rows.classes, others, most, self.recipe.seed), watched)))

@@ -37,7 +37,7 @@ def report(name: str | None = None, *, as_json: bool = False, talk: Talk | None 
         *([tables.confusions(metrics.blend, examples)] if metrics.blend.confusions else []),
         tables.parity(metrics),
         f"int8 {metrics.int8.reason}",
-        f"{metrics.rows.train:,} rows trained {took.trained:,} of {took.total:,} parameters on {took.device}",
+        f"{took.lora_rows:,} rows trained {took.trained:,} of {took.total:,} parameters on {took.device}",
         f"{took.seconds:.0f} s in all: LoRA {took.lora_seconds:.0f} s, the linear model {took.linear_seconds:.1f} s, the rest export",
     ]
     talk.out.print(Group(*parts))

@@ -124,8 +124,8 @@ def train_lora(task: Task, recipe: Recipe, checkpoint: Checkpoint, tell: Tell, r
     classifier = Classifier(base.load("sdpa"), task.count)
     add_adapters(classifier, base, recipe)
     classifier.start_head(*fit_probe(task.reading.vectors[task.learn], task.examples.take(task.learn), task.count))
-    trainer = Trainer(classifier, base, recipe, device, tell)
-    epochs, passes, of = trainer.train(task, checkpoint, repeat)
+    trainer = Trainer(classifier, base, recipe, task, device, tell)
+    epochs, passes, of = trainer.train(checkpoint, repeat)
     return Trained(classifier, task.reading.tokenizer, recipe, str(device), tuple(epochs), passes, of, *parameters(classifier))
 
 
@@ -154,22 +154,22 @@ class State:
 class Trainer:
     """Trains one classifier on one device. The order of rows and every draw follow the recipe's seed and the step alone."""
 
-    def __init__(self, classifier: Classifier, base: Backbone, recipe: Recipe, device: torch.device, tell: Tell) -> None:
+    def __init__(self, classifier: Classifier, base: Backbone, recipe: Recipe, task: Task, device: torch.device, tell: Tell) -> None:
         self.classifier = classifier.to(device)
         self.base = base
         self.recipe = recipe
+        self.task = task
         self.device = device
         self.tell = tell
         self.bf16 = use_bf16(recipe.dtype, device)
+        self._given: list[Tensor] | None = None
         self.learning = {name: parameter for name, parameter in classifier.named_parameters() if parameter.requires_grad}
 
-    def train(self, task: Task, checkpoint: Checkpoint, repeat: Trained | None) -> tuple[list[Epoch], float, float]:
+    def train(self, checkpoint: Checkpoint, repeat: Trained | None) -> tuple[list[Epoch], float, float]:
         """Train on the task's rows; after every epoch look at the validation rows, if any, and end with the weights they liked best.
 
         Returns the epochs, the passes over the rows that the best weights had seen, and those that the learning rate was laid out for.
         """
-        self.task = task
-        self._given: list[Tensor] | None = None
         with self._entered() as self._given:
             kept = checkpoint.load()
             state = State.of(kept[1]) if kept else State(self._plan(repeat))
@@ -181,11 +181,11 @@ class Trainer:
             while state.epoch < state.plan.epochs and state.step < state.plan.steps and not self._worn_out(state):
                 self._epoch(state, optimizer, checkpoint, best)
                 best = self._look(state, best)
-                checkpoint.save(self._tensors(optimizer, best), asdict(state))
+                self._keep(state, optimizer, checkpoint, best)
             with torch.no_grad():
                 for name, value in best.items():
                     self.learning[name].copy_(value)
-        per_epoch = self._steps(len(task.learn))
+        per_epoch = self._steps(len(self.task.learn))
         return state.history, state.best_step / per_epoch, state.plan.horizon / per_epoch
 
     @contextmanager
@@ -250,7 +250,7 @@ class Trainer:
         return [[int(self.task.learn[row]) for row in rows] for rows in batches_of_like_length(lengths, self.recipe.batch_size, generator)]
 
     def _gradient(self, rows: list[int]) -> float:
-        """Add the gradient of a batch's loss; returns the loss times the rows' weight."""
+        """Add the gradient of a batch's loss, or of this process's part of it; returns its mean loss times the weight of all its rows."""
         reading, examples = self.task.reading, self.task.examples
         whole = float(examples.weights[rows].sum())
         mine = workers().share(rows)
@@ -263,7 +263,7 @@ class Trainer:
         weights = torch.as_tensor(examples.weights[batch.rows], device=self.device)
         loss = (nn.functional.cross_entropy(logits.float(), truth, reduction="none") * weights).sum() / whole
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-        return float(loss.item()) * whole
+        return float(loss.item()) * whole * whole / float(examples.weights[mine].sum())
 
     def _epoch(self, state: State, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint, best: Mapping[str, Tensor]) -> None:
         """The rest of an epoch, or of the plan."""
@@ -290,7 +290,7 @@ class Trainer:
             state.seconds = before + time.perf_counter() - start
             self.tell.advance(stage, min(state.within * self.recipe.batch_size, len(self.task.learn)), len(self.task.learn))
             if time.perf_counter() - saved > KEEP_EVERY:
-                checkpoint.save(self._tensors(optimizer, best), asdict(state))
+                self._keep(state, optimizer, checkpoint, best)
                 saved = time.perf_counter()
 
     def _look(self, state: State, best: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -301,7 +301,8 @@ class Trainer:
             stage = f"pass {state.epoch + 1} of {state.plan.epochs}: validation"
             logits = self.logits(task.held, stage)
             truth = task.examples.classes[task.held]
-            loss = float(nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth)))
+            # One process's number for all: they have to stop after the same pass.
+            loss = workers().agree(float(nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth))))
             accuracy = float((logits.argmax(1) == truth).mean())
         state.history.append(Epoch(state.loss / max(state.weight, 1e-9), loss, accuracy, state.seconds))
         state.epoch, state.within, state.loss, state.weight, state.seconds = state.epoch + 1, 0, 0.0, 0.0, 0.0
@@ -334,15 +335,17 @@ class Trainer:
         groups = [{"params": matrices, "weight_decay": self.recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, lr=self.recipe.lr, fused=True)
 
-    def _tensors(self, optimizer: torch.optim.Optimizer, best: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Everything that a step changes, by name."""
+    def _keep(self, state: State, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint, best: Mapping[str, Tensor]) -> None:
+        """Put everything that a step changes into the checkpoint, by name."""
+        if not workers().first:
+            return
         kept = {f"now/{name}": parameter for name, parameter in self.learning.items()} | {f"best/{name}": best[name] for name in best}
         for name, parameter in self.learning.items():
             kept |= {f"adam/{key}/{name}": value for key, value in optimizer.state[parameter].items()}
-        return kept
+        checkpoint.save(kept, asdict(state))
 
     def _restore(self, kept: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-        """Put back what `_tensors` kept; returns the best weights so far."""
+        """Put back what `_keep` kept; returns the best weights so far."""
         with torch.no_grad():
             for name, parameter in self.learning.items():
                 parameter.copy_(kept[f"now/{name}"])

@@ -42,12 +42,12 @@ def text_key(text: str) -> str:
     return " ".join(re.sub(r"[\W_]+", " ", text.lower()).split())
 
 
-def split(keys: Sequence[str], classes: npt.NDArray[np.int64], shares: tuple[int, int, int], seed: int) -> Split:
+def split(keys: Sequence[str], classes: npt.NDArray[np.int64], shares: tuple[int, int, int], seed: int, most: int = MOST_HELD) -> Split:
     """Rows by product key: within each category the keys are ranked by a hash of key and ``seed`` and cut in ``shares`` per cent.
 
     All rows of a key fall in one part; a key with rows of several categories ranks in the one that most of them name. Every part of a
     category with at least `FEWEST` keys gets one key or more; keys with a row of a rarer category train. Since a rank depends on the keys'
-    own hashes alone, new rows move few old ones. Of very many rows no more are held out than `MOST_HELD` says.
+    own hashes alone, new rows move few old ones. Of very many rows no more than about ``most`` are held out for each part.
     """
     # Equal keys have equal hashes; of different ones, 64 bits make two alike once in ten million runs of two million keys.
     hashes = np.fromiter((_rank(key, seed) for key in keys), dtype=np.uint64, count=len(keys))
@@ -61,8 +61,8 @@ def split(keys: Sequence[str], classes: npt.NDArray[np.int64], shares: tuple[int
     free = np.flatnonzero(~blocked)
     order = free[np.argsort(major[free], kind="stable")]
     _, begin, sizes = np.unique(major[order], return_index=True, return_counts=True)
-    test = np.minimum(np.maximum(1, np.rint(sizes * _scaled(shares[2], len(keys), count))), sizes - 2)
-    validation = np.minimum(np.maximum(1, np.rint(sizes * _scaled(shares[1], len(keys), count))), sizes - test - 1)
+    test = np.minimum(np.maximum(1, np.rint(sizes * _scaled(shares[2], len(keys), count, most))), sizes - 2)
+    validation = np.minimum(np.maximum(1, np.rint(sizes * _scaled(shares[1], len(keys), count, most))), sizes - test - 1)
     within = np.arange(len(order)) - np.repeat(begin, sizes)
     part = np.zeros(len(ranked), np.int64)
     part[order] = np.where(within < np.repeat(test, sizes), 2, np.where(within < np.repeat(test + validation, sizes), 1, 0))
@@ -87,9 +87,9 @@ def _rare(keys: Rows, classes: Rows, major: Rows, present: Rows, count: int) -> 
         rare = found
 
 
-def _scaled(share: int, rows: int, classes: int) -> float:
+def _scaled(share: int, rows: int, classes: int, most: int) -> float:
     """The share of a category's keys that is held out."""
-    return min(share / 100, MOST_HELD / rows, MOST_LOGITS / (rows * classes))
+    return min(share / 100, most / rows, MOST_LOGITS / (rows * classes))
 
 
 def _rank(key: str, seed: int) -> int:

@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> dict[str, float]:
         add_adapters(classifier, base, recipe)
     classifier.start_head(*fit_probe(reading.vectors[parts.train], task.examples.take(parts.train), len(categories)))
     with tempfile.TemporaryDirectory() as folder:
-        epochs, passes, _ = Trainer(classifier, base, recipe, cpu, Tell()).train(task, Checkpoint(Path(folder) / "state", "bench"), None)
+        epochs, passes, _ = Trainer(classifier, base, recipe, task, cpu, Tell()).train(Checkpoint(Path(folder) / "state", "bench"), None)
         seconds = time.perf_counter() - start
         learned = {name: value.detach() for name, value in classifier.named_parameters() if value.requires_grad}
         save_file(learned, Path(folder) / "learned.safetensors")
