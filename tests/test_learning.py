@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.svm import LinearSVC
 
+from catcli.commands.learning import Learner
+from catcli.commands.talk import Talk
 from catcli.models import linear
 from catcli.models.linear import FOLDS, fit_linear, out_of_fold
+from catcli.models.training import Tell
+from catcli.products.categories import Categories
 from catcli.products.examples import NAME_WEIGHT, Examples, draw, names_as_examples
+from catcli.products.labeled import Labeled
+from catcli.products.split import split
 from catcli.recipe import Recipe
 
 WORDS = ["mug", "drill", "lamp", "puzzle", "soap", "tent", "chair", "knife", "clock", "vase", "glove"]
@@ -92,6 +101,19 @@ def test_a_draw_has_every_category_and_the_rest_in_proportion() -> None:
     assert drawn.tolist() == sorted(drawn.tolist()) == draw(classes, rows, 1000, seed=0).tolist()
     assert drawn.tolist() != draw(classes, rows, 1000, seed=1).tolist()
     assert draw(classes, rows[:5], 1000, seed=0).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_fit_that_goes_on_takes_the_rows_it_had_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = examples(440, 11)
+    labeled = Labeled(rows.texts, rows.classes, rows.texts, Categories(tuple(WORDS)), len(rows), 0)
+    parts = split(labeled.keys, labeled.classes, (80, 10, 10), 0)
+    learner = Learner(labeled, parts, Recipe(device="cpu", time_budget=60.0), Talk.silent(), Tell(), time.perf_counter())
+    taken = []
+    for affordable in (200, 300):  # a slower machine, a faster one
+        monkeypatch.setattr(learner, "affordable", lambda _, most=affordable: most)
+        taken.append(learner.lora_rows(tmp_path / "checkpoints"))
+    assert taken[0].tolist() == taken[1].tolist()
+    assert len(taken[0]) == 200 + len(parts.validation)
 
 
 @pytest.mark.parametrize(("told", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400)])

@@ -98,8 +98,9 @@ class Learner:
             shipped = scored
             if again:
                 shipped = export_variants(again, held[:PARITY_ROWS], folder, self.tell.advance, scored.int8)
-        learned = self.rows.take(self.parts.train).plus(self.names)
-        shares = class_shares(learned.classes, learned.weights, self.count)
+        learned = np.concatenate((self.rows.classes[self.parts.train], self.names.classes))
+        weights = np.concatenate((self.rows.weights[self.parts.train], self.names.weights))
+        shares = class_shares(learned, weights, self.count)
         by_validation = {variant: scored.logits[variant][validation] for variant in shipped.files}
         return Learned(
             first=first,
@@ -171,22 +172,31 @@ class Learner:
 
     # --- LoRA ---------------------------------------------------------------------------------------------------------------------------
 
-    def lora_rows(self) -> Rows:
-        """The rows that LoRA reads, sorted: every validation row, and of the others as many as the limits allow."""
+    def lora_rows(self, checkpoints: Path) -> Rows:
+        """The rows that LoRA reads, sorted: validation rows to look at, and of the others as many as the limits allow."""
         others = np.concatenate((self.parts.train, self.parts.test)) if self.recipe.refit else self.parts.train
-        most = LORA_PASSES[self.device.type] // default_epochs(len(self.parts.train))
-        left = self.left()
-        if left is not None and len(others) > TRIAL_ROWS:
-            trial = draw(self.rows.classes, others, READ_ROWS, self.recipe.seed)
-            start = time.perf_counter()
-            self.read(self.rows.take(trial), Tell())
-            speed = len(trial) / (time.perf_counter() - start)
-            most = max(READ_ROWS, int(left * READING_SHARE * speed))
+        kept = checkpoints / "rows"
+        # A fit that goes on takes the rows it had taken: how many there is time for would not be measured alike again.
+        most = int(kept.read_text()) if kept.exists() else self.affordable(others)
         most = int(workers().agree(most))
-        watched = draw(self.rows.classes, self.parts.validation, min(WATCHED, most // 4), self.recipe.seed)
+        if workers().first:
+            checkpoints.mkdir(parents=True, exist_ok=True)
+            kept.write_text(str(most))
         if most < len(others):
             self.talk.say(f"LoRA learns from a draw of {most:,} of {len(others):,} rows; a longer --time-budget takes more")
+        watched = draw(self.rows.classes, self.parts.validation, min(WATCHED, most // 4), self.recipe.seed)
         return np.sort(np.concatenate((draw(self.rows.classes, others, most, self.recipe.seed), watched)))
+
+    def affordable(self, others: Rows) -> int:
+        """How many of ``others`` LoRA can learn from: by the time budget, or in minutes."""
+        left = self.left()
+        if left is None:
+            return LORA_PASSES[self.device.type] // default_epochs(len(self.parts.train))
+        trial = draw(self.rows.classes, others, READ_ROWS, self.recipe.seed)
+        start = time.perf_counter()
+        self.read(self.rows.take(trial), Tell())
+        speed = len(trial) / (time.perf_counter() - start)
+        return max(READ_ROWS, int(left * READING_SHARE * speed))
 
     def read(self, examples: Examples, tell: Tell) -> Reading:
         """The base's view of the examples."""
@@ -196,7 +206,7 @@ class Learner:
 
     def train(self, checkpoints: Path) -> tuple[Trained, Trained | None, int]:
         """LoRA on the training rows, and its refit on all rows, where asked; and how many rows it saw."""
-        rows = self.lora_rows()
+        rows = self.lora_rows(checkpoints)
         examples = self.rows.take(rows).plus(self.names)
         reading = self.read(examples, self.tell)
         names = np.arange(len(rows), len(examples))
