@@ -21,7 +21,7 @@ from catcli.models.classifier import pick_device, use_bf16
 from catcli.models.export import PARITY_ROWS, Exported, export_variants
 from catcli.models.linear import FOLDS, fit_linear, out_of_fold
 from catcli.models.reading import Reading, read
-from catcli.models.training import Task, Tell, Trained, default_epochs, fitting_max_tokens, train_lora
+from catcli.models.training import Task, Tell, Trained, default_epochs, fitting_tokenizer, train_lora
 from catcli.models.workers import workers
 from catcli.products.examples import Examples, draw, names_as_examples
 from catcli.products.labeled import Labeled
@@ -241,6 +241,5 @@ def resolved(recipe: Recipe, labeled: Labeled, parts: Split) -> Recipe:
     """The recipe with the options that depend on the rows."""
     base = BACKBONES[recipe.base]
     sample = labeled.texts[:: max(1, len(labeled.texts) // 20_000)]
-    lengths = [len(ids) for ids in Tokenizer(base.tokenizer, base.longest, base.pad_id).encode(sample)]
     epochs = recipe.epochs or default_epochs(len(parts.train))
-    return recipe.but({"max_tokens": recipe.max_tokens or fitting_max_tokens(lengths), "epochs": epochs})
+    return recipe.but({"max_tokens": recipe.max_tokens or fitting_tokenizer(base, sample).max_tokens, "epochs": epochs})

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from optimum.exporters.onnx import OnnxConfig, export
 from optimum.exporters.tasks import TasksManager
@@ -22,12 +21,12 @@ from catcli.evaluation.metrics import Parity, Quantized
 from catcli.models.backbones import BACKBONES
 from catcli.models.classifier import Classifier
 from catcli.models.lora import load_adapter, merge, save_adapter
-from catcli.models.reading import Advance, Ids, infer, tensors
+from catcli.models.reading import Advance, plain_logits
 from catcli.models.training import Trained
 from catcli.runtime.blend import Array
 from catcli.runtime.labeler import PROBE_ROWS, lora_logits
 from catcli.runtime.session import Session
-from catcli.runtime.tokens import TokenBatch, Tokenizer
+from catcli.runtime.tokens import TokenBatch
 
 OPSET = 18
 
@@ -152,9 +151,10 @@ def export_variants(trained: Trained, texts: Sequence[str], folder: Path, advanc
     # What is compared is the adapter as it lies on disk: a head or a matrix that was not saved would show here.
     saved = load_adapter(base, folder, trained.classifier.head.out_features)
     sample = tokenizer.encode(texts[:PARITY_ROWS])
-    reference = _torch_logits(saved, tokenizer, sample, "comparing the saved adapter", advance)
+    reference = plain_logits(saved, tokenizer, sample, lambda done: advance("comparing the saved adapter", done, len(sample)))
     merge(saved)
-    parity = [_compare("merged", reference, _torch_logits(saved, tokenizer, sample, "comparing the merged model", advance))]
+    merged = plain_logits(saved, tokenizer, sample, lambda done: advance("comparing the merged model", done, len(sample)))
+    parity = [_compare("merged", reference, merged)]
     advance("exporting to ONNX", 0, 1)
     to_onnx(saved, folder / FILES["fp32"])
     session = Session(folder / FILES["fp32"], "cpu")
@@ -193,14 +193,6 @@ def judge_int8(agreement: float, speedup: float) -> Quantized:
     if speedup < GAIN:
         return Quantized(kept=False, reason=f"dropped: {speedup:.2f} x the speed of fp32 on this processor, no gain", speedup=speedup)
     return Quantized(kept=True, reason=f"kept: {speedup:.2f} x the speed of fp32 on this processor", speedup=speedup)
-
-
-def _torch_logits(classifier: Classifier, tokenizer: Tokenizer, ids: Ids, stage: str, advance: Advance) -> Array:
-    def look(batch: TokenBatch) -> torch.Tensor:
-        logits: torch.Tensor = classifier(*tensors(batch, torch.device("cpu")))["logits"]
-        return logits
-
-    return infer(classifier, tokenizer, ids, look, bf16=False, advance=lambda done: advance(stage, done, len(ids)))
 
 
 def _compare(form: str, reference: Array, logits: Array) -> Parity:

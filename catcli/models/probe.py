@@ -5,13 +5,11 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from catcli.products.examples import Examples
-
-Array = npt.NDArray[np.float32]
+from catcli.runtime.blend import Array
 
 PROBE_C = 0.05
 """Inverse strength of the L2 penalty; MiniLM's vectors are 3 to 5 long.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +13,10 @@ from torch import Tensor
 from catcli.models.backbones import Backbone
 from catcli.models.classifier import Classifier
 from catcli.models.trunk import Trunk, watched
+from catcli.runtime.blend import Array
 from catcli.runtime.tokens import TokenBatch, Tokenizer
 
 Ids = Sequence[Sequence[int]]
-Array = npt.NDArray[np.float32]
 
 Advance = Callable[[str, float, float], None]
 """Called with what is being done, how many rows of it are done, and how many there are."""
@@ -81,13 +80,22 @@ def infer(
     return np.empty((0, classifier.head.out_features), dtype=np.float32) if out is None else out
 
 
+def plain_logits(classifier: Classifier, tokenizer: Tokenizer, ids: Ids, advance: Callable[[int], None] = lambda _: None) -> Array:
+    """Logits *(rows, classes)* of all texts by the whole model, on the CPU in float32."""
+    cpu = torch.device("cpu")
+
+    def look(batch: TokenBatch) -> Tensor:
+        logits: Tensor = classifier(*tensors(batch, cpu))["logits"]
+        return logits
+
+    return infer(classifier, tokenizer, ids, look, bf16=False, advance=advance)
+
+
 def tensors(batch: TokenBatch, device: torch.device) -> tuple[Tensor, Tensor]:
     """Ids and mask on the device."""
     return torch.from_numpy(batch.ids).to(device), torch.from_numpy(batch.mask).to(device)
 
 
-@contextmanager
-def precision(bf16: bool, device: torch.device) -> Iterator[None]:
+def precision(bf16: bool, device: torch.device) -> torch.autocast:
     """Matrix products in bfloat16 where asked; sums, norms and the loss stay in float32."""
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-        yield
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)

@@ -19,11 +19,12 @@ from catcli.models.checkpoint import Checkpoint
 from catcli.models.classifier import Classifier, parameters, pick_device, use_bf16
 from catcli.models.lora import add_adapters
 from catcli.models.probe import fit_probe
-from catcli.models.reading import Array, Reading, infer, precision, tensors
+from catcli.models.reading import Advance, Reading, infer, precision, tensors
 from catcli.models.trunk import entered_at
 from catcli.models.workers import workers
 from catcli.products.examples import Examples
 from catcli.recipe import Recipe
+from catcli.runtime.blend import Array
 from catcli.runtime.tokens import TokenBatch, Tokenizer
 
 Rows = npt.NDArray[np.int64]
@@ -45,7 +46,7 @@ KEEP_EVERY = 60.0
 class Tell:
     """How a training speaks: ``advance`` with what is being done, how many rows of it, and of how many; ``say`` with a sentence."""
 
-    advance: Callable[[str, float, float], None] = lambda *_: None
+    advance: Advance = lambda *_: None
     say: Callable[[str], None] = lambda _: None
 
 
@@ -105,6 +106,12 @@ class Trained:
 def fitting_max_tokens(lengths: Sequence[int]) -> int:
     """So many tokens that 99 % of the texts are whole: a multiple of 8 from 16 to 128."""
     return int(np.clip(-(-np.quantile(lengths, 0.99) // 8) * 8, 16, 128))
+
+
+def fitting_tokenizer(base: Backbone, texts: Sequence[str]) -> Tokenizer:
+    """The base's tokenizer, cutting texts where `fitting_max_tokens` says."""
+    lengths = [len(ids) for ids in Tokenizer(base.tokenizer, base.longest, base.pad_id).encode(texts)]
+    return Tokenizer(base.tokenizer, fitting_max_tokens(lengths), base.pad_id)
 
 
 def default_epochs(rows: int) -> int:

@@ -24,12 +24,11 @@ import torch
 from catcli.models.backbones import BACKBONES
 from catcli.models.checkpoint import Checkpoint
 from catcli.models.reading import read
-from catcli.models.training import Task, Tell, fitting_max_tokens, train_lora
+from catcli.models.training import Task, Tell, fitting_tokenizer, train_lora
 from catcli.products.categories import Categories
 from catcli.products.examples import Examples
 from catcli.products.text import compose
 from catcli.recipe import Recipe
-from catcli.runtime.tokens import Tokenizer
 
 
 def main() -> None:
@@ -46,8 +45,7 @@ def main() -> None:
     texts, labels = compose(frame, options.text.split(",")), frame[options.label].to_list()
     categories = Categories.of(labels)
     base, device = BACKBONES["minilm"], torch.device(options.device)
-    lengths = [len(ids) for ids in Tokenizer(base.tokenizer, base.longest).encode(texts)]
-    tokenizer = Tokenizer(base.tokenizer, fitting_max_tokens(lengths))
+    tokenizer = fitting_tokenizer(base, texts)
     nothing = np.empty(0, np.int64)
     trained, with_reading = [], []
     for repeat in range(options.repeats + 1):

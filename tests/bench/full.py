@@ -28,14 +28,13 @@ from catcli.models.checkpoint import Checkpoint
 from catcli.models.classifier import Classifier, parameters
 from catcli.models.lora import add_adapters
 from catcli.models.probe import fit_probe
-from catcli.models.reading import infer, read, tensors
-from catcli.models.training import Task, Tell, Trainer, default_epochs, fitting_max_tokens
+from catcli.models.reading import plain_logits, read
+from catcli.models.training import Task, Tell, Trainer, default_epochs, fitting_tokenizer
 from catcli.products.categories import Categories
 from catcli.products.examples import Examples, draw
 from catcli.products.split import split, text_key
 from catcli.products.text import compose
 from catcli.recipe import Recipe
-from catcli.runtime.tokens import TokenBatch, Tokenizer
 
 
 def run(options: argparse.Namespace) -> dict[str, float]:
@@ -47,8 +46,7 @@ def run(options: argparse.Namespace) -> dict[str, float]:
     texts, classes = compose(frame[rows], options.text.split(",")), classes[rows]
     parts = split([text_key(text) for text in texts], classes, (80, 10, 10), 0)
     base, cpu, full = BACKBONES["minilm"], torch.device("cpu"), options.only == "full"
-    lengths = [len(ids) for ids in Tokenizer(base.tokenizer, base.longest).encode(texts)]
-    tokenizer = Tokenizer(base.tokenizer, fitting_max_tokens(lengths))
+    tokenizer = fitting_tokenizer(base, texts)
     recipe = Recipe(epochs=default_epochs(len(parts.train)), lr=options.full_lr if full else Recipe().lr, seed=options.seed, device="cpu")
     start = time.perf_counter()
     reading = read(base, tokenizer, texts, cpu, bf16=False, advance=lambda *_: None)
@@ -67,12 +65,7 @@ def run(options: argparse.Namespace) -> dict[str, float]:
         save_file(learned, Path(folder) / "learned.safetensors")
         size = (Path(folder) / "learned.safetensors").stat().st_size
     ids = [reading.ids[row] for row in parts.test]
-
-    def look(batch: TokenBatch) -> torch.Tensor:
-        logits: torch.Tensor = classifier(*tensors(batch, cpu))["logits"]
-        return logits
-
-    right = infer(classifier, tokenizer, ids, look, bf16=False, advance=lambda _: None).argmax(1) == classes[parts.test]
+    right = plain_logits(classifier, tokenizer, ids).argmax(1) == classes[parts.test]
     drawn = np.random.default_rng(0).choice(right, (2000, len(right))).mean(1)
     low, high = np.quantile(drawn, [0.025, 0.975])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
