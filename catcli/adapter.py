@@ -23,7 +23,7 @@ FORMAT = 1
 MANIFEST = "adapter.json"
 PACKAGES = ("catcli", "torch", "transformers", "peft", "optimum-onnx", "onnxruntime-gpu", "onnxruntime", "polars", "scikit-learn")
 
-Variant = Literal["fp32", "int8"]
+Variant = Literal["fp32", "int8", "fp16"]
 
 
 class _Part(BaseModel):

@@ -38,17 +38,19 @@ app.add_typer(store)
 
 Products = Annotated[
     list[str],
-    typer.Argument(metavar="PRODUCTS...", help="Labeled rows: CSV, TSV, JSON Lines or Parquet files, globs, or - for standard input."),
+    typer.Argument(metavar="PRODUCTS...", help="Labeled rows: CSV, TSV, JSON Lines, Parquet, Arrow or Excel; files, folders, globs, or -."),
 ]
 Catalog = Annotated[
     list[str],
-    typer.Argument(metavar="CATALOG...", help="Rows to label: CSV, TSV, JSON Lines or Parquet files, globs, or - for standard input."),
+    typer.Argument(metavar="CATALOG...", help="Rows to label: CSV, TSV, JSON Lines, Parquet, Arrow or Excel; files, folders, globs, or -."),
 ]
 InputFormat = Annotated[
-    str | None, typer.Option(help="csv, tsv, jsonl or parquet, where the file's ending does not say.", metavar="FORMAT")
+    str | None, typer.Option(help="csv, tsv, jsonl, parquet, arrow or excel, where the file's ending does not say.", metavar="FORMAT")
 ]
 Delimiter = Annotated[str | None, typer.Option(help="The character between CSV cells, where it is not found.", metavar="CHARACTER")]
-Encoding = Annotated[str | None, typer.Option(help="The encoding of CSV that is not UTF-8, for example latin-1.", metavar="NAME")]
+Encoding = Annotated[
+    str | None, typer.Option(help="The encoding of text, where it is not found: UTF-8, UTF-16 and Latin-1 are.", metavar="NAME")
+]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda. auto takes the GPU if there is one.", metavar="DEVICE")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output in place of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
@@ -212,13 +214,20 @@ def fit(
 @app.command(
     epilog="Examples:\n\n  catcli predict catalog.parquet -o labeled.parquet\n\n"
     "  catcli predict catalog.csv -o labeled.csv --min-confidence 0.8 --top-k 3\n\n"
-    "  catcli predict export.csv -o - --text title='Product Title' | head"
+    "  catcli predict today.parquet -o labeled.parquet --previous labeled.parquet\n\n"
+    "  zcat export.csv.gz | catcli predict - -o - --text title='Product Title' | head"
 )
 @sentences
 def predict(
     catalog: Catalog,
     output: Annotated[
-        str, typer.Option("-o", "--output", help="The labeled file; its ending says the format. - is standard output.", metavar="OUT")
+        str,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The labeled file; its ending says the format. A folder (out/) gets a file per input, - is standard output.",
+            metavar="OUT",
+        ),
     ],
     adapter: Annotated[
         str | None, typer.Option(help="A folder, or a name in the store; the only one there by default.", metavar="FOLDER")
@@ -226,7 +235,18 @@ def predict(
     text: Annotated[list[str] | None, typer.Option(help="Read the adapter's TRAINED column from COLUMN.", metavar="TRAINED=COLUMN")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Above 1, a column with the K most probable categories is added.")] = 1,
     min_confidence: Annotated[float, typer.Option(min=0, max=1, help="Below it the predicted category is null.")] = 0.0,
+    keep: Annotated[str | None, typer.Option(help="Write only these columns of the catalog, beside ours.", metavar="COLUMN,COLUMN")] = None,
+    previous: Annotated[
+        str | None,
+        typer.Option(help="An earlier output: rows whose text is in it keep their labels, if this adapter gave them.", metavar="LABELED"),
+    ] = None,
+    no_dedupe: Annotated[bool, typer.Option("--no-dedupe", help="Label a text anew each time that it comes.")] = False,
     device: DeviceOption = None,
+    variant: Annotated[
+        str, typer.Option(help="auto, fp32, fp16 or int8. auto takes the fastest that gives the same categories here.")
+    ] = "auto",
+    batch_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of a batch; by the device by default.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Batches at once; one a core by default.")] = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Go on where a text column of the adapter is not in the catalog.")
     ] = False,
@@ -234,8 +254,12 @@ def predict(
         bool, typer.Option("--replace-columns", help="Drop columns of the catalog that have the names of ours.")
     ] = False,
     no_clobber: Annotated[bool, typer.Option("--no-clobber", help="Stop if OUT exists.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped or killed.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how many rows there are, how long they take and what memory; write nothing.")
+    ] = False,
     output_as: Annotated[
-        str | None, typer.Option("--format", help="csv, tsv, jsonl or parquet, where OUT's ending does not say.", metavar="FORMAT")
+        str | None, typer.Option("--format", help="csv, tsv, jsonl, parquet or arrow, where OUT's ending does not say.", metavar="FORMAT")
     ] = None,
     input_format: InputFormat = None,
     delimiter: Delimiter = None,
@@ -245,20 +269,31 @@ def predict(
     verbose: Verbose = False,
 ) -> None:
     """A catalog → the same catalog with categories: every row once, in its order, its columns unchanged."""
+    from catcli.commands.predict import Asked, foresee
     from catcli.commands.predict import predict as run
 
-    run(
-        catalog,
+    asked = Asked(
         output=output,
         adapter=adapter,
-        text=text or (),
+        text=tuple(text or ()),
         top_k=top_k,
         min_confidence=min_confidence,
         device=device or "auto",
+        variant=variant,
+        batch_tokens=batch_tokens,
+        workers=workers,
+        keep=keep,
+        previous=previous,
+        dedupe=not no_dedupe,
         allow_missing=allow_missing,
         replace_columns=replace_columns,
         no_clobber=no_clobber,
+        resume=resume,
         output_as=output_as,
+    )
+    (foresee if dry_run else run)(
+        catalog,
+        asked,
         input_format=input_format,
         delimiter=delimiter,
         encoding=encoding,
@@ -281,6 +316,42 @@ def report(
     from catcli.commands.report import report as run
 
     run(adapter, as_json=as_json, talk=talk(quiet, verbose))
+
+
+@app.command(epilog="Examples:\n\n  catcli bench\n\n  catcli bench catalog.parquet --rows 20000 --against transformers")
+@sentences
+def bench(
+    catalog: Annotated[
+        list[str] | None, typer.Argument(metavar="[CATALOG]...", help="Rows to measure with; the adapter's held-out rows by default.")
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="A folder, or a name in the store; the only one there by default.", metavar="FOLDER")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="How many rows.")] = 4096,
+    repeats: Annotated[int, typer.Option(min=1, help="How often each stage is timed, after once to warm up.")] = 5,
+    against: Annotated[
+        str | None, typer.Option(help="transformers: its text-classification pipeline over the same base, in the same run.", metavar="PEER")
+    ] = None,
+    device: DeviceOption = None,
+    variant: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.")] = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Rows a second on this machine: reading, tokenizing, the two models, writing, and all of it from file to file."""
+    from catcli.commands.bench import bench as run
+
+    run(
+        catalog or [],
+        adapter=adapter,
+        rows=rows,
+        repeats=repeats,
+        against=against,
+        device=device or "auto",
+        variant=variant,
+        as_json=as_json,
+        talk=talk(quiet, verbose),
+    )
 
 
 @app.command(epilog="Example:\n\n  catcli demo && catcli report catcli-demo/adapters/products")

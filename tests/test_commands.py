@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from catcli import adapter as adapters
 from catcli.commands.fit import fit
-from catcli.commands.predict import predict
+from catcli.commands.predict import Asked, predict
 from catcli.commands.report import confused_examples, report
 from catcli.errors import OutputError, ProductsError, UsageError
 from catcli.evaluation.calibration import Blending
@@ -103,7 +103,7 @@ def test_rows_that_cannot_be_learned_from_get_a_sentence_and_write_nothing(shop:
 
 def test_every_row_comes_out_once_in_order_with_its_columns(shop: Shop, tmp_path: Path) -> None:
     before = pl.read_csv(shop.catalog, infer_schema=False)
-    summary = predict([str(shop.catalog)], output=str(tmp_path / "out.csv"), adapter=shop.adapter)
+    summary = predict([str(shop.catalog)], Asked(output=str(tmp_path / "out.csv"), adapter=shop.adapter))
     after = pl.read_csv(tmp_path / "out.csv", infer_schema=False)
     assert after.columns == [*before.columns, PREDICTED, CONFIDENCE]
     assert after.select(before.columns).equals(before)
@@ -113,17 +113,20 @@ def test_every_row_comes_out_once_in_order_with_its_columns(shop: Shop, tmp_path
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet"])
 def test_labels_do_not_depend_on_the_formats(shop: Shop, tmp_path: Path, form: str) -> None:
-    predict([str(shop.catalog)], output=str(tmp_path / f"first.{form}"), adapter=shop.adapter, top_k=2)
-    predict([str(tmp_path / f"first.{form}")], output=str(tmp_path / "second.parquet"), adapter=shop.adapter, top_k=2, replace_columns=True)
+    predict([str(shop.catalog)], Asked(output=str(tmp_path / f"first.{form}"), adapter=shop.adapter, top_k=2))
+    predict(
+        [str(tmp_path / f"first.{form}")],
+        Asked(output=str(tmp_path / "second.parquet"), adapter=shop.adapter, top_k=2, replace_columns=True),
+    )
     direct = tmp_path / "direct.parquet"
-    predict([str(shop.catalog)], output=str(direct), adapter=shop.adapter, top_k=2)
+    predict([str(shop.catalog)], Asked(output=str(direct), adapter=shop.adapter, top_k=2))
     first, second = pl.read_parquet(direct), pl.read_parquet(tmp_path / "second.parquet")
     assert second.select(first.columns).equals(first)
 
 
 def test_alternatives_are_the_most_probable_categories(shop: Shop, tmp_path: Path) -> None:
-    predict([str(shop.catalog)], output=str(tmp_path / "out.jsonl"), adapter=shop.adapter, top_k=3)
-    predict([str(shop.catalog)], output=str(tmp_path / "out.csv"), adapter=shop.adapter, top_k=3)
+    predict([str(shop.catalog)], Asked(output=str(tmp_path / "out.jsonl"), adapter=shop.adapter, top_k=3))
+    predict([str(shop.catalog)], Asked(output=str(tmp_path / "out.csv"), adapter=shop.adapter, top_k=3))
     row = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
     assert len(row["alternatives"]) == 3
     assert (row["alternatives"][0]["category"], row["alternatives"][0]["confidence"]) == (row[PREDICTED], row[CONFIDENCE])
@@ -132,7 +135,7 @@ def test_alternatives_are_the_most_probable_categories(shop: Shop, tmp_path: Pat
 
 
 def test_below_the_confidence_asked_for_the_category_is_null(shop: Shop, tmp_path: Path) -> None:
-    summary = predict([str(shop.catalog)], output=str(tmp_path / "out.parquet"), adapter=shop.adapter, min_confidence=0.9)
+    summary = predict([str(shop.catalog)], Asked(output=str(tmp_path / "out.parquet"), adapter=shop.adapter, min_confidence=0.9))
     out = pl.read_parquet(tmp_path / "out.parquet")
     assert 0 < summary.below < len(out)
     assert (out[PREDICTED].is_null() == (out[CONFIDENCE] < 0.9)).all()
@@ -144,16 +147,16 @@ def test_columns_of_other_names_are_matched_or_mapped_or_said_to_be_missing(shop
     with pytest.raises(
         ProductsError, match="has no column 'brand', which the adapter reads; say which one it is with --text brand=COLUMN or"
     ):
-        predict([str(catalog)], output=str(tmp_path / "out.csv"), adapter=shop.adapter)
+        predict([str(catalog)], Asked(output=str(tmp_path / "out.csv"), adapter=shop.adapter))
     assert not (tmp_path / "out.csv").exists()
-    predict([str(catalog)], output=str(tmp_path / "mapped.csv"), adapter=shop.adapter, text=["brand=maker"])
-    predict([str(shop.catalog)], output=str(tmp_path / "plain.csv"), adapter=shop.adapter)
+    predict([str(catalog)], Asked(output=str(tmp_path / "mapped.csv"), adapter=shop.adapter, text=["brand=maker"]))
+    predict([str(shop.catalog)], Asked(output=str(tmp_path / "plain.csv"), adapter=shop.adapter))
     mapped, plain = (pl.read_csv(tmp_path / name, infer_schema=False)[PREDICTED] for name in ("mapped.csv", "plain.csv"))
     assert mapped.equals(plain)
-    predict([str(catalog)], output=str(tmp_path / "missing.csv"), adapter=shop.adapter, allow_missing=True)
+    predict([str(catalog)], Asked(output=str(tmp_path / "missing.csv"), adapter=shop.adapter, allow_missing=True))
     for wrong in (["brand"], ["colour=maker"], ["brand=nothing"]):
         with pytest.raises((UsageError, ProductsError)):
-            predict([str(catalog)], output=str(tmp_path / "out.csv"), adapter=shop.adapter, text=wrong)
+            predict([str(catalog)], Asked(output=str(tmp_path / "out.csv"), adapter=shop.adapter, text=wrong))
 
 
 def test_columns_of_ours_in_the_input_stop_the_run(shop: Shop, tmp_path: Path) -> None:
@@ -162,38 +165,38 @@ def test_columns_of_ours_in_the_input_stop_the_run(shop: Shop, tmp_path: Path) -
     with pytest.raises(
         ProductsError, match="already has 'confidence', which this run would write; pass --replace-columns to drop it first"
     ):
-        predict([str(catalog)], output=str(tmp_path / "out.csv"), adapter=shop.adapter)
+        predict([str(catalog)], Asked(output=str(tmp_path / "out.csv"), adapter=shop.adapter))
 
 
 def test_an_output_that_must_not_be_written_is_left_alone(shop: Shop, tmp_path: Path) -> None:
     catalog = Path(shutil.copy(shop.catalog, tmp_path / "catalog.csv"))
     with pytest.raises(UsageError, match="is one of the inputs; write to another file"):
-        predict([str(catalog)], output=str(catalog), adapter=shop.adapter)
+        predict([str(catalog)], Asked(output=str(catalog), adapter=shop.adapter))
     with pytest.raises(OutputError, match="exists and --no-clobber leaves it alone"):
-        predict([str(shop.catalog)], output=str(catalog), adapter=shop.adapter, no_clobber=True)
+        predict([str(shop.catalog)], Asked(output=str(catalog), adapter=shop.adapter, no_clobber=True))
     with pytest.raises(UsageError, match="--json and -o - would both write to standard output"):
-        predict([str(shop.catalog)], output="-", adapter=shop.adapter, as_json=True)
+        predict([str(shop.catalog)], Asked(output="-", adapter=shop.adapter), as_json=True)
     assert catalog.read_bytes() == shop.catalog.read_bytes()
 
 
 def test_options_of_no_meaning_are_wrong_usage(shop: Shop, tmp_path: Path) -> None:
     for options in ({"device": "gpu"}, {"min_confidence": float("nan")}):
         with pytest.raises(UsageError, match="--device gpu: choose one of auto, cpu, cuda|--min-confidence nan: a probability"):
-            predict([str(shop.catalog)], output=str(tmp_path / "out.csv"), adapter=shop.adapter, **options)
+            predict([str(shop.catalog)], Asked(output=str(tmp_path / "out.csv"), adapter=shop.adapter, **options))
 
 
 def test_a_text_column_that_is_no_text_gets_a_sentence(shop: Shop, tmp_path: Path) -> None:
     frame = pl.DataFrame({"title": [{"en": "mug"}], "brand": ["x"], "description": ["y"]})
     frame.write_parquet(tmp_path / "in.parquet")
     with pytest.raises(ProductsError, match=r"the cells of 'title' are Struct.*, not text; map another with --text title=COLUMN"):
-        predict([str(tmp_path / "in.parquet")], output=str(tmp_path / "out.csv"), adapter=shop.adapter)
+        predict([str(tmp_path / "in.parquet")], Asked(output=str(tmp_path / "out.csv"), adapter=shop.adapter))
 
 
 def test_text_may_be_read_from_a_column_that_is_replaced(shop: Shop, tmp_path: Path) -> None:
     frame = pl.DataFrame({"confidence": ["blue mug"], "brand": ["x"], "description": ["y"]})
     frame.write_csv(tmp_path / "in.csv")
     arguments = {"adapter": shop.adapter, "text": ["title=confidence"], "replace_columns": True}
-    predict([str(tmp_path / "in.csv")], output=str(tmp_path / "out.csv"), **arguments)  # type: ignore[arg-type]
+    predict([str(tmp_path / "in.csv")], Asked(output=str(tmp_path / "out.csv"), **arguments))  # type: ignore[arg-type]
     assert pl.read_csv(tmp_path / "out.csv").columns == ["brand", "description", PREDICTED, CONFIDENCE]
 
 
@@ -201,14 +204,14 @@ def test_a_catalog_that_breaks_off_leaves_no_output(shop: Shop, tmp_path: Path) 
     catalog = tmp_path / "catalog.csv"
     catalog.write_text("title,brand,description\n" + "a mug,x,y\n" * 20_000 + "too,many,cells,here\n")
     with pytest.raises(ProductsError, match=r"line 20002 has 4 cells where the header has 3"):
-        predict([str(catalog)], output=str(tmp_path / "out.csv"), adapter=shop.adapter)
+        predict([str(catalog)], Asked(output=str(tmp_path / "out.csv"), adapter=shop.adapter))
     assert [path.name for path in tmp_path.iterdir()] == ["catalog.csv"]
 
 
 def test_a_catalog_without_rows_gives_a_file_without_rows(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "none.csv").write_text("title,brand,description\n")
     for form in ("csv", "parquet"):
-        assert predict([str(tmp_path / "none.csv")], output=str(tmp_path / f"out.{form}"), adapter=shop.adapter, top_k=2).rows == 0
+        assert predict([str(tmp_path / "none.csv")], Asked(output=str(tmp_path / f"out.{form}"), adapter=shop.adapter, top_k=2)).rows == 0
     assert pl.read_parquet(tmp_path / "out.parquet").columns == ["title", "brand", "description", PREDICTED, CONFIDENCE, "alternatives"]
 
 
@@ -217,7 +220,7 @@ def test_a_catalog_without_rows_gives_a_file_without_rows(shop: Shop, tmp_path: 
 def test_any_titles_are_labeled(shop: Shop, tmp_path: Path, rows: list[tuple[str | None, int]]) -> None:
     frame = pl.DataFrame(rows, schema={"title": pl.String, "n": pl.Int128}, orient="row").with_columns(pl.col("n").cast(pl.String))
     frame.write_parquet(tmp_path / "any.parquet")
-    predict([str(tmp_path / "any.parquet")], output=str(tmp_path / "out.parquet"), adapter=shop.adapter, allow_missing=True)
+    predict([str(tmp_path / "any.parquet")], Asked(output=str(tmp_path / "out.parquet"), adapter=shop.adapter, allow_missing=True))
     out = pl.read_parquet(tmp_path / "out.parquet")
     assert out.select("title", "n").equals(frame)
     assert out[PREDICTED].null_count() == 0

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import threading
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,7 +20,7 @@ from catcli.errors import ProductsError, UsageError
 from catcli.products.read import open_source
 
 
-def read(path: Path, **options: str | None) -> pl.DataFrame:
+def read(path: Path | str, **options: str | None) -> pl.DataFrame:
     return open_source([str(path)], **options).read().frame
 
 
@@ -24,6 +28,14 @@ def written(folder: Path, content: str | bytes, name: str = "shop.csv") -> Path:
     path = folder / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
+
+
+def zstd(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    buffer.close = lambda: None  # type: ignore[method-assign]  # it is read after the compressor has closed it
+    with pa.CompressedOutputStream(pa.PythonFile(buffer, "w"), "zstd") as packed:
+        packed.write(data)
+    return buffer.getvalue()
 
 
 def test_unescaped_inch_marks_lose_no_row(tmp_path: Path) -> None:
@@ -101,11 +113,16 @@ def test_standard_input_is_read_as_csv(monkeypatch: pytest.MonkeyPatch) -> None:
             b'a,b\n1,2\n3,"open\n5,6\n',
             "{path}: the quote that opens a cell in line 3, '3,\"open', is not closed properly; close it, or",
         ),
-        ("shop.csv", b"a,b\ncaf\xe9,2\n", "{path} is not utf-8 (byte 0xe9 after line 0); pass --encoding, often latin-1 or cp1252."),
+        ("shop.csv", b"a,b\n\x83J\x81[,2\n", "{path} is neither UTF-8, UTF-16 nor Latin-1; say what it is with --encoding, such as cp1250"),
+        ("shop.csv.gz", gzip.compress(b"a,b\n1,2\n" * 9000)[:60], "{path} is damaged, its compressed data end or break off: "),
+        ("shop.xlsx", b"a,b\n", "{path} is no Excel workbook (.xlsx); if it is text, pass --input-format csv."),
+        ("shop.xlsx", b"PK\x03\x04", "{path} cannot be read as an Excel workbook: "),
+        ("shop.arrow", b"a,b\n", "{path} cannot be read as Arrow IPC: "),
+        ("shop.parquet.gz", b"a,b\n", "{path}: parquet files are compressed inside; unpack it first."),
         ("shop.csv", b"PAR1xxxx", "{path} is a Parquet file, not CSV text; unpack, rename or export it first."),
         ("shop.csv", b"PK\x03\x04xxxx", "{path} is a zip archive or an Excel workbook, not CSV text"),
         ("shop.jsonl", b"", "{path} is empty: it has no JSON Lines in it."),
-        ("shop.jsonl", b'{"a": 1}\n{"a": \n', "{path} cannot be read as JSON Lines: "),
+        ("shop.jsonl", b'{"a": 1}\n\n{"a": \n', "{path} line 3 is no JSON: "),
         ("shop.parquet", b"", "{path} is empty: it has no Parquet in it."),
         ("shop.parquet", b"a,b\n1,2\n", "{path} is no Parquet file: it does not begin with PAR1; if it is text, pass --input-format csv."),
         ("shop.xyz", b"a,b\n", "{path}: the ending '.xyz' names no format that catcli reads"),
@@ -221,3 +238,99 @@ def test_any_bytes_are_rows_or_a_sentence(tmp_path: Path, content: bytes) -> Non
             read(written(tmp_path, content, name))
         except ProductsError as error:
             assert str(tmp_path) in str(error)
+
+
+# --- compressed, folders, other formats ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstd, lambda data: gzip.compress(data[:9]) + gzip.compress(data[9:])])
+def test_compressed_text_is_told_by_its_first_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes]
+) -> None:
+    data = pack(b"a,b\n00123,\xc3\xa9\n")
+    for name in ("shop.csv.gz", "shop.csv"):
+        assert read(written(tmp_path, data, name)).rows() == [("00123", "é")]
+    assert read(written(tmp_path, pack(b'{"a": "00123"}\n'), "shop.jsonl.zst")).rows() == [("00123",)]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(data))))
+    assert read("-").rows() == [("00123", "é")]
+
+
+def test_latin_1_is_found_and_said_even_in_the_last_row(tmp_path: Path) -> None:
+    path = written(tmp_path, b"a,b\n" + b"1,2\n" * 500_000 + b"caf\xe9,99\x80\n")
+    batches = list(open_source([str(path)]).batches(200_000))
+    assert batches[-1].frame.row(-1) == ("café", "99€")
+    assert "is not UTF-8 and is read as Windows-1252 (Latin-1)" in batches[0].note
+
+
+def test_utf_16_without_a_mark_is_found(tmp_path: Path) -> None:
+    for encoding in ("utf-16-le", "utf-16-be"):
+        assert read(written(tmp_path, "a,b\ncafé,2\n".encode(encoding))).rows() == [("café", "2")]
+
+
+def test_folders_are_read_below_too_and_paths_spell_columns(tmp_path: Path) -> None:
+    for country, sku in (("de", "001"), ("at%20x", "002")):
+        place = tmp_path / "shop" / f"country={country}" / "year=2026"
+        place.mkdir(parents=True)
+        pl.DataFrame({"sku": [sku]}).write_parquet(place / "part.parquet")
+        (place / "_SUCCESS").write_text("")
+    expected = [("002", "at x", "2026"), ("001", "de", "2026")]
+    assert read(tmp_path / "shop").rows() == expected
+    assert read(f"{tmp_path}/shop/**/*.parquet").rows() == expected
+    assert read(tmp_path / "shop" / "country=de" / "year=2026" / "part.parquet").columns == ["sku"]
+    pl.DataFrame({"sku": ["3"]}).write_parquet(tmp_path / "shop" / "part.parquet")
+    with pytest.raises(ProductsError, match="differ in columns 'country', 'year'; give files of one layout a run"):
+        read(tmp_path / "shop")
+    with pytest.raises(ProductsError, match=r"the folder .* holds no products: no file in it ends in \.csv"):
+        (tmp_path / "empty").mkdir()
+        read(tmp_path / "empty")
+
+
+def test_arrow_files_and_streams_are_read(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"sku": ["001", "002", None], "n": [1, 2, 3]})
+    frame.write_ipc(tmp_path / "file.arrow")
+    frame.write_ipc_stream(tmp_path / "stream.arrow")
+    for name in ("file.arrow", "stream.arrow"):
+        batches = list(open_source([str(tmp_path / name)]).batches(2))
+        assert [len(batch) for batch in batches] == [2, 1]
+        assert pl.concat(batch.frame for batch in batches).equals(frame)
+
+
+def test_a_workbook_is_read_with_its_types(tmp_path: Path) -> None:
+    pytest.importorskip("fastexcel", reason="reading Excel takes catcli[excel]")
+    cells = "<row r='1'><c r='A1' t='inlineStr'><is><t>sku</t></is></c><c r='B1' t='inlineStr'><is><t>price</t></is></c></row>"
+    cells += "<row r='2'><c r='A2' t='inlineStr'><is><t>00123</t></is></c><c r='B2'><v>1.5</v></c></row>"
+    office = "http://schemas.openxmlformats.org"
+    files = {
+        "[Content_Types].xml": f"<Types xmlns='{office}/package/2006/content-types'>"
+        "<Default Extension='rels' ContentType='application/vnd.openxmlformats-package.relationships+xml'/>"
+        "<Override PartName='/xl/workbook.xml' ContentType='application/vnd.openxmlformats-officedocument.spreadsheetml.sheet.main+xml'/>"
+        "<Override PartName='/xl/s.xml' ContentType='application/vnd.openxmlformats-officedocument.spreadsheetml.worksheet+xml'/></Types>",
+        "_rels/.rels": f"<Relationships xmlns='{office}/package/2006/relationships'>"
+        f"<Relationship Id='r' Type='{office}/officeDocument/2006/relationships/officeDocument' Target='xl/workbook.xml'/></Relationships>",
+        "xl/_rels/workbook.xml.rels": f"<Relationships xmlns='{office}/package/2006/relationships'>"
+        f"<Relationship Id='s' Type='{office}/officeDocument/2006/relationships/worksheet' Target='s.xml'/></Relationships>",
+        "xl/workbook.xml": f"<workbook xmlns='{office}/spreadsheetml/2006/main' xmlns:r='{office}/officeDocument/2006/relationships'>"
+        "<sheets><sheet name='s' sheetId='1' r:id='s'/></sheets></workbook>",
+        "xl/s.xml": f"<worksheet xmlns='{office}/spreadsheetml/2006/main'><sheetData>{cells}</sheetData></worksheet>",
+    }
+    with zipfile.ZipFile(tmp_path / "shop.xlsx", "w") as book:
+        for name, content in files.items():
+            book.writestr(name, content)
+    assert read(tmp_path / "shop.xlsx").rows() == [("00123", 1.5)]
+
+
+def test_one_huge_row_group_comes_in_batches(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"sku": [f"{number:08}" * 20 for number in range(100_000)]})
+    frame.write_parquet(tmp_path / "one.parquet", row_group_size=len(frame))
+    batches = list(open_source([str(tmp_path / "one.parquet")]).batches(4096))
+    assert max(len(batch) for batch in batches) <= 4096
+    assert pl.concat(batch.frame for batch in batches).equals(frame)
+
+
+def test_json_types_that_differ_from_batch_to_batch_are_settled_before_the_first(tmp_path: Path) -> None:
+    lines = [f'{{"price": {number}, "box": {{"w": 1}}}}' for number in range(10)] + ['{"price": "n/a", "box": {"h": 2.5}, "late": true}']
+    path = written(tmp_path, "\n".join(lines).encode(), "shop.jsonl")
+    batches = list(open_source([str(path)]).batches(4))
+    assert len({str(batch.frame.schema) for batch in batches}) == 1
+    assert batches[0].frame.row(3) == ("3", {"w": 1, "h": None}, None)
+    assert batches[-1].frame.row(-1) == ("n/a", {"w": None, "h": 2.5}, True)

@@ -10,15 +10,19 @@ import threading
 from datetime import date, datetime
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from catcli import places
 from catcli.errors import OutputError, UsageError
+from catcli.products.batch import Batch
+from catcli.products.parts import Parts
 from catcli.products.read import open_source
-from catcli.products.write import OutputFormat, flat, open_output, output_format
+from catcli.products.write import Form, OutputFormat, flat, output_form, piped, writing
 
 FRAME = pl.DataFrame(
     {
@@ -35,16 +39,80 @@ FRAME = pl.DataFrame(
 )
 
 
-def write(path: Path, form: OutputFormat, *frames: pl.DataFrame) -> None:
-    with open_output(str(path), form) as sink:
+NOTHING = pl.DataFrame()
+
+
+def parts_of(path: Path, form: OutputFormat | None = None, *, inputs: int = 1, mark: str = "a", resume: bool = False) -> Parts:
+    places_in = [Path(f"in-{number}.csv") for number in range(inputs)]
+    return Parts(str(path), output_form(str(path), form), places_in, {"the catalog": mark}, resume=resume).__enter__()
+
+
+def write(path: Path, form: OutputFormat, *frames: pl.DataFrame, each_a_part: bool = False) -> None:
+    parts = parts_of(path, form)
+    try:
         for frame in frames:
-            sink.write(frame)
+            parts.write(Batch(frame, 1.0), frame.columns, NOTHING)
+            if each_a_part:
+                parts.finish_part(len(frame), {}, {})
+        parts.finish_part(0, {}, {})
+        parts.finish()
+    finally:
+        parts.close()
 
 
 def test_parquet_keeps_every_type_over_several_frames(tmp_path: Path) -> None:
     write(tmp_path / "out.parquet", "parquet", FRAME, FRAME.clear(), FRAME)
     assert open_source([str(tmp_path / "out.parquet")]).read().frame.equals(pl.concat([FRAME, FRAME]))
     assert pl.read_parquet(tmp_path / "out.parquet").schema == FRAME.schema
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.tsv.gz", "out.jsonl.zst", "out.parquet", "out.arrow"])
+def test_parts_are_put_together_as_if_they_were_one(tmp_path: Path, name: str) -> None:
+    frame = FRAME.select("sku", "n", "tags", "since")
+    form = output_form(name, None).format
+    write(tmp_path / f"one.{name}", form, pl.concat([frame, frame]))
+    write(tmp_path / f"two.{name}", form, frame, frame, each_a_part=True)
+    one, two = (open_source([str(tmp_path / f"{count}.{name}")]).read().frame for count in ("one", "two"))
+    assert two.equals(one)
+    assert len(two) == 2 * len(frame)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"one.{name}", f"two.{name}"]
+
+
+def test_a_table_comes_out_with_types_that_polars_has_no_name_for(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "sku": pa.array(["1"], pa.string()),
+            "at": pa.array([5], pa.time32("s")),
+            "tags": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int8())),
+        }
+    )
+    table = table.replace_schema_metadata({"made by": "a test"})
+    pq.write_table(table, tmp_path / "in.parquet")
+    batch = next(open_source([str(tmp_path / "in.parquet")]).batches())
+    parts = parts_of(tmp_path / "out.parquet")
+    parts.write(batch, batch.columns, NOTHING)
+    parts.finish_part(1, {}, {})
+    parts.finish()
+    table, out = pq.read_table(tmp_path / "in.parquet"), pq.read_table(tmp_path / "out.parquet")
+    assert out.schema.equals(table.schema, check_metadata=True)
+    assert out.equals(table)
+
+
+def test_json_lines_come_out_as_they_came_in(tmp_path: Path) -> None:
+    lines = ['{"id": 1.0, "big": 123456789012345678901234567890, "x": {"b": 1, "a": null}}', '{"id": "one"}', "{}", '{"é": "\\u00e9"}']
+    (tmp_path / "in.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    batch = next(open_source([str(tmp_path / "in.jsonl")]).batches())
+    parts = parts_of(tmp_path / "out.jsonl")
+    parts.write(batch, batch.columns, pl.DataFrame({"ours": [1, 2, 3, None]}))
+    parts.finish_part(4, {}, {})
+    parts.finish()
+    out = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert out == [lines[0][:-1] + ', "ours":1}', '{"id": "one", "ours":2}', '{"ours":3}', '{"é": "\\u00e9", "ours":null}']
+    parts = parts_of(tmp_path / "less.jsonl")
+    parts.write(batch, ["id"], pl.DataFrame({"ours": [1, 2, 3, 4]}))
+    parts.finish_part(4, {}, {})
+    parts.finish()
+    assert json.loads((tmp_path / "less.jsonl").read_text().splitlines()[0]) == {"id": 1.0, "ours": 1}
 
 
 def test_no_rows_are_a_file_with_its_columns(tmp_path: Path) -> None:
@@ -73,7 +141,7 @@ def tables(draw: st.DrawFn) -> pl.DataFrame:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tables())
 def test_text_comes_through_every_format_as_it_is(tmp_path: Path, frame: pl.DataFrame) -> None:
-    forms: tuple[OutputFormat, ...] = ("csv", "tsv", "jsonl", "parquet")
+    forms: tuple[OutputFormat, ...] = ("csv", "tsv", "jsonl", "parquet", "arrow")
     for form in forms:
         path = tmp_path / f"table.{form}"
         write(path, form, frame)
@@ -82,39 +150,92 @@ def test_text_comes_through_every_format_as_it_is(tmp_path: Path, frame: pl.Data
         assert open_source([str(path)], delimiter=delimiter).read().frame.cast(pl.String).rows() == frame.rows()
 
 
+# --- whole or not at all -------------------------------------------------------------------------------------------------------------
+
+
 def test_a_run_that_fails_leaves_what_stood_there_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     path.write_text("mine")
-    with pytest.raises(RuntimeError, match="midway"), open_output(str(path), "csv") as sink:
-        sink.write(FRAME)
-        raise RuntimeError("midway")
+    parts = parts_of(path)
+    parts.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
+    parts.close()
     assert path.read_text() == "mine"
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.csv"]
 
 
-def test_what_a_killed_run_left_is_swept(tmp_path: Path) -> None:
-    left = places.beside(tmp_path / "out.csv")
-    left.with_name(left.name.replace(f"-{os.getpid()}.", "-999999999.")).write_text("half")
-    (tmp_path / ".out.csv.notes.part").write_text("mine")
-    write(tmp_path / "out.csv", "csv", FRAME)
-    assert {entry.name for entry in tmp_path.iterdir()} == {"out.csv", ".out.csv.notes.part"}
+def test_finished_parts_survive_and_are_gone_on_from(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    parts = parts_of(path)
+    parts.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
+    parts.finish_part(3, {"rows": 3}, {"numbers": np.arange(2)})
+    parts.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
+    parts.close()
+    assert not path.exists()
+    again = parts_of(path, resume=True)
+    assert (again.left.state, again.left.arrays["numbers"].tolist()) == ({"rows": 3}, [0, 1])
+    again.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
+    again.finish_part(3, {"rows": 6}, {})
+    again.finish()
+    assert len(open_source([str(path)]).read()) == 6
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.csv"]
+
+
+def test_parts_of_something_else_are_not_gone_on_from(tmp_path: Path) -> None:
+    parts = parts_of(tmp_path / "out.csv")
+    parts.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
+    parts.finish_part(3, {}, {})
+    parts.close()
+    with pytest.raises(OutputError, match="--resume: the catalog changed since the run that was stopped, so its 3 rows cannot be gone on"):
+        parts_of(tmp_path / "out.csv", mark="b", resume=True)
+    anew = parts_of(tmp_path / "out.csv", mark="b")
+    assert (anew.discarded, anew.left.parts) == (3, [])
+    anew.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_runs_do_not_write_to_one_place(tmp_path: Path) -> None:
+    first = parts_of(tmp_path / "out.csv")
+    with pytest.raises(OutputError, match=r"out\.csv is being written by another run; wait for it"):
+        parts_of(tmp_path / "out.csv")
+    first.close()
+    parts_of(tmp_path / "out.csv").close()
+
+
+def test_a_folder_gets_a_file_for_each_input_and_is_replaced_whole(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for _ in range(2):
+        places_in = [Path("in-0.csv"), Path("below") / "in-1.csv.gz"]
+        with Parts(f"{out}/", output_form(f"{out}/", "parquet"), places_in, {}, resume=False) as parts:
+            for number in range(2):
+                parts.write(Batch(FRAME, 1.0, part=number), FRAME.columns, NOTHING)
+                parts.finish_part(3, {}, {})
+            parts.finish()
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.parquet")) == ["below/in-1.parquet", "in-0.parquet"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    (out / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"holds 'mine\.txt', which this run would not write; a folder is replaced whole"):
+        Parts(f"{out}/", output_form(f"{out}/", "parquet"), places_in, {}, resume=False)
+    assert (out / "mine.txt").exists()
+
+
+def test_a_folder_that_a_kill_left_aside_comes_back(tmp_path: Path) -> None:
+    old = tmp_path / ".out.catcli-parts" / "old"
+    old.mkdir(parents=True)
+    (old / "in-0.csv").write_text("mine")
+    with Parts(f"{tmp_path / 'out'}/", output_form(f"{tmp_path / 'out'}/", "csv"), [Path("in-0.csv")], {}, resume=False):
+        pass
+    assert (tmp_path / "out" / "in-0.csv").read_text() == "mine"
 
 
 def test_a_full_disk_gets_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"out\.csv: the disk is full; free some space and run the same line again\."):
-        with open_output(str(tmp_path / "out.csv"), "csv"):
+        with writing(str(tmp_path / "out.csv")):
             raise OSError(errno.ENOSPC, "No space left on device")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_places_that_cannot_be_written_get_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="is a folder; name a file in it"), open_output(str(tmp_path), "csv"):
-        pass
-    with (
-        pytest.raises(OutputError, match="there is no folder .*; make it with 'mkdir -p"),
-        open_output(str(tmp_path / "no" / "x.csv"), "csv"),
-    ):
-        pass
+    with pytest.raises(OutputError, match="there is no folder .*; make it with 'mkdir -p"):
+        parts_of(tmp_path / "no" / "x.csv")
 
 
 def test_a_link_stays_a_link_and_permissions_stay(tmp_path: Path) -> None:
@@ -134,7 +255,8 @@ def test_a_pipe_is_written_as_rows_come(tmp_path: Path) -> None:
     got: list[str] = []
     reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
     reader.start()
-    write(pipe, "csv", FRAME.select("n"))
+    with piped(str(pipe), Form("csv")) as sink:
+        sink.write(Batch(FRAME.select("n"), 1.0), ["n"], NOTHING)
     reader.join()
     assert got == ["n\n1\n2\n\n"]
     assert pipe.is_fifo()
@@ -142,16 +264,20 @@ def test_a_pipe_is_written_as_rows_come(tmp_path: Path) -> None:
 
 def test_types_that_a_format_does_not_hold_get_a_sentence_or_a_form(tmp_path: Path) -> None:
     huge = pl.DataFrame({"ean": pl.Series([2**64], dtype=pl.Int128)})
-    with pytest.raises(OutputError, match=r"Parquet cannot hold one of the columns ean \(Int128\): .*; write JSON Lines or CSV instead"):
+    with pytest.raises(OutputError, match=r"cannot hold one of the columns .*ean.*; write JSON Lines or CSV instead"):
         write(tmp_path / "out.parquet", "parquet", huge)
     write(tmp_path / "out.jsonl", "jsonl", FRAME.select("blob"))
     assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0]) == {"blob": "AP8="}
     assert json.loads(flat(pl.DataFrame({"s": [{"b": b"\xff"}]}))["s"][0]) == {"b": "/w=="}
 
 
-def test_the_ending_says_the_format() -> None:
-    assert [output_format(out, None) for out in ("a.csv", "a.TSV", "a.ndjson", "a.pq", "-")] == ["csv", "tsv", "jsonl", "parquet", "csv"]
-    assert output_format("a.txt", "jsonl") == "jsonl"
-    for out, asked in (("a.txt", None), ("a.csv", "xls"), ("-", "parquet")):
+def test_the_ending_says_the_format(tmp_path: Path) -> None:
+    outs = ("a.csv", "a.TSV", "a.ndjson", "a.pq", "-", "a.feather", "a.csv.gz")
+    found = [output_form(out, None) for out in outs]
+    assert [form.format for form in found] == ["csv", "tsv", "jsonl", "parquet", "csv", "arrow", "csv"]
+    assert found[-1].packing == ".gz"
+    assert output_form("a.txt", "jsonl").format == "jsonl"
+    assert output_form(str(tmp_path), None, "parquet").format == "parquet"
+    for out, asked in (("a.txt", None), ("a.csv", "xls"), ("-", "parquet"), ("a.parquet.gz", None), ("a.xlsx", None)):
         with pytest.raises(UsageError):
-            output_format(out, asked)
+            output_form(out, asked)

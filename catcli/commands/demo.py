@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from catcli.commands.fit import fit
-from catcli.commands.predict import predict
+from catcli.commands.predict import Asked, predict
 from catcli.commands.report import report
 from catcli.commands.talk import Talk
 from catcli.errors import OutputError
@@ -31,7 +31,7 @@ def demo(folder: Path, *, talk: Talk | None = None) -> Metrics:
     talk.say(f"\n$ catcli fit {folder / FILES[0]} -o {adapter}")
     fit([str(folder / FILES[0])], recipe=Recipe(), output=adapter, talk=talk)
     talk.say(f"\n$ catcli predict {folder / FILES[1]} -o {labeled} --adapter {adapter}")
-    predict([str(folder / FILES[1])], output=str(labeled), adapter=str(adapter), talk=talk)
+    predict([str(folder / FILES[1])], Asked(str(labeled), str(adapter)), talk=talk)
     talk.say(f"\n$ catcli report {adapter}")
     return report(str(adapter), talk=talk)
 

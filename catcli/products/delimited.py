@@ -7,7 +7,6 @@ model labels.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import itertools
@@ -18,18 +17,11 @@ from pathlib import Path
 import polars as pl
 
 from catcli.errors import ProductsError
+from catcli.products.batch import Batch, check_names
+from catcli.products.streams import check_signature, encoding_of, opened, shown
 
-CHARACTERS = 32 * 2**20
+CHARACTERS = 8 * 2**20
 """A batch ends early once it holds so many characters."""
-
-_SIGNATURES = {
-    b"PAR1": "a Parquet file",
-    b"PK\x03\x04": "a zip archive or an Excel workbook",
-    b"\x1f\x8b": "gzip-compressed",
-    b"\x28\xb5\x2f\xfd": "zstd-compressed",
-    b"ARROW1": "an Arrow IPC file",
-    b"%PDF": "a PDF",
-}
 
 
 @dataclass(frozen=True)
@@ -38,13 +30,6 @@ class Layout:
 
     delimiter: str | None = None
     encoding: str | None = None
-
-
-def check_signature(path: Path, wanted: str, head: bytes) -> None:
-    """Stop at a file whose first bytes say that it is something else than ``wanted``."""
-    for signature, kind in _SIGNATURES.items():
-        if head.startswith(signature):
-            raise ProductsError(f"{path} is {kind}, not {wanted}; unpack, rename or export it first.")
 
 
 class _Lines:
@@ -72,47 +57,41 @@ class _Lines:
         return line
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Some rows of a file: every column is text and an empty cell is null.
-
-    ``read`` counts the file's bytes up to here; ``short`` the rows here that had fewer cells than the header, their missing ones null.
-    """
-
-    frame: pl.DataFrame
-    read: int
-    short: int
-
-
-def rows_of(path: Path, layout: Layout, count: int) -> Iterator[Rows]:
-    """The rows of a file in order, about ``count`` at a time; where there are none, the columns alone.
+def rows_of(path: Path, layout: Layout, count: int) -> Iterator[Batch]:
+    """The rows of a file in order, about ``count`` at a time; where there are none, the columns alone. A cell is text, an empty one null.
 
     Raises:
         ProductsError: the file is empty, no text, of another encoding, or a row does not fit the header.
     """
-    found = _encoding_of(path)
-    encoding = layout.encoding or found
     csv.field_size_limit(2**31 - 1)
-    with path.open("rb") as file, io.TextIOWrapper(file, encoding=encoding, newline="") as text:
-        lines = _Lines(text)
-        try:
-            first = next((line for line in lines if line.strip("\r\n")), None)
-            if first is None:
-                raise ProductsError(f"{path} is empty: a header line with column names has to come first.")
-            delimiter = layout.delimiter or _delimiter_of(first)
-            for frame, short in _Table(path, lines, first, delimiter).frames(count):
-                yield Rows(frame, file.tell(), short)
-        except UnicodeError as error:
-            at = f" (byte 0x{error.object[error.start]:02x} after line {lines.number})" if isinstance(error, UnicodeDecodeError) else ""
-            raise ProductsError(f"{path} is not {encoding.removesuffix('-sig')}{at}; pass --encoding, often latin-1 or cp1252.") from error
-        except csv.Error as error:
-            raise ProductsError(f"{path} line {lines.number} is no CSV: {error}.") from error
+    with opened(path) as stream:
+        check_signature(path, "CSV text", stream.head)
+        encoding = layout.encoding or encoding_of(stream)
+        note = ""
+        if encoding == "cp1252" and not layout.encoding:
+            note = f"{shown(path)} is not UTF-8 and is read as Windows-1252 (Latin-1); --encoding says otherwise."
+        with io.TextIOWrapper(stream.file, encoding=encoding, newline="") as text:
+            lines = _Lines(text)
+            try:
+                first = next((line for line in lines if line.strip("\r\n")), None)
+                if first is None:
+                    raise ProductsError(f"{shown(path)} is empty: a header line with column names has to come first.")
+                delimiter = layout.delimiter or _delimiter_of(first)
+                for frame, short in _Table(shown(path), lines, first, delimiter).frames(count):
+                    yield Batch(frame, stream.share, short, note=note)
+                    note = ""
+            except UnicodeError as error:
+                at = f" (byte 0x{error.object[error.start]:02x} after line {lines.number})" if isinstance(error, UnicodeDecodeError) else ""
+                found = encoding.removesuffix("-sig")
+                raise ProductsError(f"{shown(path)} is not {found}{at}; pass --encoding, often latin-1 or cp1252.") from error
+            except csv.Error as error:
+                raise ProductsError(f"{shown(path)} line {lines.number} is no CSV: {error}.") from error
 
 
 class _Table:
     """Records under a header."""
 
-    def __init__(self, path: Path, lines: _Lines, first: str, delimiter: str) -> None:
+    def __init__(self, path: str, lines: _Lines, first: str, delimiter: str) -> None:
         self._path = path
         self._lines = lines
         self._delimiter = delimiter
@@ -120,7 +99,7 @@ class _Table:
         self._reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter)
         self._header = next(self._reader)
         self._check_closed(lines.taken())
-        _check_header(path, self._header)
+        check_names(path, self._header)
 
     def frames(self, count: int) -> Iterator[tuple[pl.DataFrame, int]]:
         width, given, short = len(self._header), False, 0
@@ -170,21 +149,6 @@ class _Table:
             if cells < len(self._header):
                 where = f"in line {self._lines.number}, after {cells} of {len(self._header)} cells"
                 raise ProductsError(f"{self._path} breaks off {where}; copy the file again.")
-
-
-def _check_header(path: Path, header: list[str]) -> None:
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise ProductsError(f"{path} has the column {twice[0]!r} {header.count(twice[0])} times; give each column a name of its own.")
-
-
-def _encoding_of(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(8)
-    check_signature(path, "CSV text", head)
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    return "utf-8-sig"
 
 
 def _delimiter_of(header: str) -> str:

@@ -1,7 +1,7 @@
 """Files of products → batches of rows, in order, with memory set by the batch and not by the file.
 
-CSV goes through `catcli.products.delimited`, its cells staying the text they are; JSON Lines and Parquet go through polars' streaming
-engine with their types.
+Each format has a reader of its own: `catcli.products.delimited` (CSV, TSV: cells stay the text they are), `catcli.products.lines` (JSON
+Lines), `catcli.products.columnar` (Parquet, Arrow IPC) and polars for Excel workbooks.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Literal, get_args
+from typing import IO, TYPE_CHECKING, Any, Literal, get_args
+from urllib.parse import unquote
 
 import polars as pl
 
 from catcli.errors import ProductsError, UsageError, listed
-from catcli.products import delimited
-from catcli.products.delimited import check_signature
+from catcli.products import delimited, lines
+from catcli.products.batch import Batch, check_alike, check_names
+from catcli.products.streams import STANDARD_INPUT, check_signature, opened, shown
 
-Format = Literal["csv", "tsv", "jsonl", "parquet"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Format = Literal["csv", "tsv", "jsonl", "parquet", "arrow", "excel"]
 
 ENDINGS: dict[str, Format] = {
     ".csv": "csv",
@@ -34,68 +39,125 @@ ENDINGS: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".arrow": "arrow",
+    ".ipc": "arrow",
+    ".feather": "arrow",
+    ".xlsx": "excel",
 }
+
+PACKED = (".gz", ".zst")
+"""Endings of compression, behind the one that says the format."""
 
 ROWS = 65_536
 """Rows of a batch where nobody asks for another number."""
 
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+
 
 @dataclass(frozen=True)
-class Batch:
-    """Some rows, and the share of the whole input (0 to 1) that has been read with them.
+class File:
+    """One file: where it is, its place below the folder that was named, and the columns that its path spells (``year=2026``)."""
 
-    ``short`` counts those of CSV that had fewer cells than the header.
-    """
-
-    frame: pl.DataFrame
-    share: float
-    short: int = 0
+    path: Path
+    place: Path
+    spelled: tuple[tuple[str, str | None], ...] = ()
 
 
 @dataclass(frozen=True)
 class Source:
     """Files of one format, read one after the other as if they were one."""
 
-    paths: tuple[Path, ...]
+    files: tuple[File, ...]
     format: Format
     delimiter: str | None = None
     encoding: str | None = None
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """Where the files are; `STANDARD_INPUT` and the copy of what came through a pipe among them."""
+        return tuple(file.path for file in self.files)
+
+    @property
+    def piped(self) -> bool:
+        """Whether the rows come through a pipe, and so cannot be read a second time by another run."""
+        return any(path == STANDARD_INPUT or path.name.startswith(_SPOOLED) for path in self.paths)
+
+    @property
     def name(self) -> str:
         """How sentences call it."""
-        first = "standard input" if self.paths[0].name.startswith(_SPOOLED) else str(self.paths[0])
-        return first if len(self.paths) == 1 else f"{first} and {len(self.paths) - 1} more"
+        return self._named(self.paths[0]) if len(self.paths) == 1 else f"{self._named(self.paths[0])} and {len(self.paths) - 1} more"
+
+    @staticmethod
+    def _named(path: Path) -> str:
+        return "standard input" if path.name.startswith(_SPOOLED) else shown(path)
 
     @property
     def stem(self) -> str:
         """The first file's name without its endings, in letters that a shell takes without quotes."""
-        name = "" if self.paths[0].name.startswith(_SPOOLED) else self.paths[0].name.split(".")[0]
+        name = "" if self.piped else self.paths[0].name.split(".")[0]
         return re.sub(r"[^\w-]+", "-", name).strip("-") or "products"
 
     @cached_property
-    def scanned(self) -> tuple[pl.LazyFrame, int]:
-        """Parquet or JSON Lines as polars will stream it, and how many rows that gives; JSON Lines are read through for both, so once."""
-        frame = _scan_parquet(self) if self.format == "parquet" else _scan_json_lines(self)
-        return frame, int(frame.select(pl.len()).collect().item())
+    def lines_schema(self) -> lines.Schema:
+        """Of JSON Lines: the columns of all files with types that hold all their cells; the files are read through for it, so once."""
+        schema: lines.Schema = {}
+        for path in self.paths:
+            for name, dtype in lines.schema_of(path, self.encoding, ROWS).items():
+                schema[name] = lines.wider(schema[name], dtype) if name in schema else dtype
+        return schema
 
     def batches(self, rows: int = ROWS) -> Iterator[Batch]:
-        """All rows in order, about ``rows`` at a time; where there are none, one batch that has the columns and no row."""
-        if self.format in ("csv", "tsv"):
-            yield from _csv_batches(self, rows)
-        else:
-            yield from _polars_batches(self, rows)
+        """All rows in order, about ``rows`` at a time; where there are none, one batch that has the columns and no row.
+
+        Standard input can be read once only.
+        """
+        sizes = [path.stat().st_size if path != STANDARD_INPUT else 0 for path in self.paths]
+        columns: list[str] | None = None
+        for number, file in enumerate(self.files):
+            for batch in self._of(file, rows):
+                if columns is None:
+                    columns = batch.columns
+                elif batch.columns != columns:
+                    check_alike(columns, batch.columns, shown(file.path), shown(self.paths[0]))
+                    batch = replace(batch, rows=batch.rows.select(columns))  # noqa: PLW2901  (the same rows, their columns as in the first)
+                share = (sum(sizes[:number]) + batch.share * sizes[number]) / max(sum(sizes), 1)
+                yield replace(batch, share=share, part=number)
+
+    def count(self) -> int:
+        """How many rows there are; all formats but Parquet are read through for it."""
+        if self.format == "parquet":
+            from catcli.products.columnar import parquet_rows
+
+            return sum(map(parquet_rows, self.paths))
+        return sum(map(len, self.batches()))
 
     def read(self) -> Batch:
         """All rows as one batch."""
         batches = list(self.batches())
-        return Batch(pl.concat([batch.frame for batch in batches], rechunk=True), 1.0, sum(batch.short for batch in batches))
+        note = " ".join(batch.note for batch in batches if batch.note)
+        return Batch(pl.concat([batch.frame for batch in batches], rechunk=True), 1.0, sum(batch.short for batch in batches), note=note)
+
+    def _of(self, file: File, rows: int) -> Iterator[Batch]:
+        for batch in self._readers(file.path, rows):
+            check_names(shown(file.path), batch.columns)
+            yield _with(batch, file.spelled, file.path)
+
+    def _readers(self, path: Path, rows: int) -> Iterator[Batch]:
+        if self.format in ("csv", "tsv"):
+            layout = delimited.Layout("\t" if self.format == "tsv" and not self.delimiter else self.delimiter, self.encoding)
+            yield from delimited.rows_of(path, layout, rows)
+        elif self.format == "jsonl":
+            yield from _json_lines(path, self.encoding, rows, self.lines_schema)
+        elif self.format == "excel":
+            yield from _workbook(path)
+        else:
+            yield from _tables(path, self.format, rows, self.paths[0])
 
 
 def open_source(
     patterns: Sequence[str], *, input_format: str | None = None, delimiter: str | None = None, encoding: str | None = None
 ) -> Source:
-    """The files that ``patterns`` name; a pattern may be a glob, or ``-`` for standard input (CSV unless ``input_format`` says other).
+    """The files that ``patterns`` name: files, folders, globs, or ``-`` for standard input (CSV unless ``input_format`` says other).
 
     Raises:
         ProductsError: a file is not there, or the format cannot be told from its name.
@@ -114,125 +176,177 @@ def open_source(
             raise UsageError(f"--encoding {encoding}: Python knows no such encoding; try utf-8, latin-1, cp1252 or utf-16.") from error
     if list(patterns).count("-") > 1:
         raise UsageError("standard input (-) can be read only once.")
-    paths = [path for pattern in patterns for path in _expand(pattern)]
-    formats = {path: input_format or ("csv" if path.name.startswith(_SPOOLED) else _format_of(path)) for path in paths}
+    files = [file for pattern in patterns for file in _expand(pattern, input_format)]
+    formats: dict[Path, Any] = {file.path: input_format or _format_of(file.path) for file in files}
     if len(set(formats.values())) > 1:
         raise ProductsError(f"the inputs are of several formats ({', '.join(sorted(set(formats.values())))}); give one format a run.")
-    return Source(tuple(paths), formats[paths[0]], delimiter, encoding)  # type: ignore[arg-type]  # checked above
+    spelled = [{name for name, _ in file.spelled} for file in files]
+    for file, names in zip(files, spelled, strict=True):
+        check_alike(sorted(spelled[0]), sorted(names), f"the path of {file.path}", f"the path of {files[0].path}")
+    return Source(tuple(files), formats[files[0].path], delimiter, encoding)
 
+
+# --- names → files -------------------------------------------------------------------------------------------------------------------
 
 _SPOOLED = "catcli-standard-input-"
 
 
-def _expand(pattern: str) -> list[Path]:
+def _expand(pattern: str, input_format: str | None) -> list[File]:
     if pattern == "-":
-        if sys.stdin is None:
-            raise ProductsError("standard input (-) is closed; pipe rows into it or name a file.")
-        return [_spooled(sys.stdin.buffer)]
+        return [_standard_input(input_format)]
     path = Path(pattern)
     if path.is_dir():
-        raise ProductsError(f"{pattern} is a folder; name its files, for example '{pattern.rstrip('/')}/*.parquet'.")
+        return _in_folder(path, input_format)
     if path.exists() and not path.is_file():
         with path.open("rb") as pipe:
             return [_spooled(pipe)]
     if path.exists():
-        return [path]
+        return [File(path, Path(path.name))]
     # glob.glob, since a pattern may be absolute and Path.glob takes none that is.
     matches = sorted(match for match in map(Path, glob.glob(pattern, recursive=True)) if match.is_file())  # noqa: PTH207
     if not matches:
         near = sorted(path.parent.glob("*")) if path.parent.is_dir() else []
-        there = [entry.name for entry in near if entry.suffix in ENDINGS]
+        there = [entry.name for entry in near if _ending(entry) in ENDINGS]
         have = f"{path.parent} holds {listed(there)}" if there else f"{path.parent.absolute()} holds no products"
         raise ProductsError(f"there is no file {pattern}; {have}.")
-    return matches
+    root = Path(*_fixed(path.parts))
+    return [File(match, match.relative_to(root), _spelled(match.relative_to(root))) for match in matches]
 
 
-def _spooled(stream: IO[bytes]) -> Path:
-    """What comes through a pipe as a file that is gone when the process is: the readers below want to go back to its beginning."""
-    with tempfile.NamedTemporaryFile(prefix=_SPOOLED, delete=False) as file:
-        atexit.register(Path(file.name).unlink, missing_ok=True)
-        shutil.copyfileobj(stream, file, 1 << 20)
-    return Path(file.name)
+def _fixed(parts: Sequence[str]) -> Iterator[str]:
+    """The parts of a pattern before the first that stands for several names."""
+    for part in parts[:-1]:
+        if glob.has_magic(part):
+            return
+        yield part
 
 
-def _format_of(path: Path) -> Format:
-    found = ENDINGS.get(path.suffix.lower())
-    if found is None:
-        raise ProductsError(
-            f"{path}: the ending {path.suffix or '(none)'!r} names no format that catcli reads ({', '.join(ENDINGS)}); "
-            "rename it or pass --input-format."
-        )
+def _in_folder(folder: Path, input_format: str | None) -> list[File]:
+    """The files of a folder and of those below it; names that begin with a dot or an underscore are other programs' notes."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        place = path.relative_to(folder)
+        hidden = any(part.startswith((".", "_")) for part in place.parts)
+        if path.is_file() and not hidden and (input_format is not None or _ending(path) in ENDINGS):
+            found.append(File(path, place, _spelled(place)))
+    if not found:
+        raise ProductsError(f"the folder {folder} holds no products: no file in it ends in {', '.join(ENDINGS)}.")
     return found
 
 
-def _polars_batches(source: Source, rows: int) -> Iterator[Batch]:
-    wanted = {"jsonl": "JSON Lines", "parquet": "Parquet"}[source.format]
-    for path in source.paths:
-        try:
-            if path.stat().st_size == 0:
-                raise ProductsError(f"{path} is empty: it has no {wanted} in it.")
-            with path.open("rb") as file:
-                head = file.read(8)
-        except OSError as error:
-            raise ProductsError(f"{path} cannot be read: {error.strerror or error}.") from error
-        if source.format == "parquet" and not head.startswith(b"PAR1"):
-            raise ProductsError(f"{path} is no Parquet file: it does not begin with PAR1; if it is text, pass --input-format csv.")
-        if source.format == "jsonl":
-            check_signature(path, wanted, head)
+def _spelled(place: Path) -> tuple[tuple[str, str | None], ...]:
+    """The columns that a path spells as Hive writes them: ``country=de/year=2026/part.parquet``."""
+    pairs = (part.partition("=") for part in place.parts[:-1])
+    return tuple((unquote(name), None if value == HIVE_NULL else unquote(value)) for name, equals, value in pairs if equals and name)
+
+
+def _standard_input(input_format: str | None) -> File:
+    if sys.stdin is None:
+        raise ProductsError("standard input (-) is closed; pipe rows into it or name a file.")
+    if input_format in (None, "csv", "tsv"):
+        return File(STANDARD_INPUT, Path("standard-input.csv"))
+    return _spooled(sys.stdin.buffer)
+
+
+def _spooled(stream: IO[bytes]) -> File:
+    """What comes through a pipe as a file that is gone when the process is: most readers want to go back to its beginning."""
+    with tempfile.NamedTemporaryFile(prefix=_SPOOLED, delete=False) as file:
+        atexit.register(Path(file.name).unlink, missing_ok=True)
+        shutil.copyfileobj(stream, file, 1 << 20)
+    return File(Path(file.name), Path("standard-input"))
+
+
+def _ending(path: Path) -> str:
+    return (path.with_suffix("") if path.suffix.lower() in PACKED else path).suffix.lower()
+
+
+def _format_of(path: Path) -> Format:
+    if path == STANDARD_INPUT or path.name.startswith(_SPOOLED):
+        return "csv"
+    found = ENDINGS.get(_ending(path))
+    if found is None:
+        raise ProductsError(
+            f"{path}: the ending {path.suffix or '(none)'!r} names no format that catcli reads ({', '.join(ENDINGS)}, the first five also "
+            "with .gz or .zst behind them); rename it or pass --input-format."
+        )
+    if path.suffix.lower() in PACKED and found not in ("csv", "tsv", "jsonl"):
+        raise ProductsError(f"{path}: {found} files are compressed inside; unpack it first.")
+    return found
+
+
+# --- files → batches -----------------------------------------------------------------------------------------------------------------
+
+
+def _with(batch: Batch, spelled: Sequence[tuple[str, str | None]], path: Path) -> Batch:
+    """The rows with the columns that their path spells, as text."""
+    if not spelled:
+        return batch
+    both = sorted({name for name, _ in spelled} & set(batch.columns))
+    if both:
+        raise ProductsError(
+            f"{path} has the column {both[0]!r}, which its path spells too; take the files one by one, without their folder."
+        )
+    rows = batch.rows
+    for name, value in spelled:
+        column = pl.Series(name, [value], dtype=pl.String).new_from_index(0, len(batch))
+        rows = rows.with_columns(column) if isinstance(rows, pl.DataFrame) else rows.append_column(name, column.to_arrow())
+    return replace(batch, rows=rows, lines=None)
+
+
+def _json_lines(path: Path, encoding: str | None, rows: int, schema: lines.Schema) -> Iterator[Batch]:
+    given = False
+    for frame, block in lines.frames_of(path, encoding, rows, schema):
+        given = True
+        yield Batch(frame, block.share, lines=block.lines)
+    if not given:
+        raise ProductsError(f"{shown(path)} has only blank lines: it has no JSON Lines in it.")
+
+
+def _tables(path: Path, form: Format, rows: int, first: Path) -> Iterator[Batch]:
+    from catcli.products import columnar
+
+    wanted = {"parquet": "Parquet", "arrow": "Arrow IPC"}[form]
+    with opened(path) as stream:
+        head = stream.head[:8]
+    if not head:
+        raise ProductsError(f"{path} is empty: it has no {wanted} in it.")
+    if form == "parquet" and not head.startswith(b"PAR1"):
+        raise ProductsError(f"{path} is no Parquet file: it does not begin with PAR1; if it is text, pass --input-format csv.")
+    if form == "arrow" and not head.startswith(b"ARROW1"):
+        check_signature(path, wanted, head)
+    schema_of, tables_of = (
+        (columnar.parquet_schema, columnar.parquet_tables) if form == "parquet" else (columnar.arrow_schema, columnar.arrow_tables)
+    )
+    schema = schema_of(path)
+    if path != first:
+        _check_types(path, schema, first, schema_of(first))
+    total = columnar.parquet_rows(path) if form == "parquet" else 0
     done = 0
+    for table in tables_of(path, rows):
+        done += len(table)
+        yield Batch(table, done / total if total else 1.0)
+    if not done:
+        yield Batch(schema.empty_table(), 1.0)
+
+
+def _check_types(path: Path, schema: pa.Schema, first: Path, first_schema: pa.Schema) -> None:
+    """Two files of one run have the same columns of the same types."""
+    here, there = ({field.name: field.type for field in found} for found in (schema, first_schema))
+    odd = sorted(name for name in {*here, *there} if here.get(name) != there.get(name))
+    if odd:
+        raise ProductsError(f"{path} and {first} differ in columns {listed(odd)} or their types; give files of one layout a run.")
+
+
+def _workbook(path: Path) -> Iterator[Batch]:
+    """The first sheet of a workbook; a sheet holds a million rows at most, so it is read whole."""
+    with opened(path) as stream:
+        if not stream.head.startswith(b"PK\x03\x04"):
+            raise ProductsError(f"{path} is no Excel workbook (.xlsx); if it is text, pass --input-format csv.")
     try:
-        frame, total = source.scanned
-        if total == 0:
-            yield Batch(frame.collect_schema().to_frame(), 1.0)
-        for batch in frame.collect_batches(chunk_size=rows, maintain_order=True, lazy=True):
-            done += len(batch)
-            yield Batch(batch, done / max(total, 1))
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        frame = pl.read_excel(path, engine="calamine", infer_schema_length=None)
+    except ModuleNotFoundError as error:
+        raise ProductsError(f"reading {path} takes one package more: pip install 'catcli[excel]'.") from error
+    except Exception as error:  # calamine's errors are of a class of their own, which is not here without it
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ProductsError(f"{source.name} cannot be read as {wanted}: {reason}; is it whole? Export or copy it again.") from error
-    if done != total:
-        # A damaged page can end polars' stream early without an error.
-        raise ProductsError(f"{source.name} gave {done:,} of its {total:,} rows: it is damaged; export or copy it again.")
-
-
-def _scan_parquet(source: Source) -> pl.LazyFrame:
-    first, *others = (pl.read_parquet_schema(path) for path in source.paths)
-    for path, schema in zip(source.paths[1:], others, strict=True):
-        odd = sorted(name for name in {*first, *schema} if first.get(name) != schema.get(name))
-        if odd:
-            raise ProductsError(
-                f"{path} and {source.paths[0]} differ in columns {listed(odd)} or their types; give files of one layout a run."
-            )
-    return pl.scan_parquet(list(source.paths), glob=False, missing_columns="raise").select(pl.all())
-
-
-def _scan_json_lines(source: Source) -> pl.LazyFrame:
-    """All files with the columns of any; a column whose types differ becomes text.
-
-    Types are looked for in all rows: with a sample, a price that turns into "n/a" at row 90,000 would stop the run there.
-    """
-    schema: dict[str, pl.DataType] = {}
-    # polars takes every path of JSON Lines for a pattern.
-    paths = [glob.escape(str(path)) for path in source.paths]
-    for path in paths:
-        for name, dtype in pl.scan_ndjson(path, infer_schema_length=None).collect_schema().items():
-            known = schema.get(name)
-            schema[name] = dtype if known is None or known in (dtype, pl.Null) else known if dtype == pl.Null else pl.String()
-    return pl.scan_ndjson(paths, schema=schema)
-
-
-def _csv_batches(source: Source, rows: int) -> Iterator[Batch]:
-    sizes = [path.stat().st_size for path in source.paths]
-    layout = delimited.Layout("\t" if source.format == "tsv" and not source.delimiter else source.delimiter, source.encoding)
-    header: list[str] | None = None
-    for number, path in enumerate(source.paths):
-        try:
-            for found in delimited.rows_of(path, layout, rows):
-                header = header or found.frame.columns
-                if set(found.frame.columns) != set(header):
-                    odd = sorted(set(found.frame.columns) ^ set(header))
-                    raise ProductsError(f"{path} and {source.paths[0]} differ in columns {listed(odd)}; give files of one layout a run.")
-                share = (sum(sizes[:number]) + min(found.read, sizes[number])) / max(sum(sizes), 1)
-                yield Batch(found.frame[header], share, found.short)
-        except OSError as error:
-            raise ProductsError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise ProductsError(f"{path} cannot be read as an Excel workbook: {reason}; save it again, or as CSV.") from error
+    yield Batch(frame, 1.0)

@@ -6,15 +6,24 @@ from collections.abc import Sequence
 
 import polars as pl
 
+LONGEST = 20_000
+"""Characters of a text that are looked at, some ten pages. Without a limit, a damaged cell of megabytes costs what a thousand rows do."""
+
 
 def compose(frame: pl.DataFrame, columns: Sequence[str]) -> list[str]:
-    """The cells of ``columns``, in that order, joined by a blank; empty ones left out, runs of white space folded.
+    """The cells of ``columns``, in that order, joined by a blank; empty ones left out, runs of white space folded, cut at `LONGEST`.
 
     A list (Amazon Reviews 2023: ``features``, ``description``) is its members joined; numbers and dates stand as polars writes them.
     """
-    parts = {str(number): _as_text(cells_of(frame, column)) for number, column in enumerate(columns)}
+    return composed(frame, columns).to_list()
+
+
+def composed(frame: pl.DataFrame, columns: Sequence[str]) -> pl.Series:
+    """`compose`, as a series of strings."""
+    parts = {str(number): _as_text(cells_of(frame, column)).str.slice(0, LONGEST) for number, column in enumerate(columns)}
     joined = pl.concat_str(pl.all(), separator=" ", ignore_nulls=True)
-    return pl.DataFrame(parts).select(text=joined.str.replace_all(r"\s+", " ").str.strip_chars().fill_null(""))["text"].to_list()
+    folded = joined.str.replace_all(r"\s+", " ").str.strip_chars().str.slice(0, LONGEST).fill_null("")
+    return pl.DataFrame(parts).select(text=folded)["text"]
 
 
 def cells_of(frame: pl.DataFrame, column: str) -> pl.Series:

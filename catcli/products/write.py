@@ -1,36 +1,59 @@
-"""Batches of rows → one file: whole or not at all."""
+"""Batches of rows and what was added to them → a file's bytes."""
 
 from __future__ import annotations
 
 import base64
 import errno
+import gzip
+import itertools
 import json
 import os
-import stat
+import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, cast, get_args
 
 import polars as pl
 
-from catcli import places
-from catcli.errors import OutputError, UsageError
-from catcli.products.read import ENDINGS
+from catcli.errors import OutputError, UsageError, listed
+from catcli.products.batch import Batch
+from catcli.products.read import ENDINGS, PACKED
 from catcli.products.text import cells_of
 
-OutputFormat = Literal["csv", "tsv", "jsonl", "parquet"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+OutputFormat = Literal["csv", "tsv", "jsonl", "parquet", "arrow"]
+Packing = Literal["", ".gz", ".zst"]
 
 ROW_GROUP = 65_536
 """Rows that are gathered for one Parquet row group; many small groups would make the file slow to read."""
 
+GROUP_BYTES = 32 * 2**20
+"""Bytes of rows after which a row group is written, however few they are."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How rows are written: the format, and what compresses it (Parquet compresses inside)."""
+
+    format: OutputFormat
+    packing: Packing = ""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether files of it can be laid end to end."""
+        return self.format in ("csv", "tsv", "jsonl")
+
 
 class Sink(Protocol):
-    """Takes frames of one layout, in order."""
+    """Takes rows of one layout, in order."""
 
-    def write(self, frame: pl.DataFrame) -> None:
-        """Add rows."""
+    def write(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> None:
+        """Add rows: the columns ``keep`` as they came in, and ``added`` after them."""
 
     def close(self) -> None:
         """Write what is still held; the bytes are complete after it."""
@@ -39,48 +62,50 @@ class Sink(Protocol):
         """Let go of the file, which nobody will read."""
 
 
-def output_format(out: str, asked: str | None) -> OutputFormat:
-    """The format of ``out``: asked for, or told by its ending; CSV on standard output.
+def output_form(out: str, asked: str | None, beside: OutputFormat = "csv") -> Form:
+    """The form of ``out``: asked for, or told by its ending; CSV on standard output, and ``beside`` for a folder.
 
     Raises:
         UsageError: neither says.
     """
-    if asked is not None:
-        if asked not in get_args(OutputFormat):
-            raise UsageError(f"--format {asked}: choose one of {', '.join(get_args(OutputFormat))}.")
-        if out == "-" and asked == "parquet":
-            raise UsageError("--format parquet needs a file to write to; standard output takes csv, tsv or jsonl.")
-        return asked  # type: ignore[return-value]  # checked above
-    if out == "-":
-        return "csv"
-    found = ENDINGS.get(Path(out).suffix.lower())
-    if found is None:
-        raise UsageError(f"-o {out}: the ending names no format that catcli writes ({', '.join(ENDINGS)}); rename it or pass --format.")
-    return found
+    if asked is not None and asked not in get_args(OutputFormat):
+        raise UsageError(f"--format {asked}: choose one of {', '.join(get_args(OutputFormat))}.")
+    path = Path(out)
+    packing = cast(Packing, path.suffix.lower() if out != "-" and path.suffix.lower() in PACKED else "")
+    found = asked or ("csv" if out == "-" else ENDINGS.get((path.with_suffix("") if packing else path).suffix.lower()))
+    if found is None and is_folder(out):
+        found = beside
+    if found not in get_args(OutputFormat):
+        endings = ", ".join(ending for ending, kind in ENDINGS.items() if kind in get_args(OutputFormat))
+        raise UsageError(f"-o {out}: the ending names no format that catcli writes ({endings}); rename it or pass --format.")
+    form = Form(cast(OutputFormat, found), packing)
+    if not form.is_text and out == "-":
+        raise UsageError(f"--format {found} needs a file to write to; standard output takes csv, tsv or jsonl.")
+    if not form.is_text and packing:
+        raise UsageError(f"-o {out}: {found} is compressed inside; leave {packing} out.")
+    return form
+
+
+def is_folder(out: str) -> bool:
+    """Whether ``out`` means a folder: it is one, or ends like one."""
+    return out != "-" and (out.endswith(("/", os.sep)) or Path(out).is_dir())
+
+
+def is_pipe(out: str) -> bool:
+    """Whether ``out`` is standard output, a pipe or a device, which is written as rows come and cannot be written twice."""
+    path = Path(out)
+    return out == "-" or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 @contextmanager
-def open_output(out: str, form: OutputFormat) -> Iterator[Sink]:
-    """A sink whose rows appear under ``out`` when the block ends well; when it does not, whatever stood there still stands.
-
-    A pipe or a device, standard output among them, is written as the rows come.
+def writing(out: str) -> Iterator[None]:
+    """Turn what a disk or a format refuses into a sentence.
 
     Raises:
         OutputError: the place cannot be written, or the format cannot hold a column.
     """
-    path = Path(os.path.realpath(out))  # through a link, so that what it points to is replaced and not the link
     try:
-        if out == "-":
-            if sys.stdout is None:
-                raise OutputError("-o -: standard output is closed; name a file.")
-            with _filled(sys.stdout.buffer, form) as sink:
-                yield sink
-        elif path.exists() and not path.is_file() and not path.is_dir():
-            with path.open("wb") as pipe, _filled(pipe, form) as sink:
-                yield sink
-        else:
-            with _replacing(path, out) as file, _filled(file, form) as sink:
-                yield sink
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -89,53 +114,96 @@ def open_output(out: str, form: OutputFormat) -> Iterator[Sink]:
         raise OutputError(f"-o {out} cannot be written: {error.strerror or error}.") from error
     except pl.exceptions.PanicException as error:  # how polars' writers meet a type that they do not know
         raise OutputError(
-            f"-o {out}: {form} cannot hold a column of this type ({error}); write Parquet, or leave the column out."
+            f"-o {out}: its format cannot hold a column of this type ({error}); write Parquet, or leave the column out with --keep."
         ) from error
 
 
 @contextmanager
-def _replacing(path: Path, out: str) -> Iterator[BinaryIO]:
-    """A file beside ``path`` that takes its place, and its permissions, when the block ends well."""
-    if path.is_dir():
-        raise OutputError(f"-o {out} is a folder; name a file in it, for example {Path(out) / 'labeled.parquet'}.")
-    if not path.parent.is_dir():
-        raise OutputError(f"-o {out}: there is no folder {Path(out).parent}; make it with 'mkdir -p {Path(out).parent}'.")
-    beside = places.beside(path)
-    try:
-        with beside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            beside.chmod(stat.S_IMODE(path.stat().st_mode))
-        beside.replace(path)
-    finally:
-        places.remove(beside)
+def piped(out: str, form: Form) -> Iterator[Sink]:
+    """A sink for standard output, a pipe or a device: rows go out as they come."""
+    with writing(out):
+        if out == "-":
+            if sys.stdout is None:
+                raise OutputError("-o -: standard output is closed; name a file.")
+            with filled(sys.stdout.buffer, form) as sink:
+                yield sink
+        else:
+            with Path(out).open("wb") as pipe, filled(pipe, form) as sink:
+                yield sink
 
 
 @contextmanager
-def _filled(file: BinaryIO, form: OutputFormat) -> Iterator[Sink]:
-    sink = _Parquet(file) if form == "parquet" else _Lines(file, form)
+def filled(file: BinaryIO, form: Form, *, header: bool = True) -> Iterator[Sink]:
+    """A sink over an open file; its bytes are complete when the block ends well."""
+    packed = _packed(file, form.packing)
+    sink: Sink = _Lines(packed, form.format, header) if form.is_text else (_Parquet if form.format == "parquet" else _Arrow)(packed)
     try:
         yield sink
     except BaseException:
         sink.abandon()
         raise
     sink.close()
+    if packed is not file:
+        packed.close()
     file.flush()
+    if file.seekable():
+        os.fsync(file.fileno())
 
 
-class _Parquet:
+def _packed(file: BinaryIO, packing: Packing) -> BinaryIO:
+    if packing == ".gz":
+        return cast(BinaryIO, gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=6, mtime=0))
+    if packing == ".zst":
+        import pyarrow as pa
+
+        return cast(BinaryIO, pa.CompressedOutputStream(pa.PythonFile(_StaysOpen(file), "w"), "zstd"))
+    return file
+
+
+class _StaysOpen:
+    """A file that is only flushed where its compressor would close it."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.write, self.flush = file.write, file.flush
+        self.close = file.flush
+
+
+def table_of(rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> pa.Table:
+    """The rows as an Arrow table: columns that came as Arrow keep their types, whatever they are."""
+    table = rows.select(keep).to_arrow() if isinstance(rows.rows, pl.DataFrame) else rows.rows.select(list(keep))
+    for name in added.columns:
+        table = table.append_column(name, added.get_column(name).to_arrow())
+    return table
+
+
+@contextmanager
+def _held(columns: Sequence[str]) -> Iterator[None]:
+    """Turn a column that a format of tables has no type for into a sentence."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        raise OutputError(
+            f"this format cannot hold one of the columns {listed(columns)}: {error}; write JSON Lines or CSV instead."
+        ) from error
+
+
+class _Tables:
     """Row groups as they fill; only the one at hand is in memory."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._writer: Any = None
-        self._held: list[pl.DataFrame] = []
+        self._held: list[Any] = []
 
-    def write(self, frame: pl.DataFrame) -> None:
-        self._held.append(frame)
-        if sum(map(len, self._held)) >= ROW_GROUP or self._writer is None:
+    def write(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> None:
+        with _held(rows.columns):
+            table = table_of(rows, keep, added)
+        self._held.append(table)
+        if sum(map(len, self._held)) >= ROW_GROUP or sum(held.nbytes for held in self._held) >= GROUP_BYTES or self._writer is None:
             self._flush()
 
     def close(self) -> None:
@@ -144,48 +212,78 @@ class _Parquet:
             self._writer.close()
 
     def abandon(self) -> None:
-        if self._writer is not None:
-            with suppress(Exception):  # pyarrow writes its footer even now, and the disk may be the reason for this
-                self._writer.close()
+        # Closing would write a footer to a file that is to be deleted, or a disk that is full.
+        self._writer = None
 
     def _flush(self) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         if not self._held:
             return
-        frame, self._held = pl.concat(self._held), []
-        try:
-            table = frame.to_arrow()
-            if self._writer is None:
-                self._writer = pq.ParquetWriter(self._file, table.schema, compression="zstd")
+        table, self._held = pa.concat_tables(self._held), []
+        with _held(table.schema.names):
+            self._writer = self._writer or self._open(table.schema)
             self._writer.write_table(table)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            types = ", ".join(f"{name} ({dtype})" for name, dtype in frame.schema.items() if dtype.is_nested() or dtype.is_integer())
-            raise OutputError(f"Parquet cannot hold one of the columns {types}: {error}; write JSON Lines or CSV instead.") from error
+
+    def _open(self, schema: pa.Schema) -> pa.ipc.RecordBatchFileWriter:
+        raise NotImplementedError
+
+
+class _Parquet(_Tables):
+    def _open(self, schema: pa.Schema) -> pa.ipc.RecordBatchFileWriter:
+        import pyarrow.parquet as pq
+
+        return pq.ParquetWriter(self._file, schema, compression="zstd")
+
+
+class _Arrow(_Tables):
+    def _open(self, schema: pa.Schema) -> pa.ipc.RecordBatchFileWriter:
+        import pyarrow as pa
+
+        return pa.ipc.new_file(self._file, schema)
 
 
 class _Lines:
-    """CSV, TSV or JSON Lines; the header comes with the first frame."""
+    """CSV, TSV or JSON Lines; the header comes with the first rows."""
 
-    def __init__(self, file: BinaryIO, form: OutputFormat) -> None:
+    def __init__(self, file: BinaryIO, form: OutputFormat, header: bool) -> None:
         self._file = file
         self._form = form
-        self._first = True
+        self._header = header
 
-    def write(self, frame: pl.DataFrame) -> None:
+    def write(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> None:
         if self._form == "jsonl":
-            self._file.write(without_bytes(frame).write_ndjson().encode())
+            self._file.write(_spliced(rows, keep, added) if rows.lines is not None else _json(_beside(rows, keep, added)))
             return
         separator = "\t" if self._form == "tsv" else ","
-        self._file.write(flat(frame).write_csv(include_header=self._first, separator=separator).encode())
-        self._first = False
+        self._file.write(flat(_beside(rows, keep, added)).write_csv(include_header=self._header, separator=separator).encode())
+        self._header = False
 
     def close(self) -> None:
         """Nothing is held back."""
 
     def abandon(self) -> None:
         """Nothing is held back."""
+
+
+def _beside(rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> pl.DataFrame:
+    return rows.select(keep).hstack(added)
+
+
+def _json(frame: pl.DataFrame) -> bytes:
+    return without_bytes(frame).write_ndjson().encode()
+
+
+def _spliced(rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> bytes:
+    """The lines as they came in, what was added before their closing brace: no number or key of theirs is written anew."""
+    lines, dropped = rows.lines or [], set(rows.columns) - set(keep)
+    if dropped:
+        parsed = (json.loads(line) for line in lines)
+        kept = ({name: row[name] for name in row if name not in dropped} for row in parsed)
+        lines = [json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") for row in kept]
+    ours = _json(added).splitlines() if len(added) else []
+    heads = ((line[:-1].rstrip(), own) for line, own in zip(lines, ours, strict=True))
+    return b"".join(head + (b"" if head == b"{" else b", ") + own[1:] + b"\n" for head, own in heads)
 
 
 def flat(frame: pl.DataFrame) -> pl.DataFrame:
@@ -208,3 +306,21 @@ def without_bytes(frame: pl.DataFrame) -> pl.DataFrame:
 def _as_json(value: object) -> str:
     """What JSON has no form for: bytes as base64, dates and decimals as they print."""
     return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
+
+
+def joined(parts: Sequence[Path], whole: Path, form: Form) -> None:
+    """Lay files of one form end to end: bytes of text, row groups of tables."""
+    with whole.open("wb") as file:
+        if form.is_text:
+            for part in parts:
+                with part.open("rb") as piece:
+                    shutil.copyfileobj(piece, file, 8 * 2**20)
+            file.flush()
+            os.fsync(file.fileno())
+        else:
+            from catcli.products.columnar import arrow_tables, parquet_tables
+
+            tables_of = parquet_tables if form.format == "parquet" else arrow_tables
+            with filled(file, form) as sink:
+                for table in itertools.chain.from_iterable(tables_of(part, ROW_GROUP) for part in parts):
+                    sink.write(Batch(table, 1.0), table.column_names, pl.DataFrame())

@@ -1,17 +1,19 @@
-"""texts → categories and confidences: deduplicate, session, linear model, blend, calibrate."""
+"""texts → categories and confidences: session, linear model, blend, calibrate."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from catcli.adapter import Adapter, Variant
-from catcli.errors import AdapterError
+from catcli.errors import AdapterError, listed
 from catcli.runtime.blend import Array, mix, softmax
 from catcli.runtime.ngrams import LinearModel
 from catcli.runtime.session import CPU, Session, cuda_is_there
@@ -34,11 +36,13 @@ FP32_TOLERANCE = 1e-2
 class Labels:
     """What a text is labeled with: the ``k`` most probable classes, the most probable first.
 
-    ``classes`` and ``confidences`` have shape *(texts, k)*; ``confidences`` are calibrated probabilities.
+    ``classes`` and ``confidences`` have shape *(texts, k)*; ``confidences`` are calibrated probabilities. ``cut`` counts texts of more
+    tokens than the model reads.
     """
 
     classes: npt.NDArray[np.int64]
     confidences: Array
+    cut: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,19 @@ class Voices:
 class Labeler:
     """An adapter, loaded and ready. Needs no torch."""
 
-    def __init__(self, adapter: Adapter, device: str = "auto", variant: Variant | None = None) -> None:
-        """Load the adapter's models and compute its probe rows again.
+    def __init__(
+        self,
+        adapter: Adapter,
+        device: str = "auto",
+        variant: str = "auto",
+        batch_tokens: int | None = None,
+        workers: int | None = None,
+    ) -> None:
+        """Load the adapter's models and compute its probe rows again. ``variant`` is one that the adapter has, or ``auto`` for the fastest.
 
         Raises:
-            AdapterError: a file is damaged, or the models do not compute here what they computed where they were made.
+            AdapterError: a file is damaged, the variant is not there, or the models do not compute here what they computed where they
+                were made.
             DeviceError: ``device`` is ``cuda`` and there is none.
         """
         manifest = adapter.manifest
@@ -65,34 +77,40 @@ class Labeler:
         self._blend = manifest.blend
         self._tokenizer = Tokenizer(adapter.file("tokenizer.json"), manifest.max_tokens, manifest.pad_id)
         self._linear = LinearModel.load(adapter.file("linear.safetensors"))
-        probe = pl.read_parquet(adapter.file("probe.parquet"))
-        self.variant, self._session = self._open(adapter, device, variant, probe)
+        self._sizes = {"batch_tokens": batch_tokens, "workers": workers}
+        self.variant, self._session = self._open(adapter, device, variant, pl.read_parquet(adapter.file("probe.parquet")))
         self._temperature = manifest.variants[self.variant].temperature
 
-    def _open(self, adapter: Adapter, device: str, variant: Variant | None, probe: pl.DataFrame) -> tuple[Variant, Session]:
+    def _open(self, adapter: Adapter, device: str, asked: str, probe: pl.DataFrame) -> tuple[Variant, Session]:
+        """The session of the fastest variant that gives here what it gave where the adapter was made."""
         served = adapter.manifest.variants
-        # int8 is for CPUs: where it will serve, the larger file is not even opened.
-        may_serve_int8 = "int8" in served and variant != "fp32" and device != "cuda" and (device == "cpu" or not cuda_is_there())
-        session = None if may_serve_int8 else Session(adapter.file(served["fp32"].file), device)
-        if session is not None and session.fell_back:
-            self.notes.append("ONNX Runtime did not get the GPU and labels on the CPU; 'catcli doctor' shows what is missing.")
-        if variant != "fp32" and "int8" in served and (session is None or session.provider == CPU):
-            quantized = Session(adapter.file(served["int8"].file), "cpu")
-            if self._agrees(quantized, probe, "int8"):
-                return "int8", quantized
-            self.notes.append("int8 gives other categories on this processor than where the adapter was made; fp32 is used.")
-        session = session or Session(adapter.file(served["fp32"].file), device)
-        if not self._agrees(session, probe, "fp32"):
+        if asked != "auto" and asked not in served:
             raise AdapterError(
-                f"{adapter.folder} gives other logits here ({session.provider}) than where it was made; fit it again on this machine, "
-                "or pass --device cpu."
+                f"--variant {asked}: {adapter.folder} has {listed(served)}; choose one of these, or fit it again where it pays."
             )
-        return "fp32", session
+        # fp16 is for GPUs and int8 for CPUs: where a smaller file will serve, the larger one is not even opened.
+        gpu = device == "cuda" or (device == "auto" and cuda_is_there())
+        fast: Variant = "fp16" if gpu else "int8"
+        wanted: tuple[Variant, ...] = (fast, "fp32") if asked == "auto" else (cast(Variant, asked),)
+        order = [name for name in wanted if name in served]
+        for name in order:
+            session = Session(adapter.file(served[name].file), device, **self._sizes)
+            if session.fell_back:
+                self.notes.append("ONNX Runtime did not get the GPU and labels on the CPU; 'catcli doctor' shows what is missing.")
+                return self._open(adapter, "cpu", asked, probe)
+            if self._agrees(session, probe, name):
+                return name, session
+            if name != order[-1]:
+                self.notes.append(f"{name} gives other categories on this device than where the adapter was made; fp32 is used.")
+        raise AdapterError(
+            f"{adapter.folder} gives other logits here ({session.provider}) than where it was made; fit it again on this machine"
+            + (", or pass --device cpu." if session.provider != CPU else ".")
+        )
 
     def _agrees(self, session: Session, probe: pl.DataFrame, variant: Variant) -> bool:
         there = probe[variant].to_numpy()
         here = lora_logits(self._tokenizer, session, probe["text"].to_list())
-        if variant == "int8" or session.provider != CPU:
+        if variant != "fp32" or session.provider != CPU:
             # int8 rounds otherwise on other instruction sets, and a GPU multiplies in TF32; their categories agree, but for a near tie.
             return bool((here.argmax(1) == there.argmax(1)).mean() >= AGREEMENT)
         return bool(np.abs(here - there).max(initial=0.0) <= FP32_TOLERANCE)
@@ -103,52 +121,73 @@ class Labeler:
         return self._session.provider
 
     @property
-    def rows(self) -> int:
-        """Rows of a batch that are worth labeling together: enough of like length, and a sign of life every few seconds."""
-        return 2048 if self._session.provider == CPU else 32_768
+    def workers(self) -> int:
+        """Threads that can call `label` at once without waiting for one another."""
+        return self._session.workers
+
+    @property
+    def texts(self) -> int:
+        """Texts that are worth labeling in one call: enough to fill batches, few enough that no worker is long alone at the end."""
+        return 256 if self._session.provider == CPU else 8192
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of every text."""
+        return self._tokenizer.encode(texts)
+
+    def lora(self, ids: Sequence[Sequence[int]]) -> Array:
+        """Logits *(texts, classes)* of LoRA's model for tokenized texts, on all workers."""
+        return session_logits(self._tokenizer, self._session, ids, self.workers)
+
+    def linear(self, texts: Sequence[str]) -> Array:
+        """Logits *(texts, classes)* of the linear model."""
+        return self._linear.logits(texts)
 
     def voices(self, texts: Sequence[str]) -> Voices:
         """Logits of both models for ``texts``."""
-        return Voices(lora_logits(self._tokenizer, self._session, texts), self._linear.logits(texts))
+        return Voices(self.lora(self.tokenize(texts)), self.linear(texts))
 
     def probabilities(self, texts: Sequence[str]) -> Array:
         """Calibrated probabilities *(texts, classes)*."""
-        voices = self.voices(texts)
-        return softmax(mix(voices.lora, voices.linear, self._blend) / np.float32(self._temperature))
+        return self._probabilities(texts, self._tokenizer.encode(texts))
+
+    def _probabilities(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> Array:
+        lora = session_logits(self._tokenizer, self._session, ids, workers=1)
+        return softmax(mix(lora, self._linear.logits(texts), self._blend) / np.float32(self._temperature))
 
     def label(self, texts: Sequence[str], top_k: int = 1) -> Labels:
-        """The ``top_k`` most probable classes of every text; equal texts are labeled once."""
-        number: dict[str, int] = {}
-        owner = np.fromiter((number.setdefault(text, len(number)) for text in texts), dtype=np.int64, count=len(texts))
-        distinct = list(number)
+        """The ``top_k`` most probable classes of every text. Several threads may call this at once; each call runs on its own."""
         k = min(top_k, len(self.categories))
-        classes = np.empty((len(distinct), k), np.int64)
-        confidences = np.empty((len(distinct), k), np.float32)
-        for rows in self._slabs(distinct):
-            probabilities = self.probabilities([distinct[row] for row in rows])
-            best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+        classes, confidences = np.empty((len(texts), k), np.int64), np.empty((len(texts), k), np.float32)
+        ids, cut = self._tokenizer.encode_counting(texts)
+        size = max(1, SLAB // max(len(self.categories), 1))
+        for start in range(0, len(texts), size):
+            rows = slice(start, start + size)
+            probabilities = self._probabilities(texts[rows], ids[rows])
+            best = probabilities.argmax(1)[:, None] if k == 1 else np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
             classes[rows] = best
             confidences[rows] = np.take_along_axis(probabilities, best, axis=1)
-        return Labels(classes[owner], confidences[owner])
-
-    def _slabs(self, texts: Sequence[str]) -> Iterator[list[int]]:
-        """Row numbers by length, few enough at a time that no matrix over all classes grows with the batch."""
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        size = max(1, SLAB // max(len(self.categories), 1))
-        for start in range(0, len(order), size):
-            yield order[start : start + size]
+        return Labels(classes, confidences, cut)
 
 
 def lora_logits(tokenizer: Tokenizer, session: Session, texts: Sequence[str]) -> Array:
-    """Logits *(texts, classes)* of an exported model."""
-    ids = tokenizer.encode(texts)
-    out: Array | None = None
-    for batch in tokenizer.batches(ids, session.budget):
-        logits = session.logits(batch)
-        if out is None:
-            out = np.empty((len(texts), logits.shape[1]), np.float32)
+    """Logits *(texts, classes)* of an exported model, on all of the session's workers."""
+    return session_logits(tokenizer, session, tokenizer.encode(texts), session.workers)
+
+
+def session_logits(tokenizer: Tokenizer, session: Session, ids: Sequence[Sequence[int]], workers: int) -> Array:
+    """Logits *(texts, classes)* for tokenized texts; with one worker in the calling thread."""
+    batches = list(tokenizer.batches(ids, session.budget, alike=session.alike))
+    if workers == 1:
+        found = list(map(session.logits, batches))
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            found = list(pool.map(session.logits, batches))
+    if not found:
+        return np.empty((0, 0), np.float32)
+    out = np.empty((len(ids), found[0].shape[1]), np.float32)
+    for batch, logits in zip(batches, found, strict=True):
         out[batch.rows] = logits
-    return np.empty((0, 0), np.float32) if out is None else out
+    return out
 
 
 def save_probe(file: Path, texts: Sequence[str], logits: Mapping[Variant, Array]) -> None:

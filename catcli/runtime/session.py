@@ -17,12 +17,15 @@ onnxruntime.set_default_logger_severity(4)
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
+GPU_BATCHES = 3
+"""Batches in flight on a GPU: one computed, one copied there, one copied back."""
+
 
 class Session:
     """One ONNX file, loaded; ``provider`` is what it really got."""
 
-    def __init__(self, file: Path, device: str = "auto") -> None:
-        """Load ``file``.
+    def __init__(self, file: Path, device: str = "auto", *, batch_tokens: int | None = None, workers: int | None = None) -> None:
+        """Load ``file``; ``batch_tokens`` and ``workers`` replace what is found good for the device.
 
         Raises:
             DeviceError: ``device`` is ``cuda`` and the session did not get it.
@@ -34,12 +37,19 @@ class Session:
             onnxruntime.preload_dlls()
             providers = [CUDA, CPU]
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = cores()
+        # One thread a batch and as many batches at once as there are cores: threads that share a batch of titles wait for one another at
+        # every one of its hundred matrix products.
+        options.intra_op_num_threads = 1
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
             raise AdapterError(f"{file} cannot be loaded by ONNX Runtime: {str(error).splitlines()[0]}; fit the adapter again.") from error
         self.provider: str = self._session.get_providers()[0]
+        gpu = self.provider == CUDA
+        # Tokens of a batch that keep the device busy without leaving its caches.
+        self.budget = batch_tokens or (65_536 if gpu else 1024)
+        # Batches that are computed at once: one a core, or on a GPU so many that it finds the next one waiting.
+        self.workers = workers or (GPU_BATCHES if gpu else cores())
         self.fell_back = device == "auto" and CUDA in providers and self.provider != CUDA
         if device == "cuda" and self.provider != CUDA:
             raise DeviceError(
@@ -48,9 +58,9 @@ class Session:
             )
 
     @property
-    def budget(self) -> int:
-        """Tokens of a batch that keep this device busy without leaving its caches."""
-        return 65_536 if self.provider == CUDA else 2048
+    def alike(self) -> bool:
+        """Whether batches are better of one length than large: on a CPU padding costs as much as text."""
+        return self.provider == CPU
 
     def logits(self, batch: TokenBatch) -> Array:
         """Logits *(rows, classes)*, float32."""

@@ -39,17 +39,29 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of every text, at most ``max_tokens`` each."""
+        return self.encode_counting(texts)[0]
+
+    def encode_counting(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
+        """Token ids of every text, and how many texts were cut."""
         # A lone surrogate is no character and the tokenizer refuses it; it becomes U+FFFD as in every other decoder.
         clean = [text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(clean)]
+        encodings = self._tokenizer.encode_batch_fast(clean)
+        ids = [encoding.ids for encoding in encodings]
+        full = (encoding for encoding, row in zip(encodings, ids, strict=True) if len(row) == self.max_tokens)
+        return ids, sum(bool(encoding.overflowing) for encoding in full)
 
-    def batches(self, ids: Sequence[Sequence[int]], budget: int) -> Iterator[TokenBatch]:
-        """All of ``ids``, shortest first, so many rows a batch that rows times the longest stays within ``budget`` tokens (or one row)."""
+    def batches(self, ids: Sequence[Sequence[int]], budget: int, *, alike: bool = False) -> Iterator[TokenBatch]:
+        """All of ``ids``, shortest first, so many rows a batch that rows times the longest stays within ``budget`` tokens (or one row).
+
+        With ``alike`` all rows of a batch are of one length, so that none is padded.
+        """
         order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
         start = 0
         while start < len(order):
-            end = start + 1
-            while end < len(order) and (end + 1 - start) * len(ids[order[end]]) <= budget:
+            end, shortest = start + 1, len(ids[order[start]])
+            while (
+                end < len(order) and (end + 1 - start) * len(ids[order[end]]) <= budget and (not alike or len(ids[order[end]]) == shortest)
+            ):
                 end += 1
             yield self.padded(ids, order[start:end])
             start = end

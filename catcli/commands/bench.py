@@ -1,0 +1,170 @@
+"""``catcli bench``: rows a second on this machine, by stage and from file to file."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import polars as pl
+
+from catcli import adapter as adapters
+from catcli.commands.predict import Asked, predict
+from catcli.commands.talk import Talk
+from catcli.errors import ProductsError, UsageError
+from catcli.evaluation.heldout import HeldOut
+from catcli.products.batch import Batch
+from catcli.products.parts import Parts
+from catcli.products.read import open_source
+from catcli.products.text import compose
+from catcli.products.write import Form
+from catcli.recipe import check_device
+from catcli.reporting.tables import table
+from catcli.runtime.labeler import Labeler
+from catcli.runtime.pipeline import rows_of_a_batch
+
+TRANSFORMERS_ROWS = 512
+"""Rows for the transformers pipeline, which is many times slower."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Rows a second of one stage: the median over the repeats, and the slowest and fastest of them."""
+
+    name: str
+    median: float
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """What was measured, and on what. ``startup`` are the seconds until the adapter is ready."""
+
+    rows: int
+    variant: str
+    provider: str
+    startup: float
+    stages: tuple[Stage, ...]
+
+
+def bench(
+    catalog: Sequence[str],
+    *,
+    adapter: str | None = None,
+    rows: int = 4096,
+    repeats: int = 5,
+    against: str | None = None,
+    device: str = "auto",
+    variant: str = "auto",
+    as_json: bool = False,
+    talk: Talk | None = None,
+) -> Speeds:
+    """Time an adapter on rows of ``catalog``, or on its own held-out rows where there is none. Repeated texts are labeled each time.
+
+    Raises:
+        CatcliError: what `catcli.commands.predict.predict` would raise.
+    """
+    talk = talk or Talk.silent()
+    check_device(device)
+    if against not in (None, "transformers"):
+        raise UsageError(f"--against {against}: choose transformers, or leave it out.")
+    chosen = adapters.named(adapter) if adapter else adapters.only()
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "catalog.parquet"
+        frame = _rows(catalog, chosen, rows)
+        frame.write_parquet(file)
+        started = time.perf_counter()
+        labeler = Labeler(chosen, device, variant)
+        startup = time.perf_counter() - started
+        stages = []
+        for name, count, run in _stages(frame, file, chosen, labeler, against):
+            talk.say(f"timing {name}")
+            stages.append(_timed(name, count, run, repeats))
+    found = Speeds(len(frame), labeler.variant, labeler.provider, startup, tuple(stages))
+    _show(found, as_json, talk)
+    return found
+
+
+def _rows(catalog: Sequence[str], adapter: adapters.Adapter, rows: int) -> pl.DataFrame:
+    """So many rows with the adapter's text columns under the names of training."""
+    wanted = adapter.manifest.text
+    if catalog:
+        batch = next(open_source(catalog).batches(rows))
+        missing = [name for name in wanted if name not in batch.columns]
+        if len(missing) == len(wanted):
+            raise ProductsError(
+                f"{catalog[0]} has none of the adapter's text columns {', '.join(wanted)}; name them so for this measurement."
+            )
+        frame = batch.select([name for name in wanted if name not in missing]).head(rows)
+    else:
+        held = HeldOut.load(adapter.file("heldout.parquet"), adapter.manifest.categories)
+        texts = [*held.part("validation").texts, *held.part("test").texts]
+        frame = pl.DataFrame({wanted[0]: (texts * (rows // max(len(texts), 1) + 1))[:rows]})
+    if not len(frame):
+        raise ProductsError("there are no rows to measure with; name a catalog that has some.")
+    return frame
+
+
+def _stages(
+    frame: pl.DataFrame, file: Path, adapter: adapters.Adapter, labeler: Labeler, against: str | None
+) -> Iterator[tuple[str, int, Callable[[], object]]]:
+    texts = compose(frame, frame.columns)
+    count = len(texts)
+    size = rows_of_a_batch(labeler)
+    yield "reading", count, lambda: [batch.frame for batch in open_source([str(file)]).batches(size)]
+    yield "tokenizing", count, lambda: labeler.tokenize(texts)
+    tokens = labeler.tokenize(texts)
+    yield "session alone", count, lambda: labeler.lora(tokens)
+    yield "linear model alone", count, lambda: labeler.linear(texts)
+    yield "writing", count, lambda: _written(frame, file.with_name("written.parquet"))
+    asked = Asked(str(file.with_name("labeled.parquet")), str(adapter.folder), dedupe=False, allow_missing=True)
+    yield "from file to file", count, lambda: predict([str(file)], asked, labeler=labeler)
+    if against == "transformers":
+        few = texts[:TRANSFORMERS_ROWS]
+        yield "transformers pipeline", len(few), _pipeline(adapter, labeler, few)
+
+
+def _written(frame: pl.DataFrame, out: Path) -> None:
+    with Parts(str(out), Form("parquet"), [Path("in")], {}, resume=False) as parts:
+        parts.write(Batch(frame, 1.0), frame.columns, frame.select())
+        parts.finish_part(len(frame), {}, {})
+        parts.finish()
+
+
+def _pipeline(adapter: adapters.Adapter, labeler: Labeler, texts: list[str]) -> Callable[[], object]:
+    """The text-classification pipeline over the same base, as its documentation shows it; what its head has learned changes no speed."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+    from catcli.models.backbones import BACKBONES
+
+    base = BACKBONES[adapter.manifest.base.name]
+    model = AutoModelForSequenceClassification.from_pretrained(base.folder, num_labels=len(labeler.categories)).eval()
+    device = 0 if labeler.provider.startswith("CUDA") else -1
+    classify = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(base.folder), device=device)
+    return lambda: classify(texts, batch_size=64, truncation=True, max_length=adapter.manifest.max_tokens)
+
+
+def _timed(name: str, rows: int, run: Callable[[], object], repeats: int) -> Stage:
+    run()  # warm-up
+    speeds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        speeds.append(rows / (time.perf_counter() - start))
+    return Stage(name, statistics.median(speeds), min(speeds), max(speeds))
+
+
+def _show(found: Speeds, as_json: bool, talk: Talk) -> None:
+    if as_json:
+        print(json.dumps(asdict(found)))
+        return
+    shown = table(f"{found.rows:,} rows, {found.variant} on {found.provider}", "stage", "rows/s", "lowest", "highest")
+    for stage in found.stages:
+        shown.add_row(stage.name, f"{stage.median:,.0f}", f"{stage.lowest:,.0f}", f"{stage.highest:,.0f}")
+    talk.out.print(shown)
+    talk.out.print(f"start-up, not in these: {found.startup:.2f} s until the adapter is ready")

@@ -1,0 +1,134 @@
+"""JSON Lines → frames, and the lines themselves, so that JSON Lines come out again as they came in."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from catcli.errors import ProductsError
+from catcli.products.streams import Bytes, check_signature, encoding_of, opened, shown
+
+BATCH_BYTES = 8 * 2**20
+"""Bytes of lines of a batch."""
+
+if TYPE_CHECKING:
+    from polars.datatypes import DataTypeClass
+
+Schema = dict[str, pl.DataType]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Some lines without their ends, their numbers in the file, and how much of it has been read with them."""
+
+    lines: list[bytes]
+    numbers: list[int]
+    share: float
+
+
+def blocks_of(path: Path, encoding: str | None, count: int) -> Iterator[Lines]:
+    """The lines of a file that are not blank, at most ``count`` at a time.
+
+    Raises:
+        ProductsError: it is empty, of another format or of another encoding.
+    """
+    with opened(path) as stream:
+        if not stream.head:
+            raise ProductsError(f"{shown(path)} is empty: it has no JSON Lines in it.")
+        check_signature(path, "JSON Lines", stream.head)
+        held: list[bytes] = []
+        numbers: list[int] = []
+        size = 0
+        for number, line in enumerate(_utf8(stream, encoding or encoding_of(stream)), 1):
+            kept = line.strip(b" \t\r\n")
+            if not kept:
+                continue
+            held.append(kept)
+            numbers.append(number)
+            size += len(kept)
+            if len(held) >= count or size >= BATCH_BYTES:
+                yield Lines(held, numbers, stream.share)
+                held, numbers, size = [], [], 0
+        if held:
+            yield Lines(held, numbers, 1.0)
+
+
+def _utf8(stream: Bytes, encoding: str) -> Iterator[bytes]:
+    if encoding in ("utf-8", "utf-8-sig"):
+        for number, line in enumerate(stream.file):
+            yield line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
+        return
+    try:
+        with io.TextIOWrapper(stream.file, encoding=encoding, newline="\n") as text:
+            for row in text:
+                yield row.encode("utf-8", "surrogatepass")
+    except UnicodeError as error:
+        raise ProductsError(f"{shown(stream.path)} is not {encoding}: {error}; pass another --encoding.") from error
+
+
+def schema_of(path: Path, encoding: str | None, rows: int) -> Schema:
+    """The columns that any line has, in the order in which they first come, with a type that holds them all.
+
+    All lines are looked at: with a sample, a price that turns into "n/a" at row 90,000 would stop the run there.
+    """
+    schema: Schema = {}
+    for block in blocks_of(path, encoding, rows):
+        for name, dtype in _frame(path, block, None).schema.items():
+            schema[name] = wider(schema[name], dtype) if name in schema else dtype
+    return schema
+
+
+def wider(one: pl.DataType, other: pl.DataType) -> pl.DataType:
+    """A type that holds both: text, where nothing narrower does."""
+    if other in (one, pl.Null):
+        return one
+    if one == pl.Null:
+        return other
+    if one.is_numeric() and other.is_numeric():
+        return pl.Float64()
+    if isinstance(one, pl.List) and isinstance(other, pl.List):
+        return pl.List(wider(_type(one.inner), _type(other.inner)))
+    if isinstance(one, pl.Struct) and isinstance(other, pl.Struct):
+        fields = {field.name: _type(field.dtype) for field in one.fields}
+        for field in other.fields:
+            fields[field.name] = wider(fields[field.name], _type(field.dtype)) if field.name in fields else _type(field.dtype)
+        return pl.Struct(fields)
+    return pl.String()
+
+
+def _type(dtype: pl.DataType | DataTypeClass) -> pl.DataType:
+    """Polars lets a nested type hold the class of another in place of the type itself."""
+    return dtype if isinstance(dtype, pl.DataType) else dtype()
+
+
+def frames_of(path: Path, encoding: str | None, count: int, schema: Mapping[str, pl.DataType]) -> Iterator[tuple[pl.DataFrame, Lines]]:
+    """The lines as frames of ``schema``, and as they stand."""
+    for block in blocks_of(path, encoding, count):
+        yield _frame(path, block, schema), block
+
+
+def _frame(path: Path, block: Lines, schema: Mapping[str, pl.DataType] | None) -> pl.DataFrame:
+    try:
+        frame = pl.read_ndjson(io.BytesIO(b"\n".join(block.lines)), schema=schema, infer_schema_length=None)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise ProductsError(_reason(path, block) or f"{shown(path)} cannot be read as JSON Lines: {error}; export it again.") from error
+    if len(frame) != len(block.lines):
+        raise ProductsError(_reason(path, block) or f"{shown(path)}: {len(block.lines)} lines gave {len(frame)} rows; export it again.")
+    return frame
+
+
+def _reason(path: Path, block: Lines) -> str | None:
+    for number, line in zip(block.numbers, block.lines, strict=True):
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            return f"{shown(path)} line {number} is no JSON: {error}; is the file whole? Export or copy it again."
+        if not isinstance(found, dict):
+            return f"{shown(path)} line {number} is no JSON object but {type(found).__name__}; every line has to be one row, {{...}}."
+    return None

@@ -1,0 +1,280 @@
+"""An output in the making: finished parts beside its place, until it can appear there whole.
+
+    .labeled.parquet.catcli-parts/
+    ├── journal.jsonl     what the output is made from, then a line for each part that is safely on disk
+    ├── lock              held while a run writes here
+    ├── 000000, 000001 …  the parts
+    ├── memory-….npz      what the run knew when the last part was finished
+    └── whole             what will be renamed to the output: a file, or a folder of them
+
+A run that is killed leaves this folder; the same line with ``--resume`` goes on from the last line of its journal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from catcli import places
+from catcli.errors import CatcliError, OutputError
+from catcli.products.batch import Batch
+from catcli.products.read import ENDINGS, PACKED
+from catcli.products.write import Form, Sink, filled, is_folder, joined, writing
+
+if sys.platform != "win32":  # which has no flock: two runs to one output are not told apart there
+    import fcntl
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass
+class Left:
+    """What an earlier run left: how far it came, and what it knew there."""
+
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    state: dict[str, Any] = field(default_factory=dict)
+    arrays: Arrays = field(default_factory=dict)
+
+
+class Parts:
+    """Takes rows and writes them to parts; a part that is finished survives a kill."""
+
+    def __init__(self, out: str, form: Form, places_in: Sequence[Path], mark: Mapping[str, str], *, resume: bool) -> None:
+        """``places_in`` are the inputs' places, which name the files of an output folder; ``mark`` says what the output is made from.
+
+        Raises:
+            OutputError: the place cannot be written.
+        """
+        self.out, self.form = out, form
+        # Through a link, so that what it points to is replaced and not the link.
+        self._target = Path(os.path.realpath(out))
+        self.by_input = is_folder(out)
+        self._places = [_renamed(place, form) for place in places_in]
+        self._check()
+        self._mark, self._resume = dict(mark), resume
+        self.left = Left()
+        self.beside = self._target.with_name(f".{self._target.name}.catcli-parts")
+        self._stack = ExitStack()
+        self._part: tuple[int, _Part] | None = None
+        self.discarded = 0
+
+    def __enter__(self) -> Self:
+        """Take the place, and find what an earlier run left there.
+
+        Raises:
+            OutputError: the place cannot be written, another run is writing there, or what is there was made from something else.
+        """
+        try:
+            with writing(self.out):
+                self._lock()
+                self._restore()
+                self.left = self._find(self._mark, self._resume)
+                self._journal = self._stack.enter_context((self.beside / "journal.jsonl").open("a", encoding="utf-8"))
+                if not self.left.parts:
+                    self._note({"mark": self._mark})
+        except CatcliError:
+            self._stack.close()
+            raise
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the files; finished parts stay."""
+        self.close()
+
+    # --- before -------------------------------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        parent = self._target.parent
+        if not parent.is_dir():
+            raise OutputError(f"-o {self.out}: there is no folder {parent}; make it with 'mkdir -p {parent}'.")
+        if self.by_input and len(set(self._places)) < len(self._places):
+            raise OutputError(f"-o {self.out}: several inputs would have the same name there; write them to folders of their own.")
+        if self.by_input and self._target.exists():
+            ours = {str(place) for place in self._places}
+            others = sorted(
+                str(path.relative_to(self._target))
+                for path in self._target.rglob("*")
+                if path.is_file() and str(path.relative_to(self._target)) not in ours
+            )
+            if others:
+                raise OutputError(
+                    f"-o {self.out} holds {others[0]!r}, which this run would not write; a folder is replaced whole, so give a new one."
+                )
+
+    def _lock(self) -> None:
+        self.beside.mkdir(exist_ok=True)
+        lock = self._stack.enter_context((self.beside / "lock").open("w"))
+        if sys.platform == "win32":
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(f"-o {self.out} is being written by another run; wait for it, or write to another file.") from error
+
+    def _restore(self) -> None:
+        """A run that was killed between the two renames that replace a folder left the old one here."""
+        old = self.beside / "old"
+        if old.exists():
+            if self._target.exists():
+                places.remove(old)
+            else:
+                old.rename(self._target)
+
+    def _find(self, mark: Mapping[str, str], resume: bool) -> Left:
+        journal = self.beside / "journal.jsonl"
+        records = list(_records(journal)) if journal.exists() else []
+        parts = [record for record in records if "file" in record]
+        if not resume or not parts or any(not (self.beside / part["file"]).exists() for part in parts):
+            self.discarded = sum(part["rows"] for part in parts)
+            for path in self.beside.iterdir():
+                if path.name != "lock":
+                    places.remove(path)
+            return Left()
+        changed = sorted(name for name in {*mark, *records[0]["mark"]} if mark.get(name) != records[0]["mark"].get(name))
+        if changed:
+            raise OutputError(
+                f"--resume: {' and '.join(changed)} changed since the run that was stopped, so its {sum(p['rows'] for p in parts):,} rows "
+                f"cannot be gone on from; run without --resume to start anew."
+            )
+        with np.load(self.beside / parts[-1]["memory"], allow_pickle=False) as arrays:
+            return Left(parts, parts[-1]["state"], dict(arrays))
+
+    # --- during -------------------------------------------------------------------------------------------------------------------------
+
+    def write(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> None:
+        """Add rows to the part at hand."""
+        with writing(self.out):
+            if self._part is None:
+                header = not any(self._place(part["input"]) == self._place(rows.part) for part in self.left.parts)
+                self._part = (rows.part, _Part(self.beside / f"{len(self.left.parts):06}", self.form, header))
+            self._part[1].sink.write(rows, keep, added)
+
+    def finish_part(self, rows: int, state: Mapping[str, Any], arrays: Arrays) -> None:
+        """Make the ``rows`` written since the last call survive a kill, with what the run knows now."""
+        if self._part is None:
+            return
+        with writing(self.out):
+            (number, part), self._part = self._part, None
+            part.finish()
+            memory = f"memory-{part.path.name}.npz"
+            with (self.beside / memory).open("wb") as saved:
+                np.savez(saved, **dict(arrays))  # type: ignore[arg-type]  # its stubs take every keyword for allow_pickle
+                saved.flush()
+                os.fsync(saved.fileno())
+            _sync(self.beside)
+            record = {"file": part.path.name, "input": number, "rows": rows, "memory": memory, "state": dict(state)}
+            self._note(record)
+            for earlier in self.left.parts[-1:]:
+                places.remove(self.beside / earlier["memory"])
+            self.left.parts.append(record)
+
+    def _place(self, number: int) -> Path:
+        """The file that the rows of an input go to: one for all, or one each in a folder."""
+        return self._places[number] if self.by_input else Path()
+
+    def _note(self, record: Mapping[str, Any]) -> None:
+        self._journal.write(json.dumps(record) + "\n")
+        self._journal.flush()
+        os.fsync(self._journal.fileno())
+
+    # --- after --------------------------------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Put the parts together and give the output its name."""
+        with writing(self.out):
+            whole = self.beside / "whole"
+            places.remove(whole)
+            if self.by_input:
+                whole.mkdir()
+            for place in dict.fromkeys(self._place(part["input"]) for part in self.left.parts):
+                parts = [self.beside / part["file"] for part in self.left.parts if self._place(part["input"]) == place]
+                target = whole / place if self.by_input else whole
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if len(parts) == 1:
+                    parts[0].rename(target)
+                else:
+                    joined(parts, target, self.form)
+            self._replace(whole)
+        self.close()
+        places.remove(self.beside)
+
+    def _replace(self, whole: Path) -> None:
+        if self._target.exists():
+            whole.chmod(stat.S_IMODE(self._target.stat().st_mode))
+            if self.by_input:
+                self._target.rename(self.beside / "old")  # a folder that is not empty is in the way of a rename
+        whole.rename(self._target)
+        _sync(self._target.parent)
+
+    def close(self) -> None:
+        """Let go of the files; finished parts stay."""
+        if self._part is not None:
+            self._part[1].abandon()
+            self._part = None
+        self._stack.close()
+        if not self.left.parts and self.beside.exists():
+            places.remove(self.beside)
+
+
+class _Part:
+    """One file that is being written."""
+
+    def __init__(self, path: Path, form: Form, header: bool) -> None:
+        self.path = path
+        self._stack = ExitStack()
+        file = self._stack.enter_context(path.open("wb"))
+        self.sink: Sink = self._stack.enter_context(filled(file, form, header=header))
+
+    def finish(self) -> None:
+        """Write the rest, to the disk itself."""
+        self._stack.close()
+
+    def abandon(self) -> None:
+        """Delete it."""
+        self.sink.abandon()
+        with suppress(OSError):
+            self._stack.__exit__(_Abandoned, _Abandoned(), None)
+        places.remove(self.path)
+
+
+class _Abandoned(Exception):  # noqa: N818  (says to what is open that its bytes are of no use)
+    pass
+
+
+def _renamed(place: Path, form: Form) -> Path:
+    """A file's name with the ending of ``form``."""
+    stem = place.with_suffix("") if place.suffix.lower() in PACKED else place
+    stem = stem.with_suffix("") if stem.suffix.lower() in ENDINGS else stem
+    ending = next(ending for ending, kind in ENDINGS.items() if kind == form.format)
+    return stem.with_name(stem.name + ending + form.packing)
+
+
+def _records(journal: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a journal; the last may have been cut short by the kill."""
+    for line in journal.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):
+            yield json.loads(line)
+
+
+def _sync(folder: Path) -> None:
+    """Have the names in a folder on disk, not only the bytes of its files."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

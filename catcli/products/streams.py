@@ -1,0 +1,159 @@
+"""Files and pipes → plain bytes: gzip and zstd are told by their first bytes, whatever a file is called."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import itertools
+import os
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+from catcli.errors import ProductsError
+
+STANDARD_INPUT = Path("-")
+"""Stands for standard input among paths."""
+
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+SIGNATURES = {
+    b"PAR1": "a Parquet file",
+    b"PK\x03\x04": "a zip archive or an Excel workbook",
+    GZIP: "gzip-compressed twice",
+    ZSTD: "zstd-compressed twice",
+    b"ARROW1": "an Arrow IPC file",
+    b"%PDF": "a PDF",
+}
+
+HEAD = 4096
+"""Bytes that are looked at before anything is read."""
+
+BLOCK = 2**20
+
+LOOKED_AT = 16 * 2**20
+"""Bytes of a compressed file that are looked at to tell its encoding; a plain one is looked at whole, which takes a second a gigabyte."""
+
+# Bytes that Windows-1252 leaves undefined: where they stand, the text is of neither that encoding nor Latin-1.
+_UNDEFINED = (b"\x81", b"\x8d", b"\x8f", b"\x90", b"\x9d")
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """A stream of plain bytes, and how much of the file below it has been read."""
+
+    file: io.BufferedReader
+    path: Path
+    _below: IO[bytes]
+    _size: int
+
+    @property
+    def packed(self) -> bool:
+        """Whether the file below is compressed."""
+        return self.file is not self._below
+
+    @property
+    def head(self) -> bytes:
+        """The first bytes, without taking them."""
+        return self.file.peek(HEAD)[:HEAD]
+
+    @property
+    def share(self) -> float:
+        """How much of the file has been read, 0 to 1; 0 where nobody can tell."""
+        if not self._size:
+            return 0.0
+        return min(1.0, self._below.tell() / self._size)
+
+
+def shown(path: Path) -> str:
+    """A path as sentences call it."""
+    return "standard input" if path == STANDARD_INPUT else str(path)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Bytes]:
+    """The bytes of a file, or of standard input, unpacked.
+
+    Raises:
+        ProductsError: it cannot be read, or its compression is damaged.
+    """
+    try:
+        with _below(path) as below:
+            head = below.peek(4)
+            size = 0 if path == STANDARD_INPUT else os.fstat(below.fileno()).st_size
+            file = below
+            if head.startswith(GZIP):
+                file = io.BufferedReader(cast(Any, gzip.GzipFile(fileobj=below)), BLOCK)
+            elif head.startswith(ZSTD):
+                import pyarrow as pa
+
+                file = io.BufferedReader(cast(Any, pa.CompressedInputStream(pa.PythonFile(below, "r"), "zstd")), BLOCK)
+            yield Bytes(file, path, below, size)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ProductsError(f"{shown(path)} is damaged, its compressed data end or break off: {error}; copy it again.") from error
+    except UnicodeError:
+        raise
+    except OSError as error:
+        raise ProductsError(f"{shown(path)} cannot be read: {error.strerror or error}; is it whole?") from error
+
+
+@contextmanager
+def _below(path: Path) -> Iterator[io.BufferedReader]:
+    if path == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise ProductsError("standard input (-) is closed; pipe rows into it or name a file.")
+        stream = sys.stdin.buffer
+        yield stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(cast(Any, stream))
+        return
+    with path.open("rb", buffering=BLOCK) as file:
+        yield cast(io.BufferedReader, file)
+
+
+def check_signature(path: Path, wanted: str, head: bytes) -> None:
+    """Stop at a file whose first bytes say that it is something else than ``wanted``."""
+    for signature, kind in SIGNATURES.items():
+        if head.startswith(signature):
+            raise ProductsError(f"{shown(path)} is {kind}, not {wanted}; unpack, rename or export it first.")
+
+
+def encoding_of(stream: Bytes) -> str:
+    """The encoding of a text: UTF-8, UTF-16, or Windows-1252, of which Latin-1 is a part.
+
+    A plain file is looked at to its end, so that the first letter with an accent in its last row does not stop a run after hours; of what
+    is compressed the first `LOOKED_AT` bytes are, and of standard input what has arrived.
+
+    Raises:
+        ProductsError: it is of none of these.
+    """
+    head, path = stream.head, stream.path
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    zeros = head[::2].count(0), head[1::2].count(0)
+    if max(zeros) > len(head) // 4 > min(zeros):
+        return "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
+    if path == STANDARD_INPUT:
+        return _found(path, [head])
+    with opened(path) as again:
+        blocks = iter(lambda: again.file.read(BLOCK), b"")
+        return _found(path, itertools.islice(blocks, LOOKED_AT // BLOCK) if again.packed else blocks)
+
+
+def _found(path: Path, blocks: Iterable[bytes]) -> str:
+    utf8, is_utf8, undefined = codecs.getincrementaldecoder("utf-8")(), True, False
+    for block in blocks:
+        undefined = undefined or any(byte in block for byte in _UNDEFINED)
+        if is_utf8:
+            try:
+                utf8.decode(block)
+            except UnicodeDecodeError:
+                is_utf8 = False
+        if undefined and not is_utf8:
+            raise ProductsError(
+                f"{shown(path)} is neither UTF-8, UTF-16 nor Latin-1; say what it is with --encoding, such as cp1250, shift_jis or gb18030."
+            )
+    return "utf-8-sig" if is_utf8 else "cp1252"

@@ -1,0 +1,341 @@
+"""A catalog's way through predict: threads, parts, what comes again, what came before."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import Shop
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from catcli.commands.bench import bench
+from catcli.commands.predict import Asked, foresee, predict
+from catcli.commands.talk import Talk
+from catcli.errors import AdapterError, ProductsError, UsageError
+from catcli.products.parts import Parts
+from catcli.products.read import open_source
+from catcli.products.write import output_form
+from catcli.runtime import pipeline
+from catcli.runtime.labeler import Labeler
+from catcli.runtime.pipeline import CONFIDENCE, PREDICTED, Plan, run
+from catcli.runtime.recall import Previous, Recall
+
+TABLES = int(os.environ.get("CATCLI_TABLES", "40"))
+"""Random tables that go through every format; the benchmark's figure is of 1,000."""
+
+WORDS = ("arabica", "espresso", "drill", "hammer", "mug", "plate", "shampoo", "soap", "red", "large", "1kg", "18V")
+
+
+def titles(count: int) -> list[str]:
+    return [" ".join(words) for words in itertools.islice(itertools.permutations(WORDS, 3), count)]
+
+
+@pytest.fixture
+def small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls of eight texts, and parts of two batches, so that a few hundred rows are many of each."""
+    monkeypatch.setattr(Labeler, "texts", 8)
+    monkeypatch.setattr(pipeline, "PART_CALLS", 6)
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Path:
+    rows = titles(500)
+    # Every third row repeats one that came long before or just now.
+    repeated = [row if number % 3 else rows[number // 2] for number, row in enumerate(rows)]
+    path = tmp_path / "catalog.parquet"
+    pl.DataFrame({"sku": [f"{number:05}" for number in range(500)], "title": repeated, "brand": "x", "description": None}).write_parquet(
+        path
+    )
+    return path
+
+
+# --- threads and parts ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_calls")
+def test_no_number_of_workers_changes_a_byte(shop: Shop, catalog: Path, tmp_path: Path) -> None:
+    for workers in (1, 5):
+        predict([str(catalog)], Asked(str(tmp_path / f"{workers}.csv"), shop.adapter, workers=workers))
+    assert (tmp_path / "1.csv").read_bytes() == (tmp_path / "5.csv").read_bytes()
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.usefixtures("small_calls")
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl.gz", "out.parquet"])
+def test_a_run_that_was_stopped_goes_on_to_the_very_same_output(
+    shop: Shop, catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    undisturbed = predict([str(catalog)], Asked(str(tmp_path / f"whole-{name}"), shop.adapter))
+    asked = Asked(str(tmp_path / name), shop.adapter, resume=True)
+    finish = Parts.finish_part
+    for stop_after in (1, 2):
+        calls = itertools.count()
+
+        def stopped(parts: Parts, *arguments: object, calls: Iterator[int] = calls, stop_after: int = stop_after) -> None:
+            if next(calls) == stop_after:
+                raise Killed
+            finish(parts, *arguments)  # type: ignore[arg-type]
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(Parts, "finish_part", stopped)
+            predict([str(catalog)], asked)
+        assert not (tmp_path / name).exists()
+    resumed = predict([str(catalog)], asked)
+    assert 0 < resumed.resumed < resumed.rows == 500
+    assert (resumed.labeled, resumed.categories) == (undisturbed.labeled, undisturbed.categories)
+    if name.endswith(".csv"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / f"whole-{name}").read_bytes()
+    one, other = (open_source([str(tmp_path / path)]).read().frame for path in (name, f"whole-{name}"))
+    assert one.equals(other)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["catalog.parquet", name, f"whole-{name}"])
+
+
+@pytest.mark.usefixtures("small_calls")
+def test_an_error_midway_keeps_what_was_done_and_says_so(shop: Shop, tmp_path: Path) -> None:
+    rows = "".join(f"{title},x,y\n" for title in titles(500))
+    (tmp_path / "catalog.csv").write_text("title,brand,description\n" + rows + "too,many,cells,here\n")
+    asked = Asked(str(tmp_path / "out.csv"), shop.adapter, resume=True)
+    with pytest.raises(ProductsError, match=r"line 502 has 4 cells where the header has 3; .* labeled rows are kept: --resume goes on"):
+        predict([str(tmp_path / "catalog.csv")], asked)
+    with pytest.raises(ProductsError, match="line 502"):  # goes on, and meets the same line
+        predict([str(tmp_path / "catalog.csv")], asked)
+    (tmp_path / "catalog.csv").write_text("title,brand,description\n" + rows)
+    with pytest.raises(Exception, match="--resume: the catalog changed since the run that was stopped"):
+        predict([str(tmp_path / "catalog.csv")], asked)
+    assert predict([str(tmp_path / "catalog.csv")], Asked(str(tmp_path / "out.csv"), shop.adapter)).rows == 500
+
+
+def test_resume_with_nothing_to_resume_starts_anew_and_says_so(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict([str(shop.catalog)], Asked(str(tmp_path / "out.csv"), shop.adapter, resume=True), talk=Talk())
+    assert "there is nothing to resume: the run starts at the first row" in capsys.readouterr().err
+    assert (tmp_path / "out.csv").exists()
+
+
+# --- what comes again, what came before ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_calls")
+def test_a_text_that_comes_again_is_labeled_once(shop: Shop, catalog: Path, tmp_path: Path) -> None:
+    once = predict([str(catalog)], Asked(str(tmp_path / "once.parquet"), shop.adapter, variant="fp32"))
+    every = predict([str(catalog)], Asked(str(tmp_path / "every.parquet"), shop.adapter, variant="fp32", dedupe=False))
+    assert once.labeled < every.labeled == 500
+    one, other = (pl.read_parquet(tmp_path / f"{name}.parquet") for name in ("once", "every"))
+    assert one[PREDICTED].equals(other[PREDICTED])
+    assert np.allclose(one[CONFIDENCE], other[CONFIDENCE], atol=1e-5)
+
+
+def test_only_so_many_texts_are_recalled_and_the_oldest_are_forgotten() -> None:
+    recall = Recall(k=1, most=4)
+    hashes = np.arange(1, 7, dtype=np.uint64)
+    for number in hashes:
+        recall.add(np.array([number]), np.array([[number]]), np.array([[0.5]], np.float32))
+    assert recall.find(hashes).known.tolist() == [False, False, True, True, True, True]
+    again = Recall(k=1, most=4)
+    again.load(recall.arrays())
+    again.add(np.array([7], np.uint64), np.array([[7]]), np.array([[0.5]], np.float32))
+    found = again.find(np.arange(1, 8, dtype=np.uint64))
+    assert found.classes[found.known, 0].tolist() == [4, 5, 6, 7]
+
+
+def test_an_earlier_output_is_found_by_text() -> None:
+    previous = Previous(np.array([9, 3, 9], np.uint64), np.array([1, 2, 3], np.int32), np.array([0.1, 0.2, 0.3], np.float32))
+    found = previous.find(np.array([3, 4, 9], np.uint64))
+    assert (found.known.tolist(), found.classes[found.known, 0].tolist(), len(previous)) == ([True, False, True], [2, 1], 2)
+
+
+def test_rows_of_an_earlier_output_are_taken_over(shop: Shop, catalog: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labeled = tmp_path / "labeled.parquet"
+    predict([str(catalog)], Asked(str(labeled), shop.adapter, variant="fp32"))
+    before = pl.read_parquet(labeled)
+    changed = pl.read_parquet(catalog).with_columns(title=pl.when(pl.col("sku") < "00025").then(pl.lit("new mug")).otherwise("title"))
+    changed.sample(fraction=1, shuffle=True, seed=0).write_parquet(catalog)
+    asked = Asked(str(labeled), shop.adapter, previous=str(labeled), variant="fp32")  # the same file: read before it is replaced
+    summary = predict([str(catalog)], asked, talk=Talk())
+    assert (summary.rows, summary.labeled, summary.taken_over) == (500, 1, 475)
+    assert "475 rows taken over from" in capsys.readouterr().err
+    after = pl.read_parquet(labeled).sort("sku")
+    assert after.filter(pl.col("sku") >= "00025").equals(before.filter(pl.col("sku") >= "00025").select(after.columns))
+
+
+def test_an_output_of_another_adapter_is_not_taken_over(
+    shop: Shop, catalog: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labeled = tmp_path / "labeled.csv"
+    predict([str(catalog)], Asked(str(labeled), shop.adapter))
+    pl.read_csv(labeled, infer_schema=False).with_columns(pl.col(CONFIDENCE).cast(pl.Float64) / 2).write_csv(tmp_path / "other.csv")
+    summary = predict([str(catalog)], Asked(str(labeled), shop.adapter, previous=str(tmp_path / "other.csv")), talk=Talk())
+    assert summary.taken_over == 0
+    assert "was labeled by another adapter or from other text" in capsys.readouterr().err
+    with pytest.raises(ProductsError, match="has no column 'predicted_category'; it has to be an output of catcli predict"):
+        predict([str(catalog)], Asked(str(labeled), shop.adapter, previous=str(catalog)))
+    with pytest.raises(UsageError, match="--previous takes over one category a row"):
+        predict([str(catalog)], Asked(str(labeled), shop.adapter, previous=str(catalog), top_k=2))
+
+
+# --- what goes in comes out ----------------------------------------------------------------------------------------------------------
+
+TEXTS = st.one_of(st.none(), st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1, max_size=12))
+KINDS: dict[str, tuple[pl.DataType, st.SearchStrategy[Any]]] = {
+    "text": (pl.String(), TEXTS),
+    "whole": (pl.Int64(), st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1))),
+    "real": (pl.Float64(), st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False))),
+    "yes": (pl.Boolean(), st.one_of(st.none(), st.booleans())),
+    "day": (pl.Date(), st.one_of(st.none(), st.dates(date(1900, 1, 1), date(2100, 1, 1)))),
+    "tags": (pl.List(pl.String()), st.one_of(st.none(), st.lists(TEXTS, max_size=3))),
+}
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> pl.DataFrame:
+    names = draw(
+        st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=6), max_size=5, unique=True)
+    )
+    names = ["title", *(name for name in names if name not in ("title", PREDICTED, CONFIDENCE))]
+    kinds = [KINDS["text"], *(draw(st.sampled_from(list(KINDS.values()))) for _ in names[1:])]
+    count = draw(st.integers(0, 8))
+    cells = [[draw(cell) for _ in range(count)] for _, cell in kinds]
+    return pl.DataFrame([pl.Series(name, values, dtype=kind) for name, (kind, _), values in zip(names, kinds, cells, strict=True)])
+
+
+@settings(max_examples=TABLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(tables())
+def test_columns_types_and_order_come_out_as_they_came_in(shop: Shop, tmp_path: Path, frame: pl.DataFrame) -> None:
+    labeler = Labeler(shop.fitted.adapter, "cpu", "fp32") if not LABELER else LABELER[0]
+    LABELER[:] = [labeler]
+    text = frame.select(
+        pl.Series(name, [None if cell is None else str(cell) for cell in frame[name]], dtype=pl.String) for name in frame.columns
+    )
+    frame.write_parquet(tmp_path / "in.parquet")
+    frame.write_ipc(tmp_path / "in.arrow")
+    (tmp_path / "in.jsonl").write_bytes(frame.write_ndjson().encode())
+    text.write_csv(tmp_path / "in.csv")
+    for ending in ("parquet", "arrow", "jsonl", "csv"):
+        if ending == "jsonl" and not len(frame):
+            continue  # no line, no column: such a file is refused as empty
+        through = tmp_path / f"out.{ending}"
+        source = open_source([str(tmp_path / f"in.{ending}")], delimiter="," if ending == "csv" else None)
+        with Parts(str(through), output_form(str(through), None), [Path("in")], {}, resume=False) as parts:
+            columns = next(iter(source.batches())).columns
+            run(source.batches(), parts, labeler, Plan(("title" if "title" in columns else None, None, None)), lambda *_: None)
+            parts.finish()
+        if ending == "jsonl":
+            rows = [json.loads(line) for line in through.read_text(encoding="utf-8").split("\n")[:-1]]
+            ours = [{name: row[name] for name in row if name not in (PREDICTED, CONFIDENCE)} for row in rows]
+            assert ours == [json.loads(line) for line in (tmp_path / "in.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
+            assert all(list(row)[-2:] == [PREDICTED, CONFIDENCE] for row in rows)
+            continue
+        before, after = (
+            open_source([str(path)], delimiter="," if ending == "csv" else None).read().frame
+            for path in (tmp_path / f"in.{ending}", through)
+        )
+        assert after.columns == [*before.columns, PREDICTED, CONFIDENCE]
+        theirs = pl.DataFrame([after.get_column(name) for name in before.columns])  # select takes a name such as * for a pattern
+        assert theirs.equals(before)
+        assert theirs.schema == before.schema
+
+
+LABELER: list[Labeler] = []
+
+
+def test_chosen_columns_alone_are_kept(shop: Shop, tmp_path: Path) -> None:
+    predict([str(shop.catalog)], Asked(str(tmp_path / "out.csv"), shop.adapter, keep="Title"))
+    assert pl.read_csv(tmp_path / "out.csv").columns == ["title", PREDICTED, CONFIDENCE]
+    with pytest.raises(ProductsError, match="--keep 'colour': .* has no such column"):
+        predict([str(shop.catalog)], Asked(str(tmp_path / "out.csv"), shop.adapter, keep="title,colour"))
+
+
+def test_a_folder_of_files_becomes_a_folder_of_files(shop: Shop, tmp_path: Path) -> None:
+    frame = pl.read_csv(shop.catalog, infer_schema=False)
+    for number, country in enumerate(("de", "fr")):
+        place = tmp_path / "in" / f"country={country}"
+        place.mkdir(parents=True)
+        frame.slice(number * 10, 10).write_csv(place / "part.csv")
+    summary = predict([str(tmp_path / "in")], Asked(f"{tmp_path}/out/", shop.adapter))
+    assert summary.rows == 20
+    out = pl.read_csv(tmp_path / "out" / "country=fr" / "part.csv", infer_schema=False)
+    assert out.columns == [*frame.columns, "country", PREDICTED, CONFIDENCE]
+    assert out.select(frame.columns).equals(frame.slice(10, 10))
+    with pytest.raises(UsageError, match="is one of the inputs; write to another folder"):
+        predict([str(tmp_path / "in")], Asked(str(tmp_path / "in"), shop.adapter))
+
+
+def test_a_pipe_goes_through_and_may_be_closed_early(shop: Shop, tmp_path: Path) -> None:
+    many = tmp_path / "many.csv.gz"
+    pl.concat([pl.read_csv(shop.catalog, infer_schema=False)] * 50).write_csv(many.with_suffix(""))
+    predicted = f"{sys.executable} -m catcli predict - -o - --adapter {shop.adapter} --device cpu"
+    line = f"set -o pipefail; gzip -c {many.with_suffix('')} | {predicted} | head -2"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2), done.stderr
+    assert done.stdout.splitlines()[0].endswith(f",{PREDICTED},{CONFIDENCE}")
+    assert "Traceback" not in done.stderr
+
+
+# --- before ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_tells_rows_time_and_memory_and_writes_nothing(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = foresee([str(shop.catalog)], Asked(str(tmp_path / "out.csv"), shop.adapter), as_json=True)
+    assert found.rows == len(pl.read_csv(shop.catalog))
+    assert found.seconds is not None
+    assert found.seconds > 0
+    assert json.loads(capsys.readouterr().out)["rows"] == found.rows
+    foresee([str(shop.catalog)], Asked(str(tmp_path / "out.csv"), shop.adapter), talk=Talk())
+    assert "MiB of memory" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_that_cannot_be_met_are_refused(shop: Shop, tmp_path: Path) -> None:
+    out = str(tmp_path / "out.csv")
+    with pytest.raises(AdapterError, match="--variant fp16: .* has 'fp32'.*; choose one of these"):
+        predict([str(shop.catalog)], Asked(out, shop.adapter, variant="fp16"))
+    for asked, sentence in (
+        (Asked(out, variant="fp8"), "--variant fp8: choose one of"),
+        (Asked(out, workers=0), "--workers 0: a whole number above 0"),
+        (Asked("-", resume=True), "--resume: what went into - is gone"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            predict([str(shop.catalog)], asked)
+
+
+def test_long_texts_are_counted(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = pl.DataFrame({"title": ["mug " * 300_000, "mug", "short"], "brand": ["x"] * 3, "description": [None] * 3})
+    frame.write_parquet(tmp_path / "in.parquet")
+    summary = predict([str(tmp_path / "in.parquet")], Asked(str(tmp_path / "out.parquet"), shop.adapter), talk=Talk())
+    assert summary.cut == 1
+    assert "1 of 3 different texts have more than the 24 tokens" in capsys.readouterr().err
+    assert pl.read_parquet(tmp_path / "out.parquet").select(frame.columns).equals(frame.cast({"description": pl.Null}))
+
+
+# --- bench ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_bench_times_every_stage_and_its_peer(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    found = bench([str(shop.catalog)], adapter=shop.adapter, rows=64, repeats=2, against="transformers", talk=Talk())
+    assert [stage.name for stage in found.stages] == [
+        "reading",
+        "tokenizing",
+        "session alone",
+        "linear model alone",
+        "writing",
+        "from file to file",
+        "transformers pipeline",
+    ]
+    assert all(0 < stage.lowest <= stage.median <= stage.highest for stage in found.stages)
+    assert "from file to file" in capsys.readouterr().out
+    assert bench([], adapter=shop.adapter, rows=16, repeats=1).rows == 16
+    with pytest.raises(UsageError, match="--against optimum: choose transformers"):
+        bench([], adapter=shop.adapter, against="optimum")
