@@ -126,7 +126,7 @@ def _stages(
     yield "from file to file", count, lambda: predict([str(file)], asked, labeler=labeler)
     if against == "transformers":
         few = texts[:TRANSFORMERS_ROWS]
-        yield "transformers pipeline", len(few), _pipeline(adapter, labeler, few)
+        yield "transformers pipeline", len(few), pipeline_of(adapter, labeler, few)
 
 
 def _written(frame: pl.DataFrame, out: Path) -> None:
@@ -136,7 +136,7 @@ def _written(frame: pl.DataFrame, out: Path) -> None:
         parts.finish()
 
 
-def _pipeline(adapter: adapters.Adapter, labeler: Labeler, texts: list[str]) -> Callable[[], object]:
+def pipeline_of(adapter: adapters.Adapter, labeler: Labeler, texts: list[str]) -> Callable[[], object]:
     """The text-classification pipeline over the same base, as its documentation shows it; what its head has learned changes no speed."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
