@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from catcli.models import export, training
 from catcli.models.backbones import BACKBONES, Backbone
 from catcli.models.checkpoint import Checkpoint
 from catcli.models.classifier import Classifier, parameters, pick_device
-from catcli.models.export import judge_int8, to_int8, to_onnx
+from catcli.models.export import judge_int8, to_fp16, to_int8, to_onnx
 from catcli.models.lora import RowDropout, add_adapters, load_adapter, merge, save_adapter
 from catcli.models.probe import fit_probe
 from catcli.models.reading import read, tensors
@@ -126,14 +127,16 @@ print(model(input_ids=ids, attention_mask=mask).last_hidden_state.sum().item())
     assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == MINILM.hub
 
 
-def test_int8_is_smaller_and_near(tmp_path: Path, base: Backbone) -> None:
+@pytest.mark.parametrize("reduce", [to_int8, to_fp16])
+def test_reduced_models_are_smaller_and_near(tmp_path: Path, base: Backbone, reduce: Callable[[Path, Path], None]) -> None:
     classifier = Classifier(base.load(), CLASSES).eval()
     to_onnx(classifier, tmp_path / "model.onnx")
-    to_int8(tmp_path / "model.onnx", tmp_path / "model.int8.onnx")
+    reduce(tmp_path / "model.onnx", tmp_path / "small.onnx")
     feeds = dict(zip(("input_ids", "attention_mask"), (tensor.numpy() for tensor in inputs(4, 9)), strict=True))
-    full, small = (Session(tmp_path / name, "cpu")._session.run(["logits"], feeds)[0] for name in ("model.onnx", "model.int8.onnx"))
+    full, small = (Session(tmp_path / name, "cpu")._session.run(["logits"], feeds)[0] for name in ("model.onnx", "small.onnx"))
     assert 0 < np.abs(full - small).max() < 0.1
-    assert (tmp_path / "model.int8.onnx").stat().st_size < (tmp_path / "model.onnx").stat().st_size
+    assert small.dtype == np.float32
+    assert (tmp_path / "small.onnx").stat().st_size < (tmp_path / "model.onnx").stat().st_size
 
 
 def test_int8_stays_only_where_it_labels_alike_and_is_faster() -> None:
@@ -153,7 +156,7 @@ def test_a_merge_that_changes_logits_is_caught(
     monkeypatch.setattr(export, "BACKBONES", {"minilm": base})
     whole = Trained(trained, Tokenizer(base.tokenizer, 16), Recipe(rank=4), "cpu", (), 1.0, 1.0, 0, 0)
     with pytest.raises(GateMissed, match="parity: the merged model's logits differ from the saved adapter's by up to 1.0e"):
-        export.export_variants(whole, ["a mug", "a drill"], tmp_path, lambda *_: None)
+        export.export_fp32(whole, ["a mug", "a drill"], tmp_path, lambda *_: None)
 
 
 def test_logits_that_are_no_numbers_do_not_pass_the_gate() -> None:

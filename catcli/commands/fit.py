@@ -247,6 +247,7 @@ def _write(draft: adapters.Draft, labeled: Labeled, parts: Split, columns: Colum
 
 def _manifest(labeled: Labeled, columns: Columns, learned: Learned) -> adapters.Manifest:
     from catcli.models.backbones import BACKBONES
+    from catcli.models.export import FILES
 
     base, exported, blending = BACKBONES[learned.lora.recipe.base], learned.exported, learned.blending
     return adapters.Manifest(
@@ -261,9 +262,7 @@ def _manifest(labeled: Labeled, columns: Columns, learned: Learned) -> adapters.
         max_tokens=learned.lora.tokenizer.max_tokens,
         pad_id=base.pad_id,
         blend=blending.blend,
-        variants={
-            variant: adapters.Served(file=file, temperature=blending.temperatures[variant]) for variant, file in exported.files.items()
-        },
+        variants={variant: adapters.Served(file=FILES[variant], temperature=blending.temperatures[variant]) for variant in exported.logits},
         files={},
         versions=adapters.versions(),
     )

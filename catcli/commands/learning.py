@@ -7,7 +7,7 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from catcli.evaluation.calibration import Blending, class_shares
 from catcli.models.backbones import BACKBONES
 from catcli.models.checkpoint import Checkpoint
 from catcli.models.classifier import pick_device, use_bf16
-from catcli.models.export import PARITY_ROWS, Exported, export_variants
+from catcli.models.export import Exported, export_fp32, with_fp16, with_int8
 from catcli.models.linear import FOLDS, fit_linear, out_of_fold
 from catcli.models.reading import Reading, read
 from catcli.models.training import Task, Tell, Trained, default_epochs, fitting_tokenizer, train_lora
@@ -27,7 +27,7 @@ from catcli.products.examples import Examples, draw, names_as_examples
 from catcli.products.labeled import Labeled
 from catcli.products.split import Rows, Split
 from catcli.recipe import Recipe
-from catcli.runtime.blend import Array
+from catcli.runtime.blend import Array, mix
 from catcli.runtime.ngrams import LinearModel
 from catcli.runtime.tokens import Tokenizer
 
@@ -47,6 +47,9 @@ LINEAR_SHARE, READING_SHARE, EXPORT_SECONDS, SCORED_PER_SECOND = 0.25, 0.2, 35.0
 
 TRIAL_ROWS, READ_ROWS = 2_000, 256
 """Rows on which the linear model, and the reading of texts, are timed before a time budget is shared out."""
+
+SHIPPED_ROWS = 128
+"""Held-out rows on which the forms of the refit are compared; those of the model that was scored were compared on more."""
 
 WATCHED = 2_000
 """Validation rows that LoRA looks at after every pass; the blend is chosen by all of them."""
@@ -93,15 +96,32 @@ class Learner:
         linear_done = time.perf_counter()
         first, again, lora_rows = self.train(checkpoints)
         lora_done = time.perf_counter()
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            scored = export_variants(first, held, Path(scratch) if again else folder, self.tell.advance)
-            shipped = scored
-            if again:
-                shipped = export_variants(again, held[:PARITY_ROWS], folder, self.tell.advance, scored.int8)
         learned = np.concatenate((self.rows.classes[self.parts.train], self.names.classes))
         weights = np.concatenate((self.rows.weights[self.parts.train], self.names.weights))
         shares = class_shares(learned, weights, self.count)
-        by_validation = {variant: scored.logits[variant][validation] for variant in shipped.files}
+
+        def blended(exported: Exported) -> Blending:
+            by_validation = {variant: logits[validation] for variant, logits in exported.logits.items()}
+            return Blending.fit(by_validation, linear_logits[validation], truth, shares, crossed)
+
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            place = Path(scratch) if again else folder
+            scored = export_fp32(first, held, place, self.tell.advance)
+            blend = blended(scored).blend
+
+            def alike(fp32: Array, int8: Array) -> float:
+                one, other = (mix(logits, linear_logits[: len(logits)], blend).argmax(1) for logits in (fp32, int8))
+                return float((one == other).mean())
+
+            scored = with_fp16(with_int8(scored, first.tokenizer, held, place, alike), first.tokenizer, held, place, alike)
+            shipped = scored
+            if again:
+                shipped = export_fp32(again, held[:SHIPPED_ROWS], folder, self.tell.advance)
+                shipped = with_int8(shipped, again.tokenizer, held[:SHIPPED_ROWS], folder, alike, scored.int8)
+                if "fp16" in scored.logits:
+                    shipped = with_fp16(shipped, again.tokenizer, held[:SHIPPED_ROWS], folder, alike)
+        # Where a variant of the refit did not label alike, what was scored does without it too.
+        scored = replace(scored, logits={name: logits for name, logits in scored.logits.items() if name in shipped.logits})
         return Learned(
             first=first,
             lora=again or first,
@@ -109,7 +129,7 @@ class Learner:
             exported=shipped,
             lora_logits=scored.logits[shipped.serves],
             linear_logits=linear_logits,
-            blending=Blending.fit(by_validation, linear_logits[validation], truth, shares, crossed),
+            blending=blended(scored),
             lora_rows=lora_rows,
             lora_seconds=lora_done - linear_done,
             linear_seconds=linear_done - start,

@@ -189,7 +189,7 @@ def foresee(
     source = open_source(catalog, input_format=input_format, delimiter=delimiter, encoding=encoding)
     ready = prepare(source, asked, talk)
     sample = next(ready.batches)
-    sample = replace(sample, rows=sample.rows.slice(0, 2 * ready.labeler.texts), lines=None)
+    sample = sample.slice(0, 4 * ready.labeler.texts)
     summary = run([sample], _Nowhere(), ready.labeler, ready.plan, lambda *_: None)
     speed = summary.rows / summary.seconds if summary.rows else 0.0
     rows = None if source.piped else source.count()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.transformers.float16 import convert_float_to_float16
 from optimum.exporters.onnx import OnnxConfig, export
 from optimum.exporters.tasks import TasksManager
 
@@ -25,15 +27,15 @@ from catcli.models.reading import Advance, plain_logits
 from catcli.models.training import Trained
 from catcli.runtime.blend import Array
 from catcli.runtime.labeler import PROBE_ROWS, lora_logits
-from catcli.runtime.session import Session
-from catcli.runtime.tokens import TokenBatch
+from catcli.runtime.session import CUDA, Session, cuda_is_there
+from catcli.runtime.tokens import TokenBatch, Tokenizer
 
 OPSET = 18
 
-FILES: dict[Variant, str] = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+FILES: dict[Variant, str] = {"fp32": "model.onnx", "int8": "model.int8.onnx", "fp16": "model.fp16.onnx"}
 
 PARITY_ROWS = 256
-"""Held-out rows on which the forms of a model are compared."""
+"""Held-out rows, at most, on which the forms of a model are compared."""
 
 TIMED_ROWS = 64
 """Of them, those on which int8 is timed against fp32, four times over."""
@@ -42,7 +44,10 @@ TOLERANCE = 1e-3
 """Logits of one float32 model may differ by this much; rounding gives about 1e-5."""
 
 AGREEMENT = 0.99
-"""Share of rows in which int8 has to find the same category."""
+"""Share of rows in which the blend has to find the same category with int8."""
+
+REFIT_AGREEMENT = 0.95
+"""The same for the refit of a model whose int8 was kept; it is compared on so few rows that one more or less says little."""
 
 GAIN = 1.1
 """Times that int8 has to be as fast as fp32."""
@@ -106,14 +111,19 @@ def _onnx_config(classifier: Classifier) -> OnnxConfig:
     return ours(classifier.config, task="text-classification")
 
 
-def to_int8(onnx: Path, file: Path) -> None:
+def to_int8(onnx_file: Path, file: Path) -> None:
     """Quantize the weights of every matrix product to int8, a scale per output channel; activations are quantized as they come."""
     with _expected_warnings():
         # Seven bits: without VNNI a product of two full 8-bit values can overflow the 16 bits it is summed in (ONNX Runtime's
         # "Quantize ONNX models", section on x86-64).
         quantize_dynamic(
-            onnx, file, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"]
+            onnx_file, file, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"]
         )
+
+
+def to_fp16(onnx_file: Path, file: Path) -> None:
+    """Halve the weights and what is computed from them; ids go in as they are and logits come out in float32."""
+    onnx.save(convert_float_to_float16(onnx.load(onnx_file), keep_io_types=True), file)
 
 
 @dataclass(frozen=True)
@@ -128,7 +138,6 @@ class Exported:
     probe: Mapping[Variant, Array]
     parity: tuple[Parity, ...]
     int8: Quantized
-    files: Mapping[Variant, str]
 
     @property
     def serves(self) -> Variant:
@@ -136,11 +145,8 @@ class Exported:
         return "int8" if "int8" in self.logits else "fp32"
 
 
-def export_variants(trained: Trained, texts: Sequence[str], folder: Path, advance: Advance, settled: Quantized | None = None) -> Exported:
-    """Save the adapter to ``folder``, read it back, merge it, export it, quantize it, and compare every form on held-out ``texts``.
-
-    ``settled`` is what was found of int8 for a model of nearly the same rows: its speed is not measured again, and where it did not serve
-    it is not tried.
+def export_fp32(trained: Trained, texts: Sequence[str], folder: Path, advance: Advance) -> Exported:
+    """Save the adapter to ``folder``, read it back, merge it, export it, and compare every form on the first `PARITY_ROWS` of ``texts``.
 
     Raises:
         GateMissed: the merged or exported model does not give the logits of the saved adapter.
@@ -154,34 +160,68 @@ def export_variants(trained: Trained, texts: Sequence[str], folder: Path, advanc
     reference = plain_logits(saved, tokenizer, sample, lambda done: advance("comparing the saved adapter", done, len(sample)))
     merge(saved)
     merged = plain_logits(saved, tokenizer, sample, lambda done: advance("comparing the merged model", done, len(sample)))
-    parity = [_compare("merged", reference, merged)]
     advance("exporting to ONNX", 0, 1)
     to_onnx(saved, folder / FILES["fp32"])
     session = Session(folder / FILES["fp32"], "cpu")
-    logits: dict[Variant, Array] = {"fp32": lora_logits(tokenizer, session, texts)}
-    parity.append(_compare("ONNX fp32", reference, logits["fp32"][:PARITY_ROWS]))
+    logits = lora_logits(tokenizer, session, texts)
+    parity = (_compare("merged", reference, merged), _compare("ONNX fp32", reference, logits[: len(sample)]))
     for form in parity:
         if not form.largest_difference <= TOLERANCE:  # so that a difference that is no number does not pass
             raise GateMissed(
                 f"parity: the {form.form} model's logits differ from the saved adapter's by up to {form.largest_difference:.1e}, more than "
                 f"{TOLERANCE:.0e}; nothing was written. Check the installed versions with 'catcli doctor'."
             )
-    sessions: dict[Variant, Session] = {"fp32": session}
-    verdict = settled
-    if verdict is None or verdict.kept:
-        advance("quantizing to int8", 0, 1)
-        to_int8(folder / FILES["fp32"], folder / FILES["int8"])
-        quantized = Session(folder / FILES["int8"], "cpu")
-        parity.append(_compare("ONNX int8", reference, lora_logits(tokenizer, quantized, texts[:PARITY_ROWS])))
-        speedup = settled.speedup if settled else _speedup(quantized, session, list(tokenizer.batches(sample[:TIMED_ROWS], session.budget)))
-        verdict = judge_int8(parity[-1].agreement, speedup or 0.0)
-        if verdict.kept:
-            sessions["int8"] = quantized
-            logits["int8"] = lora_logits(tokenizer, quantized, texts)
-        else:
-            (folder / FILES["int8"]).unlink()
-    probe = {variant: lora_logits(tokenizer, opened, texts[:PROBE_ROWS]) for variant, opened in sessions.items()}
-    return Exported(logits, probe, tuple(parity), verdict, {variant: FILES[variant] for variant in logits})
+    probe = lora_logits(tokenizer, session, texts[:PROBE_ROWS])
+    return Exported({"fp32": logits}, {"fp32": probe}, parity, Quantized(kept=False, reason="not tried", speedup=None))
+
+
+def with_int8(
+    exported: Exported,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    folder: Path,
+    alike: Callable[[Array, Array], float],
+    settled: Quantized | None = None,
+) -> Exported:
+    """Quantize what `export_fp32` put into ``folder`` for the same ``texts``, and keep it where it labels alike and faster.
+
+    ``alike`` says in what share of rows two matrices of logits lead to the same label: in the blend, for that is what labels. ``settled``
+    is what was found for a model of nearly the same rows: its speed is not measured again, and where it did not serve it is not tried.
+    """
+    if settled is not None and not settled.kept:
+        return replace(exported, int8=settled)
+    session, file = Session(folder / FILES["fp32"], "cpu"), folder / FILES["int8"]
+    to_int8(folder / FILES["fp32"], file)
+    quantized = Session(file, "cpu")
+    logits = lora_logits(tokenizer, quantized, texts)
+    parity = (*exported.parity, _compare("ONNX int8", exported.logits["fp32"][:PARITY_ROWS], logits[:PARITY_ROWS]))
+    timed = list(tokenizer.batches(tokenizer.encode(texts[:TIMED_ROWS]), session.budget))
+    speedup = (settled.speedup if settled else None) or _speedup(quantized, session, timed)
+    agreement = alike(exported.logits["fp32"], logits)
+    verdict = settled if settled and agreement >= REFIT_AGREEMENT else judge_int8(agreement, speedup)
+    if not verdict.kept:
+        file.unlink()
+        return replace(exported, parity=parity, int8=verdict)
+    probe = lora_logits(tokenizer, quantized, texts[:PROBE_ROWS])
+    return Exported({**exported.logits, "int8": logits}, {**exported.probe, "int8": probe}, parity, verdict)
+
+
+def with_fp16(
+    exported: Exported, tokenizer: Tokenizer, texts: Sequence[str], folder: Path, alike: Callable[[Array, Array], float]
+) -> Exported:
+    """Where there is a GPU, halve what `export_fp32` put into ``folder``, and keep it where it labels alike there."""
+    if not cuda_is_there():
+        return exported
+    file = folder / FILES["fp16"]
+    to_fp16(folder / FILES["fp32"], file)
+    session = Session(file)
+    logits = lora_logits(tokenizer, session, texts)
+    parity = (*exported.parity, _compare("ONNX fp16", exported.logits["fp32"][:PARITY_ROWS], logits[:PARITY_ROWS]))
+    if session.provider != CUDA or alike(exported.logits["fp32"], logits) < AGREEMENT:
+        file.unlink()
+        return replace(exported, parity=parity)
+    probe = lora_logits(tokenizer, session, texts[:PROBE_ROWS])
+    return replace(exported, logits={**exported.logits, "fp16": logits}, probe={**exported.probe, "fp16": probe}, parity=parity)
 
 
 def judge_int8(agreement: float, speedup: float) -> Quantized:

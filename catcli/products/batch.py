@@ -64,10 +64,11 @@ class Batch:
         except ProductsError:
             return pl.Object()
 
-    def without_first(self, count: int) -> Batch:
-        """The rows from number ``count`` on."""
-        rest = self.rows.slice(count)
-        return replace(self, rows=rest, lines=None if self.lines is None else self.lines[count:])
+    def slice(self, start: int, count: int | None = None) -> Batch:
+        """The rows from number ``start`` on, at most ``count``; what was counted or noted goes with the first row."""
+        lines = None if self.lines is None else self.lines[start:][:count]
+        rows = self.rows.slice(start, count)
+        return replace(self, rows=rows, lines=lines, short=0 if start else self.short, note="" if start else self.note)
 
 
 def _series(name: str, column: pa.ChunkedArray) -> pl.Series:

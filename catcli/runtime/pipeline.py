@@ -7,6 +7,7 @@ was faster: a run that was killed and goes on gives the very output of one that 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -35,6 +36,9 @@ CHARACTERS = 131_072
 
 PART_CALLS, PART_ROWS = 64, 2_000_000
 """A part of the output is finished after so many calls' worth of labeled texts, or so many rows."""
+
+FIRST_ROWS = 64
+"""Rows of the first batch."""
 
 READ_AHEAD, WRITE_BEHIND = 2, 2
 """Batches read but not yet looked at, and labeled but not yet written."""
@@ -190,7 +194,7 @@ class _Run:
                     writes.popleft().result()
                 self.output.finish_part(in_part, self.state(), self.recall.arrays())
 
-            for batch in _past(_ahead(batches, reading), self.summary.resumed):
+            for batch in _past(_rising(_ahead(batches, reading)), self.summary.resumed):
                 another = self.output.by_input and part not in (None, batch.part)
                 if another or texts_in_part >= PART_CALLS * self.labeler.texts or in_part >= PART_ROWS:
                     settle_all()
@@ -313,6 +317,17 @@ def _ahead(items: Iterable[Item], pool: ThreadPoolExecutor) -> Iterator[Item]:
         yield item
 
 
+def _rising(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches, the first of them cut into pieces that double: whoever waits at the end of a pipe sees its first rows at once."""
+    for batch in itertools.islice(batches, 1):
+        start, count = 0, FIRST_ROWS
+        while len(batch) - start > count:
+            yield batch.slice(start, count)
+            start, count = start + count, 2 * count
+        yield batch.slice(start)
+    yield from batches
+
+
 def _past(batches: Iterable[Batch], rows: int) -> Iterator[Batch]:
     """The batches after the first ``rows`` rows."""
     for batch in batches:
@@ -321,7 +336,7 @@ def _past(batches: Iterable[Batch], rows: int) -> Iterator[Batch]:
         elif rows >= len(batch):
             rows -= len(batch)
         else:
-            yield batch.without_first(rows)
+            yield batch.slice(rows)
             rows = 0
     if rows:
         raise ProductsError(f"the catalog has {rows:,} rows fewer than the stopped run had labeled; run without --resume to start anew.")
