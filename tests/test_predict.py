@@ -165,7 +165,8 @@ def test_rows_of_an_earlier_output_are_taken_over(shop: Shop, catalog: Path, tmp
     changed.sample(fraction=1, shuffle=True, seed=0).write_parquet(catalog)
     asked = Asked(str(labeled), shop.adapter, previous=str(labeled), variant="fp32")  # the same file: read before it is replaced
     summary = predict([str(catalog)], asked, talk=Talk())
-    assert (summary.rows, summary.labeled, summary.taken_over) == (500, 1, 475)
+    assert (summary.rows, summary.taken_over) == (500, 475)
+    assert 1 <= summary.labeled <= 4  # the new title, once for each of the batches that were on their way together
     assert "475 rows taken over from" in capsys.readouterr().err
     after = pl.read_parquet(labeled).sort("sku")
     assert after.filter(pl.col("sku") >= "00025").equals(before.filter(pl.col("sku") >= "00025").select(after.columns))

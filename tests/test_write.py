@@ -171,6 +171,9 @@ def test_finished_parts_survive_and_are_gone_on_from(tmp_path: Path) -> None:
     parts.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
     parts.close()
     assert not path.exists()
+    with (tmp_path / ".out.csv.catcli-parts" / "journal.jsonl").open("a") as journal:
+        journal.write('{"file": "00000')  # as a kill leaves it
+    parts_of(path, resume=True).close()
     again = parts_of(path, resume=True)
     assert (again.left.state, again.left.arrays["numbers"].tolist()) == ({"rows": 3}, [0, 1])
     again.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
@@ -190,6 +193,14 @@ def test_parts_of_something_else_are_not_gone_on_from(tmp_path: Path) -> None:
     anew = parts_of(tmp_path / "out.csv", mark="b")
     assert (anew.discarded, anew.left.parts) == (3, [])
     anew.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_kept_of_what_came_through_a_pipe(tmp_path: Path) -> None:
+    with Parts(str(tmp_path / "out.csv"), Form("csv"), [Path("-")], {}, resume=False, keep=False) as parts:
+        parts.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
+        parts.finish_part(3, {}, {})
+        assert parts.kept == 0
     assert list(tmp_path.iterdir()) == []
 
 

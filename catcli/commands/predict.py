@@ -121,6 +121,8 @@ def predict(
     talk = talk or Talk.silent()
     asked.check(as_json)
     source = open_source(catalog, input_format=input_format, delimiter=delimiter, encoding=encoding)
+    if asked.resume and source.piped:
+        raise UsageError("--resume: what came through a pipe cannot be read a second time; give the rows as a file.")
     ready = prepare(source, asked, talk, labeler)
     previous = _previous(ready, asked.previous, talk) if asked.previous else None
     with talk.progress() as bar:
@@ -134,7 +136,8 @@ def predict(
         else:
             mark = _mark(ready)
             places = [file.place for file in source.files]
-            with Parts(asked.output, ready.form, places, mark, resume=asked.resume) as parts, _kept(parts, talk):
+            keep = not source.piped
+            with Parts(asked.output, ready.form, places, mark, resume=asked.resume, keep=keep) as parts, _kept(parts, talk):
                 if asked.resume and not parts.left.parts:
                     talk.warn("there is nothing to resume: the run starts at the first row")
                 elif parts.discarded:
@@ -325,7 +328,7 @@ def _kept(parts: Parts, talk: Talk) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        rows = sum(part["rows"] for part in parts.left.parts)
+        rows = parts.kept
         if rows and isinstance(error, CatcliError):
             raise type(error)(f"{error} {rows:,} labeled rows are kept: --resume goes on from them.") from error
         if rows and isinstance(error, KeyboardInterrupt | Terminated):

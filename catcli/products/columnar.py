@@ -72,8 +72,9 @@ def arrow_tables(path: Path, rows: int) -> Iterator[pa.Table]:
         reader = _ipc(file)
         batches = (reader.get_batch(n) for n in range(reader.num_record_batches)) if hasattr(reader, "num_record_batches") else reader
         for batch in batches:
-            for start in range(0, len(batch), rows):
-                yield pa.Table.from_batches([batch.slice(start, rows)])
+            step = max(1, min(rows, BATCH_BYTES * len(batch) // max(batch.nbytes, 1)))
+            for start in range(0, len(batch), step):
+                yield pa.Table.from_batches([batch.slice(start, step)])
 
 
 def _ipc(file: pa.NativeFile) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader:

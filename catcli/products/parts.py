@@ -50,8 +50,12 @@ class Left:
 class Parts:
     """Takes rows and writes them to parts; a part that is finished survives a kill."""
 
-    def __init__(self, out: str, form: Form, places_in: Sequence[Path], mark: Mapping[str, str], *, resume: bool) -> None:
+    def __init__(
+        self, out: str, form: Form, places_in: Sequence[Path], mark: Mapping[str, str], *, resume: bool, keep: bool = True
+    ) -> None:
         """``places_in`` are the inputs' places, which name the files of an output folder; ``mark`` says what the output is made from.
+
+        Without ``keep`` nothing stays of a run that ends early: its input came through a pipe and will not come again.
 
         Raises:
             OutputError: the place cannot be written.
@@ -62,7 +66,7 @@ class Parts:
         self.by_input = is_folder(out)
         self._places = [_renamed(place, form) for place in places_in]
         self._check()
-        self._mark, self._resume = dict(mark), resume
+        self._mark, self._resume, self._keep = dict(mark), resume, keep
         self.left = Left()
         self.beside = self._target.with_name(f".{self._target.name}.catcli-parts")
         self._stack = ExitStack()
@@ -80,9 +84,12 @@ class Parts:
                 self._lock()
                 self._restore()
                 self.left = self._find(self._mark, self._resume)
-                self._journal = self._stack.enter_context((self.beside / "journal.jsonl").open("a", encoding="utf-8"))
-                if not self.left.parts:
-                    self._note({"mark": self._mark})
+                # Written anew, since a kill may have cut the last line short.
+                self._journal = self._stack.enter_context((self.beside / "journal.new").open("w", encoding="utf-8"))
+                for record in ({"mark": self._mark}, *self.left.parts):
+                    self._note(record)
+                (self.beside / "journal.new").replace(self.beside / "journal.jsonl")
+                _sync(self.beside)
         except CatcliError:
             self._stack.close()
             raise
@@ -138,7 +145,8 @@ class Parts:
         journal = self.beside / "journal.jsonl"
         records = list(_records(journal)) if journal.exists() else []
         parts = [record for record in records if "file" in record]
-        if not resume or not parts or any(not (self.beside / part["file"]).exists() for part in parts):
+        files = [part["file"] for part in parts] + [part["memory"] for part in parts[-1:]]
+        if not resume or not parts or not all((self.beside / file).exists() for file in files):
             self.discarded = sum(part["rows"] for part in parts)
             for path in self.beside.iterdir():
                 if path.name != "lock":
@@ -152,6 +160,11 @@ class Parts:
             )
         with np.load(self.beside / parts[-1]["memory"], allow_pickle=False) as arrays:
             return Left(parts, parts[-1]["state"], dict(arrays))
+
+    @property
+    def kept(self) -> int:
+        """Rows that a run which ends now leaves for the next."""
+        return sum(part["rows"] for part in self.left.parts) if self._keep else 0
 
     # --- during -------------------------------------------------------------------------------------------------------------------------
 
@@ -226,7 +239,7 @@ class Parts:
             self._part[1].abandon()
             self._part = None
         self._stack.close()
-        if not self.left.parts and self.beside.exists():
+        if not (self._keep and self.left.parts) and self.beside.exists():
             places.remove(self.beside)
 
 

@@ -31,10 +31,10 @@ from catcli.runtime.recall import Hashes, Previous, Recall, hashes_of
 
 PREDICTED, CONFIDENCE, ALTERNATIVES = "predicted_category", "confidence", "alternatives"
 
-CHARACTERS = 131_072
-"""Characters of texts that are labeled in one call, at most: what the linear model makes of them fits in some megabytes."""
+CHARACTERS = 32_768
+"""Characters of texts that are labeled in one call, at most: a second's work, and some megabytes of n-grams."""
 
-PART_CALLS, PART_ROWS = 64, 2_000_000
+PART_CALLS, PART_ROWS = 32, 2_000_000
 """A part of the output is finished after so many calls' worth of labeled texts, or so many rows."""
 
 FIRST_ROWS = 64
@@ -245,7 +245,8 @@ class _Run:
         lengths = texts.str.len_chars().to_numpy()[first[fresh]]
         fresh = fresh[np.lexsort((first[fresh], lengths))]
         calls = []
-        for start, end in _spans(np.sort(lengths), self.labeler.texts):
+        # The longest first: the calls that end a part are short ones, and no worker is left alone with a long one.
+        for start, end in reversed(list(_spans(np.sort(lengths), self.labeler.texts))):
             chosen = fresh[start:end]
             strings = texts.gather(first[chosen]).to_list()
             calls.append((chosen, labeling.submit(self.labeler.label, strings, self.k)))

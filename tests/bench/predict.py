@@ -2,7 +2,7 @@
 
     python tests/bench/predict.py speed    ADAPTER DATA [--rows 50000] [--repeats 2]
     python tests/bench/predict.py memory   ADAPTER DATA [--rows 10000000]
-    python tests/bench/predict.py kill     ADAPTER DATA [--rows 40000] [--kills 10]
+    python tests/bench/predict.py kill     ADAPTER DATA [--rows 20000] [--kills 10]
     python tests/bench/predict.py previous ADAPTER DATA [--rows 20000]
 
 DATA is the folder of one dataset of shared/data, or several with commas between; the titles of all are taken, each once. Every part runs
@@ -12,7 +12,6 @@ the command itself, as a process of its own, but for ``speed``, which leaves sta
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import random
@@ -122,24 +121,22 @@ def kill(adapter: adapters.Adapter, texts: pl.DataFrame, rows: int, kills: int, 
     code, seconds, _, _ = measured(str(source), "-o", str(whole), *options)
     print(f"undisturbed: exit {code}, {seconds:.0f} s", flush=True)
     chance = random.Random(0)
-    for number in range(kills):
-        moment = chance.uniform(0, seconds * 0.9 if number < 3 else seconds / 3)
+    for _ in range(kills):
+        moment = chance.uniform(0, seconds)
         process = subprocess.Popen(
-            [sys.executable, "-m", "catcli", "predict", str(source), "-o", str(out), "--resume", *options], stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "catcli", "predict", str(source), "-o", str(out), *options], stderr=subprocess.DEVNULL
         )
         try:
             process.wait(moment)
-            print("it ended before it was killed", flush=True)
-            break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-        journal = folder / ".out.csv.catcli-parts" / "journal.jsonl"
-        kept = sum(json.loads(line).get("rows", 0) for line in journal.read_text().splitlines()) if journal.exists() else 0
-        print(f"killed after {moment:.0f} s: {kept:,} rows kept, {out.name} {'is there' if out.exists() else 'absent'}", flush=True)
-    code, seconds, _, said = measured(str(source), "-o", str(out), "--resume", *options)
-    same = out.read_bytes() == whole.read_bytes()
-    print(f"resumed: exit {code}, {seconds:.0f} s, {said.strip().splitlines()[0]}; the same bytes as undisturbed: {same}")
+        early = out.exists()
+        code, took, _, said = measured(str(source), "-o", str(out), "--resume", *options)
+        going = next((line for line in said.splitlines() if "going on" in line or "nothing to resume" in line), said)
+        told = f"{out.name} {'there' if early else 'absent'}; resumed: {going.strip()}; exit {code}, {took:.0f} s"
+        print(f"killed after {moment:.0f} s: {told}, the same bytes: {out.read_bytes() == whole.read_bytes()}", flush=True)
+        out.unlink()
 
 
 def previous(adapter: adapters.Adapter, texts: pl.DataFrame, rows: int, folder: Path) -> None:
@@ -172,7 +169,7 @@ def main() -> None:
         elif asked.what == "memory":
             memory(adapter, texts, asked.rows or 10_000_000, folder)
         elif asked.what == "kill":
-            kill(adapter, texts, asked.rows or 40_000, asked.kills, folder)
+            kill(adapter, texts, asked.rows or 20_000, asked.kills, folder)
         else:
             previous(adapter, texts, asked.rows or 20_000, folder)
 
