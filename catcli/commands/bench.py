@@ -138,10 +138,12 @@ def _written(frame: pl.DataFrame, out: Path) -> None:
 
 def pipeline_of(adapter: adapters.Adapter, labeler: Labeler, texts: list[str]) -> Callable[[], object]:
     """The text-classification pipeline over the same base, as its documentation shows it; what its head has learned changes no speed."""
+    import transformers
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
     from catcli.models.backbones import BACKBONES
 
+    transformers.logging.set_verbosity_error()  # it would tell that the head has learned nothing, and which device it took
     base = BACKBONES[adapter.manifest.base.name]
     model = AutoModelForSequenceClassification.from_pretrained(base.folder, num_labels=len(labeler.categories)).eval()
     device = 0 if labeler.provider.startswith("CUDA") else -1

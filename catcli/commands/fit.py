@@ -20,7 +20,7 @@ from catcli import places
 from catcli.commands.talk import Talk
 from catcli.errors import ProductsError, listed
 from catcli.evaluation.heldout import HeldOut
-from catcli.evaluation.metrics import EpochScores, Metrics, Rows, Training
+from catcli.evaluation.metrics import Metrics, Rows, Training
 from catcli.products.categories import Categories, is_label, look_alikes
 from catcli.products.columns import Columns, choose
 from catcli.products.labeled import Labeled
@@ -209,7 +209,7 @@ def _measure(labeled: Labeled, parts: Split, learned: Learned) -> Metrics:
         int8=learned.exported.int8,
         training=Training(
             device=learned.lora.device,
-            epochs=tuple(EpochScores(**vars(epoch)) for epoch in learned.first.epochs),
+            epochs=learned.first.epochs,
             lora_rows=learned.lora_rows,
             passes=learned.first.passes,
             refit=learned.lora is not learned.first,

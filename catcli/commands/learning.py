@@ -86,6 +86,7 @@ class Learner:
         self.names = names_as_examples(labeled.categories.names)
         self.count = len(labeled.categories)
         self.device = pick_device(recipe.device)
+        self.linear_speed: float | None = None  # rows a second, measured once where a time budget asks for it
 
     def learn(self, folder: Path, checkpoints: Path) -> Learned:
         """Train, refit, export LoRA's model to ``folder``, and choose the blend on the validation rows."""
@@ -160,12 +161,14 @@ class Learner:
         most = int(len(rows) * min(1.0, LINEAR_CHARACTERS / max(characters, 1)))
         left = self.left()
         if left is not None and most > TRIAL_ROWS:
-            trial = draw(self.rows.classes, rows, TRIAL_ROWS, self.recipe.seed)
-            start = time.perf_counter()
-            fit_linear(self.rows.take(trial).plus(self.names), self.count, self.recipe.seed)
+            if self.linear_speed is None:
+                trial = draw(self.rows.classes, rows, TRIAL_ROWS, self.recipe.seed)
+                start = time.perf_counter()
+                fit_linear(self.rows.take(trial).plus(self.names), self.count, self.recipe.seed)
+                self.linear_speed = TRIAL_ROWS / (time.perf_counter() - start)
             fits = 2 if self.recipe.refit else 1
             seconds = max(1.0, left * LINEAR_SHARE / fits)
-            most = min(most, max(TRIAL_ROWS, int(TRIAL_ROWS * seconds / (time.perf_counter() - start))))
+            most = min(most, max(TRIAL_ROWS, int(self.linear_speed * seconds)))
         return draw(self.rows.classes, rows, most, self.recipe.seed)
 
     def fit_linear(self, rows: Rows, stage: str) -> LinearModel:

@@ -309,7 +309,7 @@ def _mark(ready: Prepared) -> dict[str, str]:
     paths = [path for path in ready.source.paths if path.exists()]
     facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     source = (ready.source.format, ready.source.delimiter, ready.source.encoding)
-    asked = replace(ready.asked, resume=False, no_clobber=False, adapter=None, workers=None)
+    asked = replace(ready.asked, output="", previous=None, resume=False, no_clobber=False, adapter=None, workers=None)
     told = {
         "the catalog": repr((facts, source)),
         "the adapter": (ready.adapter.folder / "adapter.json").read_text(encoding="utf-8"),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from catcli.errors import TrainingError
+from catcli.evaluation.metrics import EpochScores
 from catcli.models.backbones import BACKBONES, Backbone
 from catcli.models.checkpoint import Checkpoint
 from catcli.models.classifier import Classifier, parameters, pick_device, use_bf16
@@ -48,16 +49,6 @@ class Tell:
 
     advance: Advance = lambda *_: None
     say: Callable[[str], None] = lambda _: None
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What an epoch came to; losses in nats. A training without validation rows has None for what they would say."""
-
-    train_loss: float
-    validation_loss: float | None
-    validation_accuracy: float | None
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -96,7 +87,7 @@ class Trained:
     tokenizer: Tokenizer
     recipe: Recipe
     device: str
-    epochs: tuple[Epoch, ...]
+    epochs: tuple[EpochScores, ...]
     passes: float
     of: float
     trained_parameters: int
@@ -149,12 +140,12 @@ class State:
     seconds: float = 0.0
     best_loss: float | None = None
     best_step: int = 0
-    history: list[Epoch] = field(default_factory=list)
+    history: list[EpochScores] = field(default_factory=list)
 
     @classmethod
     def of(cls, progress: Mapping[str, Any]) -> State:
-        """What `asdict` made of one."""
-        plan, history = Plan(**progress["plan"]), [Epoch(**epoch) for epoch in progress["history"]]
+        """What a checkpoint kept of one."""
+        plan, history = Plan(**progress["plan"]), [EpochScores(**epoch) for epoch in progress["history"]]
         return cls(**{**progress, "plan": plan, "history": history})
 
 
@@ -172,7 +163,7 @@ class Trainer:
         self._given: list[Tensor] | None = None
         self.learning = {name: parameter for name, parameter in classifier.named_parameters() if parameter.requires_grad}
 
-    def train(self, checkpoint: Checkpoint, repeat: Trained | None) -> tuple[list[Epoch], float, float]:
+    def train(self, checkpoint: Checkpoint, repeat: Trained | None) -> tuple[list[EpochScores], float, float]:
         """Train on the task's rows; after every epoch look at the validation rows, if any, and end with the weights they liked best.
 
         Returns the epochs, the passes over the rows that the best weights had seen, and those that the learning rate was laid out for.
@@ -311,7 +302,11 @@ class Trainer:
             # One process's number for all: they have to stop after the same pass.
             loss = workers().agree(float(nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth))))
             accuracy = float((logits.argmax(1) == truth).mean())
-        state.history.append(Epoch(state.loss / max(state.weight, 1e-9), loss, accuracy, state.seconds))
+        state.history.append(
+            EpochScores(
+                train_loss=state.loss / max(state.weight, 1e-9), validation_loss=loss, validation_accuracy=accuracy, seconds=state.seconds
+            )
+        )
         state.epoch, state.within, state.loss, state.weight, state.seconds = state.epoch + 1, 0, 0.0, 0.0, 0.0
         if loss is not None and state.best_loss is not None and loss >= state.best_loss:
             return best
@@ -349,7 +344,7 @@ class Trainer:
         kept = {f"now/{name}": parameter for name, parameter in self.learning.items()} | {f"best/{name}": best[name] for name in best}
         for name, parameter in self.learning.items():
             kept |= {f"adam/{key}/{name}": value for key, value in optimizer.state[parameter].items()}
-        checkpoint.save(kept, asdict(state))
+        checkpoint.save(kept, {**asdict(state), "history": [epoch.model_dump() for epoch in state.history]})
 
     def _restore(self, kept: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
         """Put back what `_keep` kept; returns the best weights so far."""

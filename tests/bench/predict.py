@@ -122,7 +122,7 @@ def kill(adapter: adapters.Adapter, texts: pl.DataFrame, rows: int, kills: int, 
     print(f"undisturbed: exit {code}, {seconds:.0f} s", flush=True)
     chance = random.Random(0)
     for _ in range(kills):
-        moment = chance.uniform(0, seconds)
+        moment = chance.uniform(0, 0.9 * seconds)
         process = subprocess.Popen(
             [sys.executable, "-m", "catcli", "predict", str(source), "-o", str(out), *options], stderr=subprocess.DEVNULL
         )
