@@ -374,3 +374,11 @@ def test_a_gpu_that_is_not_there_gets_a_sentence() -> None:
 
 def test_a_duration_is_as_precise_as_an_estimate() -> None:
     assert [duration(seconds) for seconds in (0.2, 44.6, 200, 9000)] == ["1 s", "45 s", "3 min", "2.5 h"]
+
+
+def test_a_probe_of_more_categories_than_rows_of_each_says_nothing_odd() -> None:
+    random = np.random.default_rng(0)
+    examples = Examples.of([f"product {number}" for number in range(60)], np.arange(60) % 40)
+    weight, bias = fit_probe(random.normal(size=(60, 8)).astype(np.float32), examples, 41)  # a warning would fail the test
+    assert (weight.shape, bias.shape) == ((41, 8), (41,))
+    assert bias[40] < bias[:40].min()

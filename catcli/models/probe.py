@@ -31,6 +31,8 @@ def fit_probe(vectors: Array, examples: Examples, count: int) -> tuple[Array, Ar
     with warnings.catch_warnings():
         # Where the rounds do not suffice the head starts a little short of the best; the training goes on from there anyway.
         warnings.simplefilter("ignore", ConvergenceWarning)
+        # With thousands of categories of a few rows each, scikit-learn takes class numbers for measurements.
+        warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
         probe = LogisticRegression(C=PROBE_C, max_iter=rounds).fit(vectors, examples.classes, sample_weight=examples.weights)
     found_weight, found_bias = probe.coef_, probe.intercept_
     if len(probe.classes_) == 2:  # scikit-learn gives one row for two classes: the log-odds of the second
