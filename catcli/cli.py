@@ -290,16 +290,11 @@ def predict(
         no_clobber=no_clobber,
         resume=resume,
         output_as=output_as,
-    )
-    (foresee if dry_run else run)(
-        catalog,
-        asked,
         input_format=input_format,
         delimiter=delimiter,
         encoding=encoding,
-        as_json=as_json,
-        talk=talk(quiet, verbose),
     )
+    (foresee if dry_run else run)(catalog, asked, as_json=as_json, talk=talk(quiet, verbose))
 
 
 @app.command(epilog="Examples:\n\n  catcli report\n\n  catcli report adapters/shop --json | python -m json.tool")

@@ -68,6 +68,12 @@ def close_to(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {folded[match[0]]!r}?)" if match else ""
 
 
+def reason(error: BaseException) -> str:
+    """The first line of what a library's error says; its name where it says nothing."""
+    said = str(error).strip()
+    return said.splitlines()[0] if said else type(error).__name__
+
+
 def listed(names: Iterable[str], most: int = 12) -> str:
     """``'a', 'b' and 3 more``: names as a sentence shows them."""
     shown = [repr(name) for name in names]

@@ -17,6 +17,7 @@ from catcli import adapter as adapters
 from catcli.commands.fit import fit
 from catcli.commands.predict import Asked, predict
 from catcli.commands.report import confused_examples, report
+from catcli.commands.talk import Talk
 from catcli.errors import OutputError, ProductsError, UsageError
 from catcli.evaluation.calibration import Blending
 from catcli.evaluation.heldout import HeldOut
@@ -96,6 +97,13 @@ def test_rows_that_cannot_be_learned_from_get_a_sentence_and_write_nothing(shop:
         fit([str(path)], recipe=Recipe(label="category", text=("title",)), output=tmp_path / "store" / "x")
     assert sentence in str(raised.value)
     assert [path.name for path in tmp_path.iterdir()] == ["products.parquet"]
+
+
+def test_a_fit_says_what_encoding_it_supposed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "products.csv").write_bytes(b"title,category\ncaf\xe9 mug,Mugs\n")
+    with pytest.raises(ProductsError, match="are of one category"):
+        fit([str(tmp_path / "products.csv")], recipe=Recipe(), output=tmp_path / "x", talk=Talk())
+    assert "is not UTF-8 and is read as Windows-1252 (Latin-1)" in capsys.readouterr().err
 
 
 # --- predict -------------------------------------------------------------------------------------------------------------------------
@@ -256,7 +264,6 @@ def test_the_store_lists_shows_and_removes(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from catcli.commands.adapters import list_adapters, remove_adapter, show_adapter
-    from catcli.commands.talk import Talk
     from catcli.errors import AdapterError
 
     monkeypatch.setenv("CATCLI_ADAPTERS", str(tmp_path))

@@ -262,6 +262,19 @@ def test_latin_1_is_found_and_said_even_in_the_last_row(tmp_path: Path) -> None:
     assert "is not UTF-8 and is read as Windows-1252 (Latin-1)" in batches[0].note
 
 
+def test_json_lines_in_latin_1_are_found_and_said_too(tmp_path: Path) -> None:
+    path = written(tmp_path, b'{"a": "1"}\n' * 3 + b'{"a": "caf\xe9"}\n', "shop.jsonl")
+    batches = list(open_source([str(path)]).batches(2))
+    assert batches[-1].frame.row(-1) == ("café",)
+    assert [bool(batch.note) for batch in batches] == [True, False]
+
+
+def test_columns_of_another_order_are_put_into_the_first_ones_whatever_their_names(tmp_path: Path) -> None:
+    written(tmp_path, "*,^a.*$\n1,2\n", "1.csv")
+    written(tmp_path, "^a.*$,*\n4,3\n", "2.csv")
+    assert read(tmp_path).rows() == [("1", "2"), ("3", "4")]
+
+
 def test_utf_16_without_a_mark_is_found(tmp_path: Path) -> None:
     for encoding in ("utf-16-le", "utf-16-be"):
         assert read(written(tmp_path, "a,b\ncafé,2\n".encode(encoding))).rows() == [("café", "2")]

@@ -15,7 +15,7 @@ import polars as pl
 from catcli import adapter as adapters
 from catcli.commands.predict import Asked, predict
 from catcli.commands.talk import Talk
-from catcli.errors import ProductsError, UsageError
+from catcli.errors import ProductsError, UsageError, listed
 from catcli.evaluation.heldout import HeldOut
 from catcli.products.batch import Batch
 from catcli.products.parts import Parts
@@ -97,9 +97,7 @@ def _rows(catalog: Sequence[str], adapter: adapters.Adapter, rows: int) -> pl.Da
         batch = next(open_source(catalog).batches(rows))
         missing = [name for name in wanted if name not in batch.columns]
         if len(missing) == len(wanted):
-            raise ProductsError(
-                f"{catalog[0]} has none of the adapter's text columns {', '.join(wanted)}; name them so for this measurement."
-            )
+            raise ProductsError(f"{catalog[0]} has none of the adapter's text columns {listed(wanted)}; name them so for this measurement.")
         frame = batch.select([name for name in wanted if name not in missing]).head(rows)
     else:
         held = HeldOut.load(adapter.file("heldout.parquet"), adapter.manifest.categories)

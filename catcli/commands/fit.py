@@ -90,6 +90,8 @@ def fit(
     frame = whole.frame
     if not len(frame):
         raise ProductsError(f"{source.name} has columns ({listed(frame.columns)}) and no rows; give a file with labeled rows.")
+    if whole.note:
+        talk.warn(whole.note)
     if whole.short:
         talk.warn(f"{whole.short:,} rows of {source.name} have fewer cells than the header; the missing ones are taken as empty.")
     columns = choose(frame, recipe.label, recipe.text, recipe.group, source.name)

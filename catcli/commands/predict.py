@@ -58,6 +58,9 @@ class Asked:
     no_clobber: bool = False
     resume: bool = False
     output_as: str | None = None
+    input_format: str | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
 
     def check(self, as_json: bool) -> None:
         """Stop at options that are wrong by themselves or together."""
@@ -106,9 +109,6 @@ def predict(
     catalog: Sequence[str],
     asked: Asked,
     *,
-    input_format: str | None = None,
-    delimiter: str | None = None,
-    encoding: str | None = None,
     as_json: bool = False,
     labeler: Labeler | None = None,
     talk: Talk | None = None,
@@ -120,10 +120,8 @@ def predict(
     """
     talk = talk or Talk.silent()
     asked.check(as_json)
-    source = open_source(catalog, input_format=input_format, delimiter=delimiter, encoding=encoding)
-    if asked.resume and source.piped:
-        raise UsageError("--resume: what came through a pipe cannot be read a second time; give the rows as a file.")
-    ready = prepare(source, asked, talk, labeler)
+    ready = prepare(catalog, asked, talk, labeler)
+    source = ready.source
     previous = _previous(ready, asked.previous, talk) if asked.previous else None
     with talk.progress() as bar:
 
@@ -155,8 +153,11 @@ def predict(
     return summary
 
 
-def prepare(source: Source, asked: Asked, talk: Talk, labeler: Labeler | None = None) -> Prepared:
+def prepare(catalog: Sequence[str], asked: Asked, talk: Talk, labeler: Labeler | None = None) -> Prepared:
     """Look at the first rows, load the adapter, and settle what is read from which column."""
+    source = open_source(catalog, input_format=asked.input_format, delimiter=asked.delimiter, encoding=asked.encoding)
+    if asked.resume and source.piped:
+        raise UsageError("--resume: what came through a pipe cannot be read a second time; give the rows as a file.")
     beside = source.format if source.format != "excel" else "csv"
     form = output_form(asked.output, asked.output_as, beside)
     _check_output(source, asked)
@@ -176,9 +177,6 @@ def foresee(
     catalog: Sequence[str],
     asked: Asked,
     *,
-    input_format: str | None = None,
-    delimiter: str | None = None,
-    encoding: str | None = None,
     as_json: bool = False,
     talk: Talk | None = None,
 ) -> Estimate:
@@ -189,8 +187,8 @@ def foresee(
     """
     talk = talk or Talk.silent()
     asked.check(as_json)
-    source = open_source(catalog, input_format=input_format, delimiter=delimiter, encoding=encoding)
-    ready = prepare(source, asked, talk)
+    ready = prepare(catalog, asked, talk)
+    source = ready.source
     sample = next(ready.batches)
     sample = sample.slice(0, 4 * ready.labeler.texts)
     summary = run([sample], _Nowhere(), ready.labeler, ready.plan, lambda *_: None)
@@ -310,6 +308,7 @@ def _mark(ready: Prepared) -> dict[str, str]:
     facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     source = (ready.source.format, ready.source.delimiter, ready.source.encoding)
     asked = replace(ready.asked, output="", previous=None, resume=False, no_clobber=False, adapter=None, workers=None)
+    asked = replace(asked, input_format=None, delimiter=None, encoding=None)  # these are told with the catalog
     told = {
         "the catalog": repr((facts, source)),
         "the adapter": (ready.adapter.folder / "adapter.json").read_text(encoding="utf-8"),

@@ -190,20 +190,21 @@ def with_int8(
     """
     if settled is not None and not settled.kept:
         return replace(exported, int8=settled)
-    session, file = Session(folder / FILES["fp32"], "cpu"), folder / FILES["int8"]
+    file = folder / FILES["int8"]
     to_int8(folder / FILES["fp32"], file)
-    quantized = Session(file, "cpu")
-    logits = lora_logits(tokenizer, quantized, texts)
-    parity = (*exported.parity, _compare("ONNX int8", exported.logits["fp32"][:PARITY_ROWS], logits[:PARITY_ROWS]))
-    timed = list(tokenizer.batches(tokenizer.encode(texts[:TIMED_ROWS]), session.budget))
-    speedup = (settled.speedup if settled else None) or _speedup(quantized, session, timed)
-    agreement = alike(exported.logits["fp32"], logits)
-    verdict = settled if settled and agreement >= REFIT_AGREEMENT else judge_int8(agreement, speedup)
+    session = Session(file, "cpu")
+    tried = _reduced(exported, "int8", session, tokenizer, texts)
+    agreement = alike(tried.logits["fp32"], tried.logits["int8"])
+    if settled is not None and agreement >= REFIT_AGREEMENT:
+        verdict = settled
+    else:
+        timed = list(tokenizer.batches(tokenizer.encode(texts[:TIMED_ROWS]), session.budget))
+        speedup = (settled.speedup if settled else None) or _speedup(session, Session(folder / FILES["fp32"], "cpu"), timed)
+        verdict = judge_int8(agreement, speedup)
     if not verdict.kept:
         file.unlink()
-        return replace(exported, parity=parity, int8=verdict)
-    probe = lora_logits(tokenizer, quantized, texts[:PROBE_ROWS])
-    return Exported({**exported.logits, "int8": logits}, {**exported.probe, "int8": probe}, parity, verdict)
+        return replace(exported, parity=tried.parity, int8=verdict)
+    return replace(tried, int8=verdict)
 
 
 def with_fp16(
@@ -215,13 +216,24 @@ def with_fp16(
     file = folder / FILES["fp16"]
     to_fp16(folder / FILES["fp32"], file)
     session = Session(file)
-    logits = lora_logits(tokenizer, session, texts)
-    parity = (*exported.parity, _compare("ONNX fp16", exported.logits["fp32"][:PARITY_ROWS], logits[:PARITY_ROWS]))
-    if session.provider != CUDA or alike(exported.logits["fp32"], logits) < AGREEMENT:
+    tried = _reduced(exported, "fp16", session, tokenizer, texts)
+    if session.provider != CUDA or alike(tried.logits["fp32"], tried.logits["fp16"]) < AGREEMENT:
         file.unlink()
-        return replace(exported, parity=parity)
+        return replace(exported, parity=tried.parity)
+    return tried
+
+
+def _reduced(exported: Exported, variant: Variant, session: Session, tokenizer: Tokenizer, texts: Sequence[str]) -> Exported:
+    """With what a smaller form of the model gives for the same texts."""
+    logits = lora_logits(tokenizer, session, texts)
     probe = lora_logits(tokenizer, session, texts[:PROBE_ROWS])
-    return replace(exported, logits={**exported.logits, "fp16": logits}, probe={**exported.probe, "fp16": probe}, parity=parity)
+    compared = _compare(f"ONNX {variant}", exported.logits["fp32"][:PARITY_ROWS], logits[:PARITY_ROWS])
+    return replace(
+        exported,
+        logits={**exported.logits, variant: logits},
+        probe={**exported.probe, variant: probe},
+        parity=(*exported.parity, compared),
+    )
 
 
 def judge_int8(agreement: float, speedup: float) -> Quantized:

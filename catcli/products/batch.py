@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -40,6 +40,11 @@ class Batch:
         """The names of the columns, in order."""
         return self.rows.columns if isinstance(self.rows, pl.DataFrame) else self.rows.column_names
 
+    @property
+    def table_types(self) -> Mapping[str, object]:
+        """The Arrow types of a table's columns; nothing of a frame, whose types its reader settles for all files."""
+        return {} if isinstance(self.rows, pl.DataFrame) else {field.name: field.type for field in self.rows.schema}
+
     @cached_property
     def frame(self) -> pl.DataFrame:
         """All columns as polars has them."""
@@ -54,6 +59,10 @@ class Batch:
         if isinstance(self.rows, pl.DataFrame):
             return self.rows if list(columns) == self.rows.columns else pl.DataFrame([self.rows.get_column(name) for name in columns])
         return pl.DataFrame([_series(name, self.rows.column(name)) for name in columns])
+
+    def only(self, columns: Sequence[str]) -> pl.DataFrame | pa.Table:
+        """Some columns in the form in which they came."""
+        return self.select(columns) if isinstance(self.rows, pl.DataFrame) else self.rows.select(list(columns))
 
     def type_of(self, column: str) -> pl.DataType:
         """The column's type; `polars.Object` where polars knows none."""

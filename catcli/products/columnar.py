@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catcli.errors import ProductsError
+from catcli.errors import ProductsError, reason
 
 BATCH_BYTES = 8 * 2**20
 """Bytes of a batch, where the file says how long its rows are."""
@@ -27,14 +27,7 @@ def _sentences(path: Path, wanted: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ProductsError(f"{path} cannot be read as {wanted}: {reason}; is it whole? Export or copy it again.") from error
-
-
-def parquet_schema(path: Path) -> pa.Schema:
-    """The columns of a Parquet file and their types."""
-    with _sentences(path, "Parquet"), pq.ParquetFile(path) as file:
-        return file.schema_arrow
+        raise ProductsError(f"{path} cannot be read as {wanted}: {reason(error)}; is it whole? Export or copy it again.") from error
 
 
 def parquet_rows(path: Path) -> int:
@@ -43,41 +36,45 @@ def parquet_rows(path: Path) -> int:
         return int(file.metadata.num_rows)
 
 
-def parquet_tables(path: Path, rows: int) -> Iterator[pa.Table]:
-    """The rows of a Parquet file in order, at most ``rows`` at a time.
+def parquet_tables(path: Path, rows: int) -> Iterator[tuple[pa.Table, float]]:
+    """The rows of a Parquet file in order, at most ``rows`` at a time, and the share that has been read; the columns alone if it has none.
 
     Raises:
         ProductsError: it cannot be read, or gives another number of rows than it says it has.
     """
     with _sentences(path, "Parquet"), pq.ParquetFile(path, buffer_size=PAGE, pre_buffer=False) as file:
-        said, done = file.metadata.num_rows, 0
+        said, done, schema = file.metadata.num_rows, 0, file.schema_arrow
         size = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
-        step = max(1, min(rows, BATCH_BYTES * said // max(size, 1)))
-        for batch in file.iter_batches(batch_size=step):
+        for batch in file.iter_batches(batch_size=_step(rows, said, size)):
             done += len(batch)
-            yield pa.Table.from_batches([batch], file.schema_arrow)
+            yield pa.Table.from_batches([batch], schema), done / max(said, 1)
     if done != said:
         raise ProductsError(f"{path} gave {done:,} of its {said:,} rows: it is damaged; export or copy it again.")
+    if not said:
+        yield schema.empty_table(), 1.0
 
 
-def arrow_schema(path: Path) -> pa.Schema:
-    """The columns of an Arrow IPC file or stream and their types."""
+def arrow_tables(path: Path, rows: int) -> Iterator[tuple[pa.Table, float]]:
+    """The same of an Arrow IPC file or stream, which is mapped and not loaded; what share has been read it does not say."""
     with _sentences(path, "Arrow IPC"), pa.memory_map(str(path)) as file:
-        return _ipc(file).schema
-
-
-def arrow_tables(path: Path, rows: int) -> Iterator[pa.Table]:
-    """The rows of an Arrow IPC file or stream in order, at most ``rows`` at a time; the file is mapped, not loaded."""
-    with _sentences(path, "Arrow IPC"), pa.memory_map(str(path)) as file:
-        reader = _ipc(file)
-        batches = (reader.get_batch(n) for n in range(reader.num_record_batches)) if hasattr(reader, "num_record_batches") else reader
+        head = file.read(6)
+        file.seek(0)
+        reader = pa.ipc.open_file(file) if head == b"ARROW1" else pa.ipc.open_stream(file)
+        batches = (reader.get_batch(n) for n in range(reader.num_record_batches)) if head == b"ARROW1" else reader
+        done = 0
         for batch in batches:
-            step = max(1, min(rows, BATCH_BYTES * len(batch) // max(batch.nbytes, 1)))
+            step = _step(rows, len(batch), batch.nbytes)
             for start in range(0, len(batch), step):
-                yield pa.Table.from_batches([batch.slice(start, step)])
+                done += len(batch)
+                yield pa.Table.from_batches([batch.slice(start, step)]), 1.0
+        if not done:
+            yield reader.schema.empty_table(), 1.0
 
 
-def _ipc(file: pa.NativeFile) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader:
-    head = file.read(6)
-    file.seek(0)
-    return pa.ipc.open_file(file) if head == b"ARROW1" else pa.ipc.open_stream(file)
+TABLES = {"parquet": parquet_tables, "arrow": arrow_tables}
+"""What reads each format of tables."""
+
+
+def _step(rows: int, count: int, size: int) -> int:
+    """At most ``rows``, and no more than fit in `BATCH_BYTES` where ``count`` rows are ``size`` bytes."""
+    return max(1, min(rows, BATCH_BYTES * count // max(size, 1)))

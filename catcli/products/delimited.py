@@ -18,7 +18,7 @@ import polars as pl
 
 from catcli.errors import ProductsError
 from catcli.products.batch import Batch, check_names
-from catcli.products.streams import check_signature, encoding_of, opened, shown
+from catcli.products.streams import check_signature, encoding_of, guess_told, opened, shown
 
 CHARACTERS = 8 * 2**20
 """A batch ends early once it holds so many characters."""
@@ -67,9 +67,7 @@ def rows_of(path: Path, layout: Layout, count: int) -> Iterator[Batch]:
     with opened(path) as stream:
         check_signature(path, "CSV text", stream.head)
         encoding = layout.encoding or encoding_of(stream)
-        note = ""
-        if encoding == "cp1252" and not layout.encoding:
-            note = f"{shown(path)} is not UTF-8 and is read as Windows-1252 (Latin-1); --encoding says otherwise."
+        note = guess_told(path, encoding, layout.encoding)
         with io.TextIOWrapper(stream.file, encoding=encoding, newline="") as text:
             lines = _Lines(text)
             try:

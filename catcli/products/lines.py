@@ -32,20 +32,30 @@ class Lines:
     share: float
 
 
-def blocks_of(path: Path, encoding: str | None, count: int) -> Iterator[Lines]:
-    """The lines of a file that are not blank, at most ``count`` at a time.
+def checked(path: Path, encoding: str | None) -> str:
+    """The encoding of a file: the one asked for, or found.
 
     Raises:
-        ProductsError: it is empty, of another format or of another encoding.
+        ProductsError: it is empty, or of another format or encoding.
     """
     with opened(path) as stream:
         if not stream.head:
             raise ProductsError(f"{shown(path)} is empty: it has no JSON Lines in it.")
         check_signature(path, "JSON Lines", stream.head)
+        return encoding or encoding_of(stream)
+
+
+def blocks_of(path: Path, encoding: str, count: int) -> Iterator[Lines]:
+    """The lines of a file that are not blank, at most ``count`` at a time.
+
+    Raises:
+        ProductsError: it is of another encoding.
+    """
+    with opened(path) as stream:
         held: list[bytes] = []
         numbers: list[int] = []
         size = 0
-        for number, line in enumerate(_utf8(stream, encoding or encoding_of(stream)), 1):
+        for number, line in enumerate(_utf8(stream, encoding), 1):
             kept = line.strip(b" \t\r\n")
             if not kept:
                 continue
@@ -72,7 +82,7 @@ def _utf8(stream: Bytes, encoding: str) -> Iterator[bytes]:
         raise ProductsError(f"{shown(stream.path)} is not {encoding}: {error}; pass another --encoding.") from error
 
 
-def schema_of(path: Path, encoding: str | None, rows: int) -> Schema:
+def schema_of(path: Path, encoding: str, rows: int) -> Schema:
     """The columns that any line has, in the order in which they first come, with a type that holds them all.
 
     All lines are looked at: with a sample, a price that turns into "n/a" at row 90,000 would stop the run there.
@@ -107,7 +117,7 @@ def _type(dtype: pl.DataType | DataTypeClass) -> pl.DataType:
     return dtype if isinstance(dtype, pl.DataType) else dtype()
 
 
-def frames_of(path: Path, encoding: str | None, count: int, schema: Mapping[str, pl.DataType]) -> Iterator[tuple[pl.DataFrame, Lines]]:
+def frames_of(path: Path, encoding: str, count: int, schema: Mapping[str, pl.DataType]) -> Iterator[tuple[pl.DataFrame, Lines]]:
     """The lines as frames of ``schema``, and as they stand."""
     for block in blocks_of(path, encoding, count):
         yield _frame(path, block, schema), block

@@ -29,7 +29,7 @@ import polars as pl
 from catcli import places
 from catcli.errors import CatcliError, OutputError
 from catcli.products.batch import Batch
-from catcli.products.read import ENDINGS, PACKED
+from catcli.products.read import ENDINGS, unpacked
 from catcli.products.write import Form, Sink, filled, is_folder, joined, writing
 
 if sys.platform != "win32":  # which has no flock: two runs to one output are not told apart there
@@ -270,7 +270,7 @@ class _Abandoned(Exception):  # noqa: N818  (says to what is open that its bytes
 
 def _renamed(place: Path, form: Form) -> Path:
     """A file's name with the ending of ``form``."""
-    stem = place.with_suffix("") if place.suffix.lower() in PACKED else place
+    stem = unpacked(place)
     stem = stem.with_suffix("") if stem.suffix.lower() in ENDINGS else stem
     ending = next(ending for ending, kind in ENDINGS.items() if kind == form.format)
     return stem.with_name(stem.name + ending + form.packing)

@@ -12,22 +12,19 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, get_args
+from typing import IO, Any, Literal, get_args
 from urllib.parse import unquote
 
 import polars as pl
 
-from catcli.errors import ProductsError, UsageError, listed
+from catcli.errors import ProductsError, UsageError, listed, reason
 from catcli.products import delimited, lines
 from catcli.products.batch import Batch, check_alike, check_names
-from catcli.products.streams import STANDARD_INPUT, check_signature, opened, shown
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from catcli.products.streams import STANDARD_INPUT, check_signature, guess_told, opened, shown
 
 Format = Literal["csv", "tsv", "jsonl", "parquet", "arrow", "excel"]
 
@@ -98,11 +95,16 @@ class Source:
         return re.sub(r"[^\w-]+", "-", name).strip("-") or "products"
 
     @cached_property
+    def line_encodings(self) -> Mapping[Path, str]:
+        """Of JSON Lines: each file's encoding, for which a plain file is looked through once."""
+        return {path: lines.checked(path, self.encoding) for path in self.paths}
+
+    @cached_property
     def lines_schema(self) -> lines.Schema:
         """Of JSON Lines: the columns of all files with types that hold all their cells; the files are read through for it, so once."""
         schema: lines.Schema = {}
         for path in self.paths:
-            for name, dtype in lines.schema_of(path, self.encoding, ROWS).items():
+            for name, dtype in lines.schema_of(path, self.line_encodings[path], ROWS).items():
                 schema[name] = lines.wider(schema[name], dtype) if name in schema else dtype
         return schema
 
@@ -113,13 +115,19 @@ class Source:
         """
         sizes = [path.stat().st_size if path != STANDARD_INPUT else 0 for path in self.paths]
         columns: list[str] | None = None
+        types: Mapping[str, object] = {}
         for number, file in enumerate(self.files):
             for batch in self._of(file, rows):
                 if columns is None:
-                    columns = batch.columns
-                elif batch.columns != columns:
+                    columns, types = batch.columns, batch.table_types
+                if batch.table_types != types:
+                    odd = sorted(name for name in {*types, *batch.columns} if types.get(name) != batch.table_types.get(name))
+                    raise ProductsError(
+                        f"{file.path} and {self.paths[0]} differ in columns {listed(odd)} or their types; give files of one layout a run."
+                    )
+                if batch.columns != columns:
                     check_alike(columns, batch.columns, shown(file.path), shown(self.paths[0]))
-                    batch = replace(batch, rows=batch.rows.select(columns))  # noqa: PLW2901  (the same rows, their columns as in the first)
+                    batch = replace(batch, rows=batch.only(columns))  # noqa: PLW2901  (the same rows, their columns as in the first)
                 share = (sum(sizes[:number]) + batch.share * sizes[number]) / max(sum(sizes), 1)
                 yield replace(batch, share=share, part=number)
 
@@ -147,11 +155,12 @@ class Source:
             layout = delimited.Layout("\t" if self.format == "tsv" and not self.delimiter else self.delimiter, self.encoding)
             yield from delimited.rows_of(path, layout, rows)
         elif self.format == "jsonl":
-            yield from _json_lines(path, self.encoding, rows, self.lines_schema)
+            note = guess_told(path, self.line_encodings[path], self.encoding)
+            yield from _json_lines(path, self.line_encodings[path], rows, self.lines_schema, note)
         elif self.format == "excel":
             yield from _workbook(path)
         else:
-            yield from _tables(path, self.format, rows, self.paths[0])
+            yield from _tables(path, self.format, rows)
 
 
 def open_source(
@@ -256,8 +265,13 @@ def _spooled(stream: IO[bytes]) -> File:
     return File(Path(file.name), Path("standard-input"))
 
 
+def unpacked(path: Path) -> Path:
+    """A file's name without the ending that says how it is compressed."""
+    return path.with_suffix("") if path.suffix.lower() in PACKED else path
+
+
 def _ending(path: Path) -> str:
-    return (path.with_suffix("") if path.suffix.lower() in PACKED else path).suffix.lower()
+    return unpacked(path).suffix.lower()
 
 
 def _format_of(path: Path) -> Format:
@@ -293,17 +307,17 @@ def _with(batch: Batch, spelled: Sequence[tuple[str, str | None]], path: Path) -
     return replace(batch, rows=rows, lines=None)
 
 
-def _json_lines(path: Path, encoding: str | None, rows: int, schema: lines.Schema) -> Iterator[Batch]:
+def _json_lines(path: Path, encoding: str, rows: int, schema: lines.Schema, note: str) -> Iterator[Batch]:
     given = False
     for frame, block in lines.frames_of(path, encoding, rows, schema):
+        yield Batch(frame, block.share, lines=block.lines, note="" if given else note)
         given = True
-        yield Batch(frame, block.share, lines=block.lines)
     if not given:
         raise ProductsError(f"{shown(path)} has only blank lines: it has no JSON Lines in it.")
 
 
-def _tables(path: Path, form: Format, rows: int, first: Path) -> Iterator[Batch]:
-    from catcli.products import columnar
+def _tables(path: Path, form: Format, rows: int) -> Iterator[Batch]:
+    from catcli.products.columnar import TABLES
 
     wanted = {"parquet": "Parquet", "arrow": "Arrow IPC"}[form]
     with opened(path) as stream:
@@ -314,27 +328,8 @@ def _tables(path: Path, form: Format, rows: int, first: Path) -> Iterator[Batch]
         raise ProductsError(f"{path} is no Parquet file: it does not begin with PAR1; if it is text, pass --input-format csv.")
     if form == "arrow" and not head.startswith(b"ARROW1"):
         check_signature(path, wanted, head)
-    schema_of, tables_of = (
-        (columnar.parquet_schema, columnar.parquet_tables) if form == "parquet" else (columnar.arrow_schema, columnar.arrow_tables)
-    )
-    schema = schema_of(path)
-    if path != first:
-        _check_types(path, schema, first, schema_of(first))
-    total = columnar.parquet_rows(path) if form == "parquet" else 0
-    done = 0
-    for table in tables_of(path, rows):
-        done += len(table)
-        yield Batch(table, done / total if total else 1.0)
-    if not done:
-        yield Batch(schema.empty_table(), 1.0)
-
-
-def _check_types(path: Path, schema: pa.Schema, first: Path, first_schema: pa.Schema) -> None:
-    """Two files of one run have the same columns of the same types."""
-    here, there = ({field.name: field.type for field in found} for found in (schema, first_schema))
-    odd = sorted(name for name in {*here, *there} if here.get(name) != there.get(name))
-    if odd:
-        raise ProductsError(f"{path} and {first} differ in columns {listed(odd)} or their types; give files of one layout a run.")
+    for table, share in TABLES[form](path, rows):
+        yield Batch(table, share)
 
 
 def _workbook(path: Path) -> Iterator[Batch]:
@@ -347,6 +342,5 @@ def _workbook(path: Path) -> Iterator[Batch]:
     except ModuleNotFoundError as error:
         raise ProductsError(f"reading {path} takes one package more: pip install 'catcli[excel]'.") from error
     except Exception as error:  # calamine's errors are of a class of their own, which is not here without it
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ProductsError(f"{path} cannot be read as an Excel workbook: {reason}; save it again, or as CSV.") from error
+        raise ProductsError(f"{path} cannot be read as an Excel workbook: {reason(error)}; save it again, or as CSV.") from error
     yield Batch(frame, 1.0)

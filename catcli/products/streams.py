@@ -143,6 +143,13 @@ def encoding_of(stream: Bytes) -> str:
         return _found(path, itertools.islice(blocks, LOOKED_AT // BLOCK) if again.packed else blocks)
 
 
+def guess_told(path: Path, encoding: str, asked: str | None) -> str:
+    """What is to be said where `encoding_of` can only suppose; nothing where it knows or was told."""
+    if asked or encoding != "cp1252":
+        return ""
+    return f"{shown(path)} is not UTF-8 and is read as Windows-1252 (Latin-1); --encoding says otherwise."
+
+
 def _found(path: Path, blocks: Iterable[bytes]) -> str:
     utf8, is_utf8, undefined = codecs.getincrementaldecoder("utf-8")(), True, False
     for block in blocks:

@@ -20,7 +20,7 @@ import polars as pl
 
 from catcli.errors import OutputError, UsageError, listed
 from catcli.products.batch import Batch
-from catcli.products.read import ENDINGS, PACKED
+from catcli.products.read import ENDINGS, PACKED, unpacked
 from catcli.products.text import cells_of
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def output_form(out: str, asked: str | None, beside: OutputFormat = "csv") -> Fo
         raise UsageError(f"--format {asked}: choose one of {', '.join(get_args(OutputFormat))}.")
     path = Path(out)
     packing = cast(Packing, path.suffix.lower() if out != "-" and path.suffix.lower() in PACKED else "")
-    found = asked or ("csv" if out == "-" else ENDINGS.get((path.with_suffix("") if packing else path).suffix.lower()))
+    found = asked or ("csv" if out == "-" else ENDINGS.get(unpacked(path).suffix.lower()))
     if found is None and is_folder(out):
         found = beside
     if found not in get_args(OutputFormat):
@@ -172,14 +172,15 @@ class _StaysOpen:
 
 def table_of(rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> pa.Table:
     """The rows as an Arrow table: columns that came as Arrow keep their types, whatever they are."""
-    table = rows.select(keep).to_arrow() if isinstance(rows.rows, pl.DataFrame) else rows.rows.select(list(keep))
+    kept = rows.only(keep)
+    table = kept.to_arrow() if isinstance(kept, pl.DataFrame) else kept
     for name in added.columns:
         table = table.append_column(name, added.get_column(name).to_arrow())
     return table
 
 
 @contextmanager
-def _held(columns: Sequence[str]) -> Iterator[None]:
+def _typed(columns: Sequence[str]) -> Iterator[None]:
     """Turn a column that a format of tables has no type for into a sentence."""
     import pyarrow as pa
 
@@ -200,7 +201,7 @@ class _Tables:
         self._held: list[Any] = []
 
     def write(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> None:
-        with _held(rows.columns):
+        with _typed(rows.columns):
             table = table_of(rows, keep, added)
         self._held.append(table)
         if sum(map(len, self._held)) >= ROW_GROUP or sum(held.nbytes for held in self._held) >= GROUP_BYTES or self._writer is None:
@@ -221,7 +222,7 @@ class _Tables:
         if not self._held:
             return
         table, self._held = pa.concat_tables(self._held), []
-        with _held(table.schema.names):
+        with _typed(table.schema.names):
             self._writer = self._writer or self._open(table.schema)
             self._writer.write_table(table)
 
@@ -318,9 +319,8 @@ def joined(parts: Sequence[Path], whole: Path, form: Form) -> None:
             file.flush()
             os.fsync(file.fileno())
         else:
-            from catcli.products.columnar import arrow_tables, parquet_tables
+            from catcli.products.columnar import TABLES
 
-            tables_of = parquet_tables if form.format == "parquet" else arrow_tables
             with filled(file, form) as sink:
-                for table in itertools.chain.from_iterable(tables_of(part, ROW_GROUP) for part in parts):
+                for table, _ in itertools.chain.from_iterable(TABLES[form.format](part, ROW_GROUP) for part in parts):
                     sink.write(Batch(table, 1.0), table.column_names, pl.DataFrame())

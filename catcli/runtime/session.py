@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from catcli.errors import AdapterError, DeviceError
+from catcli.errors import AdapterError, DeviceError, reason
 from catcli.runtime.blend import Array
 from catcli.runtime.tokens import TokenBatch
 
@@ -43,7 +43,7 @@ class Session:
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-            raise AdapterError(f"{file} cannot be loaded by ONNX Runtime: {str(error).splitlines()[0]}; fit the adapter again.") from error
+            raise AdapterError(f"{file} cannot be loaded by ONNX Runtime: {reason(error)}; fit the adapter again.") from error
         self.provider: str = self._session.get_providers()[0]
         gpu = self.provider == CUDA
         # Tokens of a batch that keep the device busy without leaving its caches.
