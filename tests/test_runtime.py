@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from conftest import Shop
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from catcli.errors import AdapterError, DeviceError
 from catcli.models.backbones import BACKBONES
 from catcli.runtime import labeler as labeling
 from catcli.runtime.labeler import Labeler
-from catcli.runtime.session import Session, has_gpu
+from catcli.runtime.session import Session, bound, has_gpu
 from catcli.runtime.tokens import Tokenizer
 
 TOKENIZER = Tokenizer(BACKBONES["minilm"].tokenizer, 16)
@@ -81,3 +82,10 @@ def test_cuda_that_was_asked_for_and_not_given_stops_the_run(shop: Shop) -> None
         pytest.skip("this machine has an NVIDIA device")
     with pytest.raises(DeviceError, match="--device cuda: ONNX Runtime gave CPUExecutionProvider instead; 'catcli doctor' shows what is"):
         Labeler(shop.fitted.adapter, "cuda")
+
+
+def test_bound_inputs_and_outputs_give_the_logits_of_a_plain_run(shop: Shop) -> None:
+    session = onnxruntime.InferenceSession(str(shop.fitted.adapter.file("model.onnx")), providers=["CPUExecutionProvider"])
+    for batch in TOKENIZER.batches(TOKENIZER.encode(["mug", "hammer drill 18V", "arabica coffee beans"]), 24):
+        feeds = {"input_ids": batch.ids, "attention_mask": batch.mask}
+        assert np.array_equal(bound(session, feeds, "cpu"), session.run(["logits"], feeds)[0])
