@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from catcli import places
 from catcli.errors import AdapterError, OutputError, close_to, listed
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "adapter.json"
 PACKAGES = ("catcli", "torch", "transformers", "peft", "optimum-onnx", "onnxruntime-gpu", "onnxruntime", "polars", "scikit-learn")
 
@@ -27,7 +27,7 @@ Variant = Literal["fp32", "int8", "fp16"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Base(_Part):
@@ -38,11 +38,47 @@ class Base(_Part):
     sha256: str
 
 
+class Threshold(_Part):
+    """A precision to hold, and the confidence above which rows may be labeled unseen."""
+
+    precision: float
+    """The share of accepted rows that is to be right."""
+    threshold: float | None
+    """The confidence from which rows are accepted; null where none could be shown to hold the precision."""
+    accepted: float | None
+    """Share of the choosing rows' products that lie above it."""
+    products: int
+    """Products, a row each, that it was looked for among."""
+    missing: int | None
+    """Where there is no threshold: about how many more such products it takes to show one; null where more would not help."""
+    best: float | None
+    """Where there is no threshold: the precision of the surest rows that were tested; null where there were too few to test."""
+
+
+class CategoryThresholds(_Part):
+    """Thresholds for the rows that are labeled with one category."""
+
+    category: str
+    """The category's name."""
+    thresholds: tuple[Threshold, ...]
+    """One for each precision."""
+
+
+class Confidence(_Part):
+    """What calibrates scores: they are divided by ``temperature``, and the log-odds of the best become ``slope`` x theirs + ``shift``."""
+
+    temperature: float
+    slope: float = 1.0
+    shift: float = 0.0
+
+
 class Served(_Part):
-    """One exported form of the model, and the temperature that calibrates it."""
+    """One exported form of the model, what calibrates it, and the thresholds that its confidences have to pass."""
 
     file: str
-    temperature: float
+    confidence: Confidence
+    thresholds: tuple[Threshold, ...] = ()
+    category_thresholds: tuple[CategoryThresholds, ...] = ()
 
 
 class Blend(_Part):
@@ -51,6 +87,13 @@ class Blend(_Part):
     lora: float
     linear: float
     offset: tuple[float, ...] = ()
+
+
+class Alone(_Part):
+    """What each model's logits are multiplied by where it stands alone: the inverse of its temperature."""
+
+    lora: float
+    linear: float
 
 
 class Manifest(_Part):
@@ -67,6 +110,7 @@ class Manifest(_Part):
     max_tokens: int
     pad_id: int
     blend: Blend
+    alone: Alone
     variants: dict[Variant, Served]
     files: dict[str, str]
     versions: dict[str, str]
@@ -236,7 +280,8 @@ def _check_format(folder: Path, content: bytes) -> None:
     except (ValueError, AttributeError):
         return  # damaged; the caller says so
     if isinstance(found, int) and found != FORMAT:
-        raise AdapterError(f"{folder} is of adapter format {found} and this catcli reads {FORMAT}; upgrade catcli or fit anew.")
+        way = "upgrade catcli" if found > FORMAT else "fit it again with this catcli"
+        raise AdapterError(f"{folder} is of adapter format {found} and this catcli reads {FORMAT}; {way}.")
 
 
 def folders() -> list[Path]:

@@ -52,6 +52,12 @@ Encoding = Annotated[
     str | None, typer.Option(help="The encoding of text, where it is not found: UTF-8, UTF-16 and Latin-1 are.", metavar="NAME")
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda. auto takes the GPU if there is one.", metavar="DEVICE")]
+VariantOption = Annotated[str, typer.Option(help="auto, fp32, fp16 or int8. auto takes the fastest that gives the same categories here.")]
+TextMapping = Annotated[list[str] | None, typer.Option(help="Read the adapter's TRAINED column from COLUMN.", metavar="TRAINED=COLUMN")]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(help="A score to reach, such as macro_f1=0.9; exit code 3 where it is not. Repeat for several.", metavar="METRIC=VALUE"),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output in place of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on the way.")]
@@ -166,6 +172,7 @@ def fit(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was killed.")] = False,
     recipe: Annotated[Path | None, typer.Option(help="A recipe.json to start from; options given beside it win.", metavar="FILE")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the adapter that is there.")] = False,
+    require: Require = None,
     input_format: InputFormat = None,
     delimiter: Delimiter = None,
     encoding: Encoding = None,
@@ -207,6 +214,7 @@ def fit(
         encoding=encoding,
         as_json=as_json,
         resume=resume,
+        require=tuple(require or ()),
         talk=talk(quiet, verbose),
     )
 
@@ -214,6 +222,7 @@ def fit(
 @app.command(
     epilog="Examples:\n\n  catcli predict catalog.parquet -o labeled.parquet\n\n"
     "  catcli predict catalog.csv -o labeled.csv --min-confidence 0.8 --top-k 3\n\n"
+    "  catcli predict catalog.csv -o labeled.csv --precision 0.95 --review doubtful.csv\n\n"
     "  catcli predict today.parquet -o labeled.parquet --previous labeled.parquet\n\n"
     "  zcat export.csv.gz | catcli predict - -o - --text title='Product Title' | head"
 )
@@ -232,9 +241,19 @@ def predict(
     adapter: Annotated[
         str | None, typer.Option(help="A folder, or a name in the store; the only one there by default.", metavar="FOLDER")
     ] = None,
-    text: Annotated[list[str] | None, typer.Option(help="Read the adapter's TRAINED column from COLUMN.", metavar="TRAINED=COLUMN")] = None,
+    text: TextMapping = None,
     top_k: Annotated[int, typer.Option(min=1, help="Above 1, a column with the K most probable categories is added.")] = 1,
     min_confidence: Annotated[float, typer.Option(min=0, max=1, help="Below it the predicted category is null.")] = 0.0,
+    precision: Annotated[
+        float | None,
+        typer.Option(help="Accept only rows above the confidence that was shown to hold this precision; exit code 3 where none was."),
+    ] = None,
+    by_category: Annotated[
+        bool, typer.Option("--by-category", help="With --precision: hold it within each category; the others' rows are not accepted.")
+    ] = False,
+    review: Annotated[
+        str | None, typer.Option(help="A file that gets the rows that are not accepted, the surest last.", metavar="FILE")
+    ] = None,
     keep: Annotated[str | None, typer.Option(help="Write only these columns of the catalog, beside ours.", metavar="COLUMN,COLUMN")] = None,
     previous: Annotated[
         str | None,
@@ -242,9 +261,7 @@ def predict(
     ] = None,
     no_dedupe: Annotated[bool, typer.Option("--no-dedupe", help="Label a text anew each time that it comes.")] = False,
     device: DeviceOption = None,
-    variant: Annotated[
-        str, typer.Option(help="auto, fp32, fp16 or int8. auto takes the fastest that gives the same categories here.")
-    ] = "auto",
+    variant: VariantOption = "auto",
     batch_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of a batch; by the device by default.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Batches at once; one a core by default.")] = None,
     allow_missing: Annotated[
@@ -278,6 +295,9 @@ def predict(
         text=tuple(text or ()),
         top_k=top_k,
         min_confidence=min_confidence,
+        precision=precision,
+        by_category=by_category,
+        review=review,
         device=device or "auto",
         variant=variant,
         batch_tokens=batch_tokens,
@@ -297,20 +317,55 @@ def predict(
     (foresee if dry_run else run)(catalog, asked, as_json=as_json, talk=talk(quiet, verbose))
 
 
-@app.command(epilog="Examples:\n\n  catcli report\n\n  catcli report adapters/shop --json | python -m json.tool")
+@app.command(
+    epilog="Examples:\n\n  catcli report\n\n  catcli report adapters/shop --html report.html --require macro_f1=0.9\n\n"
+    "  catcli report adapters/shop --on checked.csv\n\n  catcli report adapters/old adapters/new\n\n"
+    "  catcli report --json | python -m json.tool"
+)
 @sentences
 def report(
     adapter: Annotated[
-        str | None, typer.Argument(metavar="[ADAPTER]", help="A folder, or a name in the store; the newest there by default.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[ADAPTER]...", help="A folder, or a name in the store; the newest there by default. Several: side by side."
+        ),
     ] = None,
+    on: Annotated[
+        str | None, typer.Option(help="Score new labeled rows in place of those that the fit held out.", metavar="LABELED")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write all of it as one page, too.", metavar="FILE")] = None,
+    require: Require = None,
+    label: Annotated[
+        str | None, typer.Option(help="With --on: the column with the true categories, where it has another name.", metavar="COLUMN")
+    ] = None,
+    text: TextMapping = None,
+    device: DeviceOption = None,
+    variant: VariantOption = "auto",
+    input_format: InputFormat = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
     as_json: Json = False,
+    json_schema: Annotated[bool, typer.Option("--json-schema", help="Print what every name of --json means, and end.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """How good an adapter is, on rows it never saw: overall, by category, and what it confuses."""
+    """How good an adapter is, on rows it never saw: scores with intervals, what may be labeled unseen, and what it confuses."""
+    from catcli.commands.report import Asked, schema
     from catcli.commands.report import report as run
 
-    run(adapter, as_json=as_json, talk=talk(quiet, verbose))
+    asked = Asked(
+        on=on,
+        label=label,
+        text=tuple(text or ()),
+        html=html,
+        require=tuple(require or ()),
+        device=device or "auto",
+        variant=variant,
+        input_format=input_format,
+        delimiter=delimiter,
+        encoding=encoding,
+    )
+    schema() if json_schema else run(adapter or (), asked, as_json=as_json, talk=talk(quiet, verbose))
 
 
 @app.command(epilog="Examples:\n\n  catcli bench\n\n  catcli bench catalog.parquet --rows 20000 --against transformers")
@@ -328,7 +383,7 @@ def bench(
         str | None, typer.Option(help="transformers: its text-classification pipeline over the same base, in the same run.", metavar="PEER")
     ] = None,
     device: DeviceOption = None,
-    variant: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.")] = "auto",
+    variant: VariantOption = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

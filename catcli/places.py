@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -22,6 +24,17 @@ def beside(target: Path) -> Path:
     place = target.with_name(f"{prefix}{os.getpid()}.part")
     remove(place)
     return place
+
+
+@contextmanager
+def whole(target: Path) -> Iterator[Path]:
+    """A file to write that takes ``target``'s name when the block ends well, and is gone when it does not."""
+    place = beside(target)
+    try:
+        yield place
+        place.replace(target)
+    finally:
+        remove(place)
 
 
 def remove(place: Path) -> None:

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from catcli import adapter as adapters
 from catcli.commands.fit import fit
 from catcli.commands.predict import Asked, predict
-from catcli.commands.report import confused_examples, report
+from catcli.commands.scoring import held_out
 from catcli.commands.talk import Talk
 from catcli.errors import OutputError, ProductsError, UsageError
 from catcli.evaluation.calibration import Blending
 from catcli.evaluation.heldout import HeldOut
+from catcli.evaluation.resampling import Outcomes
 from catcli.evaluation.scores import evaluate
 from catcli.recipe import Recipe
 from catcli.reporting.tables import printable, shortened
@@ -33,7 +34,7 @@ def test_a_fit_learns_and_says_what_each_model_alone_would_score(shop: Shop) -> 
     metrics = shop.fitted.metrics
     assert metrics.rows.train + metrics.rows.validation + metrics.rows.test == metrics.rows.read
     for scores in (metrics.blend, metrics.lora, metrics.linear):
-        assert scores.accuracy > 0.7
+        assert scores.accuracy.value > 0.7
     assert {form.form for form in metrics.parity} == {"merged", "ONNX fp32", "ONNX int8"}
     assert all(form.agreement == 1.0 for form in metrics.parity if "int8" not in form.form)
 
@@ -41,20 +42,18 @@ def test_a_fit_learns_and_says_what_each_model_alone_would_score(shop: Shop) -> 
 def test_the_saved_scores_are_those_of_the_saved_rows(shop: Shop) -> None:
     manifest, metrics = shop.fitted.adapter.manifest, shop.fitted.metrics
     test = HeldOut.load(shop.fitted.adapter.file("heldout.parquet"), manifest.categories).part("test")
-    temperatures = {name: variant.temperature for name, variant in manifest.variants.items()}
-    blending = Blending(manifest.blend, 1.0, 1.0, temperatures)
-    again = evaluate(blending.scores(test.lora, test.linear, metrics.variant), test.classes, manifest.categories)  # type: ignore[arg-type]
-    assert again == metrics.blend
+    found = Blending.of(manifest).probabilities(test.lora, test.linear, metrics.variant)
+    again = evaluate(found, Outcomes.of(found, test.classes, test.products), manifest.categories)
+    kept = [pair.model_copy(update={"disagreeing": 0}) for pair in metrics.blend.confusions]
+    assert again == metrics.blend.model_copy(update={"confusions": tuple(kept)})
 
 
 def test_predict_gives_the_held_out_rows_the_probabilities_that_were_scored(shop: Shop) -> None:
-    from catcli.runtime.blend import mix, softmax
     from catcli.runtime.labeler import Labeler
 
     manifest = shop.fitted.adapter.manifest
     test = HeldOut.load(shop.fitted.adapter.file("heldout.parquet"), manifest.categories).part("test")
-    temperature = manifest.variants[shop.fitted.metrics.variant].temperature  # type: ignore[index]
-    expected = softmax(mix(test.lora, test.linear, manifest.blend) / np.float32(temperature))
+    expected = Blending.of(manifest).probabilities(test.lora, test.linear, shop.fitted.metrics.variant)
     assert np.allclose(Labeler(shop.fitted.adapter, "cpu").probabilities(test.texts), expected, atol=2e-2)
 
 
@@ -238,13 +237,15 @@ def test_any_titles_are_labeled(shop: Shop, tmp_path: Path, rows: list[tuple[str
 
 
 def test_confusions_have_examples_from_the_test_rows(shop: Shop) -> None:
-    examples = confused_examples(shop.fitted.adapter)
-    pairs = {(pair.truth, pair.predicted) for pair in shop.fitted.metrics.blend.confusions}
-    assert set(examples) == pairs
+    view = held_out(shop.fitted.adapter)
+    for pair in view.told.blend.confusions:
+        assert pair.examples
+        assert set(pair.examples) <= set(view.texts)
 
 
 def test_report_returns_what_fit_measured(shop: Shop) -> None:
-    assert report(shop.adapter) == shop.fitted.metrics
+    told = held_out(shop.fitted.adapter).told.model_dump(exclude={"adapter", "created", "blend"})
+    assert told == shop.fitted.metrics.model_dump(exclude={"blend"})
 
 
 def test_titles_cannot_move_the_cursor() -> None:

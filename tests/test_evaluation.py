@@ -12,6 +12,8 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 
 from catcli.adapter import Blend, Variant
 from catcli.evaluation.calibration import Blending, Classes, Floats, class_shares, fit_blend, fit_temperature, fit_weights, log_loss
+from catcli.evaluation.metrics import Scores
+from catcli.evaluation.resampling import Outcomes
 from catcli.evaluation.scores import evaluate
 from catcli.runtime.blend import Array, mix, softmax
 
@@ -76,10 +78,8 @@ def test_the_fit_finds_the_temperature_that_made_the_rows() -> None:
 def test_each_variant_gets_a_temperature_of_its_own() -> None:
     first, second, truth = voices()
     blending = Blending.fit({"fp32": first, "int8": 3 * first}, second, truth, EVEN)
-    assert blending.temperatures["fp32"] == pytest.approx(1.0, abs=0.15)
-    assert blending.temperatures["int8"] > 1.5
-    mixed = mix(first, second, blending.blend)
-    assert np.allclose(blending.scores(first, second, "fp32") * blending.temperatures["fp32"], mixed, atol=1e-4)
+    assert blending.confidences["fp32"].temperature == pytest.approx(1.0, abs=0.15)
+    assert blending.confidences["int8"].temperature > 1.5
 
 
 def test_in_the_blend_lora_does_without_what_the_shares_say() -> None:
@@ -112,25 +112,32 @@ def test_probabilities_are_probabilities(rows: list[list[float]]) -> None:
     assert (probabilities >= 0).all()
 
 
+def scored(scores: Array, truth: Classes) -> Scores:
+    """Every row a product of its own."""
+    return evaluate(softmax(scores), Outcomes.of(softmax(scores), truth, np.arange(len(truth))), NAMES)
+
+
 def test_scores_are_those_of_the_textbook() -> None:
     truth = np.array([0, 0, 0, 1, 1, 2])
     predicted = np.array([0, 0, 1, 1, 1, 0])
     scores = np.asarray(4 * np.eye(4)[predicted], np.float32)
     normalized = softmax(scores).astype(np.float64)
     normalized /= normalized.sum(1, keepdims=True)
-    found = evaluate(scores, truth, NAMES)
-    assert found.accuracy == pytest.approx(4 / 6)
-    assert found.macro.precision == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
-    assert found.macro.recall == pytest.approx((2 / 3 + 1 + 0) / 3)
-    assert found.weighted.recall == pytest.approx(4 / 6)
-    assert found.log_loss == pytest.approx(sklearn_log_loss(truth, normalized, labels=[0, 1, 2, 3]), abs=1e-4)
+    found = scored(scores, truth)
+    assert found.accuracy.value == pytest.approx(4 / 6)
+    assert found.macro_precision.value == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+    assert found.macro_recall.value == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert found.weighted_recall.value == pytest.approx(4 / 6)
+    assert found.log_loss.value == pytest.approx(sklearn_log_loss(truth, normalized, labels=[0, 1, 2, 3]), abs=1e-4)
     assert [(pair.truth, pair.predicted, pair.rows) for pair in found.confusions] == [("a", "b", 1), ("c", "a", 1)]
 
 
 def test_what_is_undefined_is_none() -> None:
     scores = np.asarray(np.eye(4)[[0, 0, 3]], np.float32)
-    found = {category.category: category for category in evaluate(scores, np.array([0, 0, 1]), NAMES).categories}
+    found = {category.category: category for category in scored(scores, np.array([0, 0, 1])).categories}
     assert set(found) == {"a", "b", "d"}
-    assert (found["b"].precision, found["b"].recall, found["b"].f1) == (None, 0.0, 0.0)
+    assert (found["b"].precision, found["b"].recall) == (None, 0.0)
+    assert found["b"].f1
+    assert found["b"].f1.value == 0.0
     assert (found["d"].support, found["d"].recall, found["d"].roc_auc) == (0, None, None)
     assert found["a"].roc_auc == 1.0

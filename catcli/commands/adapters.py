@@ -30,7 +30,7 @@ def list_adapters(*, as_json: bool = False, talk: Talk | None = None) -> list[ad
             continue
         good.append(found)
         talk.detail(f"{found.name}: {found.folder.resolve()}")
-        numbers = (metrics.blend.accuracy, metrics.blend.macro.f1)
+        numbers = (metrics.blend.accuracy.value, metrics.blend.macro_f1.value)
         facts.append({"name": found.name, "categories": len(found.manifest.categories), "accuracy": numbers[0], "macro_f1": numbers[1]})
         cells = (f"{len(found.manifest.categories):,}", *map(tables.share, numbers), f"{found.manifest.created:%Y-%m-%d %H:%M}")
         made.add_row(Text(tables.shortened(found.name)), *cells)

@@ -6,18 +6,17 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
-from catcli.commands.fit import fit
+from catcli.commands.fit import Fitted, fit
 from catcli.commands.predict import Asked, predict
 from catcli.commands.report import report
 from catcli.commands.talk import Talk
 from catcli.errors import OutputError
-from catcli.evaluation.metrics import Metrics
 from catcli.recipe import Recipe
 
 FILES = ("products.csv", "catalog.csv")
 
 
-def demo(folder: Path, *, talk: Talk | None = None) -> Metrics:
+def demo(folder: Path, *, talk: Talk | None = None) -> Fitted:
     """Copy the demo's two files into ``folder``, a new or empty one, and run the three commands there.
 
     Raises:
@@ -29,11 +28,12 @@ def demo(folder: Path, *, talk: Talk | None = None) -> Metrics:
     adapter = folder / "adapters" / "products"
     labeled = folder / "labeled.csv"
     talk.say(f"\n$ catcli fit {folder / FILES[0]} -o {adapter}")
-    fit([str(folder / FILES[0])], recipe=Recipe(), output=adapter, talk=talk)
+    fitted = fit([str(folder / FILES[0])], recipe=Recipe(), output=adapter, talk=talk)
     talk.say(f"\n$ catcli predict {folder / FILES[1]} -o {labeled} --adapter {adapter}")
     predict([str(folder / FILES[1])], Asked(str(labeled), str(adapter)), talk=talk)
     talk.say(f"\n$ catcli report {adapter}")
-    return report(str(adapter), talk=talk)
+    report([str(adapter)], talk=talk)
+    return fitted
 
 
 def _copy(folder: Path) -> None:

@@ -17,22 +17,26 @@ import polars as pl
 
 from catcli import adapter as adapters
 from catcli import places
+from catcli.adapter import Variant
 from catcli.commands.talk import Talk
 from catcli.errors import ProductsError, listed
 from catcli.evaluation.heldout import HeldOut
-from catcli.evaluation.metrics import Metrics, Rows, Training
+from catcli.evaluation.metrics import Demand, Metrics, Rows, Training, check_demands
 from catcli.products.categories import Categories, is_label, look_alikes
 from catcli.products.columns import Columns, choose
-from catcli.products.labeled import Labeled
+from catcli.products.labeled import Labeled, disagreeing
 from catcli.products.read import open_source
-from catcli.products.split import FEWEST, MOST_HELD, Split, split, text_key
+from catcli.products.split import FEWEST, MOST_HELD, Split, product_keys, split
 from catcli.products.text import cells_of, compose
 from catcli.recipe import Recipe
 from catcli.reporting import card, tables
 from catcli.runtime.labeler import PROBE_ROWS, save_probe
+from catcli.runtime.session import peak_memory
 
 if TYPE_CHECKING:
     from catcli.commands.learning import Learned
+    from catcli.evaluation.assess import Scored
+    from catcli.evaluation.calibration import Blending
 
 
 HELD_PER_SECOND = 15
@@ -44,10 +48,11 @@ HELPS = os.environ.get("RANK", "0") != "0"
 
 @dataclass(frozen=True)
 class Run:
-    """What a run is told beside the recipe: where it speaks, whether it goes on from a checkpoint, and when it began."""
+    """What a run is told beside the recipe: where it speaks, whether it goes on from a checkpoint, what it has to reach, when it began."""
 
     talk: Talk
     resume: bool
+    demands: tuple[Demand, ...]
     started: float
 
 
@@ -70,6 +75,7 @@ def fit(
     encoding: str | None = None,
     as_json: bool = False,
     resume: bool = False,
+    require: Sequence[str] = (),
     talk: Talk | None = None,
 ) -> Fitted:
     """Train on ``products`` as ``recipe`` says and write the adapter to ``output``.
@@ -78,9 +84,10 @@ def fit(
     only the first returns; the others end when the training does.
 
     Raises:
-        CatcliError: something that the user can mend; nothing was written.
+        CatcliError: something that the user can mend, or a score below what ``require`` asks for; nothing was written.
     """
-    run = Run(Talk.silent() if talk is None or HELPS else talk, resume, time.perf_counter())
+    demands = tuple(map(Demand.of, require))
+    run = Run(Talk.silent() if talk is None or HELPS else talk, resume, demands, time.perf_counter())
     talk = run.talk
     source = open_source(products, input_format=input_format, delimiter=delimiter, encoding=encoding)
     target = output or adapters.store() / source.stem
@@ -134,10 +141,7 @@ def _labeled(frame: pl.DataFrame, columns: Columns, where: str, talk: Talk) -> L
         talk.warn(f"{blank:,} rows have no text.")
     for alike in look_alikes(categories.names)[:5]:
         talk.warn(f"the categories {listed(alike)} differ only by case or blanks; they are learned as different ones.")
-    keys = [text_key(text) for text in texts]
-    if columns.group:
-        named = cells_of(rows, columns.group).cast(pl.String).to_list()
-        keys = [f"group {name}" if name is not None else key for name, key in zip(named, keys, strict=True)]
+    keys = product_keys(texts, cells_of(rows, columns.group) if columns.group else None)
     return Labeled(texts, categories.numbers(labels), keys, categories, len(frame), unlabeled)
 
 
@@ -154,7 +158,7 @@ def _split(labeled: Labeled, recipe: Recipe, talk: Talk) -> Split:
     talk.say(f"split by product: {len(parts.train):,} rows train, {len(parts.validation):,} choose, {len(parts.test):,} score")
     if parts.rare:
         names = [labeled.categories.names[number] for number in parts.rare]
-        talk.warn(f"{len(names)} categories have fewer than {FEWEST} products and are learned but not scored: {listed(names, 3)}.")
+        talk.warn(f"{len(names)} categories have fewer than {FEWEST} products and are scored together, by a draw: {listed(names, 3)}.")
     if len(parts.test) < 50:
         talk.warn(f"only {len(parts.test)} rows score the result; expect the figures to move by several points with more rows.")
     return parts
@@ -165,7 +169,7 @@ def _train_and_write(labeled: Labeled, parts: Split, columns: Columns, recipe: R
     from catcli.commands.learning import Learner
     from catcli.models.training import Tell
 
-    talk, checkpoints = run.talk, target.with_name(f".{target.name}.catcli-resume")
+    talk, demands, checkpoints = run.talk, run.demands, target.with_name(f".{target.name}.catcli-resume")
     if not run.resume:
         places.remove(checkpoints)  # by every process, before any trains: none may take up what another has not
     if HELPS:
@@ -181,20 +185,34 @@ def _train_and_write(labeled: Labeled, parts: Split, columns: Columns, recipe: R
             talk.detail(f"pass {number}: {seen}, accuracy {epoch.validation_accuracy:.4f}, {epoch.seconds:.1f} s")
         blend = learned.blending.blend
         talk.detail(f"blend: {blend.lora:.3f} x LoRA's logits + {blend.linear:.3f} x the linear model's")
-        metrics = _measure(labeled, parts, learned)
-        _write(draft, labeled, parts, columns, learned, metrics)
+        metrics, served = _measure(labeled, parts, learned)
+        if demands:
+            talk.out.print(tables.overall(metrics, tables.SHORT))
+            again = "the training is kept: the same line with --resume and without --require writes it all the same."
+            check_demands(metrics, demands, f"nothing was written, and {again}")
+        _write(draft, labeled, parts, columns, learned, metrics, served)
     places.remove(checkpoints)
     return Fitted(adapters.load(target), metrics)
 
 
-def _measure(labeled: Labeled, parts: Split, learned: Learned) -> Metrics:
-    """The scores of the test rows, by the variant that serves."""
-    from catcli.evaluation.scores import evaluate
+def _measure(labeled: Labeled, parts: Split, learned: Learned) -> tuple[Metrics, dict[Variant, adapters.Served]]:
+    """The scores of the test rows by the variant that serves, and for every variant what the validation rows chose."""
+    from catcli.evaluation.assess import Scored, assess
+    from catcli.models.export import FILES
 
-    names, test, truth = labeled.categories.names, slice(len(parts.validation), None), labeled.classes[parts.test]
-    serves, blending = learned.exported.serves, learned.blending
-    lora, linear = learned.lora_logits[test], learned.linear_logits[test]
-    return Metrics(
+    names, blending = labeled.categories.names, learned.blending
+
+    def scored(rows: slice) -> Scored:
+        held = parts.held_out[rows]
+        logits = {variant: values[rows] for variant, values in learned.logits.items()}
+        return Scored(logits, learned.linear_logits[rows], labeled.classes[held], labeled.products(held), names)
+
+    validation, test = scored(slice(0, len(parts.validation))), scored(slice(len(parts.validation), None))
+    served = {variant: served_by(validation, blending, variant, FILES[variant]) for variant in learned.logits}
+    serves = learned.exported.serves
+    assessed = assess(test, serves, blending, served[serves], disagreeing(labeled.texts, labeled.classes))
+    metrics = Metrics(
+        **assessed,
         rows=Rows(
             read=labeled.read,
             unlabeled=labeled.unlabeled,
@@ -203,10 +221,7 @@ def _measure(labeled: Labeled, parts: Split, learned: Learned) -> Metrics:
             test=len(parts.test),
         ),
         rare_categories=tuple(names[number] for number in parts.rare),
-        variant=serves,
-        blend=evaluate(blending.scores(lora, linear, serves), truth, names),
-        lora=evaluate(np.float32(blending.lora_alone) * lora, truth, names),
-        linear=evaluate(np.float32(blending.linear_alone) * linear, truth, names),
+        random_split=learned.random_split,
         parity=learned.exported.parity,
         int8=learned.exported.int8,
         training=Training(
@@ -218,21 +233,45 @@ def _measure(labeled: Labeled, parts: Split, learned: Learned) -> Metrics:
             lora_seconds=learned.lora_seconds,
             linear_seconds=learned.linear_seconds,
             seconds=learned.seconds,
+            peak_memory=peak_memory(),
             trained=learned.lora.trained_parameters,
             total=learned.lora.total_parameters,
         ),
     )
+    return metrics, served
 
 
-def _write(draft: adapters.Draft, labeled: Labeled, parts: Split, columns: Columns, learned: Learned, metrics: Metrics) -> None:
+def served_by(validation: Scored, blending: Blending, variant: Variant, file: str) -> adapters.Served:
+    """How a variant serves: its calibration, and the thresholds that the validation rows show."""
+    from catcli.evaluation.contract import Judged, category_thresholds, thresholds
+
+    judged = Judged.of(validation.outcomes(blending.probabilities(validation.lora[variant], validation.linear, variant)))
+    return adapters.Served(
+        file=file,
+        confidence=blending.confidences[variant],
+        thresholds=thresholds(judged),
+        category_thresholds=category_thresholds(judged, validation.names),
+    )
+
+
+def _write(
+    draft: adapters.Draft,
+    labeled: Labeled,
+    parts: Split,
+    columns: Columns,
+    learned: Learned,
+    metrics: Metrics,
+    served: dict[Variant, adapters.Served],
+) -> None:
     """Everything of the folder that the export has not written."""
     names, recipe, exported = labeled.categories.names, learned.lora.recipe, learned.exported
-    draft.manifest = _manifest(labeled, columns, learned)
+    draft.manifest = _manifest(labeled, columns, learned, served)
     held = HeldOut(
         texts=[labeled.texts[row] for row in parts.held_out],
         parts=["validation"] * len(parts.validation) + ["test"] * len(parts.test),
+        products=labeled.products(parts.held_out),
         classes=labeled.classes[parts.held_out],
-        lora=learned.lora_logits,
+        lora=learned.logits[exported.serves],
         linear=learned.linear_logits,
     )
     held.save(draft.folder / "heldout.parquet", names)
@@ -247,11 +286,10 @@ def _write(draft: adapters.Draft, labeled: Labeled, parts: Split, columns: Colum
         (draft.folder / name).write_text(text, encoding="utf-8")
 
 
-def _manifest(labeled: Labeled, columns: Columns, learned: Learned) -> adapters.Manifest:
+def _manifest(labeled: Labeled, columns: Columns, learned: Learned, served: dict[Variant, adapters.Served]) -> adapters.Manifest:
     from catcli.models.backbones import BACKBONES
-    from catcli.models.export import FILES
 
-    base, exported, blending = BACKBONES[learned.lora.recipe.base], learned.exported, learned.blending
+    base, blending = BACKBONES[learned.lora.recipe.base], learned.blending
     return adapters.Manifest(
         format=adapters.FORMAT,
         created=adapters.now(),
@@ -264,7 +302,8 @@ def _manifest(labeled: Labeled, columns: Columns, learned: Learned) -> adapters.
         max_tokens=learned.lora.tokenizer.max_tokens,
         pad_id=base.pad_id,
         blend=blending.blend,
-        variants={variant: adapters.Served(file=FILES[variant], temperature=blending.temperatures[variant]) for variant in exported.logits},
+        alone=adapters.Alone(lora=blending.lora_alone, linear=blending.linear_alone),
+        variants=served,
         files={},
         versions=adapters.versions(),
     )
@@ -278,7 +317,7 @@ def _show(fitted: Fitted, as_json: bool, talk: Talk) -> None:
         return
     talk.out.print(tables.parity(metrics))
     talk.say(f"int8 {metrics.int8.reason}")
-    talk.out.print(tables.overall(metrics))
+    talk.out.print(tables.overall(metrics, tables.SHORT))
     talk.say(f"trained in {metrics.training.seconds:.0f} s on {metrics.training.device}")
     talk.out.print(f"adapter: {adapter.folder}", soft_wrap=True)
     talk.out.print(f"next:    {line}", soft_wrap=True)

@@ -6,15 +6,18 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from catcli import adapter as adapters
+from catcli.adapter import Variant
 from catcli.commands.talk import Talk
 from catcli.evaluation.calibration import Blending, class_shares
+from catcli.evaluation.metrics import RandomSplit, SplitScores
+from catcli.evaluation.resampling import Outcomes, as_it_stands
 from catcli.models.backbones import BACKBONES
 from catcli.models.checkpoint import Checkpoint
 from catcli.models.classifier import pick_device, use_bf16
@@ -51,6 +54,9 @@ TRIAL_ROWS, READ_ROWS = 2_000, 256
 SHIPPED_ROWS = 128
 """Held-out rows on which the forms of the refit are compared; those of the model that was scored were compared on more."""
 
+RANDOM_ROWS = 6_000
+"""Rows that the linear model learns from, at most, where a split by product is set beside one at random."""
+
 WATCHED = 2_000
 """Validation rows that LoRA looks at after every pass; the blend is chosen by all of them."""
 
@@ -60,16 +66,17 @@ class Learned:
     """What training gave, and what it makes of the held-out rows: validation rows first, test rows after them.
 
     ``first`` learned from the training rows and was scored; ``lora`` and ``linear`` are shipped: the same, or their refits on all rows.
-    ``lora_logits`` and ``linear_logits`` *(rows, classes)* are those of the models that were scored, the former by the variant that serves.
+    ``logits`` by variant and ``linear_logits``, each *(rows, classes)*, are those of the models that were scored.
     """
 
     first: Trained
     lora: Trained
     linear: LinearModel
     exported: Exported
-    lora_logits: Array
+    logits: Mapping[Variant, Array]
     linear_logits: Array
     blending: Blending
+    random_split: RandomSplit | None
     lora_rows: int
     lora_seconds: float
     linear_seconds: float
@@ -128,9 +135,10 @@ class Learner:
             lora=again or first,
             linear=linear,
             exported=shipped,
-            lora_logits=scored.logits[shipped.serves],
+            logits=scored.logits,
             linear_logits=linear_logits,
             blending=blended(scored),
+            random_split=self.at_random(),
             lora_rows=lora_rows,
             lora_seconds=lora_done - linear_done,
             linear_seconds=linear_done - start,
@@ -192,6 +200,29 @@ class Learner:
         folds = np.random.default_rng(self.recipe.seed).permutation(keys.max() + 1)[keys] % FOLDS
         logits, scored = out_of_fold(self.rows.take(train), folds, self.names, self.count, self.recipe.seed)
         return logits, self.rows.classes[train[scored]]
+
+    def at_random(self) -> RandomSplit | None:
+        """What a split that does not look at products would show of the linear model; None where no product has several rows.
+
+        Both ways it learns from as many rows and is scored on as many.
+        """
+        keys = np.unique(np.array(self.labeled.keys, dtype=object), return_inverse=True)[1]
+        if keys.max() + 1 == len(keys):
+            return None
+        most = TRIAL_ROWS if self.recipe.time_budget else RANDOM_ROWS
+        random = np.random.default_rng(self.recipe.split_seed)
+        scored = random.permutation(len(self.rows))[: len(self.parts.test)]
+        taught = np.setdiff1d(np.arange(len(self.rows)), scored)
+        count = min(most, len(self.parts.train), len(taught))
+
+        def learned(train: Rows, test: Rows) -> SplitScores:
+            chosen = draw(self.rows.classes, train, count, self.recipe.seed)
+            model = fit_linear(self.rows.take(chosen).plus(self.names), self.count, self.recipe.seed)
+            outcomes = Outcomes.of(model.logits([self.rows.texts[row] for row in test]), self.rows.classes[test], test)
+            metrics = as_it_stands(outcomes).metrics
+            return SplitScores(accuracy=float(metrics["accuracy"][0]), macro_f1=float(metrics["macro_f1"][0]))
+
+        return RandomSplit(train=count, by_product=learned(self.parts.train, self.parts.test), at_random=learned(taught, scored))
 
     # --- LoRA ---------------------------------------------------------------------------------------------------------------------------
 

@@ -15,20 +15,24 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from catcli import __version__
+from catcli import __version__, places
 from catcli import adapter as adapters
+from catcli.commands.acceptance import held, held_by_category
+from catcli.commands.matching import match_text
 from catcli.commands.talk import Talk
 from catcli.errors import CatcliError, OutputError, ProductsError, Terminated, UsageError, listed
 from catcli.products.batch import Batch
-from catcli.products.columns import alike, find
+from catcli.products.columns import find
 from catcli.products.parts import Parts
 from catcli.products.read import Source, open_source
-from catcli.products.text import composed, is_textual
-from catcli.products.write import Form, is_folder, is_pipe, output_form, piped
+from catcli.products.review import Review
+from catcli.products.text import composed
+from catcli.products.write import Form, is_folder, is_pipe, output_form, piped, writing
 from catcli.recipe import check_device
 from catcli.runtime.labeler import Labeler
-from catcli.runtime.pipeline import ALTERNATIVES, CONFIDENCE, PREDICTED, Plan, Summary, Through, rows_of_a_batch, run
+from catcli.runtime.pipeline import ALTERNATIVES, CONFIDENCE, PREDICTED, Plan, Summary, Through, no_rows, rows_of_a_batch, run
 from catcli.runtime.recall import Previous, hashes_of
+from catcli.runtime.session import peak_memory
 
 CHECKED = 256
 """Rows of an earlier output that are labeled again, to see whether this adapter made it."""
@@ -46,6 +50,9 @@ class Asked:
     text: Sequence[str] = ()
     top_k: int = 1
     min_confidence: float = 0.0
+    precision: float | None = None
+    by_category: bool = False
+    review: str | None = None
     device: str = "auto"
     variant: str = "auto"
     batch_tokens: int | None = None
@@ -69,6 +76,7 @@ class Asked:
             raise UsageError(f"--variant {self.variant}: choose one of auto, fp32, fp16, int8.")
         if not 0 <= self.min_confidence <= 1:
             raise UsageError(f"--min-confidence {self.min_confidence}: a probability, from 0 to 1.")
+        self._check_acceptance()
         for option, value in (("--top-k", self.top_k), ("--workers", self.workers), ("--batch-tokens", self.batch_tokens)):
             if value is not None and value < 1:
                 raise UsageError(f"{option} {value}: a whole number above 0.")
@@ -79,10 +87,23 @@ class Asked:
         if self.previous and self.top_k > 1:
             raise UsageError("--previous takes over one category a row; leave out --top-k, or --previous.")
 
+    def _check_acceptance(self) -> None:
+        """Stop at thresholds that contradict one another, or a review that nothing would come to."""
+        if self.precision is not None and not 0 < self.precision < 1:
+            raise UsageError(f"--precision {self.precision:g}: a share above 0 and below 1, such as 0.95.")
+        if self.precision is not None and self.min_confidence:
+            raise UsageError("--precision finds the confidence that rows have to reach; leave out --min-confidence, or --precision.")
+        if self.by_category and self.precision is None:
+            raise UsageError("--by-category holds a precision within each category; say which with --precision.")
+        if self.review and self.precision is None and not self.min_confidence:
+            raise UsageError("--review gets the rows that are not accepted; say which are with --precision or --min-confidence.")
+        if self.review and (is_pipe(self.review) or is_folder(self.review)):
+            raise UsageError(f"--review {self.review}: name a file; its rows are put in order at the end.")
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that a run needs, checked."""
+    """All that a run needs, checked; ``nothing`` is a batch of the catalog's columns without rows."""
 
     asked: Asked
     source: Source
@@ -91,6 +112,7 @@ class Prepared:
     labeler: Labeler
     plan: Plan
     batches: Iterator[Batch]
+    nothing: Batch
 
 
 @dataclass(frozen=True)
@@ -129,8 +151,10 @@ def predict(
             bar("labeling", rows, rows / share if share else rows)
 
         if is_pipe(asked.output):
-            with piped(asked.output, ready.form) as sink:
-                summary = run(ready.batches, Through(sink), ready.labeler, ready.plan, advance, previous=previous)
+            with _spills(asked) as spills, piped(asked.output, ready.form) as sink:
+                review = _review(ready, spills)
+                summary = run(ready.batches, Through(sink), ready.labeler, ready.plan, advance, previous=previous, review=review)
+                _finish_review(review, ready)
         else:
             mark = _mark(ready)
             places = [file.place for file in source.files]
@@ -143,11 +167,21 @@ def predict(
                 done = Summary(**parts.left.state) if parts.left.parts else None
                 if done is not None:
                     talk.say(f"going on after {done.rows:,} rows that are done")
+                review = _review(ready, parts.beside, len(parts.left.parts))
                 summary = run(
-                    ready.batches, parts, ready.labeler, ready.plan, advance, previous=previous, summary=done, arrays=parts.left.arrays
+                    ready.batches,
+                    parts,
+                    ready.labeler,
+                    ready.plan,
+                    advance,
+                    previous=previous,
+                    review=review,
+                    summary=done,
+                    arrays=parts.left.arrays,
                 )
                 if _mark(ready) != mark:
                     raise ProductsError(f"{source.name} was changed while it was read; run the same line again.")
+                _finish_review(review, ready)
                 parts.finish()
     _show(summary, ready, as_json, talk)
     return summary
@@ -170,7 +204,13 @@ def prepare(catalog: Sequence[str], asked: Asked, talk: Talk, labeler: Labeler |
     batches = _told(source.batches(rows_of_a_batch(labeler)), talk)
     first = next(batches)
     plan = _plan(source, first, chosen, asked, form, talk)
-    return Prepared(asked, source, form, chosen, labeler, plan, itertools.chain([first], batches))
+    if asked.precision is not None:
+        served = chosen.manifest.variants[labeler.variant]
+        if asked.by_category:
+            plan = replace(plan, by_category=held_by_category(served, asked.precision, chosen.folder, talk))
+        else:
+            plan = replace(plan, min_confidence=held(served, asked.precision, chosen.folder, talk))
+    return Prepared(asked, source, form, chosen, labeler, plan, itertools.chain([first], batches), first.slice(0, 0))
 
 
 def foresee(
@@ -194,7 +234,7 @@ def foresee(
     summary = run([sample], _Nowhere(), ready.labeler, ready.plan, lambda *_: None)
     speed = summary.rows / summary.seconds if summary.rows else 0.0
     rows = None if source.piped else source.count()
-    found = Estimate(rows, rows / speed if rows and speed else None, speed, _peak(), ready.labeler.variant, ready.labeler.provider)
+    found = Estimate(rows, rows / speed if rows and speed else None, speed, peak_memory(), ready.labeler.variant, ready.labeler.provider)
     if as_json:
         print(json.dumps(asdict(found)))
         return found
@@ -206,15 +246,6 @@ def foresee(
     )
     talk.say("nothing was written; texts that come again, and the rows of --previous, make it faster")
     return found
-
-
-def _peak() -> int:
-    """Bytes of memory that this process has held at most."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class _Nowhere:
@@ -233,14 +264,29 @@ class _Nowhere:
 def _check_output(source: Source, asked: Asked) -> None:
     out = Path(asked.output)
     if asked.output == "-":
+        if asked.review:
+            _check_review(source, asked)
         return
     if asked.no_clobber and out.exists():
         raise OutputError(f"-o {out} exists and --no-clobber leaves it alone; choose another name.")
+    if asked.review:
+        _check_review(source, asked)
     inside = [
         path for path in source.paths if path.resolve() == out.resolve() or (out.is_dir() and path.resolve().is_relative_to(out.resolve()))
     ]
     if inside:
         raise UsageError(f"-o {asked.output} is one of the inputs; write to another {'folder' if is_folder(asked.output) else 'file'}.")
+
+
+def _check_review(source: Source, asked: Asked) -> None:
+    file = Path(asked.review or "")
+    output_form(str(file), None, option="--review")
+    if not file.absolute().parent.is_dir():
+        raise OutputError(f"--review {file}: there is no folder {file.parent}; make it with 'mkdir -p {file.parent}'.")
+    if asked.no_clobber and file.exists():
+        raise OutputError(f"--review {file} exists and --no-clobber leaves it alone; choose another name.")
+    if file.resolve() in {Path(asked.output).resolve(), *(path.resolve() for path in source.paths)}:
+        raise UsageError(f"--review {file} is the output or one of the inputs; write to another file.")
 
 
 def _told(batches: Iterator[Batch], talk: Talk) -> Iterator[Batch]:
@@ -261,45 +307,18 @@ def _plan(source: Source, first: Batch, adapter: adapters.Adapter, asked: Asked,
         )
     keep = [name for name in columns if name not in taken]
     if asked.keep is not None:
-        wanted = {find(name.strip(), columns, "--keep", source.name) for name in asked.keep.split(",") if name.strip()}
-        keep = [name for name in keep if name in wanted]
-    text = _text(source, first, adapter, asked, talk)
-    return Plan(text, asked.top_k, asked.min_confidence, tuple(keep), form.format in ("csv", "tsv"), asked.dedupe)
-
-
-def _text(source: Source, first: Batch, adapter: adapters.Adapter, asked: Asked, talk: Talk) -> tuple[str | None, ...]:
-    """Which column of the catalog stands for each text column of the adapter."""
-    columns, wanted = first.columns, adapter.manifest.text
-    mapped = _mapping(asked.text, wanted, columns, source.name)
-    matched: list[str | None] = []
-    for trained in wanted:
-        same = alike(trained, columns)
-        column = mapped.get(trained) or (same[0] if len(same) == 1 else None)
-        if column is None and not asked.allow_missing:
-            raise ProductsError(
-                f"{source.name} has no column {trained!r}, which the adapter reads; say which one it is with --text {trained}=COLUMN "
-                f"or pass --allow-missing; its columns are {listed(columns, 30)}."
-            )
-        if column is not None and column != trained:
-            talk.say(f"text {trained!r} is read from {column!r}")
-        if column is not None and not is_textual(first.type_of(column)):
-            raise ProductsError(
-                f"{source.name}: the cells of {column!r} are {first.type_of(column)}, not text; map another with --text {trained}=COLUMN."
-            )
-        matched.append(column)
-    if not any(matched):
-        raise ProductsError(f"{source.name} has none of the adapter's text columns {listed(wanted)}; name them with --text TRAINED=COLUMN.")
-    return tuple(matched)
-
-
-def _mapping(text: Sequence[str], wanted: Sequence[str], columns: Sequence[str], where: str) -> dict[str, str]:
-    asked = {}
-    for pair in text:
-        trained, equals, column = pair.partition("=")
-        if not equals:
-            raise UsageError(f"--text {pair}: write TRAINED=COLUMN, for example --text {wanted[0]}={pair}.")
-        asked[find(trained, wanted, "--text", "the adapter")] = find(column, columns, "--text", where)
-    return asked
+        named = {find(name.strip(), columns, "--keep", source.name) for name in asked.keep.split(",") if name.strip()}
+        keep = [name for name in keep if name in named]
+    types = {column: first.type_of(column) for column in columns}
+    text = match_text(source.name, types, adapter.manifest.text, asked.text, allow_missing=asked.allow_missing, talk=talk)
+    return Plan(
+        text,
+        asked.top_k,
+        asked.min_confidence,
+        keep=tuple(keep),
+        alternatives_as_json=form.format in ("csv", "tsv"),
+        dedupe=asked.dedupe,
+    )
 
 
 def _mark(ready: Prepared) -> dict[str, str]:
@@ -333,6 +352,36 @@ def _kept(parts: Parts, talk: Talk) -> Iterator[None]:
         if rows and isinstance(error, KeyboardInterrupt | Terminated):
             talk.warn(f"{rows:,} labeled rows are kept beside {parts.out}")
         raise
+
+
+# --- --review ------------------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _spills(asked: Asked) -> Iterator[Path]:
+    """A folder for rows that wait for the review, where the output has none of its own."""
+    if asked.review is None:
+        yield Path()
+        return
+    with writing(asked.review, "--review"):
+        folder = places.beside(Path(asked.review).absolute().with_suffix(".spills"))
+        folder.mkdir()
+    try:
+        yield folder
+    finally:
+        places.remove(folder)
+
+
+def _review(ready: Prepared, spills: Path, done: int = 0) -> Review | None:
+    if ready.asked.review is None:
+        return None
+    return Review(ready.asked.review, output_form(ready.asked.review, None), CONFIDENCE, spills, done)
+
+
+def _finish_review(review: Review | None, ready: Prepared) -> None:
+    if review is not None:
+        keep = [name for name in ready.nothing.columns if ready.plan.keep is None or name in ready.plan.keep]
+        review.finish(keep, ready.nothing, no_rows(ready.plan))
 
 
 # --- --previous ----------------------------------------------------------------------------------------------------------------------
@@ -406,8 +455,13 @@ def _show(summary: Summary, ready: Prepared, as_json: bool, talk: Talk) -> None:
     talk.say(f"{summary.rows:,} rows labeled in {summary.seconds:.1f} s ({speed:,.0f} rows/s, {labeler.variant} on {labeler.provider})")
     if asked.previous:
         talk.say(f"{summary.taken_over:,} rows taken over from {asked.previous}, {summary.rows - summary.taken_over:,} labeled")
-    if asked.min_confidence:
-        talk.say(f"{summary.below:,} rows are below --min-confidence {asked.min_confidence:g}: their {PREDICTED} is null")
+    if asked.precision is not None or asked.min_confidence:
+        below = (
+            f"--min-confidence {asked.min_confidence:g}" if asked.precision is None else f"what --precision {asked.precision:g} asks for"
+        )
+        talk.say(f"{summary.below:,} rows are below {below}: their {PREDICTED} is null")
+    if asked.review:
+        talk.say(f"those rows, the surest last: {asked.review}")
     if summary.cut:
         tokens = ready.adapter.manifest.max_tokens
         talk.warn(

@@ -1,56 +1,162 @@
-"""``catcli report``: how good an adapter is."""
+"""``catcli report``: how good an adapter is, on the rows that its fit held out or on new ones; several side by side."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+from pydantic import TypeAdapter
 from rich.console import Group, RenderableType
 
 from catcli import adapter as adapters
+from catcli import places
 from catcli.commands.talk import Talk
-from catcli.evaluation.heldout import HeldOut
-from catcli.evaluation.metrics import Metrics
-from catcli.reporting import tables
-from catcli.runtime.blend import mix
+from catcli.errors import UsageError, listed
+from catcli.evaluation.metrics import Demand, Evaluation, Fresh, Held, SideBySide, check_demands
+from catcli.products.write import writing
+from catcli.recipe import check_device
+from catcli.reporting import sentences, tables
 
 
-def report(name: str | None = None, *, as_json: bool = False, talk: Talk | None = None) -> Metrics:
-    """Show what the adapter ``name``, or the newest of the store, reached on its held-out rows."""
-    talk = talk or Talk.silent()
-    chosen = adapters.named(name) if name else adapters.newest()
-    metrics = Metrics.load(chosen.file("metrics.json"))
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for, as the options have it; ``on`` names labeled rows, ``label`` and ``text`` their columns."""
+
+    on: str | None = None
+    label: str | None = None
+    text: Sequence[str] = ()
+    html: Path | None = None
+    require: Sequence[str] = ()
+    device: str = "auto"
+    variant: str = "auto"
+    input_format: str | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
+
+    def check(self, names: Sequence[str]) -> None:
+        """Stop at options that mean nothing together."""
+        check_device(self.device)
+        if len(names) > 1 and (self.on or self.html or self.require):
+            option = "--on" if self.on else "--html" if self.html else "--require"
+            raise UsageError(f"{option} is of one adapter; name one of {listed(names)}.")
+        for option, value in (("--label", self.label), ("--text", self.text)):
+            if value and not self.on:
+                raise UsageError(f"{option} names a column of the rows that --on gives; add --on LABELED.")
+
+
+def report(
+    names: Sequence[str] = (), asked: Asked | None = None, *, as_json: bool = False, talk: Talk | None = None
+) -> Evaluation | SideBySide:
+    """Show what the adapters ``names``, or the newest of the store, reach.
+
+    Raises:
+        CatcliError: something that the user can mend.
+        GateMissed: a score is below what is required; it was shown all the same.
+    """
+    # scikit-learn takes a second to import: not before the options are known to be good.
+    asked, talk = asked or Asked(), talk or Talk.silent()
+    asked.check(names)
+    demands = tuple(map(Demand.of, asked.require))
+    chosen = [adapters.named(name) for name in names] or [adapters.newest()]
+    if not names:
+        talk.say(f"the newest adapter of {adapters.store()}: {chosen[0].name}")
+    from catcli.commands.scoring import LabeledFile, held_out, on_rows, side_by_side
+
+    told: Held | Fresh | SideBySide
+    if len(chosen) > 1:
+        told = side_by_side(chosen)
+        talk.out.print(told.model_dump_json() if as_json else Group(*_beside(told)), soft_wrap=True)
+        return told
+    talk.detail(f"{chosen[0].folder.resolve()}, made {chosen[0].manifest.created:%Y-%m-%d %H:%M} UTC")
+    if asked.on:
+        how = (asked.label, asked.text, asked.device, asked.variant, asked.input_format, asked.delimiter, asked.encoding)
+        view = on_rows(chosen[0], LabeledFile(asked.on, *how), talk)
+    else:
+        view = held_out(chosen[0])
+    told = view.told
+    if asked.html:
+        from catcli.reporting.page import page
+
+        html = page(view.adapter.name, told, view.names, view.texts, view.probabilities, view.outcomes)
+        with writing(str(asked.html)), places.whole(asked.html) as file:
+            file.write_text(html, encoding="utf-8")
+        talk.say(f"written: {asked.html}")
     if as_json:
-        print(
-            json.dumps({"adapter": str(chosen.folder), "created": chosen.manifest.created.isoformat(), **metrics.model_dump(mode="json")})
-        )
-        return metrics
-    if name is None:
-        talk.say(f"the newest adapter of {adapters.store()}: {chosen.name}")
-    talk.detail(f"{chosen.folder.resolve()}, made {chosen.manifest.created:%Y-%m-%d %H:%M} UTC")
-    examples = confused_examples(chosen)
-    took = metrics.training
-    parts: list[RenderableType] = [
-        tables.overall(metrics),
-        tables.averages(metrics),
-        tables.per_category(metrics.blend),
-        *([tables.confusions(metrics.blend, examples)] if metrics.blend.confusions else []),
-        tables.parity(metrics),
-        f"int8 {metrics.int8.reason}",
-        f"{took.lora_rows:,} rows trained {took.trained:,} of {took.total:,} parameters on {took.device}",
-        f"{took.seconds:.0f} s in all: LoRA {took.lora_seconds:.0f} s, the linear model {took.linear_seconds:.1f} s, the rest export",
+        print(told.model_dump_json())
+    else:
+        talk.out.print(Group(*(_fresh(told) if isinstance(told, Fresh) else _held(told))))
+    check_demands(told, demands, f"{chosen[0].folder} does not pass.")
+    return told
+
+
+def schema() -> None:
+    """Print what every name of ``--json`` means, as JSON Schema."""
+    print(json.dumps(TypeAdapter(Held | Fresh | SideBySide).json_schema(mode="serialization"), indent=2))
+
+
+def _told(told: Evaluation) -> list[RenderableType]:
+    """What is said of any rows, before the tables."""
+    compared = (sentences.comparison(found) for found in (told.against_linear, told.against_lora))
+    return [sentences.headline(told) + "\n", tables.overall(told), "", *compared]
+
+
+def _detailed(told: Evaluation) -> list[RenderableType]:
+    """The tables of any rows."""
+    holding = [one for one in told.category_promises if any(made.threshold is not None for made in one.promises)]
+    return [
+        "",
+        tables.contract(told.promises),
+        *([tables.category_contract(holding)] if holding else []),
+        *(sentences.calibration(variant, found) for variant, found in told.calibration.items()),
+        "",
+        tables.per_category(told.blend),
+        *([tables.confusions(told.blend)] if told.blend.confusions else []),
     ]
-    talk.out.print(Group(*parts))
-    return metrics
 
 
-def confused_examples(adapter: adapters.Adapter) -> Mapping[tuple[str, str], str]:
-    """A test row's text for every pair of its category and the wrong one that the adapter gave it."""
-    names = adapter.manifest.categories
-    test = HeldOut.load(adapter.file("heldout.parquet"), names).part("test")
-    scores = mix(test.lora, test.linear, adapter.manifest.blend)
-    found: dict[tuple[str, str], str] = {}
-    for text, truth, predicted in zip(test.texts, test.classes, scores.argmax(1), strict=True):
-        if truth != predicted:
-            found.setdefault((names[truth], names[predicted]), text)
-    return found
+def _held(told: Held) -> list[RenderableType]:
+    took, rows = told.training, told.rows
+    missing = [made for made in told.promises if made.missing]
+    each = round((rows.train + rows.validation + rows.test) / missing[0].products) if missing else 0
+    return [
+        *_told(told),
+        *([sentences.random_split(told.random_split)] if told.random_split else []),
+        *_detailed(told),
+        *([f"one labeled row in {each} is a product that chooses: each one missing takes about {each} more rows"] if missing else []),
+        tables.parity(told),
+        f"int8 {told.int8.reason}",
+        f"{took.lora_rows:,} rows trained {took.trained:,} of {took.total:,} parameters on {took.device}",
+        f"{took.seconds:.0f} s in all: LoRA {took.lora_seconds:.0f} s, the linear model {took.linear_seconds:.1f} s, the rest export and "
+        f"scoring; at most {took.peak_memory / 2**20:,.0f} MiB of memory",
+    ]
+
+
+def _fresh(told: Fresh) -> list[RenderableType]:
+    said: list[RenderableType] = []
+    if told.unlabeled:
+        said.append(f"{told.unlabeled:,} rows have no category and are left out")
+    if told.unknown_categories:
+        rows = sum(one.rows for one in told.unknown_categories)
+        names = listed((f"{one.category} ({one.rows:,})" for one in told.unknown_categories), 5)
+        said.append(
+            f"{rows:,} rows are of {len(told.unknown_categories):,} categories that the adapter does not know, and count as wrong: {names}"
+        )
+    return [*_told(told), *said, *_detailed(told), tables.found(told.recalibrated)]
+
+
+def _beside(told: SideBySide) -> list[RenderableType]:
+    from catcli.commands.scoring import short_names
+
+    names = short_names([Path(one.adapter) for one in told.adapters])
+    counts = ", ".join(f"{one.test_rows:,}" for one in told.adapters)
+    if told.comparisons:
+        said = f"on {told.shared_rows:,} test rows that all share, of {counts}"
+    else:
+        said = (
+            f"each on its own test rows ({counts}): they share {told.shared_rows:,}, too few to compare; fit them on the same file, "
+            "columns and --split-seed, or score each with --on"
+        )
+    table = tables.side_by_side({name: one.blend for name, one in zip(names, told.adapters, strict=True)})
+    return [table, said, *map(sentences.comparison, told.comparisons)]

@@ -19,12 +19,13 @@ from catcli.runtime.blend import Array
 class HeldOut:
     """Held-out rows.
 
-    ``parts`` says ``validation`` or ``test`` of each. ``lora`` and ``linear`` are logits *(rows, classes)*, the former those of the variant
-    that serves.
+    ``parts`` says ``validation`` or ``test`` of each, ``products`` *(rows,)* holds hashes of their products' keys. ``lora`` and ``linear``
+    are logits *(rows, classes)*, the former those of the variant that serves.
     """
 
     texts: list[str]
     parts: list[str]
+    products: npt.NDArray[np.uint64]
     classes: npt.NDArray[np.int64]
     lora: Array
     linear: Array
@@ -36,6 +37,7 @@ class HeldOut:
             {
                 "text": self.texts,
                 "part": self.parts,
+                "product": pl.Series(self.products, dtype=pl.UInt64),
                 "category": [names[number] for number in self.classes],
                 "lora_logits": pl.Series(self.lora, dtype=logits),
                 "linear_logits": pl.Series(self.linear, dtype=logits),
@@ -48,10 +50,10 @@ class HeldOut:
         frame = pl.read_parquet(file)
         classes = Categories(tuple(names)).numbers(frame["category"].to_list())
         logits = (frame["lora_logits"].to_numpy(), frame["linear_logits"].to_numpy())
-        return cls(frame["text"].to_list(), frame["part"].to_list(), classes, *logits)
+        return cls(frame["text"].to_list(), frame["part"].to_list(), frame["product"].to_numpy(), classes, *logits)
 
     def part(self, name: str) -> Self:
         """The rows of one part."""
         rows = np.flatnonzero(np.array(self.parts) == name)
         texts, parts = [self.texts[row] for row in rows], [name] * len(rows)
-        return type(self)(texts, parts, self.classes[rows], self.lora[rows], self.linear[rows])
+        return type(self)(texts, parts, self.products[rows], self.classes[rows], self.lora[rows], self.linear[rows])

@@ -1,71 +1,104 @@
-"""Scores *(rows, classes)* and truth → the numbers of a report. Pure functions; what is undefined is None."""
+"""Outcomes → the numbers of a report. Pure functions; what is undefined is None."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
-from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
+from scipy import stats
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from catcli.evaluation.calibration import log_loss
-from catcli.evaluation.metrics import Average, CategoryScores, Confusion, Scores
-from catcli.runtime.blend import Array, softmax
+from catcli.evaluation.metrics import CategoryScores, Comparison, Confusion, Estimate, Scores
+from catcli.evaluation.resampling import Floats, Outcomes, as_it_stands, estimate, replicates
+from catcli.runtime.blend import Array
 
-Classes = npt.NDArray[np.int64]
+MOST_CONFUSIONS = 200
+"""Wrong pairs that are kept, the most frequent first."""
+
+Disagreeing = Mapping[tuple[int, int], int]
+"""For two classes, the smaller number first: how many texts the labeled rows have under both."""
 
 
-def evaluate(scores: Array, truth: Classes, names: Sequence[str]) -> Scores:
-    """Score logits (or log-probabilities) *(rows, classes)* against class numbers *(rows,)*; at least one row.
-
-    Macro averages are means over the categories that ``truth`` holds, weighted ones weigh them by their rows, as scikit-learn's
-    ``precision_recall_fscore_support`` has them with ``labels`` so restricted and a precision without predictions taken as 0.
-    """
-    predicted = scores.argmax(1)
-    present = np.unique(truth)
-    averages = {}
-    for how in ("macro", "weighted"):
-        precision, recall, f1, _ = precision_recall_fscore_support(truth, predicted, labels=present, average=how, zero_division=0)
-        averages[how] = Average(precision=float(precision), recall=float(recall), f1=float(f1))
+def evaluate(probabilities: Array, outcomes: Outcomes, names: Sequence[str], disagreeing: Disagreeing | None = None) -> Scores:
+    """Score probabilities *(rows, classes)*, whose ``outcomes`` these are; ``names`` has every class of the rows, known or not."""
+    point, drawn = as_it_stands(outcomes), replicates(outcomes)
+    metrics = {name: estimate(float(values[0]), drawn.metrics[name], outcomes.products) for name, values in point.metrics.items()}
     return Scores(
-        rows=len(truth),
-        accuracy=float((predicted == truth).mean()),
-        macro=averages["macro"],
-        weighted=averages["weighted"],
-        log_loss=log_loss(scores, truth),
-        categories=_categories(scores, predicted, truth, names),
-        confusions=confusions(predicted, truth, names),
+        **metrics,
+        categories=_categories(probabilities, outcomes, names, point.f1[:, 0], drawn.f1),
+        confusions=confusions(outcomes, names, disagreeing or {}),
     )
 
 
-def _categories(scores: Array, predicted: Classes, truth: Classes, names: Sequence[str]) -> tuple[CategoryScores, ...]:
-    probabilities = softmax(scores)
-    numbers = np.arange(len(names))
-    precision, recall, f1, support = precision_recall_fscore_support(truth, predicted, labels=numbers, zero_division=np.nan)
+def _categories(probabilities: Array, outcomes: Outcomes, names: Sequence[str], f1: Floats, drawn: Floats) -> tuple[CategoryScores, ...]:
     found = []
-    for number in np.flatnonzero((support > 0) | np.isin(numbers, predicted)):
-        mine = truth == number
+    for place, number in enumerate(outcomes.present):
+        mine, labeled = outcomes.truth == number, outcomes.predicted == number
+        hits = int((mine & labeled).sum())
+        known = number < probabilities.shape[1]
+        products = len(np.unique(outcomes.product[mine | labeled]))
         found.append(
             CategoryScores(
                 category=names[int(number)],
-                support=int(support[number]),
-                precision=_defined(precision[number]),
-                recall=_defined(recall[number]),
-                f1=_defined(f1[number]),
-                roc_auc=float(roc_auc_score(mine, probabilities[:, number])) if 0 < mine.sum() < len(mine) else None,
+                support=int(mine.sum()),
+                precision=hits / int(labeled.sum()) if labeled.any() else None,
+                recall=hits / int(mine.sum()) if mine.any() else None,
+                f1=estimate(float(f1[place]), drawn[place], products),
+                roc_auc=float(roc_auc_score(mine, probabilities[:, number])) if known and 0 < mine.sum() < len(mine) else None,
+                average_precision=float(average_precision_score(mine, probabilities[:, number])) if known and mine.any() else None,
             )
         )
     return tuple(found)
 
 
-def _defined(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def confusions(predicted: Classes, truth: Classes, names: Sequence[str], most: int = 50) -> tuple[Confusion, ...]:
+def confusions(outcomes: Outcomes, names: Sequence[str], disagreeing: Disagreeing) -> tuple[Confusion, ...]:
     """Pairs of a category and the wrong one that its rows were labeled with, the most frequent first."""
-    wrong = predicted != truth
-    pairs = Counter(zip(truth[wrong].tolist(), predicted[wrong].tolist(), strict=True))
+    wrong = ~outcomes.right
+    pairs = Counter(zip(outcomes.truth[wrong].tolist(), outcomes.predicted[wrong].tolist(), strict=True))
     ordered = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
-    return tuple(Confusion(truth=names[true], predicted=names[false], rows=rows) for (true, false), rows in ordered[:most])
+    return tuple(
+        Confusion(
+            truth=names[true], predicted=names[false], rows=rows, disagreeing=disagreeing.get((min(true, false), max(true, false)), 0)
+        )
+        for (true, false), rows in ordered[:MOST_CONFUSIONS]
+    )
+
+
+def compare(first: Outcomes, second: Outcomes, of: str, against: str) -> Comparison:
+    """``first`` less ``second``, both of the same rows, with intervals of the differences.
+
+    The test is McNemar's (1947, "Note on the sampling error of the difference between correlated proportions or percentages") in its exact
+    form, between products of which one model labels more rows right and those of which the other does.
+    """
+    points = as_it_stands(first), as_it_stands(second)
+    drawn = replicates(first), replicates(second)
+
+    def difference(metric: str) -> Estimate:
+        value = float(points[0].metrics[metric][0] - points[1].metrics[metric][0])
+        low, high = np.quantile(drawn[0].metrics[metric] - drawn[1].metrics[metric], (0.025, 0.975))
+        return Estimate(value=value, low=float(min(low, value)), high=float(max(high, value)))
+
+    balance = np.bincount(first.product, first.right.astype(int) - second.right.astype(int), first.products)
+    better, worse = int((balance > 0).sum()), int((balance < 0).sum())
+    p_value = float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    return Comparison(
+        of=of,
+        against=against,
+        rows=len(first.truth),
+        accuracy=difference("accuracy"),
+        macro_f1=difference("macro_f1"),
+        better=better,
+        worse=worse,
+        p_value=p_value,
+    )
+
+
+def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons with p-values that hold together (Holm 1979, "A simple sequentially rejective multiple test procedure")."""
+    order = sorted(range(len(comparisons)), key=lambda place: comparisons[place].p_value)
+    found, largest = list(comparisons), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, comparisons[place].p_value * (len(comparisons) - rank)))
+        found[place] = comparisons[place].model_copy(update={"p_value": largest})
+    return found

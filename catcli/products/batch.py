@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from catcli.errors import ProductsError, listed
@@ -72,6 +74,12 @@ class Batch:
             return _series(column, self.rows.column(column).slice(0, 0)).dtype
         except ProductsError:
             return pl.Object()
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Batch:
+        """Some of the rows, by number; what was counted or noted stays behind."""
+        lines = None if self.lines is None else [self.lines[row] for row in rows]
+        taken = self.rows[rows] if isinstance(self.rows, pl.DataFrame) else self.rows.take(rows)
+        return replace(self, rows=taken, lines=lines, short=0, note="")
 
     def slice(self, start: int, count: int | None = None) -> Batch:
         """The rows from number ``start`` on, at most ``count``; what was counted or noted goes with the first row."""

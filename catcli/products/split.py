@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 FEWEST = 5
-"""Products that a category needs to be in all three parts; with fewer it is trained on and not scored."""
+"""Products that a category needs to be in all three parts; those with fewer are held out together, in proportion to all of them."""
 
 MOST_HELD = 5_000
 """Rows of each held-out part, about: an accuracy of .9 is then known to within .008. More of them learn more than they tell."""
@@ -24,7 +25,7 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of each part, and the classes with too few products to be held out."""
+    """Row numbers of each part, and the classes with too few products to be in all of them for certain."""
 
     train: Rows
     validation: Rows
@@ -42,15 +43,26 @@ def text_key(text: str) -> str:
     return " ".join(re.sub(r"[\W_]+", " ", text.lower()).split())
 
 
+def product_keys(texts: Sequence[str], group: pl.Series | None) -> list[str]:
+    """What tells each row's product: its cell of the column ``group``, else its text."""
+    keys = [text_key(text) for text in texts]
+    if group is None:
+        return keys
+    named = group.cast(pl.String).to_list()
+    return [f"group {name}" if name is not None else key for name, key in zip(named, keys, strict=True)]
+
+
 def split(keys: Sequence[str], classes: npt.NDArray[np.int64], shares: tuple[int, int, int], seed: int, most: int = MOST_HELD) -> Split:
     """Rows by product key: within each category the keys are ranked by a hash of key and ``seed`` and cut in ``shares`` per cent.
 
     All rows of a key fall in one part; a key with rows of several categories ranks in the one that most of them name. Every part of a
-    category with at least `FEWEST` keys gets one key or more; keys with a row of a rarer category train. Since a rank depends on the keys'
-    own hashes alone, new rows move few old ones. Of very many rows no more than about ``most`` are held out for each part.
+    category with at least `FEWEST` keys gets one key or more. The rarer ones are cut as if they were one category, each keeping a key to
+    train: left out, they would be missing from every score, threshold and confidence, and a merchant's catalog has them. Since a rank
+    depends on the keys' own hashes alone, new rows move few old ones. Of very many rows no more than about ``most`` are held out for each
+    part.
     """
     # Equal keys have equal hashes; of different ones, 64 bits make two alike once in ten million runs of two million keys.
-    hashes = np.fromiter((_rank(key, seed) for key in keys), dtype=np.uint64, count=len(keys))
+    hashes = np.fromiter((key_hash(key, seed) for key in keys), dtype=np.uint64, count=len(keys))
     ranked, key_of = np.unique(hashes, return_inverse=True)  # a key's number is its rank
     count = int(classes.max()) + 1
     pairs, times = np.unique(key_of * count + classes, return_counts=True)
@@ -61,11 +73,16 @@ def split(keys: Sequence[str], classes: npt.NDArray[np.int64], shares: tuple[int
     free = np.flatnonzero(~blocked)
     order = free[np.argsort(major[free], kind="stable")]
     _, begin, sizes = np.unique(major[order], return_index=True, return_counts=True)
-    test = np.minimum(np.maximum(1, np.rint(sizes * _scaled(shares[2], len(keys), count, most))), sizes - 2)
-    validation = np.minimum(np.maximum(1, np.rint(sizes * _scaled(shares[1], len(keys), count, most))), sizes - test - 1)
+    to_choose, to_score = (_scaled(share, len(keys), count, most) for share in shares[1:])
+    test = np.minimum(np.maximum(1, np.rint(sizes * to_score)), sizes - 2)
+    validation = np.minimum(np.maximum(1, np.rint(sizes * to_choose)), sizes - test - 1)
     within = np.arange(len(order)) - np.repeat(begin, sizes)
     part = np.zeros(len(ranked), np.int64)
     part[order] = np.where(within < np.repeat(test, sizes), 2, np.where(within < np.repeat(test + validation, sizes), 1, 0))
+    if len(free):
+        pool, whole = _pool(named_key, named_class, blocked), int(blocked.sum())
+        tested, chosen = (min(round(share * whole), len(pool) // 3) for share in (to_score, to_choose))
+        part[pool[:tested]], part[pool[tested : tested + chosen]] = 2, 1
     train, choose, score = (np.flatnonzero(part[key_of] == number) for number in range(3))
     return Split(train, choose, score, tuple(int(number) for number in rare))
 
@@ -87,11 +104,21 @@ def _rare(keys: Rows, classes: Rows, major: Rows, present: Rows, count: int) -> 
         rare = found
 
 
+def _pool(keys: Rows, classes: Rows, blocked: npt.NDArray[np.bool_]) -> Rows:
+    """The keys of rare classes that may be held out, by rank: those of one class alone, and not the last that it has."""
+    alone = np.bincount(keys, minlength=len(blocked)) == 1
+    candidates = np.flatnonzero(blocked[keys] & alone[keys])
+    order = candidates[np.lexsort((keys[candidates], classes[candidates]))]
+    last = np.append(classes[order][1:] != classes[order][:-1], True)[: len(order)]
+    return np.sort(keys[order[~last]])
+
+
 def _scaled(share: int, rows: int, classes: int, most: int) -> float:
     """The share of a category's keys that is held out."""
     return min(share / 100, most / rows, MOST_LOGITS / (rows * classes))
 
 
-def _rank(key: str, seed: int) -> int:
+def key_hash(key: str, seed: int = 0) -> int:
+    """64 bits that stand for a product's key."""
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16, salt=seed.to_bytes(8, "little")).digest()
     return int.from_bytes(digest[:8], "big")

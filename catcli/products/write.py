@@ -62,7 +62,7 @@ class Sink(Protocol):
         """Let go of the file, which nobody will read."""
 
 
-def output_form(out: str, asked: str | None, beside: OutputFormat = "csv") -> Form:
+def output_form(out: str, asked: str | None, beside: OutputFormat = "csv", option: str = "-o") -> Form:
     """The form of ``out``: asked for, or told by its ending; CSV on standard output, and ``beside`` for a folder.
 
     Raises:
@@ -77,12 +77,12 @@ def output_form(out: str, asked: str | None, beside: OutputFormat = "csv") -> Fo
         found = beside
     if found not in get_args(OutputFormat):
         endings = ", ".join(ending for ending, kind in ENDINGS.items() if kind in get_args(OutputFormat))
-        raise UsageError(f"-o {out}: the ending names no format that catcli writes ({endings}); rename it or pass --format.")
+        raise UsageError(f"{option} {out}: the ending names no format that catcli writes ({endings}); rename it or pass --format.")
     form = Form(cast(OutputFormat, found), packing)
     if not form.is_text and out == "-":
         raise UsageError(f"--format {found} needs a file to write to; standard output takes csv, tsv or jsonl.")
     if not form.is_text and packing:
-        raise UsageError(f"-o {out}: {found} is compressed inside; leave {packing} out.")
+        raise UsageError(f"{option} {out}: {found} is compressed inside; leave {packing} out.")
     return form
 
 
@@ -98,7 +98,7 @@ def is_pipe(out: str) -> bool:
 
 
 @contextmanager
-def writing(out: str) -> Iterator[None]:
+def writing(out: str, option: str = "-o") -> Iterator[None]:
     """Turn what a disk or a format refuses into a sentence.
 
     Raises:
@@ -110,11 +110,11 @@ def writing(out: str) -> Iterator[None]:
         raise
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise OutputError(f"-o {out}: the disk is full; free some space and run the same line again.") from error
-        raise OutputError(f"-o {out} cannot be written: {error.strerror or error}.") from error
+            raise OutputError(f"{option} {out}: the disk is full; free some space and run the same line again.") from error
+        raise OutputError(f"{option} {out} cannot be written: {error.strerror or error}.") from error
     except pl.exceptions.PanicException as error:  # how polars' writers meet a type that they do not know
         raise OutputError(
-            f"-o {out}: its format cannot hold a column of this type ({error}); write Parquet, or leave the column out with --keep."
+            f"{option} {out}: its format cannot hold a column of this type ({error}); write Parquet, or leave the column out with --keep."
         ) from error
 
 
@@ -254,7 +254,7 @@ class _Lines:
 
     def write(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> None:
         if self._form == "jsonl":
-            self._file.write(_spliced(rows, keep, added) if rows.lines is not None else _json(_beside(rows, keep, added)))
+            self._file.write(spliced(rows, keep, added) if rows.lines is not None else _json(_beside(rows, keep, added)))
             return
         separator = "\t" if self._form == "tsv" else ","
         self._file.write(flat(_beside(rows, keep, added)).write_csv(include_header=self._header, separator=separator).encode())
@@ -275,9 +275,11 @@ def _json(frame: pl.DataFrame) -> bytes:
     return without_bytes(frame).write_ndjson().encode()
 
 
-def _spliced(rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> bytes:
+def spliced(rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> bytes:
     """The lines as they came in, what was added before their closing brace: no number or key of theirs is written anew."""
     lines, dropped = rows.lines or [], set(rows.columns) - set(keep)
+    if not added.columns and not dropped:
+        return b"".join(line + b"\n" for line in lines)
     if dropped:
         parsed = (json.loads(line) for line in lines)
         kept = ({name: row[name] for name in row if name not in dropped} for row in parsed)

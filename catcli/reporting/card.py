@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
+from huggingface_hub import EvalResult, ModelCardData
+
 from catcli.adapter import Manifest
-from catcli.evaluation.metrics import Metrics, Scores
+from catcli.evaluation.metrics import TITLES, Metrics
 from catcli.recipe import Recipe
-from catcli.reporting.tables import MODELS, share
+from catcli.reporting import sentences
+from catcli.reporting.tables import MODELS
 
 REFIT = "The models in this folder have since learned from all labeled rows in the same way; the scores are those of the held-out run."
+
+IN_FRONT = ("accuracy", "macro_f1", "weighted_f1", "log_loss")
+"""The metrics that the hub shows."""
+
+
+def front_matter(name: str, manifest: Manifest, metrics: Metrics) -> str:
+    """The YAML that the Hugging Face hub reads, with the blend's scores as a ``model-index``."""
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            task_name="Product categorization",
+            dataset_type="held-out",
+            dataset_name=f"{metrics.scored_rows:,} held-out rows of the labeled products",
+            metric_type=metric,
+            metric_name=TITLES[metric],
+            metric_value=round(getattr(metrics.blend, metric).value, 4),
+        )
+        for metric in IN_FRONT
+    ]
+    data = ModelCardData(
+        model_name=name,
+        base_model=manifest.base.hub,
+        library_name="peft",
+        pipeline_tag="text-classification",
+        tags=["catcli", manifest.method, "product-categorization"],
+        eval_results=results,
+    )
+    return str(data.to_yaml())
 
 
 def model_card(name: str, manifest: Manifest, metrics: Metrics, recipe: Recipe) -> str:
     """Markdown with the front matter that the Hugging Face hub reads."""
-    lines = []
-    for key, title in MODELS.items():
-        scores: Scores = getattr(metrics, key)
-        lines.append(f"| {title} | {share(scores.accuracy)} | {share(scores.macro.f1)} | {share(scores.weighted.f1)} |")
-    rows, rare = metrics.rows, len(metrics.rare_categories)
+    rows, rare, training = metrics.rows, len(metrics.rare_categories), metrics.training
     labeled = rows.train + rows.validation + rows.test
+    split = sentences.random_split(metrics.random_split) if metrics.random_split else "No product has several rows."
+    calibrated = "\n".join(f"- {sentences.calibration(variant, found)}" for variant, found in metrics.calibration.items())
+    versions = ", ".join(f"{package} {version}" for package, version in manifest.versions.items())
     return f"""---
-base_model: {manifest.base.hub}
-library_name: peft
-pipeline_tag: text-classification
-tags: [catcli, lora, product-categorization]
+{front_matter(name, manifest, metrics)}
 ---
 
 # {name}
@@ -30,27 +57,60 @@ tags: [catcli, lora, product-categorization]
 Labels products with one of {len(manifest.categories):,} categories from {", ".join(f"`{column}`" for column in manifest.text)}.
 Made by catcli {manifest.versions.get("catcli", "")} on {manifest.created:%Y-%m-%d} from {labeled:,} labeled rows.
 
-## Scores on {rows.test:,} test rows
+## Scores on {metrics.scored_rows:,} test rows, 95 % intervals
 
-| | accuracy | macro F1 | weighted F1 |
+| | {" | ".join(MODELS.values())} |
 |---|--:|--:|--:|
-{chr(10).join(lines)}
+{_scores(metrics)}
+
+{sentences.headline(metrics)} {sentences.comparison(metrics.against_linear)}
 
 The rows were split {"/".join(map(str, recipe.split))} by product: {rows.train:,} trained, {rows.validation:,} chose the epoch, the weights
-of the blend and its temperature, and the test rows were looked at once.
-{f"{rare:,} categories have too few products to be scored." if rare else "Every category is scored."}
+of the blend, its calibration and the thresholds, and the test rows were looked at once. {split}
+{f"{rare:,} categories have too few products for each to be scored; a draw of them is." if rare else "Every category is scored."}
+
+## Confidence
+
+{calibrated}
+
+| to be right | confidence | accepted test rows | right on them |
+|---|--:|--:|---|
+{_contract(metrics)}
 
 ## How it was made
 
-LoRA (rank {recipe.rank}, alpha {recipe.alpha}) in the upper blocks of {manifest.base.hub}: after {metrics.training.passes:.3g} passes over
-{metrics.training.lora_rows:,} rows, at a learning rate of up to {recipe.lr:g}, the validation rows liked it best; beside it one-vs-rest
+LoRA (rank {recipe.rank}, alpha {recipe.alpha}) in the upper blocks of {manifest.base.hub}: after {training.passes:.3g} passes over
+{training.lora_rows:,} rows, at a learning rate of up to {recipe.lr:g}, the validation rows liked it best; beside it one-vs-rest
 support vector machines over words and character n-grams. A product's probabilities are the softmax of
 {manifest.blend.lora:.3f} x LoRA's logits + {manifest.blend.linear:.3f} x the linear model's, with the offset of each category and the
-temperature in `adapter.json`. {REFIT if metrics.training.refit else "The models in this folder are those that were scored."}
+calibration in `adapter.json`. {REFIT if training.refit else "The models in this folder are those that were scored."}
+It took {training.seconds:.0f} s on {training.device} and {training.peak_memory / 2**20:,.0f} MiB of memory.
 
 ## Use
 
     catcli predict catalog.parquet -o labeled.parquet --adapter {name}
 
-It knows only the categories it was trained on: a product of another one gets the nearest of them, often with a low confidence.
+## Limits
+
+It knows only the categories it was trained on: a product of another one gets the nearest of them, often with a low confidence. The scores
+and thresholds hold for products like those it learned from; `catcli report --on` scores it on others.
+
+Versions: {versions}.
 """
+
+
+def _scores(metrics: Metrics) -> str:
+    lines = []
+    for metric, title in TITLES.items():
+        found = [getattr(getattr(metrics, model), metric) for model in MODELS]
+        lines.append(f"| {title} | {' | '.join(f'{one.value:.3f} ({one.low:.3f} to {one.high:.3f})' for one in found)} |")
+    return "\n".join(lines)
+
+
+def _contract(metrics: Metrics) -> str:
+    lines = []
+    for made in metrics.promises:
+        threshold = "none" if made.threshold is None else f"{made.threshold:.3f}"
+        accepted = "–" if made.accepted_in_test is None else sentences.per_cent(made.accepted_in_test)
+        lines.append(f"| {made.precision:.0%} | {threshold} | {accepted} | {sentences.promise(made)} |")
+    return "\n".join(lines)

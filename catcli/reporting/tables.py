@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
 from rich.cells import cell_len, set_cell_size
@@ -12,7 +12,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from catcli.evaluation.metrics import Metrics, Scores
+from catcli.adapter import Threshold
+from catcli.evaluation.metrics import TITLES, CategoryPromises, Estimate, Evaluation, Fresh, Metrics, Promise, Scores
+from catcli.reporting import sentences
 
 MODELS = {"blend": "blend", "lora": "LoRA alone", "linear": "linear alone"}
 """How tables call the three models; the blend is what `predict` labels with."""
@@ -45,7 +47,7 @@ def share(value: float | None) -> str:
 
 
 def table(title: str, *columns: str, names: int = 1) -> Table:
-    """A table whose first ``names`` columns are words and the others numbers."""
+    """An empty table whose first ``names`` columns are words and the others numbers."""
     made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for position, column in enumerate(columns):
         made.add_column(column, justify="left" if position < names else "right", no_wrap=True, overflow="ellipsis")
@@ -62,47 +64,108 @@ def facts(title: str, values: Mapping[str, str]) -> Table:
     return made
 
 
-def overall(metrics: Metrics) -> Group:
-    """Accuracy, F1 and log loss of the blend, LoRA and the linear model, a line each."""
-    count = len(metrics.rare_categories)
-    made = table("Held-out scores", "", "accuracy", "macro F1", "weighted F1", "log loss")
-    for name, title in MODELS.items():
-        scores: Scores = getattr(metrics, name)
-        made.add_row(title, *map(share, (scores.accuracy, scores.macro.f1, scores.weighted.f1, scores.log_loss)))
+SHORT = ("accuracy", "macro_f1", "weighted_f1", "log_loss")
+"""The metrics that a fit ends with; a report has all of `TITLES`."""
+
+
+def estimated(estimate: Estimate) -> str:
+    """A value and its interval in 15 cells."""
+    return f"{estimate.value:.3f} {estimate.low:.2f}–{estimate.high:.2f}"
+
+
+def overall(evaluation: Evaluation, metrics: Iterable[str] = TITLES) -> Group:
+    """Some metrics of the blend, LoRA and the linear model with their 95 % intervals, a line each."""
+    made = table("Scores, 95 % intervals", "", *MODELS.values())
+    for metric in metrics:
+        made.add_row(TITLES[metric], *(estimated(getattr(getattr(evaluation, name), metric)) for name in MODELS))
     # Not the table's own caption, which would break at the table's width.
-    caption = f"{metrics.blend.rows:,} test rows that no scored model learned from" + (
-        f"; {count} rare categories not scored" if count else ""
-    )
-    if metrics.training.refit:
-        caption += "\nwhat is shipped has since learned from all rows in the same way"
-    return Group(made, Text(caption, style="dim italic"))
+    return Group(made, Text(caption(evaluation), style="dim italic"))
 
 
-def averages(metrics: Metrics) -> Table:
-    """Precision and recall as means over the categories (macro) and over the rows (weighted), a line for each model."""
-    made = table("Averages", "", "macro prec.", "macro recall", "weighted prec.", "weighted recall")
-    for name, title in MODELS.items():
-        scores: Scores = getattr(metrics, name)
-        made.add_row(title, *map(share, (scores.macro.precision, scores.macro.recall, scores.weighted.precision, scores.weighted.recall)))
+def caption(evaluation: Evaluation) -> str:
+    """What rows a score is of."""
+    said = f"{evaluation.scored_rows:,} rows of {evaluation.scored_products:,} products"
+    if isinstance(evaluation, Fresh):
+        said += f" of {evaluation.on}; those that the adapter learned from flatter it"
+    if isinstance(evaluation, Metrics):
+        said += " that no scored model learned from"
+        count = len(evaluation.rare_categories)
+        said += f"; {count} rare categories scored by a draw" if count else ""
+        if evaluation.training.refit:
+            said += "\nwhat is shipped has since learned from all rows in the same way"
+    return said
+
+
+def contract(promises: Sequence[Promise]) -> Table:
+    """What may be labeled unseen: for each precision the threshold, the rows above it, and what they came to."""
+    made = table("Precision contract (predict --precision)", "to be right", "confidence", "accepted", "right on the scored rows")
+    for promise in promises:
+        threshold = "–" if promise.threshold is None else f"{promise.threshold:.3f}"
+        accepted = "–" if promise.accepted_in_test is None else sentences.per_cent(promise.accepted_in_test)
+        made.add_row(f"{promise.precision:.0%}", threshold, accepted, sentences.promise(promise))
+    made.columns[3].no_wrap, made.columns[3].justify = False, "left"
+    return made
+
+
+def found(thresholds: Sequence[Threshold]) -> Table:
+    """Thresholds that new rows show."""
+    made = table("Found on these rows: for predict --min-confidence", "to be right", "confidence", "accepted", "")
+    for threshold in thresholds:
+        if threshold.threshold is None or threshold.accepted is None:
+            made.add_row(f"{threshold.precision:.0%}", "–", "–", sentences.unmet(threshold))
+        else:
+            made.add_row(f"{threshold.precision:.0%}", f"{threshold.threshold:.3f}", sentences.per_cent(threshold.accepted), "")
+    made.columns[3].no_wrap, made.columns[3].justify = False, "left"
+    return made
+
+
+def category_contract(categories: Sequence[CategoryPromises]) -> Table:
+    """The same for rows labeled with one category: the highest precision that each holds."""
+    made = table("Categories that hold a precision by themselves (--by-category)", "category", "to be right", "confidence", "accepted")
+    for one in categories:
+        held = [promise for promise in one.promises if promise.threshold is not None]
+        if held:
+            best = held[-1]
+            accepted = "–" if best.accepted_in_test is None else sentences.per_cent(best.accepted_in_test)
+            made.add_row(Text(shortened(one.category)), f"{best.precision:.0%}", f"{best.threshold:.3f}", accepted)
     return made
 
 
 def per_category(scores: Scores) -> Table:
-    """Support, precision, recall, F1 and ROC AUC of each category, the largest first."""
-    made = table("By category", "category", "rows", "precision", "recall", "F1", "ROC AUC")
+    """Support, precision, recall, F1 with its interval, ROC AUC and average precision of each category, the largest first."""
+    made = table("By category", "category", "rows", "prec.", "recall", "F1", "95 %", "AUC", "AP")
+    made.padding = (0, 1, 0, 0)  # nine columns in 80 cells
     for category in sorted(scores.categories, key=lambda found: (-found.support, found.category)):
-        numbers = map(share, (category.precision, category.recall, category.f1, category.roc_auc))
-        made.add_row(Text(shortened(category.category)), f"{category.support:,}", *numbers)
+        f1 = category.f1
+        ends = "–" if f1 is None else f"{f1.low:.2f}–{f1.high:.2f}"
+        numbers = (category.precision, category.recall, None if f1 is None else f1.value)
+        made.add_row(
+            Text(shortened(category.category, 22)),
+            f"{category.support:,}",
+            *map(share, numbers),
+            ends,
+            *map(share, (category.roc_auc, category.average_precision)),
+        )
     return made
 
 
-def confusions(scores: Scores, examples: Mapping[tuple[str, str], str], most: int = 10) -> Table:
+def side_by_side(adapters: Mapping[str, Scores]) -> Table:
+    """Several adapters on the rows that they share, a column each."""
+    made = table("Side by side, 95 % intervals", "", *(shortened(name, 24) for name in adapters))
+    for metric, title in TITLES.items():
+        made.add_row(title, *(estimated(getattr(scores, metric)) for scores in adapters.values()))
+    return made
+
+
+def confusions(scores: Scores, most: int = 10) -> Table:
     """The most frequent wrong pairs, each with a text that was labeled so."""
     made = table("Most confused", "category, and what it was labeled", "for example", "rows", names=2)
     for pair in scores.confusions[:most]:
-        example = examples.get((pair.truth, pair.predicted), "")
+        example = pair.examples[0] if pair.examples else ""
+        if pair.disagreeing:
+            example = f"{pair.disagreeing:,} texts are labeled both ways"
         names = f"{shortened(pair.truth, 42)}\n  → {shortened(pair.predicted, 38)}"
-        made.add_row(Text(names), Text(shortened(example, 26)), f"{pair.rows:,}")
+        made.add_row(Text(names), Text(shortened(example, 30)), f"{pair.rows:,}")
     return made
 
 

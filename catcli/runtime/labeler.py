@@ -14,7 +14,7 @@ import polars as pl
 
 from catcli.adapter import Adapter, Variant
 from catcli.errors import AdapterError, listed
-from catcli.runtime.blend import Array, mix, softmax
+from catcli.runtime.blend import Array, calibrated, mix
 from catcli.runtime.ngrams import LinearModel
 from catcli.runtime.session import CPU, Session, cuda_is_there
 from catcli.runtime.tokens import Tokenizer
@@ -79,7 +79,7 @@ class Labeler:
         self._linear = LinearModel.load(adapter.file("linear.safetensors"))
         self._sizes = {"batch_tokens": batch_tokens, "workers": workers}
         self.variant, self._session = self._open(adapter, device, variant, pl.read_parquet(adapter.file("probe.parquet")))
-        self._temperature = manifest.variants[self.variant].temperature
+        self._confidence = manifest.variants[self.variant].confidence
 
     def _open(self, adapter: Adapter, device: str, asked: str, probe: pl.DataFrame) -> tuple[Variant, Session]:
         """The session of the fastest variant that gives here what it gave where the adapter was made."""
@@ -152,7 +152,7 @@ class Labeler:
 
     def _probabilities(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> Array:
         lora = session_logits(self._tokenizer, self._session, ids, workers=1)
-        return softmax(mix(lora, self._linear.logits(texts), self._blend) / np.float32(self._temperature))
+        return calibrated(mix(lora, self._linear.logits(texts), self._blend), self._confidence)
 
     def label(self, texts: Sequence[str], top_k: int = 1) -> Labels:
         """The ``top_k`` most probable classes of every text. Several threads may call this at once; each call runs on its own."""

@@ -24,6 +24,7 @@ import polars as pl
 
 from catcli.errors import ProductsError
 from catcli.products.batch import Batch
+from catcli.products.review import Review
 from catcli.products.text import composed
 from catcli.products.write import Sink
 from catcli.runtime.labeler import Labeler, Labels
@@ -54,12 +55,14 @@ class Plan:
     """What to do with each row.
 
     ``text`` are the catalog's columns in the order of the adapter's text columns; one that is None is missing and counts as empty.
+    A row is accepted from ``min_confidence`` on, or from what ``by_category`` has for its category; one that it does not have never is.
     ``keep`` are the columns that are written, None for all. ``dedupe`` labels a text once that comes again.
     """
 
     text: tuple[str | None, ...]
     top_k: int = 1
     min_confidence: float = 0.0
+    by_category: Mapping[str, float] | None = None
     keep: tuple[str, ...] | None = None
     alternatives_as_json: bool = False
     dedupe: bool = True
@@ -133,14 +136,15 @@ def run(
     advance: Advance,
     *,
     previous: Previous | None = None,
+    review: Review | None = None,
     summary: Summary | None = None,
     arrays: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> Summary:
-    """Label all rows of ``batches`` and write them to ``output`` in their order.
+    """Label all rows of ``batches`` and write them to ``output`` in their order; ``review`` gets those that are not accepted.
 
     ``summary`` and ``arrays`` are those of the last finished part of a run that goes on; its rows are read past.
     """
-    return _Run(output, labeler, plan, advance, previous, summary or Summary(), arrays).through(batches)
+    return _Run(output, labeler, plan, advance, previous, review, summary or Summary(), arrays).through(batches)
 
 
 class _Run:
@@ -153,10 +157,12 @@ class _Run:
         plan: Plan,
         advance: Advance,
         previous: Previous | None,
+        review: Review | None,
         summary: Summary,
         arrays: Mapping[str, npt.NDArray[Any]] | None,
     ) -> None:
         self.output, self.labeler, self.plan, self.advance, self.previous = output, labeler, plan, advance, previous
+        self.review = review
         self.summary = summary
         self.summary.resumed = summary.rows
         self.k = min(plan.top_k, len(labeler.categories))
@@ -166,6 +172,9 @@ class _Run:
         self.names = pl.Series(labeler.categories, dtype=pl.String)
         self.counts = np.array([summary.categories.get(name, 0) for name in labeler.categories], np.int64)
         self.columns = [column for column in plan.text if column is not None]
+        self.needed = np.full(len(labeler.categories), plan.min_confidence)
+        if plan.by_category is not None:
+            self.needed = np.array([plan.by_category.get(name, math.inf) for name in labeler.categories])
 
     def through(self, batches: Iterable[Batch]) -> Summary:
         """All of it."""
@@ -180,11 +189,11 @@ class _Run:
             def settle() -> None:
                 """Finish the oldest batch and hand it to the writer."""
                 work = waiting.popleft()
-                added = self.finished(work)
+                added, suggested = self.finished(work)
                 if len(writes) >= WRITE_BEHIND:
                     writes.popleft().result()
                 keep = [name for name in work.batch.columns if self.plan.keep is None or name in self.plan.keep]
-                writes.append(writing.submit(self.output.write, work.batch, keep, added))
+                writes.append(writing.submit(self.write, work.batch, keep, added, suggested))
                 self.advance(self.summary.rows, work.batch.share)
 
             def settle_all() -> None:
@@ -192,6 +201,8 @@ class _Run:
                     settle()
                 while writes:
                     writes.popleft().result()
+                if self.review is not None:
+                    self.review.finish_part()  # before the output's: what it counts as done has its doubtful rows on disk
                 self.output.finish_part(in_part, self.state(), self.recall.arrays())
 
             for batch in _past(_rising(_ahead(batches, reading)), self.summary.resumed):
@@ -210,6 +221,13 @@ class _Run:
         self.summary.seconds = time.perf_counter() - started
         self.summary.categories = self.by_category()
         return self.summary
+
+    def write(self, batch: Batch, keep: Sequence[str], added: pl.DataFrame, suggested: pl.Series | None) -> None:
+        """A batch to the output, and what was not accepted to the review, with the category that it would have had."""
+        self.output.write(batch, keep, added)
+        if self.review is not None and suggested is not None:
+            rows = np.flatnonzero(added.get_column(PREDICTED).is_null().to_numpy())
+            self.review.write(batch.take(rows), keep, added.with_columns(suggested)[rows])
 
     def state(self) -> dict[str, Any]:
         """The counts so far, for a journal."""
@@ -252,8 +270,8 @@ class _Run:
             calls.append((chosen, labeling.submit(self.labeler.label, strings, self.k)))
         return _Work(batch, owner, distinct, fresh, classes, confidences, taken, blank, calls)
 
-    def finished(self, work: _Work) -> pl.DataFrame:
-        """Wait for a batch's labels, count them, and make our columns of them."""
+    def finished(self, work: _Work) -> tuple[pl.DataFrame, pl.Series | None]:
+        """Wait for a batch's labels, count them, and make our columns of them; and for a review, the categories whether accepted or not."""
         for chosen, call in work.calls:
             labels = call.result()
             work.classes[chosen], work.confidences[chosen] = labels.classes, labels.confidences
@@ -261,7 +279,7 @@ class _Run:
         if self.plan.dedupe:
             self.recall.add(work.hashes[work.fresh], work.classes[work.fresh], work.confidences[work.fresh])
         classes, confidences = work.classes[work.owner], work.confidences[work.owner]
-        accepted = confidences[:, 0] >= self.plan.min_confidence
+        accepted = confidences[:, 0] >= self.needed[classes[:, 0]]
         self.counts += np.bincount(classes[accepted, 0], minlength=len(self.counts))
         self.summary.rows += len(work.batch)
         self.summary.below += int((~accepted).sum())
@@ -269,27 +287,34 @@ class _Run:
         self.summary.short += work.batch.short
         self.summary.labeled += len(work.fresh)
         self.summary.taken_over += int(work.taken_over[work.owner].sum())
-        return self.columns_of(classes, confidences, accepted)
+        suggested = self.names.gather(classes[:, 0]).alias(PREDICTED) if self.review is not None else None
+        return our_columns(self.names, classes, confidences, accepted, self.plan), suggested
 
-    def columns_of(
-        self, classes: npt.NDArray[np.int32], confidences: npt.NDArray[np.float32], accepted: npt.NDArray[np.bool_]
-    ) -> pl.DataFrame:
-        """Our columns: a category below the confidence asked for is null."""
-        indices = pl.Series(classes[:, 0]).set(~pl.Series(accepted), None)
-        added = [self.names.gather(indices).alias(PREDICTED), pl.Series(CONFIDENCE, confidences[:, 0])]
-        if self.plan.top_k > 1:
-            names = self.labeler.categories
-            pairs = [
-                [{"category": names[number], "confidence": float(value)} for number, value in zip(numbers, values, strict=True)]
-                for numbers, values in zip(classes.tolist(), confidences, strict=True)
-            ]
-            if self.plan.alternatives_as_json:
-                cells = [json.dumps(pair, ensure_ascii=False) for pair in pairs]
-                added.append(pl.Series(ALTERNATIVES, cells, dtype=pl.String))
-            else:
-                kind = pl.List(pl.Struct({"category": pl.String, "confidence": pl.Float32}))
-                added.append(pl.Series(ALTERNATIVES, pairs, dtype=kind))
-        return pl.DataFrame(added)
+
+def our_columns(
+    names: pl.Series, classes: npt.NDArray[np.int32], confidences: npt.NDArray[np.float32], accepted: npt.NDArray[np.bool_], plan: Plan
+) -> pl.DataFrame:
+    """What is added to rows: a category that is not accepted is null. ``classes`` and ``confidences`` have shape *(rows, k)*."""
+    indices = pl.Series(classes[:, 0]).set(~pl.Series(accepted), None)
+    added = [names.gather(indices).alias(PREDICTED), pl.Series(CONFIDENCE, confidences[:, 0])]
+    if plan.top_k > 1:
+        pairs = [
+            [{"category": names[number], "confidence": float(value)} for number, value in zip(numbers, values, strict=True)]
+            for numbers, values in zip(classes.tolist(), confidences, strict=True)
+        ]
+        if plan.alternatives_as_json:
+            cells = [json.dumps(pair, ensure_ascii=False) for pair in pairs]
+            added.append(pl.Series(ALTERNATIVES, cells, dtype=pl.String))
+        else:
+            kind = pl.List(pl.Struct({"category": pl.String, "confidence": pl.Float32}))
+            added.append(pl.Series(ALTERNATIVES, pairs, dtype=kind))
+    return pl.DataFrame(added)
+
+
+def no_rows(plan: Plan) -> pl.DataFrame:
+    """Our columns without a row."""
+    names = pl.Series([], dtype=pl.String)
+    return our_columns(names, np.empty((0, 1), np.int32), np.empty((0, 1), np.float32), np.empty(0, np.bool_), plan)
 
 
 def rows_of_a_batch(labeler: Labeler) -> int:

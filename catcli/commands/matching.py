@@ -1,0 +1,56 @@
+"""Which column of a file stands for each text column of an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from catcli.commands.talk import Talk
+from catcli.errors import ProductsError, UsageError, listed
+from catcli.products.columns import alike, find
+from catcli.products.text import is_textual
+
+
+def match_text(
+    where: str, types: Mapping[str, pl.DataType], wanted: Sequence[str], asked: Sequence[str], *, allow_missing: bool, talk: Talk
+) -> tuple[str | None, ...]:
+    """A column for each of ``wanted``: as ``asked`` maps it (``TRAINED=COLUMN``), else of the same name but for case, blanks, punctuation.
+
+    None stands for one that is missing, where that is allowed. ``where`` is the file's name, ``types`` are its columns.
+
+    Raises:
+        ProductsError: a column is missing, or is no text.
+        UsageError: a mapping cannot be read.
+    """
+    columns = list(types)
+    mapped = _mapping(asked, wanted, columns, where)
+    matched: list[str | None] = []
+    for trained in wanted:
+        same = alike(trained, columns)
+        column = mapped.get(trained) or (same[0] if len(same) == 1 else None)
+        if column is None and not allow_missing:
+            raise ProductsError(
+                f"{where} has no column {trained!r}, which the adapter reads; say which one it is with --text {trained}=COLUMN "
+                f"or pass --allow-missing; its columns are {listed(columns, 30)}."
+            )
+        if column is not None and column != trained:
+            talk.say(f"text {trained!r} is read from {column!r}")
+        if column is not None and not is_textual(types[column]):
+            raise ProductsError(
+                f"{where}: the cells of {column!r} are {types[column]}, not text; map another with --text {trained}=COLUMN."
+            )
+        matched.append(column)
+    if not any(matched):
+        raise ProductsError(f"{where} has none of the adapter's text columns {listed(wanted)}; name them with --text TRAINED=COLUMN.")
+    return tuple(matched)
+
+
+def _mapping(asked: Sequence[str], wanted: Sequence[str], columns: Sequence[str], where: str) -> dict[str, str]:
+    mapped = {}
+    for pair in asked:
+        trained, equals, column = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--text {pair}: write TRAINED=COLUMN, for example --text {wanted[0]}={pair}.")
+        mapped[find(trained, wanted, "--text", "the adapter")] = find(column, columns, "--text", where)
+    return mapped

@@ -1,0 +1,212 @@
+"""Adapters and rows → what a report says: the rows that a fit held out, new ones, or those that several adapters share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from catcli.adapter import Adapter, Manifest
+from catcli.commands.matching import match_text
+from catcli.commands.talk import Talk
+from catcli.errors import ProductsError, listed
+from catcli.evaluation.assess import Scored, assess
+from catcli.evaluation.calibration import Blending
+from catcli.evaluation.contract import Judged, thresholds
+from catcli.evaluation.heldout import HeldOut
+from catcli.evaluation.metrics import Beside, Fresh, Held, Metrics, Scores, SideBySide
+from catcli.evaluation.resampling import Outcomes
+from catcli.evaluation.scores import compare, corrected, evaluate
+from catcli.products.categories import is_label
+from catcli.products.columns import alike, find
+from catcli.products.labeled import disagreeing
+from catcli.products.read import open_source
+from catcli.products.split import key_hash, product_keys
+from catcli.products.text import cells_of, composed
+from catcli.runtime.blend import Array
+from catcli.runtime.labeler import Labeler
+
+EXAMPLES = 3
+"""Texts that are shown of each confused pair."""
+
+FEWEST_SHARED = 20
+"""Rows that adapters have to share to be compared at all."""
+
+MOST_ROWS, MOST_LOGITS = 50_000, 40_000_000
+"""Rows of ``--on`` that are scored at most, and rows times categories: an accuracy of .9 is then known to within .003."""
+
+
+@dataclass(frozen=True)
+class LabeledFile:
+    """The rows of ``--on``: the file, the columns with the truth and the texts where they are not found by name, and how it is read."""
+
+    file: str
+    label: str | None = None
+    text: Sequence[str] = ()
+    device: str = "auto"
+    variant: str = "auto"
+    input_format: str | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """What is told of an adapter, and the rows behind it: ``probabilities`` *(rows, classes)* are the blend's."""
+
+    adapter: Adapter
+    told: Held | Fresh
+    names: Sequence[str]
+    texts: Sequence[str]
+    probabilities: Array
+    outcomes: Outcomes
+
+
+def held_out(adapter: Adapter) -> View:
+    """What the fit measured, and the test rows that it measured it on."""
+    metrics, test, names = Metrics.load(adapter.file("metrics.json")), test_rows(adapter), adapter.manifest.categories
+    probabilities = Blending.of(adapter.manifest).probabilities(test.lora, test.linear, metrics.variant)
+    outcomes = Outcomes.of(probabilities, test.classes, test.products)
+    facts = {name: getattr(metrics, name) for name in Metrics.model_fields}
+    facts["blend"] = with_examples(metrics.blend, outcomes, names, test.texts)
+    told = Held(**facts, adapter=str(adapter.folder), created=adapter.manifest.created)
+    return View(adapter, told, names, test.texts, probabilities, outcomes)
+
+
+def test_rows(adapter: Adapter) -> HeldOut:
+    """The rows that the adapter's scores are of."""
+    return HeldOut.load(adapter.file("heldout.parquet"), adapter.manifest.categories).part("test")
+
+
+def with_examples(scores: Scores, outcomes: Outcomes, names: Sequence[str], texts: Sequence[str]) -> Scores:
+    """The scores, each confused pair with texts that were labeled so, the surest first: the errors that a threshold does not catch."""
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    wrong = np.flatnonzero(~outcomes.right)
+    for row in wrong[np.argsort(-outcomes.confidence[wrong], kind="stable")]:
+        pair = names[outcomes.truth[row]], names[outcomes.predicted[row]]
+        seen = found.get(pair, ())
+        if len(seen) < EXAMPLES and texts[row] not in seen:
+            found[pair] = (*seen, texts[row])
+    pairs = (pair.model_copy(update={"examples": found.get((pair.truth, pair.predicted), ())}) for pair in scores.confusions)
+    return scores.model_copy(update={"confusions": tuple(pairs)})
+
+
+# --- new rows ------------------------------------------------------------------------------------------------------------------------
+
+
+def on_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> View:
+    """Label the rows of a file with the adapter as it ships, and score them."""
+    frame, truth, unlabeled, where = _labeled_rows(adapter, given, talk)
+    manifest = adapter.manifest
+    most = min(MOST_ROWS, max(FEWEST_SHARED, MOST_LOGITS // len(manifest.categories)))
+    left_out = max(0, len(frame) - most)
+    if left_out:
+        drawn = np.sort(np.random.default_rng(0).permutation(len(frame))[:most])
+        frame, truth = frame[drawn], truth.gather(drawn)
+        talk.say(f"a draw of {most:,} of {most + left_out:,} labeled rows is scored")
+    columns = match_text(where, frame.schema, manifest.text, given.text, allow_missing=False, talk=talk)
+    texts = composed(frame, [column for column in columns if column is not None]).to_list()
+    labeler = Labeler(adapter, given.device, given.variant)
+    for note in labeler.notes:
+        talk.warn(note)
+    voices = labeler.voices(texts)
+    names = (*manifest.categories, *sorted(set(truth.to_list()) - set(manifest.categories)))
+    numbers = {name: number for number, name in enumerate(names)}
+    classes = np.array([numbers[name] for name in truth.to_list()], np.int64)
+    scored = Scored({labeler.variant: voices.lora}, voices.linear, classes, _products(frame, texts, manifest), names)
+    blending = Blending.of(manifest)
+    assessed = assess(scored, labeler.variant, blending, manifest.variants[labeler.variant], disagreeing(texts, classes))
+    probabilities = blending.probabilities(voices.lora, voices.linear, labeler.variant)
+    outcomes = scored.outcomes(probabilities)
+    assessed["blend"] = with_examples(assessed["blend"], outcomes, names, texts)
+    told = Fresh(
+        **assessed,
+        adapter=str(adapter.folder),
+        created=manifest.created,
+        on=where,
+        unlabeled=unlabeled,
+        left_out=left_out,
+        recalibrated=thresholds(Judged.of(outcomes)),
+    )
+    return View(adapter, told, names, texts, probabilities, outcomes)
+
+
+def _labeled_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> tuple[pl.DataFrame, pl.Series, int, str]:
+    """The rows that have a category, those categories, how many have none, and what the file is called."""
+    source = open_source([given.file], input_format=given.input_format, delimiter=given.delimiter, encoding=given.encoding)
+    whole = source.read()
+    if whole.note:
+        talk.warn(whole.note)
+    frame, wanted = whole.frame, adapter.manifest.label
+    same = alike(wanted, frame.columns)
+    if given.label is None and len(same) != 1:
+        raise ProductsError(
+            f"--on {source.name} has no column {wanted!r} with the true categories; say which one it is with --label; its columns are "
+            f"{listed(frame.columns, 30)}."
+        )
+    label = same[0] if given.label is None else find(given.label, frame.columns, "--label", source.name)
+    rows = frame.filter(is_label(cells_of(frame, label)))
+    if not len(rows):
+        raise ProductsError(
+            f"--on {source.name} has {len(frame):,} rows and none with a category in {label!r}; choose another with --label."
+        )
+    return rows, cells_of(rows, label).cast(pl.String), len(frame) - len(rows), source.name
+
+
+def _products(frame: pl.DataFrame, texts: Sequence[str], manifest: Manifest) -> npt.NDArray[np.uint64]:
+    """Hashes of product keys: of the column that grouped the training rows where it is there, else of the texts."""
+    keys = product_keys(texts, None)
+    groups = alike(manifest.group, frame.columns) if manifest.group else []
+    if len(groups) == 1:
+        keys = product_keys(texts, cells_of(frame, groups[0]))
+    return np.array([key_hash(key) for key in keys], np.uint64)
+
+
+# --- several adapters ----------------------------------------------------------------------------------------------------------------
+
+
+def side_by_side(adapters: Sequence[Adapter]) -> SideBySide:
+    """Compare adapters on the test rows that all of them have; where these are too few, score each on its own.
+
+    Only rows that no adapter learned from are in all their test parts, so none has an advantage.
+    """
+    tests = [test_rows(adapter) for adapter in adapters]
+    keyed = [_keyed(test, adapter.manifest.categories) for test, adapter in zip(tests, adapters, strict=True)]
+    shared = [key for key in keyed[0] if all(key in other for other in keyed[1:])]
+    comparable = len(shared) >= FEWEST_SHARED
+    # A product is one, whatever each adapter took for its key: those of the first count.
+    products = tests[0].products[[keyed[0][key] for key in shared]]
+    outcomes, found = [], []
+    for adapter, test, places in zip(adapters, tests, keyed, strict=True):
+        rows = np.array([places[key] for key in shared], np.int64) if comparable else np.arange(len(test.texts))
+        variant = Metrics.load(adapter.file("metrics.json")).variant
+        probabilities = Blending.of(adapter.manifest).probabilities(test.lora[rows], test.linear[rows], variant)
+        outcome = Outcomes.of(probabilities, test.classes[rows], products if comparable else test.products)
+        outcomes.append(outcome)
+        blend = evaluate(probabilities, outcome, adapter.manifest.categories)
+        found.append(Beside(adapter=str(adapter.folder), test_rows=len(test.texts), blend=blend))
+    names = short_names([adapter.folder for adapter in adapters])
+    comparisons = [compare(other, outcomes[0], name, names[0]) for other, name in zip(outcomes[1:], names[1:], strict=True) if comparable]
+    return SideBySide(shared_rows=len(shared), adapters=tuple(found), comparisons=tuple(corrected(comparisons)))
+
+
+def _keyed(test: HeldOut, names: Sequence[str]) -> dict[tuple[str, str, int], int]:
+    """Where each row is, by its text, its category and how often both came before."""
+    seen: Counter[tuple[str, str]] = Counter()
+    found = {}
+    for place, (text, number) in enumerate(zip(test.texts, test.classes, strict=True)):
+        pair = (text, names[number])
+        found[(*pair, seen[pair])] = place
+        seen[pair] += 1
+    return found
+
+
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """The folders' names, or their paths where two have the same."""
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]

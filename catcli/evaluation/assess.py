@@ -1,0 +1,86 @@
+"""Logits of rows that were held out → everything that a report says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from catcli.adapter import Served, Variant
+from catcli.evaluation.calibration import Blending
+from catcli.evaluation.contract import kept, kept_by_category
+from catcli.evaluation.metrics import Calibration, CategoryPromises, Comparison, Promise, Scores, Unknown
+from catcli.evaluation.reliability import calibration
+from catcli.evaluation.resampling import Classes, Outcomes
+from catcli.evaluation.scores import Disagreeing, compare, evaluate
+from catcli.runtime.blend import Array, mix, softmax
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Rows to score: LoRA's logits by variant and the linear model's, each *(rows, classes)*, class numbers and products *(rows,)*.
+
+    A class number past the logits' width is a category that the adapter does not know; ``names`` has those too.
+    """
+
+    lora: Mapping[Variant, Array]
+    linear: Array
+    truth: Classes
+    products: npt.NDArray[np.uint64]
+    names: Sequence[str]
+
+    def outcomes(self, probabilities: Array) -> Outcomes:
+        """What probabilities *(rows, classes)* make of the rows."""
+        return Outcomes.of(probabilities, self.truth, self.products)
+
+
+class Assessed(TypedDict):
+    """The fields of `catcli.evaluation.metrics.Evaluation`."""
+
+    scored_rows: int
+    scored_products: int
+    variant: Variant
+    unknown_categories: tuple[Unknown, ...]
+    blend: Scores
+    lora: Scores
+    linear: Scores
+    against_linear: Comparison
+    against_lora: Comparison
+    calibration: Mapping[Variant, Calibration]
+    promises: tuple[Promise, ...]
+    category_promises: tuple[CategoryPromises, ...]
+
+
+def assess(scored: Scored, variant: Variant, blending: Blending, served: Served, disagreeing: Disagreeing | None = None) -> Assessed:
+    """Score the blend by ``variant``, LoRA and the linear model, compare them, and see what the thresholds of ``served`` reach."""
+    lora, linear, names = scored.lora[variant], scored.linear, scored.names
+    found = {
+        "blend": blending.probabilities(lora, linear, variant),
+        "lora": softmax(np.float32(blending.lora_alone) * lora),
+        "linear": softmax(np.float32(blending.linear_alone) * linear),
+    }
+    outcomes = {name: scored.outcomes(probabilities) for name, probabilities in found.items()}
+    blend = outcomes["blend"]
+    unknown, counts = np.unique(scored.truth[scored.truth >= linear.shape[1]], return_counts=True)
+    return Assessed(
+        scored_rows=len(scored.truth),
+        scored_products=blend.products,
+        variant=variant,
+        unknown_categories=tuple(
+            Unknown(category=names[int(number)], rows=int(rows)) for number, rows in zip(unknown, counts, strict=True)
+        ),
+        blend=evaluate(found["blend"], blend, names, disagreeing),
+        lora=evaluate(found["lora"], outcomes["lora"], names, disagreeing),
+        linear=evaluate(found["linear"], outcomes["linear"], names, disagreeing),
+        against_linear=compare(blend, outcomes["linear"], "blend", "linear"),
+        against_lora=compare(blend, outcomes["lora"], "blend", "lora"),
+        calibration={
+            name: calibration(mix(values, linear, blending.blend), scored.truth, blending.confidences[name])
+            for name, values in scored.lora.items()
+        },
+        promises=tuple(kept(single, blend) for single in served.thresholds),
+        category_promises=kept_by_category(served.category_thresholds, blend, names),
+    )

@@ -1,0 +1,178 @@
+"""The precision contract: the confidence above which rows hold a precision, shown and not hoped.
+
+Cutoffs that are fixed in advance, as counts of the surest products, are tested one after the other, each by an exact bound at the whole
+risk; the first that fails ends it, and the last that held is the threshold. Since a later test only takes place where all before it held,
+the chance that any of them holds wrongly is the risk (Geifman & El-Yaniv 2017, "Selective Classification for Deep Neural Networks", section
+3; Angelopoulos et al. 2021, "Learn then Test", section 2.4, fixed sequence testing).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from catcli.adapter import CategoryThresholds, Threshold
+from catcli.evaluation.metrics import CategoryPromises, Promise
+from catcli.evaluation.resampling import Classes, Outcomes, as_it_stands, at_least, estimate, replicates
+from catcli.runtime.blend import Array
+
+TARGETS = (0.90, 0.95, 0.98, 0.99)
+"""Precisions that are looked for."""
+
+RISK = 0.05
+"""How often a threshold may be found that does not hold its precision."""
+
+FORGIVEN = 10
+"""Errors that the first cutoff may have room for: with room for none, one mislabeled row among the surest would end the search."""
+
+STEP = 0.025
+"""The cutoffs after the first: each accepts so much more of all products."""
+
+FEWEST_TRIED = 20
+"""Products of which it is asked how often they are right, to say how many more it would take."""
+
+MOST_NEEDED = 1_000_000
+"""Products beyond which "more of them" is no answer."""
+
+Right = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One row for each product, each array *(products,)*: its confidence, whether its label was right, and which it was."""
+
+    confidence: Array
+    right: Right
+    predicted: Classes
+
+    @classmethod
+    def of(cls, outcomes: Outcomes) -> Judged:
+        """The first row of every product."""
+        rows = np.unique(outcomes.product, return_index=True)[1]
+        return cls(outcomes.confidence[rows], outcomes.right[rows], outcomes.predicted[rows])
+
+    def of_class(self, number: int) -> Judged:
+        """Those labeled with one class."""
+        mine = self.predicted == number
+        return Judged(self.confidence[mine], self.right[mine], self.predicted[mine])
+
+
+def threshold(judged: Judged, precision: float, risk: float = RISK) -> Threshold:
+    """The lowest threshold that holds ``precision``, or how many products are missing to show one."""
+    count = len(judged.right)
+    order = np.argsort(-judged.confidence, kind="stable")
+    confidence, hits = judged.confidence[order], np.cumsum(judged.right[order])
+    held, tested = 0, None
+    for cutoff in _cutoffs(confidence, precision, risk):
+        if at_least(int(hits[cutoff - 1]), cutoff, risk) < precision:
+            tested = cutoff
+            break
+        held = cutoff
+    if held:
+        return Threshold(
+            precision=precision,
+            threshold=float(confidence[held - 1]),
+            accepted=held / count,
+            products=count,
+            missing=None,
+            best=None,
+        )
+    best = None if tested is None else float(hits[tested - 1] / tested)
+    needed = _needed(hits.astype(np.int64), precision, risk)
+    missing = None if needed is None else max(1, needed - count)
+    return Threshold(precision=precision, threshold=None, accepted=None, products=count, missing=missing, best=best)
+
+
+def enough(precision: float, risk: float = RISK, errors: int = 0) -> int:
+    """Products, ``errors`` of them wrong, that it takes to show ``precision``; 149 for .98 without errors, 299 for .99."""
+    low, high = errors, 64
+    while at_least(high - errors, high, risk) < precision:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if at_least(middle - errors, middle, risk) < precision:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _cutoffs(confidence: Array, precision: float, risk: float) -> list[int]:
+    """Counts of the surest products, rising, of falling ``confidence``; those of equal confidence are accepted together.
+
+    Right and wrong play no part in it, the confidences may: the first cutoff is the one that is likeliest to pass if they are exact, and
+    they end where the mean confidence of what is accepted falls below ``precision``, beyond which it would take luck to be shown right.
+    """
+    count = len(confidence)
+    means = np.cumsum(confidence, dtype=np.float64) / np.arange(1, count + 1)
+    starts = [(need, errors) for errors in range(FORGIVEN + 1) if (need := enough(precision, risk, errors)) <= count]
+    if not starts:
+        return []
+    start, _ = max(starts, key=lambda tried: stats.poisson.cdf(tried[1], tried[0] * (1 - means[tried[0] - 1])))
+    asked = np.append(np.arange(start, count, max(1, round(STEP * count))), count)
+    cutoffs = np.unique(np.searchsorted(-confidence, -confidence[asked - 1], side="right"))
+    return [int(cutoff) for cutoff in cutoffs[(means[cutoffs - 1] >= precision) | (cutoffs == cutoffs[0])]]
+
+
+def _needed(hits: Classes, precision: float, risk: float) -> int | None:
+    """Products that would show ``precision`` for some share of the surest, if they were right as often as they are now.
+
+    ``hits`` *(products,)* counts the right ones among the surest so many; None where no share is right often enough.
+    """
+    count, found = len(hits), []
+    for tried in sorted({min(count, max(FEWEST_TRIED, round(share * count))) for share in np.arange(0.1, 1.01, 0.1)}):
+        wrong = tried - int(hits[tried - 1])
+        size = tried
+        while size <= MOST_NEEDED and at_least(size - round(wrong / tried * size), size, risk) < precision:
+            size = math.ceil(size * 1.05)
+        if size <= MOST_NEEDED:
+            found.append(math.ceil(size / tried * count))  # the cutoff keeps its share of all products
+    return min(found, default=None)
+
+
+def thresholds(judged: Judged, targets: Sequence[float] = TARGETS, risk: float = RISK) -> tuple[Threshold, ...]:
+    """A threshold for each of ``targets``."""
+    return tuple(threshold(judged, target, risk) for target in targets)
+
+
+def category_thresholds(judged: Judged, names: Sequence[str]) -> tuple[CategoryThresholds, ...]:
+    """Thresholds within the rows labeled with one category, for each category labeled often enough to hold the lowest of `TARGETS`.
+
+    All of them hold together at `RISK`: each is found at its share (Bonferroni). How often a category is labeled says nothing of how often
+    rightly, so it may decide which are tried.
+    """
+    labeled, counts = np.unique(judged.predicted, return_counts=True)
+    tried = labeled[counts >= enough(min(TARGETS))]
+    return tuple(
+        CategoryThresholds(category=names[int(number)], thresholds=thresholds(judged.of_class(int(number)), risk=RISK / len(tried)))
+        for number in tried
+    )
+
+
+def kept(found: Threshold, scored: Outcomes) -> Promise:
+    """A threshold with what became of it on rows that it was not found by."""
+    facts = found.model_dump()
+    if found.threshold is None or not len(scored.truth):
+        return Promise(**facts)
+    accepted = np.flatnonzero(scored.confidence >= np.float32(found.threshold))
+    reached = None
+    if len(accepted):
+        chosen = scored.take(accepted)
+        value, drawn = as_it_stands(chosen).metrics["accuracy"][0], replicates(chosen).metrics["accuracy"]
+        reached = estimate(float(value), drawn, chosen.products)
+    return Promise(**facts, accepted_in_test=len(accepted) / len(scored.truth), reached_in_test=reached)
+
+
+def kept_by_category(found: Sequence[CategoryThresholds], scored: Outcomes, names: Sequence[str]) -> tuple[CategoryPromises, ...]:
+    """The same for the thresholds of categories, each on the rows that were labeled with it."""
+    numbers = {name: number for number, name in enumerate(names)}
+    return tuple(
+        CategoryPromises(category=one.category, promises=tuple(kept(single, mine) for single in one.thresholds))
+        for one in found
+        for mine in [scored.take(np.flatnonzero(scored.predicted == numbers[one.category]))]
+    )

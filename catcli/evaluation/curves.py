@@ -1,0 +1,66 @@
+"""Scored rows → the curves of a page. Thinned to what a screen can show; the numbers of a report do not come from here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from catcli.evaluation.resampling import Classes, Floats, Outcomes
+from catcli.runtime.blend import Array
+
+MOST_POINTS = 100
+"""Points of one category's curve."""
+
+MOST_CUTOFFS = 2_000
+"""Points of the coverage curve."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What labeling the surest rows unseen comes to, each array *(cutoffs,)*: from this confidence on, so many rows, so many right."""
+
+    confidence: Array
+    rows: Classes
+    right: Classes
+
+
+def coverage(outcomes: Outcomes) -> Coverage:
+    """At every confidence that occurs, the highest first; rows of equal confidence are accepted together."""
+    order = np.argsort(-outcomes.confidence, kind="stable")
+    confidence, hits = outcomes.confidence[order], np.cumsum(outcomes.right[order])
+    last = np.flatnonzero(np.append(confidence[1:] != confidence[:-1], True))
+    chosen = last[_thinned(len(last), MOST_CUTOFFS)]
+    return Coverage(confidence[chosen], chosen + 1, hits[chosen].astype(np.int64))
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Of one category against the rest: false and true positive rates, and recall with precision, pairs of arrays *(points,)*."""
+
+    false_positive_rate: Floats
+    true_positive_rate: Floats
+    recall: Floats
+    precision: Floats
+
+
+def curves(probabilities: Array, truth: Classes, numbers: Sequence[int]) -> dict[int, Curves]:
+    """For those of the classes ``numbers`` that some rows are of and some are not; ``probabilities`` *(rows, classes)*."""
+    found = {}
+    for number in numbers:
+        mine = truth == number
+        if not 0 < mine.sum() < len(mine):
+            continue
+        false, true, _ = roc_curve(mine, probabilities[:, number])
+        precision, recall, _ = precision_recall_curve(mine, probabilities[:, number])
+        roc, pr = _thinned(len(false), MOST_POINTS), _thinned(len(recall), MOST_POINTS)
+        found[number] = Curves(false[roc], true[roc], recall[pr], precision[pr])
+    return found
+
+
+def _thinned(count: int, most: int) -> npt.NDArray[np.int64]:
+    """At most ``most`` of so many places, evenly, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))

@@ -1,0 +1,131 @@
+"""Numbers and rows → one HTML page that needs nothing else: no network, no other file.
+
+Product text is data here: Jinja2 escapes what stands in the page, and what the script reads lies in a JSON element that no ``</script>``
+of a title can end. A content security policy forbids the page to load anything and to run any script but its own.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from catcli.evaluation.curves import coverage, curves
+from catcli.evaluation.metrics import TITLES, Evaluation, Fresh, Held, Scores
+from catcli.evaluation.resampling import Outcomes
+from catcli.reporting import sentences
+from catcli.reporting.tables import MODELS, caption, printable, share
+from catcli.runtime.blend import Array
+
+MOST_CURVES = 400
+"""Categories that get curves, those with most rows first: more would make the page larger than it is worth."""
+
+MOST_ERRORS = 300
+"""Wrong rows that are listed, the surest first."""
+
+MOST_CELLS = 20_000
+"""Pairs of the confusion matrix, the most frequent first."""
+
+LONGEST = 240
+"""Characters of a text that are shown."""
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("catcli.reporting"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(share=share, per_cent=sentences.per_cent, plain=printable)
+    return made
+
+
+def page(name: str, told: Held | Fresh, names: Sequence[str], texts: Sequence[str], probabilities: Array, outcomes: Outcomes) -> str:
+    """The page of an adapter called ``name``: ``probabilities`` *(rows, classes)* of ``texts``, and their ``outcomes``."""
+    held = [made for made in told.promises if made.threshold is not None]
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            name=printable(name),
+            told=told,
+            fresh=isinstance(told, Fresh),
+            caption=caption(told).replace("\n", "; "),
+            headline=sentences.headline(told),
+            compared=[sentences.comparison(found) for found in (told.against_linear, told.against_lora)],
+            random_split=sentences.random_split(told.random_split) if isinstance(told, Held) and told.random_split else "",
+            calibrated=[sentences.calibration(variant, found) for variant, found in told.calibration.items()],
+            titles=TITLES,
+            models={model: (title, getattr(told, model)) for model, title in MODELS.items()},
+            promises=[(made, sentences.promise(made)) for made in told.promises],
+            held=held,
+            categories=sorted(told.blend.categories, key=lambda found: (-found.support, found.category)),
+            errors=_errors(names, texts, outcomes),
+            data=_data(told, names, probabilities, outcomes),
+            plotly=Markup(get_plotlyjs()),  # noqa: S704  (a library's own script, none of the user's text)
+            nonce=secrets.token_urlsafe(16),
+        )
+    )
+
+
+def _errors(names: Sequence[str], texts: Sequence[str], outcomes: Outcomes) -> list[dict[str, Any]]:
+    """Wrong rows, the surest first: those that no threshold catches."""
+    wrong = np.flatnonzero(~outcomes.right)
+    order = wrong[np.argsort(-outcomes.confidence[wrong], kind="stable")][:MOST_ERRORS]
+    return [
+        {
+            "text": printable(texts[row])[:LONGEST],
+            "truth": printable(names[outcomes.truth[row]]),
+            "predicted": printable(names[outcomes.predicted[row]]),
+            "confidence": float(outcomes.confidence[row]),
+        }
+        for row in order
+    ]
+
+
+def _data(told: Evaluation, names: Sequence[str], probabilities: Array, outcomes: Outcomes) -> dict[str, Any]:
+    """What the page's script draws, in numbers as short as a screen can show."""
+    covered = coverage(outcomes)
+    support = Counter(outcomes.truth.tolist())
+    drawn = curves(
+        probabilities, outcomes.truth, [number for number, _ in support.most_common() if number < probabilities.shape[1]][:MOST_CURVES]
+    )
+    pairs = Counter(zip(outcomes.truth.tolist(), outcomes.predicted.tolist(), strict=True)).most_common(MOST_CELLS)
+    return {
+        "rows": len(outcomes.truth),
+        "names": {int(number): printable(names[number]) for number in outcomes.present},
+        "coverage": {
+            "confidence": np.round(covered.confidence, 5).tolist(),
+            "rows": covered.rows.tolist(),
+            "right": covered.right.tolist(),
+        },
+        "promises": [made.model_dump(include={"precision", "threshold"}) for made in told.promises],
+        "calibration": {
+            variant: [(round(one.confidence, 4), round(one.accuracy, 4), one.rows) for one in found.bins]
+            for variant, found in told.calibration.items()
+        },
+        "curves": {
+            number: {
+                "roc": [np.round(curve.false_positive_rate, 4).tolist(), np.round(curve.true_positive_rate, 4).tolist()],
+                "pr": [np.round(curve.recall, 4).tolist(), np.round(curve.precision, 4).tolist()],
+            }
+            for number, curve in drawn.items()
+        },
+        "pairs": [(true, labeled, rows) for (true, labeled), rows in pairs],
+        "areas": _areas(told.blend, names),
+    }
+
+
+def _areas(scores: Scores, names: Sequence[str]) -> dict[int, list[float | None]]:
+    numbers = {name: number for number, name in enumerate(names)}
+    return {numbers[found.category]: [found.roc_auc, found.average_precision] for found in scores.categories}

@@ -1,0 +1,98 @@
+"""Numbers → what they mean, said plainly: no claim that the interval does not hold."""
+
+from __future__ import annotations
+
+from catcli.adapter import Threshold
+from catcli.evaluation.metrics import Calibration, Comparison, Estimate, Evaluation, Promise, RandomSplit
+
+MODELS = {"blend": "the blend", "lora": "LoRA alone", "linear": "the linear model alone"}
+
+
+def per_cent(value: float) -> str:
+    """``95.2 %``."""
+    return f"{100 * value:.1f} %"
+
+
+def interval(estimate: Estimate) -> str:
+    """The interval of a share, in per cent."""
+    return f"95 % interval {100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
+
+
+def headline(evaluation: Evaluation) -> str:
+    """What a merchant asks first."""
+    accuracy = evaluation.blend.accuracy
+    said = f"{per_cent(accuracy.value)} of {evaluation.scored_rows:,} rows are labeled right ({interval(accuracy)})."
+    held = [made for made in evaluation.promises if made.threshold is not None]
+    if not held:
+        return f"{said} No share of them can be labeled unseen yet: see the precision contract."
+    best = next((made for made in held if made.precision >= 0.95), held[-1])
+    return f"{said} With --precision {best.precision:g}, {per_cent(best.accepted_in_test or 0)} of them need no second look."
+
+
+def comparison(found: Comparison) -> str:
+    """``blend +1.9 points of macro F1 over the linear model alone, 95 % interval 0.7 to 3.1``, and whether that is a gain at all."""
+    one, other = MODELS.get(found.of, found.of), MODELS.get(found.against, found.against)
+    parts = []
+    for title, difference in (("macro F1", found.macro_f1), ("accuracy", found.accuracy)):
+        points = f"{_signed(difference.value)} points of {title}"
+        parts.append(f"{points}, 95 % interval {100 * difference.low:.1f} to {100 * difference.high:.1f}")
+    tested = f"products better {found.better:,}, worse {found.worse:,}, McNemar p = {found.p_value:.3g}"
+    return f"{one} over {other}: {'; '.join(parts)} ({tested}). {verdict(found)}"
+
+
+def _signed(difference: float) -> str:
+    """In points, with its sign; a difference that rounds to nothing has none."""
+    points = round(100 * difference, 1)
+    return f"{points:+.1f}" if points else "0.0"
+
+
+def verdict(found: Comparison) -> str:
+    """What the intervals allow to be said."""
+    one, other = MODELS.get(found.of, found.of), MODELS.get(found.against, found.against)
+    gains = [title for title, found_one in (("macro F1", found.macro_f1), ("accuracy", found.accuracy)) if found_one.low > 0]
+    losses = [title for title, found_one in (("macro F1", found.macro_f1), ("accuracy", found.accuracy)) if found_one.high < 0]
+    if gains and not losses:
+        return f"A gain in {' and '.join(gains)} beyond chance."
+    if losses and not gains:
+        return f"A loss in {' and '.join(losses)} beyond chance: on these rows {other} is better."
+    if gains:
+        return f"Better in {gains[0]} and worse in {losses[0]}, both beyond chance."
+    if (found.of, found.against) == ("blend", "linear"):
+        return "These rows show no gain by LoRA beyond chance."
+    return f"These rows show no difference between {one} and {other} beyond chance."
+
+
+def random_split(found: RandomSplit) -> str:
+    """How much a split that ignores products would have flattered."""
+    by_product, at_random = found.by_product, found.at_random
+    return (
+        f"A random split would have shown the linear model at {at_random.accuracy:.3f} accuracy and {at_random.macro_f1:.3f} macro F1 "
+        f"(from {found.train:,} rows), the split by product shows {by_product.accuracy:.3f} and {by_product.macro_f1:.3f}."
+    )
+
+
+def calibration(variant: str, found: Calibration) -> str:
+    """Whether confidences can be believed."""
+    made = found.confidence
+    return (
+        f"calibration error of {variant}: {found.error_before:.3f} before, {found.error_after:.3f} after it is calibrated (temperature "
+        f"{made.temperature:.2f}, slope {made.slope:.2f}, shift {made.shift:+.2f}); exact confidences would show {found.by_chance:.3f} in "
+        "so few rows"
+    )
+
+
+def unmet(found: Threshold) -> str:
+    """Why there is no threshold, and what it takes."""
+    tried = "too few to try" if found.best is None else f"the surest that were tried are {per_cent(found.best)} right"
+    if found.missing is None:
+        return f"{tried}; more rows alone would not reach it"
+    return f"{tried}; about {found.missing:,} more products among the choosing rows would show it"
+
+
+def promise(found: Promise) -> str:
+    """What a threshold came to on the scored rows."""
+    if found.threshold is None:
+        return unmet(found)
+    if found.reached_in_test is None:
+        return "no scored row is so sure"
+    return f"{per_cent(found.reached_in_test.value)} ({100 * found.reached_in_test.low:.1f} to {100 * found.reached_in_test.high:.1f})"
