@@ -50,7 +50,7 @@ class Threshold(_Part):
     products: int
     """Products, a row each, that it was looked for among."""
     missing: int | None
-    """Where there is no threshold: about how many more such products it takes to show one; null where more would not help."""
+    """Where there is no threshold: at least how many more such products it takes to show one; null where more would not help."""
     best: float | None
     """Where there is no threshold: the precision of the surest rows that were tested; null where there were too few to test."""
 
@@ -68,8 +68,11 @@ class Confidence(_Part):
     """What calibrates scores: they are divided by ``temperature``, and the log-odds of the best become ``slope`` x theirs + ``shift``."""
 
     temperature: float
+    """What scores are divided by before their softmax."""
     slope: float = 1.0
+    """What the log-odds of the best category are multiplied by."""
     shift: float = 0.0
+    """What is added to them then."""
 
 
 class Served(_Part):

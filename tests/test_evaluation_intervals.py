@@ -97,6 +97,14 @@ def test_where_all_rows_are_right_the_interval_is_the_exact_one() -> None:
     assert estimate(0.0, np.zeros(1000), 20).high == pytest.approx(1 - found.low)
 
 
+def test_a_category_that_a_draw_misses_says_nothing_of_its_f1() -> None:
+    truth = np.array([0] * 50 + [1] * 3)
+    probabilities = softmax(5 * np.eye(2, dtype=np.float32)[truth])
+    found = evaluate(probabilities, Outcomes.of(probabilities, truth, np.arange(53)), ("a", "b")).categories[1].f1
+    assert found
+    assert (found.low, found.high) == pytest.approx(stats.binomtest(3, 3).proportion_ci(method="exact"))
+
+
 def test_categories_that_the_adapter_does_not_know_count_as_wrong() -> None:
     probabilities = softmax(4 * np.eye(3, dtype=np.float32)[[0, 1, 2, 0]])
     truth = np.array([0, 1, 3, 4])

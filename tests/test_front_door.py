@@ -14,6 +14,8 @@ import polars as pl
 import pytest
 from conftest import SHELVES, Shop, catcli
 
+from catcli.reporting.tables import shortened
+
 COMMANDS = ["fit", "predict", "report", "demo", "doctor", "adapters", "adapters list", "adapters show", "adapters remove"]
 
 
@@ -73,24 +75,31 @@ def test_wrong_calls_get_a_sentence_and_their_code(tmp_path: Path, arguments: tu
     assert [path.name for path in tmp_path.iterdir()] == ["products.csv"]
 
 
-def test_a_report_fits_eighty_columns_and_talk_stays_on_stderr(shop: Shop) -> None:
+def test_a_report_fits_eighty_columns_has_every_section_and_talk_stays_on_stderr(shop: Shop) -> None:
     result = catcli("report", cwd=shop.folder, check=True)
     lines = result.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     tables = [line.split() for line in lines]
-    assert ["category", "rows", "precision", "recall", "F1", "ROC", "AUC"] in tables
-    assert sum(line.startswith(tuple(f" {shelf}" for shelf in SHELVES)) and line[-1].isdigit() for line in map(str.rstrip, lines)) >= len(
-        SHELVES
-    )
-    for title in ("Held-out scores", "Averages", "By category", "Parity with the saved adapter"):
+    assert ["category", "rows", "prec.", "recall", "F1", "95", "%", "AUC", "AP"] in tables
+    shelves = tuple(f" {shortened(shelf, 22)} " for shelf in SHELVES)
+    assert sum(line.startswith(shelves) and line.rstrip()[-1].isdigit() for line in lines) >= len(SHELVES)
+    for title in (
+        "rows are labeled right",
+        "Scores, 95 % intervals",
+        "the blend over the linear model alone",
+        "Precision contract",
+        "calibration error of",
+        "By category",
+        "Parity with the saved adapter",
+    ):
         assert title in result.stdout
-    assert "accu…" not in result.stdout
+    assert "0.9…" not in result.stdout
     assert result.stderr == "the newest adapter of adapters: small\n"
 
 
 def test_json_is_one_object_on_stdout(shop: Shop, tmp_path: Path) -> None:
     told = json.loads(catcli("report", shop.adapter, "--json", cwd=tmp_path, check=True).stdout)
-    assert told["blend"]["accuracy"] == shop.fitted.metrics.blend.accuracy
+    assert told["blend"]["accuracy"] == shop.fitted.metrics.blend.accuracy.model_dump()
     done = json.loads(
         catcli("predict", shop.catalog, "-o", "out.csv", "--adapter", shop.adapter, "--json", cwd=tmp_path, check=True).stdout
     )
@@ -155,7 +164,7 @@ def test_streams_that_cannot_be_used_get_a_sentence(shop: Shop, tmp_path: Path) 
 
 
 def test_a_terminal_without_utf_8_shows_what_it_can(shop: Shop, tmp_path: Path) -> None:
-    assert "Held-out scores" in catcli("report", shop.adapter, cwd=tmp_path, check=True, PYTHONIOENCODING="ascii").stdout
+    assert "Scores, 95 % intervals" in catcli("report", shop.adapter, cwd=tmp_path, check=True, PYTHONIOENCODING="ascii").stdout
 
 
 def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from catcli.commands.bench import bench
 from catcli.commands.predict import Asked, foresee, predict
 from catcli.commands.talk import Talk
 from catcli.errors import AdapterError, ProductsError, UsageError
+from catcli.products.batch import Batch
 from catcli.products.parts import Parts
 from catcli.products.read import open_source
-from catcli.products.write import output_form
+from catcli.products.review import Review
+from catcli.products.write import Form, output_form
 from catcli.runtime import pipeline
 from catcli.runtime.labeler import Labeler
 from catcli.runtime.pipeline import CONFIDENCE, PREDICTED, Plan, run
@@ -79,8 +82,10 @@ class Killed(BaseException):
 def test_a_run_that_was_stopped_goes_on_to_the_very_same_output(
     shop: Shop, catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    undisturbed = predict([str(catalog)], Asked(str(tmp_path / f"whole-{name}"), shop.adapter))
-    asked = Asked(str(tmp_path / name), shop.adapter, resume=True)
+    review, whole_review = tmp_path / f"review-{name}", tmp_path / f"whole-review-{name}"
+    whole = Asked(str(tmp_path / f"whole-{name}"), shop.adapter, min_confidence=0.9, review=str(whole_review))
+    undisturbed = predict([str(catalog)], whole)
+    asked = replace(whole, output=str(tmp_path / name), review=str(review), resume=True)
     finish = Parts.finish_part
     for stop_after in (1, 2):
         calls = itertools.count()
@@ -94,14 +99,32 @@ def test_a_run_that_was_stopped_goes_on_to_the_very_same_output(
             patch.setattr(Parts, "finish_part", stopped)
             predict([str(catalog)], asked)
         assert not (tmp_path / name).exists()
+        assert not review.exists()
     resumed = predict([str(catalog)], asked)
     assert 0 < resumed.resumed < resumed.rows == 500
     assert (resumed.labeled, resumed.categories) == (undisturbed.labeled, undisturbed.categories)
     if name.endswith(".csv"):
         assert (tmp_path / name).read_bytes() == (tmp_path / f"whole-{name}").read_bytes()
-    one, other = (open_source([str(tmp_path / path)]).read().frame for path in (name, f"whole-{name}"))
-    assert one.equals(other)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["catalog.parquet", name, f"whole-{name}"])
+        assert review.read_bytes() == whole_review.read_bytes()
+    for pair in ((tmp_path / name, tmp_path / f"whole-{name}"), (review, whole_review)):
+        one, other = (open_source([str(path)]).read().frame for path in pair)
+        assert one.equals(other)
+        assert len(one)
+    files = ["catalog.parquet", name, f"whole-{name}", review.name, whole_review.name]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files)
+
+
+def test_a_review_of_many_ranges_is_sorted_and_equal_ones_keep_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("catcli.products.review.RANGE_ROWS", 10)
+    sure = np.random.default_rng(0).integers(0, 40, 500).astype(np.float32) / 40
+    frame, added = pl.DataFrame({"row": range(500)}), pl.DataFrame({"confidence": sure})
+    review = Review(str(tmp_path / "review.parquet"), Form("parquet"), "confidence", tmp_path)
+    for start in range(0, 500, 70):
+        review.write(Batch(frame[start : start + 70], 1.0), ["row"], added[start : start + 70])
+        review.finish_part()
+    review.finish(["row"], Batch(frame[:0], 1.0), added[:0])
+    expected = frame.hstack(added).sort("confidence", maintain_order=True)
+    assert pl.read_parquet(tmp_path / "review.parquet").equals(expected)
 
 
 @pytest.mark.usefixtures("small_calls")

@@ -58,8 +58,11 @@ def test_the_label_by_hand_is_the_label_of_predict(shop: Shop, tmp_path: Path) -
 
     ran = subprocess.run([sys.executable, "by_hand.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
     (tmp_path / "one.csv").write_text("title,brand,description\nhammer drill 18V,,\n")
-    catcli("predict", "one.csv", "-o", "out.csv", "--adapter", shop.adapter, cwd=tmp_path, check=True)
-    assert f",{ran.stdout.strip()}," in (tmp_path / "out.csv").read_text()
+    catcli("predict", "one.csv", "-o", "out.csv", "--adapter", shop.adapter, "--variant", "fp32", cwd=tmp_path, check=True)
+    category, confidence = ran.stdout.splitlines()
+    labeled = (tmp_path / "out.csv").read_text()
+    assert f",{category}," in labeled
+    assert float(labeled.strip().split(",")[-1]) == pytest.approx(float(confidence), abs=1e-4)
 
 
 def test_every_option_of_the_contract_in_the_readme_exists(tmp_path: Path) -> None:

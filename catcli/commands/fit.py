@@ -103,7 +103,7 @@ def fit(
         talk.warn(f"{whole.short:,} rows of {source.name} have fewer cells than the header; the missing ones are taken as empty.")
     columns = choose(frame, recipe.label, recipe.text, recipe.group, source.name)
     _say_columns(talk, columns)
-    labeled = _labeled(frame, columns, source.name, talk)
+    labeled = labeled_rows(frame, columns, source.name, talk)
     parts = _split(labeled, recipe, talk)
     recipe = recipe.but({"label": columns.label, "text": columns.text, "group": columns.group})
     fitted = _train_and_write(labeled, parts, columns, recipe, target, run)
@@ -118,7 +118,12 @@ def _say_columns(talk: Talk, columns: Columns) -> None:
         talk.warn(f"{name!r}: {reason}." if name in columns.text else f"{name!r} is left out: {reason}.")
 
 
-def _labeled(frame: pl.DataFrame, columns: Columns, where: str, talk: Talk) -> Labeled:
+def labeled_rows(frame: pl.DataFrame, columns: Columns, where: str, talk: Talk) -> Labeled:
+    """The rows of ``frame`` that have a category, as texts, class numbers and product keys.
+
+    Raises:
+        ProductsError: there is nothing to learn from.
+    """
     rows = frame.filter(is_label(cells_of(frame, columns.label)))
     unlabeled = len(frame) - len(rows)
     if not len(rows):

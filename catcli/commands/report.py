@@ -80,7 +80,7 @@ def report(
         from catcli.reporting.page import page
 
         html = page(view.adapter.name, told, view.names, view.texts, view.probabilities, view.outcomes)
-        with writing(str(asked.html)), places.whole(asked.html) as file:
+        with writing(str(asked.html), "--html"), places.whole(asked.html) as file:
             file.write_text(html, encoding="utf-8")
         talk.say(f"written: {asked.html}")
     if as_json:
@@ -108,6 +108,7 @@ def _detailed(told: Evaluation) -> list[RenderableType]:
     return [
         "",
         tables.contract(told.promises),
+        *_missing(told),
         *([tables.category_contract(holding)] if holding else []),
         *(sentences.calibration(variant, found) for variant, found in told.calibration.items()),
         "",
@@ -116,15 +117,22 @@ def _detailed(told: Evaluation) -> list[RenderableType]:
     ]
 
 
-def _held(told: Held) -> list[RenderableType]:
-    took, rows = told.training, told.rows
+def _missing(told: Evaluation) -> list[RenderableType]:
+    """How many labeled rows stand for a product that is missing to a threshold."""
     missing = [made for made in told.promises if made.missing]
-    each = round((rows.train + rows.validation + rows.test) / missing[0].products) if missing else 0
+    if not missing or not isinstance(told, Held):
+        return []
+    rows = told.rows
+    each = round((rows.train + rows.validation + rows.test) / missing[0].products)
+    return [f"one labeled row in {each} is a product to choose by: each that is missing takes some {each} labeled rows more\n"]
+
+
+def _held(told: Held) -> list[RenderableType]:
+    took = told.training
     return [
         *_told(told),
         *([sentences.random_split(told.random_split)] if told.random_split else []),
         *_detailed(told),
-        *([f"one labeled row in {each} is a product that chooses: each one missing takes about {each} more rows"] if missing else []),
         tables.parity(told),
         f"int8 {told.int8.reason}",
         f"{took.lora_rows:,} rows trained {took.trained:,} of {took.total:,} parameters on {took.device}",
@@ -140,9 +148,9 @@ def _fresh(told: Fresh) -> list[RenderableType]:
     if told.unknown_categories:
         rows = sum(one.rows for one in told.unknown_categories)
         names = listed((f"{one.category} ({one.rows:,})" for one in told.unknown_categories), 5)
-        said.append(
-            f"{rows:,} rows are of {len(told.unknown_categories):,} categories that the adapter does not know, and count as wrong: {names}"
-        )
+        count = len(told.unknown_categories)
+        kinds = "a category" if count == 1 else f"{count:,} categories"
+        said.append(f"{rows:,} rows are of {kinds} that the adapter does not know, and count as wrong: {names}")
     return [*_told(told), *said, *_detailed(told), tables.found(told.recalibrated)]
 
 

@@ -89,7 +89,10 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Measured:
-    """Metrics by their names, each *(replicates,)*, and the F1 of every class that is `Outcomes.present` *(classes, replicates)*."""
+    """Metrics by their names, each *(replicates,)*, and the F1 of every class that is `Outcomes.present` *(classes, replicates)*.
+
+    F1 is NaN where a replicate has neither rows nor predictions of the class.
+    """
 
     metrics: Mapping[str, Floats]
     f1: Floats
@@ -134,7 +137,7 @@ def measure(outcomes: Outcomes, weights: Array) -> Measured:
         "top_3_accuracy": total(outcomes.in_top) / rows,
         "log_loss": _divided(total(np.where(known, outcomes.loss, 0)), total(known)),
     }
-    return Measured(metrics, f1)
+    return Measured(metrics, np.where(truth + predicted > 0, f1, np.nan))
 
 
 def _divided(numbers: Floats, by: Floats) -> Floats:
@@ -167,13 +170,13 @@ def as_it_stands(outcomes: Outcomes) -> Measured:
 
 
 def estimate(value: float, drawn: Floats, products: int) -> Estimate:
-    """A value with the percentiles of its replicates ``drawn`` *(replicates,)*.
+    """A value with the percentiles of its replicates ``drawn`` *(replicates,)*, those that are NaN left out.
 
     Where every draw gave 0 or every one gave 1 a bootstrap knows no doubt; the end that it cannot see is then that of the exact binomial
     interval for so many ``products`` (Clopper & Pearson 1934).
     """
     tail = (1 - LEVEL) / 2
-    low, high = (float(end) for end in np.quantile(drawn, (tail, 1 - tail)))
+    low, high = (float(end) for end in np.quantile(drawn[~np.isnan(drawn)], (tail, 1 - tail)))
     if low == high == value == 1:
         low = tail ** (1 / max(products, 1))
     if low == high == value == 0:

@@ -86,7 +86,7 @@ def unmet(found: Threshold) -> str:
     tried = "too few to try" if found.best is None else f"the surest that were tried are {per_cent(found.best)} right"
     if found.missing is None:
         return f"{tried}; more rows alone would not reach it"
-    return f"{tried}; about {found.missing:,} more products among the choosing rows would show it"
+    return f"{tried}; it takes at least {found.missing:,} more products to choose by"
 
 
 def promise(found: Promise) -> str:
