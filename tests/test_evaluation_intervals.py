@@ -16,7 +16,8 @@ from catcli.adapter import Confidence
 from catcli.evaluation.calibration import fit_confidence, usual_slope
 from catcli.evaluation.contract import RISK, Judged, category_thresholds, enough, kept, threshold, thresholds
 from catcli.evaluation.curves import coverage, curves
-from catcli.evaluation.metrics import Comparison, Demand, Estimate
+from catcli.evaluation.demands import Demand
+from catcli.evaluation.metrics import Comparison, Estimate
 from catcli.evaluation.reliability import bins_of, calibration, calibration_error
 from catcli.evaluation.resampling import Classes, Outcomes, as_it_stands, at_least, draws, estimate, measure, replicates
 from catcli.evaluation.scores import compare, corrected, evaluate

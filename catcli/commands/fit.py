@@ -20,8 +20,9 @@ from catcli import places
 from catcli.adapter import Variant
 from catcli.commands.talk import Talk
 from catcli.errors import ProductsError, listed
+from catcli.evaluation.demands import Demand, check_demands
 from catcli.evaluation.heldout import HeldOut
-from catcli.evaluation.metrics import Demand, Metrics, Rows, Training, check_demands
+from catcli.evaluation.metrics import Metrics, Rows, Training
 from catcli.products.categories import Categories, is_label, look_alikes
 from catcli.products.columns import Columns, choose
 from catcli.products.labeled import Labeled, disagreeing

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from catcli import __version__, places
 from catcli import adapter as adapters
 from catcli.commands.acceptance import held, held_by_category
+from catcli.commands.earlier import earlier_labels
 from catcli.commands.matching import match_text
 from catcli.commands.talk import Talk
 from catcli.errors import CatcliError, OutputError, ProductsError, Terminated, UsageError, listed
@@ -26,19 +26,11 @@ from catcli.products.columns import find
 from catcli.products.parts import Parts
 from catcli.products.read import Source, open_source
 from catcli.products.review import Review
-from catcli.products.text import composed
 from catcli.products.write import Form, is_folder, is_pipe, output_form, piped, writing
 from catcli.recipe import check_device
 from catcli.runtime.labeler import Labeler
 from catcli.runtime.pipeline import ALTERNATIVES, CONFIDENCE, PREDICTED, Plan, Summary, Through, no_rows, rows_of_a_batch, run
-from catcli.runtime.recall import Previous, hashes_of
 from catcli.runtime.session import peak_memory
-
-CHECKED = 256
-"""Rows of an earlier output that are labeled again, to see whether this adapter made it."""
-
-SAME, SAME_REDUCED, MOSTLY = 1e-3, 0.06, 0.98
-"""Confidences of one adapter differ by no more than this from run to run (int8 scales by the batch), in so large a share of rows."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +136,7 @@ def predict(
     asked.check(as_json)
     ready = prepare(catalog, asked, talk, labeler)
     source = ready.source
-    previous = _previous(ready, asked.previous, talk) if asked.previous else None
+    previous = earlier_labels(asked.previous, ready.labeler, ready.plan, talk) if asked.previous else None
     with talk.progress() as bar:
 
         def advance(rows: int, share: float) -> None:
@@ -382,51 +374,6 @@ def _finish_review(review: Review | None, ready: Prepared) -> None:
     if review is not None:
         keep = [name for name in ready.nothing.columns if ready.plan.keep is None or name in ready.plan.keep]
         review.finish(keep, ready.nothing, no_rows(ready.plan))
-
-
-# --- --previous ----------------------------------------------------------------------------------------------------------------------
-
-
-def _previous(ready: Prepared, file: str, talk: Talk) -> Previous | None:
-    """The labels of an earlier output of this adapter; none where another made it."""
-    source = open_source([file])
-    text = [column for column in ready.plan.text if column is not None]
-    number = {name: place for place, name in enumerate(ready.labeler.categories)}
-    hashes, classes, confidences = [], [], []
-    sample: list[str] = []
-    for batch in source.batches():
-        missing = [name for name in (*text, PREDICTED, CONFIDENCE) if name not in batch.columns]
-        if missing:
-            raise ProductsError(
-                f"--previous {source.name} has no column {missing[0]!r}; it has to be an output of catcli predict for this catalog, "
-                "with the text columns in it."
-            )
-        frame = batch.select(list(dict.fromkeys([*text, PREDICTED, CONFIDENCE])))
-        texts = composed(frame, text)
-        found = frame[PREDICTED].cast(pl.String).replace_strict(number, default=None, return_dtype=pl.Int32)
-        sure = frame[CONFIDENCE].cast(pl.Float32, strict=False)
-        usable = (found.is_not_null() & sure.is_not_null()).to_numpy()
-        hashes.append(hashes_of(texts)[usable])
-        classes.append(found.fill_null(0).to_numpy()[usable])
-        confidences.append(sure.fill_null(0).to_numpy()[usable])
-        if len(sample) < CHECKED:
-            sample.extend(texts.filter(pl.Series(usable)).unique(maintain_order=True).head(CHECKED - len(sample)).to_list())
-    previous = Previous(np.concatenate(hashes), np.concatenate(classes), np.concatenate(confidences))
-    if not len(previous):
-        talk.warn(f"--previous {source.name} has no row with a category of this adapter; all rows are labeled")
-        return None
-    there = previous.find(hashes_of(pl.Series(sample, dtype=pl.String)))
-    here = ready.labeler.label(sample)
-    tolerance = SAME if ready.labeler.variant == "fp32" else SAME_REDUCED
-    close = np.abs(here.confidences[:, 0] - there.confidences[:, 0]) <= tolerance
-    same = float(((here.classes[:, 0] == there.classes[:, 0]) & close).mean())
-    if same < MOSTLY:
-        talk.warn(
-            f"--previous {source.name} was labeled by another adapter or from other text: {same:.0%} of {len(sample)} rows tried "
-            "again come out alike; all rows are labeled"
-        )
-        return None
-    return previous
 
 
 # --- after ---------------------------------------------------------------------------------------------------------------------------

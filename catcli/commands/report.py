@@ -14,7 +14,8 @@ from catcli import adapter as adapters
 from catcli import places
 from catcli.commands.talk import Talk
 from catcli.errors import UsageError, listed
-from catcli.evaluation.metrics import Demand, Evaluation, Fresh, Held, SideBySide, check_demands
+from catcli.evaluation.demands import Demand, check_demands
+from catcli.evaluation.metrics import Evaluation, Fresh, Held, SideBySide
 from catcli.products.write import writing
 from catcli.recipe import check_device
 from catcli.reporting import sentences, tables

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from catcli.adapter import Confidence, Threshold, Variant
-from catcli.errors import AdapterError, GateMissed, UsageError, close_to, listed
+from catcli.errors import AdapterError
 
 TITLES: Mapping[str, str] = MappingProxyType(
     {
@@ -27,8 +27,6 @@ TITLES: Mapping[str, str] = MappingProxyType(
     }
 )
 """The names of `Scores` that are estimates, and what tables call them."""
-
-LOWER_IS_BETTER = ("log_loss", "calibration_error")
 
 
 class _Numbers(BaseModel):
@@ -386,54 +384,3 @@ class SideBySide(_Numbers):
     """Each of them, in the order asked for."""
     comparisons: tuple[Comparison, ...]
     """Each after the first beside the first; none where they share too few rows."""
-
-
-# --- --require -----------------------------------------------------------------------------------------------------------------------
-
-
-class Demand(_Numbers):
-    """A score that has to be reached: at least, or for `LOWER_IS_BETTER` at most."""
-
-    metric: str
-    """One of `TITLES`, or ``calibration_error``."""
-    value: float
-    """What it has to be."""
-
-    @classmethod
-    def of(cls, text: str) -> Demand:
-        """``macro_f1=0.9`` as a demand."""
-        name, equals, value = text.partition("=")
-        name, known = name.strip().lower().replace("-", "_").replace(" ", "_"), [*TITLES, "calibration_error"]
-        try:
-            number = float(value)
-        except ValueError:
-            equals = ""
-        if not equals or number != number:  # noqa: PLR0124  (only NaN differs from itself)
-            raise UsageError(f"--require {text}: write METRIC=VALUE, such as macro_f1=0.9.")
-        if name not in known:
-            raise UsageError(f"--require {text}: {name!r} is no metric{close_to(name, known)}; there are {listed(known)}.")
-        return cls(metric=name, value=number)
-
-
-def check_demands(evaluation: Evaluation, demands: tuple[Demand, ...], end: str) -> None:
-    """Stop where a demand is not met; ``end`` is what the sentence says of the consequences.
-
-    Raises:
-        GateMissed: with what was reached.
-    """
-    missed = []
-    for demand in demands:
-        reached, told = _reached(evaluation, demand.metric)
-        low = demand.metric in LOWER_IS_BETTER
-        if reached > demand.value if low else reached < demand.value:
-            missed.append(f"{demand.metric} is {told}, {'above' if low else 'below'} the {demand.value:g} that --require asks for")
-    if missed:
-        raise GateMissed(f"{'; '.join(missed)}; {end}")
-
-
-def _reached(evaluation: Evaluation, metric: str) -> tuple[float, str]:
-    if metric == "calibration_error":
-        error = evaluation.calibration[evaluation.variant].error_after
-        return error, f"{error:.3f}"
-    estimate: Estimate = getattr(evaluation.blend, metric)
-    return estimate.value, f"{estimate.value:.3f} (95 % interval {estimate.low:.3f} to {estimate.high:.3f})"

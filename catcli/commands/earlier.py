@@ -1,0 +1,62 @@
+"""``--previous``: the labels of an earlier output, taken over where the same adapter made them."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from catcli.commands.talk import Talk
+from catcli.errors import ProductsError
+from catcli.products.read import open_source
+from catcli.products.text import composed
+from catcli.runtime.labeler import Labeler
+from catcli.runtime.pipeline import CONFIDENCE, PREDICTED, Plan
+from catcli.runtime.recall import Previous, hashes_of
+
+CHECKED = 256
+"""Rows of an earlier output that are labeled again, to see whether this adapter made it."""
+
+SAME, SAME_REDUCED, MOSTLY = 1e-3, 0.06, 0.98
+"""Confidences of one adapter differ by no more than this from run to run (int8 scales by the batch), in so large a share of rows."""
+
+
+def earlier_labels(file: str, labeler: Labeler, plan: Plan, talk: Talk) -> Previous | None:
+    """The labels of an earlier output of this adapter; none where another made it."""
+    source = open_source([file])
+    text = [column for column in plan.text if column is not None]
+    number = {name: place for place, name in enumerate(labeler.categories)}
+    hashes, classes, confidences = [], [], []
+    sample: list[str] = []
+    for batch in source.batches():
+        missing = [name for name in (*text, PREDICTED, CONFIDENCE) if name not in batch.columns]
+        if missing:
+            raise ProductsError(
+                f"--previous {source.name} has no column {missing[0]!r}; it has to be an output of catcli predict for this catalog, "
+                "with the text columns in it."
+            )
+        frame = batch.select(list(dict.fromkeys([*text, PREDICTED, CONFIDENCE])))
+        texts = composed(frame, text)
+        found = frame[PREDICTED].cast(pl.String).replace_strict(number, default=None, return_dtype=pl.Int32)
+        sure = frame[CONFIDENCE].cast(pl.Float32, strict=False)
+        usable = (found.is_not_null() & sure.is_not_null()).to_numpy()
+        hashes.append(hashes_of(texts)[usable])
+        classes.append(found.fill_null(0).to_numpy()[usable])
+        confidences.append(sure.fill_null(0).to_numpy()[usable])
+        if len(sample) < CHECKED:
+            sample.extend(texts.filter(pl.Series(usable)).unique(maintain_order=True).head(CHECKED - len(sample)).to_list())
+    previous = Previous(np.concatenate(hashes), np.concatenate(classes), np.concatenate(confidences))
+    if not len(previous):
+        talk.warn(f"--previous {source.name} has no row with a category of this adapter; all rows are labeled")
+        return None
+    there = previous.find(hashes_of(pl.Series(sample, dtype=pl.String)))
+    here = labeler.label(sample)
+    tolerance = SAME if labeler.variant == "fp32" else SAME_REDUCED
+    close = np.abs(here.confidences[:, 0] - there.confidences[:, 0]) <= tolerance
+    same = float(((here.classes[:, 0] == there.classes[:, 0]) & close).mean())
+    if same < MOSTLY:
+        talk.warn(
+            f"--previous {source.name} was labeled by another adapter or from other text: {same:.0%} of {len(sample)} rows tried "
+            "again come out alike; all rows are labeled"
+        )
+        return None
+    return previous
