@@ -54,6 +54,7 @@ Encoding = Annotated[
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda. auto takes the GPU if there is one.", metavar="DEVICE")]
 VariantOption = Annotated[str, typer.Option(help="auto, fp32, fp16 or int8. auto takes the fastest that gives the same categories here.")]
 TextMapping = Annotated[list[str] | None, typer.Option(help="Read the adapter's TRAINED column from COLUMN.", metavar="TRAINED=COLUMN")]
+AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Go on where a text column of the adapter is not in the file.")]
 Require = Annotated[
     list[str] | None,
     typer.Option(help="A score to reach, such as macro_f1=0.9; exit code 3 where it is not. Repeat for several.", metavar="METRIC=VALUE"),
@@ -264,9 +265,7 @@ def predict(
     variant: VariantOption = "auto",
     batch_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of a batch; by the device by default.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Batches at once; one a core by default.")] = None,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Go on where a text column of the adapter is not in the catalog.")
-    ] = False,
+    allow_missing: AllowMissing = False,
     replace_columns: Annotated[
         bool, typer.Option("--replace-columns", help="Drop columns of the catalog that have the names of ours.")
     ] = False,
@@ -339,6 +338,7 @@ def report(
         str | None, typer.Option(help="With --on: the column with the true categories, where it has another name.", metavar="COLUMN")
     ] = None,
     text: TextMapping = None,
+    allow_missing: AllowMissing = False,
     device: DeviceOption = None,
     variant: VariantOption = "auto",
     input_format: InputFormat = None,
@@ -357,6 +357,7 @@ def report(
         on=on,
         label=label,
         text=tuple(text or ()),
+        allow_missing=allow_missing,
         html=html,
         require=tuple(require or ()),
         device=device or "auto",

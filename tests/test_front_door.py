@@ -84,7 +84,7 @@ def test_a_report_fits_eighty_columns_has_every_section_and_talk_stays_on_stderr
     shelves = tuple(f" {shortened(shelf, 22)} " for shelf in SHELVES)
     assert sum(line.startswith(shelves) and line.rstrip()[-1].isdigit() for line in lines) >= len(SHELVES)
     for title in (
-        "rows are labeled right",
+        "rows labeled right",
         "Scores, 95 % intervals",
         "the blend over the linear model alone",
         "Precision contract",

@@ -133,7 +133,8 @@ def test_new_rows_are_scored_and_unknown_categories_named(shop: Shop, tmp_path: 
     assert told.recalibrated[0].precision == 0.9
     assert told.recalibrated[0].threshold is not None
     shown = catcli("report", shop.adapter, "--on", "new.csv", "--label", "Shelf", "--text", "title=Product Title", cwd=tmp_path).stdout
-    assert "2 rows are of a category that the adapter does not know" in shown
+    assert "of categories that the adapter does not know, and counted as wrong: 2 rows, 'Pets > Fish (2)'" in " ".join(shown.split())
+    assert "left out for want of a category: 3 rows" in shown
     assert "Found on these rows: for predict --min-confidence" in shown
 
 
@@ -151,6 +152,21 @@ def test_rows_without_the_truth_get_a_sentence(shop: Shop, tmp_path: Path) -> No
     (tmp_path / "empty.csv").write_text("title,brand,description,category\na,b,c,\n")
     with pytest.raises(ProductsError, match="has 1 rows and none with a category in 'category'; choose another with --label"):
         report([shop.adapter], Asked(on=str(tmp_path / "empty.csv")))
+
+
+def test_rows_of_unknown_categories_alone_get_a_sentence(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("title,brand,description,category\nmug,,,Pets\nbowl,,,Pets\n")
+    with pytest.raises(ProductsError, match=r"none of its 2 labeled rows is of a category that the adapter knows \('Pets' are new to it\)"):
+        report([shop.adapter], Asked(on=str(tmp_path / "new.csv")))
+
+
+def test_a_text_column_may_be_missing_where_that_is_allowed(shop: Shop, tmp_path: Path) -> None:
+    pl.read_csv(shop.products, infer_schema=False).select("title", "category").head(20).write_csv(tmp_path / "new.csv")
+    with pytest.raises(ProductsError, match="has no column 'brand', which the adapter reads; .* or pass --allow-missing"):
+        report([shop.adapter], Asked(on=str(tmp_path / "new.csv")))
+    told = report([shop.adapter], Asked(on=str(tmp_path / "new.csv"), allow_missing=True))
+    assert isinstance(told, Fresh)
+    assert told.scored_rows == 20
 
 
 def test_options_that_mean_nothing_together_are_wrong_usage(shop: Shop) -> None:

@@ -28,6 +28,7 @@ class Asked:
     on: str | None = None
     label: str | None = None
     text: Sequence[str] = ()
+    allow_missing: bool = False
     html: Path | None = None
     require: Sequence[str] = ()
     device: str = "auto"
@@ -68,12 +69,15 @@ def report(
     told: Held | Fresh | SideBySide
     if len(chosen) > 1:
         told = side_by_side(chosen)
-        talk.out.print(told.model_dump_json() if as_json else Group(*_beside(told)), soft_wrap=True)
+        if as_json:
+            print(told.model_dump_json())
+        else:
+            talk.out.print(Group(*_beside(told)))
         return told
     talk.detail(f"{chosen[0].folder.resolve()}, made {chosen[0].manifest.created:%Y-%m-%d %H:%M} UTC")
     if asked.on:
-        how = (asked.label, asked.text, asked.device, asked.variant, asked.input_format, asked.delimiter, asked.encoding)
-        view = on_rows(chosen[0], LabeledFile(asked.on, *how), talk)
+        shared = {name: getattr(asked, name) for name in LabeledFile.__dataclass_fields__ if name != "file"}
+        view = on_rows(chosen[0], LabeledFile(asked.on, **shared), talk)
     else:
         view = held_out(chosen[0])
     told = view.told
@@ -145,13 +149,11 @@ def _held(told: Held) -> list[RenderableType]:
 def _fresh(told: Fresh) -> list[RenderableType]:
     said: list[RenderableType] = []
     if told.unlabeled:
-        said.append(f"{told.unlabeled:,} rows have no category and are left out")
+        said.append(f"left out for want of a category: {sentences.counted(told.unlabeled, 'row')}")
     if told.unknown_categories:
         rows = sum(one.rows for one in told.unknown_categories)
         names = listed((f"{one.category} ({one.rows:,})" for one in told.unknown_categories), 5)
-        count = len(told.unknown_categories)
-        kinds = "a category" if count == 1 else f"{count:,} categories"
-        said.append(f"{rows:,} rows are of {kinds} that the adapter does not know, and count as wrong: {names}")
+        said.append(f"of categories that the adapter does not know, and counted as wrong: {sentences.counted(rows, 'row')}, {names}")
     return [*_told(told), *said, *_detailed(told), tables.found(told.recalibrated)]
 
 
@@ -161,11 +163,11 @@ def _beside(told: SideBySide) -> list[RenderableType]:
     names = short_names([Path(one.adapter) for one in told.adapters])
     counts = ", ".join(f"{one.test_rows:,}" for one in told.adapters)
     if told.comparisons:
-        said = f"on {told.shared_rows:,} test rows that all share, of {counts}"
+        said = f"on {sentences.counted(told.shared_rows, 'test row')} that all share, of {counts}"
     else:
         said = (
             f"each on its own test rows ({counts}): they share {told.shared_rows:,}, too few to compare; fit them on the same file, "
             "columns and --split-seed, or score each with --on"
         )
     table = tables.side_by_side({name: one.blend for name, one in zip(names, told.adapters, strict=True)})
-    return [table, said, *map(sentences.comparison, told.comparisons)]
+    return [table, said + "\n", *map(sentences.comparison, told.comparisons)]

@@ -48,6 +48,7 @@ class LabeledFile:
     file: str
     label: str | None = None
     text: Sequence[str] = ()
+    allow_missing: bool = False
     device: str = "auto"
     variant: str = "auto"
     input_format: str | None = None
@@ -109,13 +110,19 @@ def on_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> View:
         drawn = np.sort(np.random.default_rng(0).permutation(len(frame))[:most])
         frame, truth = frame[drawn], truth.gather(drawn)
         talk.say(f"a draw of {most:,} of {most + left_out:,} labeled rows is scored")
-    columns = match_text(where, frame.schema, manifest.text, given.text, allow_missing=False, talk=talk)
+    columns = match_text(where, frame.schema, manifest.text, given.text, allow_missing=given.allow_missing, talk=talk)
     texts = composed(frame, [column for column in columns if column is not None]).to_list()
+    unknown = sorted(set(truth.to_list()) - set(manifest.categories))
+    if truth.is_in(unknown).all():
+        raise ProductsError(
+            f"--on {where}: none of its {len(frame):,} labeled rows is of a category that the adapter knows ({listed(unknown, 3)} are new "
+            "to it); choose the column with the true categories with --label."
+        )
     labeler = Labeler(adapter, given.device, given.variant)
     for note in labeler.notes:
         talk.warn(note)
     voices = labeler.voices(texts)
-    names = (*manifest.categories, *sorted(set(truth.to_list()) - set(manifest.categories)))
+    names = (*manifest.categories, *unknown)
     numbers = {name: number for number, name in enumerate(names)}
     classes = np.array([numbers[name] for name in truth.to_list()], np.int64)
     scored = Scored({labeler.variant: voices.lora}, voices.linear, classes, _products(frame, texts, manifest), names)

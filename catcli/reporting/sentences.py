@@ -13,6 +13,11 @@ def per_cent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def interval(estimate: Estimate) -> str:
     """The interval of a share, in per cent."""
     return f"95 % interval {100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
@@ -21,7 +26,7 @@ def interval(estimate: Estimate) -> str:
 def headline(evaluation: Evaluation) -> str:
     """What a merchant asks first."""
     accuracy = evaluation.blend.accuracy
-    said = f"{per_cent(accuracy.value)} of {evaluation.scored_rows:,} rows are labeled right ({interval(accuracy)})."
+    said = f"{per_cent(accuracy.value)} of {counted(evaluation.scored_rows, 'row')} labeled right ({interval(accuracy)})."
     held = [made for made in evaluation.promises if made.threshold is not None]
     if not held:
         return f"{said} No share of them can be labeled unseen yet: see the precision contract."
@@ -86,7 +91,7 @@ def unmet(found: Threshold) -> str:
     tried = "too few to try" if found.best is None else f"the surest that were tried are {per_cent(found.best)} right"
     if found.missing is None:
         return f"{tried}; more rows alone would not reach it"
-    return f"{tried}; it takes at least {found.missing:,} more products to choose by"
+    return f"{tried}; it takes at least {counted(found.missing, 'more product')} to choose by"
 
 
 def promise(found: Promise) -> str:

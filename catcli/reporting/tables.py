@@ -84,13 +84,13 @@ def overall(evaluation: Evaluation, metrics: Iterable[str] = TITLES) -> Group:
 
 def caption(evaluation: Evaluation) -> str:
     """What rows a score is of."""
-    said = f"{evaluation.scored_rows:,} rows of {evaluation.scored_products:,} products"
+    said = f"{sentences.counted(evaluation.scored_rows, 'row')} of {sentences.counted(evaluation.scored_products, 'product')}"
     if isinstance(evaluation, Fresh):
         said += f" of {evaluation.on}; those that the adapter learned from flatter it"
     if isinstance(evaluation, Metrics):
         said += " that no scored model learned from"
         count = len(evaluation.rare_categories)
-        said += f"; {count} rare categories scored by a draw" if count else ""
+        said += f"; categories too rare for every part, scored by a draw: {count:,}" if count else ""
         if evaluation.training.refit:
             said += "\nwhat is shipped has since learned from all rows in the same way"
     return said
