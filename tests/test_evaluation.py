@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from catcli.adapter import Blend, Variant
-from catcli.evaluation.calibration import Blending, Classes, Floats, class_shares, fit_blend, fit_temperature, fit_weights, log_loss
+from catcli.evaluation.calibration import Blending, Classes, Floats, class_shares, fit_blend, fit_temperature, fit_weights
 from catcli.evaluation.metrics import Scores
 from catcli.evaluation.resampling import Outcomes
 from catcli.evaluation.scores import evaluate
@@ -28,6 +28,11 @@ def voices(rows: int = 400, classes: int = 4) -> tuple[Array, Array, Classes]:
     clean = 2.0 * np.eye(classes)[truth]
     first, second = (np.asarray(clean + random.normal(0, noise, clean.shape), np.float32) for noise in (1.5, 1.5))
     return first, second, truth
+
+
+def log_loss(scores: Array, truth: Classes) -> float:
+    """Mean negative logarithm of the probability that softmax of ``scores`` gives the truth."""
+    return float(-np.log(softmax(scores)[np.arange(len(truth)), truth]).mean())
 
 
 def test_a_blend_of_two_independent_voices_beats_each() -> None:

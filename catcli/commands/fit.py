@@ -216,9 +216,9 @@ def _measure(labeled: Labeled, parts: Split, learned: Learned) -> tuple[Metrics,
     validation, test = scored(slice(0, len(parts.validation))), scored(slice(len(parts.validation), None))
     served = {variant: served_by(validation, blending, variant, FILES[variant]) for variant in learned.logits}
     serves = learned.exported.serves
-    assessed = assess(test, serves, blending, served[serves], disagreeing(labeled.texts, labeled.classes))
+    told = assess(test, serves, blending, served[serves], disagreeing(labeled.texts, labeled.classes))
     metrics = Metrics(
-        **assessed,
+        **dict(told.evaluation),
         rows=Rows(
             read=labeled.read,
             unlabeled=labeled.unlabeled,

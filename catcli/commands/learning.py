@@ -17,7 +17,7 @@ from catcli.adapter import Variant
 from catcli.commands.talk import Talk
 from catcli.evaluation.calibration import Blending, class_shares
 from catcli.evaluation.metrics import RandomSplit, SplitScores
-from catcli.evaluation.resampling import Outcomes, as_it_stands
+from catcli.evaluation.resampling import Outcomes
 from catcli.models.backbones import BACKBONES
 from catcli.models.checkpoint import Checkpoint
 from catcli.models.classifier import pick_device, use_bf16
@@ -206,8 +206,7 @@ class Learner:
 
         Both ways it learns from as many rows and is scored on as many.
         """
-        keys = np.unique(np.array(self.labeled.keys, dtype=object), return_inverse=True)[1]
-        if keys.max() + 1 == len(keys):
+        if len(set(self.labeled.keys)) == len(self.labeled.keys):
             return None
         most = TRIAL_ROWS if self.recipe.time_budget else RANDOM_ROWS
         random = np.random.default_rng(self.recipe.split_seed)
@@ -219,7 +218,7 @@ class Learner:
             chosen = draw(self.rows.classes, train, count, self.recipe.seed)
             model = fit_linear(self.rows.take(chosen).plus(self.names), self.count, self.recipe.seed)
             outcomes = Outcomes.of(model.logits([self.rows.texts[row] for row in test]), self.rows.classes[test], test)
-            metrics = as_it_stands(outcomes).metrics
+            metrics = outcomes.point.metrics
             return SplitScores(accuracy=float(metrics["accuracy"][0]), macro_f1=float(metrics["macro_f1"][0]))
 
         return RandomSplit(train=count, by_product=learned(self.parts.train, self.parts.test), at_random=learned(taught, scored))

@@ -255,14 +255,12 @@ class _Nowhere:
 
 def _check_output(source: Source, asked: Asked) -> None:
     out = Path(asked.output)
+    if asked.review:
+        _check_review(source, asked)
     if asked.output == "-":
-        if asked.review:
-            _check_review(source, asked)
         return
     if asked.no_clobber and out.exists():
         raise OutputError(f"-o {out} exists and --no-clobber leaves it alone; choose another name.")
-    if asked.review:
-        _check_review(source, asked)
     inside = [
         path for path in source.paths if path.resolve() == out.resolve() or (out.is_dir() and path.resolve().is_relative_to(out.resolve()))
     ]
@@ -372,8 +370,7 @@ def _review(ready: Prepared, spills: Path, done: int = 0) -> Review | None:
 
 def _finish_review(review: Review | None, ready: Prepared) -> None:
     if review is not None:
-        keep = [name for name in ready.nothing.columns if ready.plan.keep is None or name in ready.plan.keep]
-        review.finish(keep, ready.nothing, no_rows(ready.plan))
+        review.finish(ready.plan.kept(ready.nothing.columns), ready.nothing, no_rows(ready.plan))
 
 
 # --- after ---------------------------------------------------------------------------------------------------------------------------

@@ -73,8 +73,7 @@ def held_out(adapter: Adapter) -> View:
     metrics, test, names = Metrics.load(adapter.file("metrics.json")), test_rows(adapter), adapter.manifest.categories
     probabilities = Blending.of(adapter.manifest).probabilities(test.lora, test.linear, metrics.variant)
     outcomes = Outcomes.of(probabilities, test.classes, test.products)
-    facts = {name: getattr(metrics, name) for name in Metrics.model_fields}
-    facts["blend"] = with_examples(metrics.blend, outcomes, names, test.texts)
+    facts = {**dict(metrics), "blend": with_examples(metrics.blend, outcomes, names, test.texts)}
     told = Held(**facts, adapter=str(adapter.folder), created=adapter.manifest.created)
     return View(adapter, told, names, test.texts, probabilities, outcomes)
 
@@ -87,8 +86,7 @@ def test_rows(adapter: Adapter) -> HeldOut:
 def with_examples(scores: Scores, outcomes: Outcomes, names: Sequence[str], texts: Sequence[str]) -> Scores:
     """The scores, each confused pair with texts that were labeled so, the surest first: the errors that a threshold does not catch."""
     found: dict[tuple[str, str], tuple[str, ...]] = {}
-    wrong = np.flatnonzero(~outcomes.right)
-    for row in wrong[np.argsort(-outcomes.confidence[wrong], kind="stable")]:
+    for row in outcomes.errors:
         pair = names[outcomes.truth[row]], names[outcomes.predicted[row]]
         seen = found.get(pair, ())
         if len(seen) < EXAMPLES and texts[row] not in seen:
@@ -126,13 +124,10 @@ def on_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> View:
     numbers = {name: number for number, name in enumerate(names)}
     classes = np.array([numbers[name] for name in truth.to_list()], np.int64)
     scored = Scored({labeler.variant: voices.lora}, voices.linear, classes, _products(frame, texts, manifest), names)
-    blending = Blending.of(manifest)
-    assessed = assess(scored, labeler.variant, blending, manifest.variants[labeler.variant], disagreeing(texts, classes))
-    probabilities = blending.probabilities(voices.lora, voices.linear, labeler.variant)
-    outcomes = scored.outcomes(probabilities)
-    assessed["blend"] = with_examples(assessed["blend"], outcomes, names, texts)
+    assessed = assess(scored, labeler.variant, Blending.of(manifest), manifest.variants[labeler.variant], disagreeing(texts, classes))
+    evaluation, outcomes = assessed.evaluation, assessed.outcomes
     told = Fresh(
-        **assessed,
+        **{**dict(evaluation), "blend": with_examples(evaluation.blend, outcomes, names, texts)},
         adapter=str(adapter.folder),
         created=manifest.created,
         on=where,
@@ -140,7 +135,7 @@ def on_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> View:
         left_out=left_out,
         recalibrated=thresholds(Judged.of(outcomes)),
     )
-    return View(adapter, told, names, texts, probabilities, outcomes)
+    return View(adapter, told, names, texts, assessed.probabilities, outcomes)
 
 
 def _labeled_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> tuple[pl.DataFrame, pl.Series, int, str]:

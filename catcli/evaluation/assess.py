@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,7 @@ import numpy.typing as npt
 from catcli.adapter import Served, Variant
 from catcli.evaluation.calibration import Blending
 from catcli.evaluation.contract import kept, kept_by_category
-from catcli.evaluation.metrics import Calibration, CategoryPromises, Comparison, Promise, Scores, Unknown
+from catcli.evaluation.metrics import Evaluation, Unknown
 from catcli.evaluation.reliability import calibration
 from catcli.evaluation.resampling import Classes, Outcomes
 from catcli.evaluation.scores import Disagreeing, compare, evaluate
@@ -37,21 +36,13 @@ class Scored:
         return Outcomes.of(probabilities, self.truth, self.products)
 
 
-class Assessed(TypedDict):
-    """The fields of `catcli.evaluation.metrics.Evaluation`."""
+@dataclass(frozen=True)
+class Assessed:
+    """What is told of the rows, and the blend's ``probabilities`` *(rows, classes)* and ``outcomes`` that it was told by."""
 
-    scored_rows: int
-    scored_products: int
-    variant: Variant
-    unknown_categories: tuple[Unknown, ...]
-    blend: Scores
-    lora: Scores
-    linear: Scores
-    against_linear: Comparison
-    against_lora: Comparison
-    calibration: Mapping[Variant, Calibration]
-    promises: tuple[Promise, ...]
-    category_promises: tuple[CategoryPromises, ...]
+    evaluation: Evaluation
+    probabilities: Array
+    outcomes: Outcomes
 
 
 def assess(scored: Scored, variant: Variant, blending: Blending, served: Served, disagreeing: Disagreeing | None = None) -> Assessed:
@@ -65,7 +56,7 @@ def assess(scored: Scored, variant: Variant, blending: Blending, served: Served,
     outcomes = {name: scored.outcomes(probabilities) for name, probabilities in found.items()}
     blend = outcomes["blend"]
     unknown, counts = np.unique(scored.truth[scored.truth >= linear.shape[1]], return_counts=True)
-    return Assessed(
+    evaluation = Evaluation(
         scored_rows=len(scored.truth),
         scored_products=blend.products,
         variant=variant,
@@ -84,3 +75,4 @@ def assess(scored: Scored, variant: Variant, blending: Blending, served: Served,
         promises=tuple(kept(single, blend) for single in served.thresholds),
         category_promises=kept_by_category(served.category_thresholds, blend, names),
     )
+    return Assessed(evaluation, found["blend"], blend)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import optimize
 
 from catcli.adapter import Blend, Confidence, Manifest, Variant
-from catcli.runtime.blend import Array, calibrated, mix, softmax
+from catcli.runtime.blend import Array, calibrated, mix
 
 Classes = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -170,9 +170,3 @@ def usual_slope(classes: int) -> float:
     A line through the slopes that test files ask for: .84 and .97 with 10 categories, .34 to .63 with some 200.
     """
     return float(np.clip(1.2 - 0.13 * np.log(classes), 0.3, 1.0))
-
-
-def log_loss(scores: Array, truth: Classes) -> float:
-    """Mean negative logarithm, in nats, of the probability that softmax of ``scores`` *(rows, classes)* gives the truth."""
-    probabilities = softmax(scores)[np.arange(len(truth)), truth]
-    return float(-np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)).mean())

@@ -19,7 +19,7 @@ from scipy import stats
 
 from catcli.adapter import CategoryThresholds, Threshold
 from catcli.evaluation.metrics import CategoryPromises, Promise
-from catcli.evaluation.resampling import Classes, Outcomes, as_it_stands, at_least, estimate, replicates
+from catcli.evaluation.resampling import Classes, Outcomes, at_least, estimate
 from catcli.runtime.blend import Array
 
 TARGETS = (0.90, 0.95, 0.98, 0.99)
@@ -164,8 +164,7 @@ def kept(found: Threshold, scored: Outcomes) -> Promise:
     reached = None
     if len(accepted):
         chosen = scored.take(accepted)
-        value, drawn = as_it_stands(chosen).metrics["accuracy"][0], replicates(chosen).metrics["accuracy"]
-        reached = estimate(float(value), drawn, chosen.products)
+        reached = estimate(float(chosen.point.metrics["accuracy"][0]), chosen.drawn.metrics["accuracy"], chosen.products)
     return Promise(**facts, accepted_in_test=len(accepted) / len(scored.truth), reached_in_test=reached)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,12 @@ class Outcomes:
         return found
 
     @property
+    def errors(self) -> Classes:
+        """Numbers of the rows that were labeled wrong, the surest first: the errors that a threshold does not catch."""
+        wrong = np.flatnonzero(~self.right)
+        return wrong[np.argsort(-self.confidence[wrong], kind="stable")]
+
+    @property
     def products(self) -> int:
         """How many products there are."""
         return int(self.product.max()) + 1
@@ -80,6 +87,16 @@ class Outcomes:
     def present(self) -> Classes:
         """Classes that rows are of or were predicted to be, rising."""
         return np.union1d(self.truth, self.predicted)
+
+    @cached_property
+    def point(self) -> Measured:
+        """The metrics of the rows themselves; kept, since a score and every comparison ask for them."""
+        return as_it_stands(self)
+
+    @cached_property
+    def drawn(self) -> Measured:
+        """The metrics of all draws; kept for the same reason, a second's work for some thousand rows."""
+        return replicates(self)
 
     def take(self, rows: Classes) -> Outcomes:
         """Some of the rows."""
@@ -157,9 +174,9 @@ def draws(products: int, seed: int = 0, count: int = REPLICATES) -> Iterator[Arr
         yield np.stack([np.bincount(row, minlength=products) for row in drawn]).astype(np.float32)
 
 
-def replicates(outcomes: Outcomes, seed: int = 0) -> Measured:
+def replicates(outcomes: Outcomes) -> Measured:
     """The metrics of all `REPLICATES` draws."""
-    parts = [measure(outcomes, weights) for weights in draws(outcomes.products, seed)]
+    parts = [measure(outcomes, weights) for weights in draws(outcomes.products)]
     metrics = {name: np.concatenate([part.metrics[name] for part in parts]) for name in parts[0].metrics}
     return Measured(metrics, np.concatenate([part.f1 for part in parts], axis=1))
 

@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from catcli.evaluation.metrics import CategoryScores, Comparison, Confusion, Estimate, Scores
-from catcli.evaluation.resampling import Floats, Outcomes, as_it_stands, estimate, replicates
+from catcli.evaluation.resampling import Floats, Outcomes, estimate
 from catcli.runtime.blend import Array
 
 MOST_CONFUSIONS = 200
@@ -22,7 +22,7 @@ Disagreeing = Mapping[tuple[int, int], int]
 
 def evaluate(probabilities: Array, outcomes: Outcomes, names: Sequence[str], disagreeing: Disagreeing | None = None) -> Scores:
     """Score probabilities *(rows, classes)*, whose ``outcomes`` these are; ``names`` has every class of the rows, known or not."""
-    point, drawn = as_it_stands(outcomes), replicates(outcomes)
+    point, drawn = outcomes.point, outcomes.drawn
     metrics = {name: estimate(float(values[0]), drawn.metrics[name], outcomes.products) for name, values in point.metrics.items()}
     return Scores(
         **metrics,
@@ -71,8 +71,7 @@ def compare(first: Outcomes, second: Outcomes, of: str, against: str) -> Compari
     The test is McNemar's (1947, "Note on the sampling error of the difference between correlated proportions or percentages") in its exact
     form, between products of which one model labels more rows right and those of which the other does.
     """
-    points = as_it_stands(first), as_it_stands(second)
-    drawn = replicates(first), replicates(second)
+    points, drawn = (first.point, second.point), (first.drawn, second.drawn)
 
     def difference(metric: str) -> Estimate:
         value = float(points[0].metrics[metric][0] - points[1].metrics[metric][0])

@@ -52,7 +52,6 @@ def _environment() -> jinja2.Environment:
 
 def page(name: str, told: Held | Fresh, names: Sequence[str], texts: Sequence[str], probabilities: Array, outcomes: Outcomes) -> str:
     """The page of an adapter called ``name``: ``probabilities`` *(rows, classes)* of ``texts``, and their ``outcomes``."""
-    held = [made for made in told.promises if made.threshold is not None]
     return (
         _environment()
         .get_template("report.html")
@@ -68,7 +67,6 @@ def page(name: str, told: Held | Fresh, names: Sequence[str], texts: Sequence[st
             titles=TITLES,
             models={model: (title, getattr(told, model)) for model, title in MODELS.items()},
             promises=[(made, sentences.promise(made)) for made in told.promises],
-            held=held,
             categories=sorted(told.blend.categories, key=lambda found: (-found.support, found.category)),
             errors=_errors(names, texts, outcomes),
             data=_data(told, names, probabilities, outcomes),
@@ -80,8 +78,6 @@ def page(name: str, told: Held | Fresh, names: Sequence[str], texts: Sequence[st
 
 def _errors(names: Sequence[str], texts: Sequence[str], outcomes: Outcomes) -> list[dict[str, Any]]:
     """Wrong rows, the surest first: those that no threshold catches."""
-    wrong = np.flatnonzero(~outcomes.right)
-    order = wrong[np.argsort(-outcomes.confidence[wrong], kind="stable")][:MOST_ERRORS]
     return [
         {
             "text": printable(texts[row])[:LONGEST],
@@ -89,7 +85,7 @@ def _errors(names: Sequence[str], texts: Sequence[str], outcomes: Outcomes) -> l
             "predicted": printable(names[outcomes.predicted[row]]),
             "confidence": float(outcomes.confidence[row]),
         }
-        for row in order
+        for row in outcomes.errors[:MOST_ERRORS]
     ]
 
 

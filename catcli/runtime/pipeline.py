@@ -67,6 +67,10 @@ class Plan:
     alternatives_as_json: bool = False
     dedupe: bool = True
 
+    def kept(self, columns: Sequence[str]) -> list[str]:
+        """Those of the catalog's columns that are written."""
+        return [name for name in columns if self.keep is None or name in self.keep]
+
 
 @dataclass
 class Summary:
@@ -192,8 +196,7 @@ class _Run:
                 added, suggested = self.finished(work)
                 if len(writes) >= WRITE_BEHIND:
                     writes.popleft().result()
-                keep = [name for name in work.batch.columns if self.plan.keep is None or name in self.plan.keep]
-                writes.append(writing.submit(self.write, work.batch, keep, added, suggested))
+                writes.append(writing.submit(self.write, work.batch, self.plan.kept(work.batch.columns), added, suggested))
                 self.advance(self.summary.rows, work.batch.share)
 
             def settle_all() -> None:
@@ -298,10 +301,9 @@ def our_columns(
     indices = pl.Series(classes[:, 0]).set(~pl.Series(accepted), None)
     added = [names.gather(indices).alias(PREDICTED), pl.Series(CONFIDENCE, confidences[:, 0])]
     if plan.top_k > 1:
-        pairs = [
-            [{"category": names[number], "confidence": float(value)} for number, value in zip(numbers, values, strict=True)]
-            for numbers, values in zip(classes.tolist(), confidences, strict=True)
-        ]
+        found = zip(names.gather(classes.ravel()).to_list(), confidences.ravel().tolist(), strict=True)
+        k = classes.shape[1]
+        pairs = [[{"category": name, "confidence": value} for name, value in itertools.islice(found, k)] for _ in range(len(classes))]
         if plan.alternatives_as_json:
             cells = [json.dumps(pair, ensure_ascii=False) for pair in pairs]
             added.append(pl.Series(ALTERNATIVES, cells, dtype=pl.String))
