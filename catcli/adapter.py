@@ -18,8 +18,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from catcli import places
 from catcli.errors import AdapterError, OutputError, close_to, listed
+from catcli.recipe import Method
 
-FORMAT = 2
+FORMAT = 3
+READ = (2, FORMAT)
+"""Formats that are read: one of format 2 says no revision of its base, and has no weights beside its models."""
 MANIFEST = "adapter.json"
 PACKAGES = ("catcli", "torch", "transformers", "peft", "optimum-onnx", "onnxruntime-gpu", "onnxruntime", "polars", "scikit-learn")
 
@@ -31,11 +34,12 @@ class _Part(BaseModel):
 
 
 class Base(_Part):
-    """The base model: its short name, its public name, and the SHA-256 of its weights."""
+    """The base model: the name that gets it again, its public name, the SHA-256 of its weights, and the hub's commit."""
 
     name: str
     hub: str
     sha256: str
+    revision: str | None = None
 
 
 class Threshold(_Part):
@@ -76,10 +80,14 @@ class Confidence(_Part):
 
 
 class Served(_Part):
-    """One exported form of the model, what calibrates it, and the thresholds that its confidences have to pass."""
+    """One exported form of the model, what calibrates it, and the thresholds that its confidences have to pass.
+
+    ``data`` names the files beside ``file`` that hold its weights, where those pass 2 GiB.
+    """
 
     file: str
     confidence: Confidence
+    data: tuple[str, ...] = ()
     thresholds: tuple[Threshold, ...] = ()
     category_thresholds: tuple[CategoryThresholds, ...] = ()
 
@@ -100,14 +108,19 @@ class Alone(_Part):
 
 
 class Manifest(_Part):
-    """``adapter.json``: what came out of a fit. Class *i* is ``categories[i]``; ``files`` maps a file's name to its SHA-256."""
+    """``adapter.json``: what came out of a fit.
+
+    Class *i* is ``categories[i]``; ``prices`` are those of the ``text`` columns that are read as bands; ``files`` maps a file's name to its
+    SHA-256.
+    """
 
     format: int
     created: datetime
     base: Base
-    method: str
+    method: Method
     label: str
     text: tuple[str, ...]
+    prices: tuple[str, ...] = ()
     group: str | None
     categories: tuple[str, ...]
     max_tokens: int
@@ -282,9 +295,9 @@ def _check_format(folder: Path, content: bytes) -> None:
         found = json.loads(content).get("format")
     except (ValueError, AttributeError):
         return  # damaged; the caller says so
-    if isinstance(found, int) and found != FORMAT:
+    if isinstance(found, int) and found not in READ:
         way = "upgrade catcli" if found > FORMAT else "fit it again with this catcli"
-        raise AdapterError(f"{folder} is of adapter format {found} and this catcli reads {FORMAT}; {way}.")
+        raise AdapterError(f"{folder} is of adapter format {found} and this catcli reads {' and '.join(map(str, READ))}; {way}.")
 
 
 def folders() -> list[Path]:

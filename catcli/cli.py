@@ -147,14 +147,44 @@ def fit(
         list[str] | None, typer.Option(help="A column to read; repeat for several, the most telling first.", metavar="COLUMN")
     ] = None,
     group: Annotated[str | None, typer.Option(help="The column that is equal for all rows of one product.", metavar="COLUMN")] = None,
-    rank: Annotated[int | None, typer.Option(help="LoRA: the adapters' rank.  [default: 8]")] = None,
-    alpha: Annotated[int | None, typer.Option(help="LoRA: the adapters' output is scaled by alpha / rank.  [default: 16]")] = None,
-    dropout: Annotated[float | None, typer.Option(help="LoRA: dropout before the adapters.  [default: 0.1]")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="minilm (embedded), or from the hub: bert, distilbert, distilroberta, roberta, xlm-roberta, albert, mpnet, modernbert, "
+            "deberta, t5, gpt2, qwen3, or OWNER/MODEL, these with @REVISION; or a folder.  [default: minilm]",
+            metavar="NAME",
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="What learns: lora, rslora, dora or pissa adapters, the full base, or its head alone.  [default: lora]", metavar="METHOD"
+        ),
+    ] = None,
+    rank: Annotated[int | None, typer.Option(help="The adapters' rank.  [default: 8]")] = None,
+    alpha: Annotated[int | None, typer.Option(help="The adapters' output is scaled by alpha / rank.  [default: 16]")] = None,
+    dropout: Annotated[float | None, typer.Option(help="Dropout before the adapters.  [default: 0.1]")] = None,
+    targets: Annotated[
+        str | None,
+        typer.Option(help="Linear layers that get adapters, in every block; those that suit the base by default.", metavar="NAME,NAME"),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Most passes over the rows; 2 to 8 by their number by default.")] = None,
-    lr: Annotated[float | None, typer.Option(help="The highest learning rate.  [default: 0.002]")] = None,
+    lr: Annotated[float | None, typer.Option(help="The highest learning rate; it hangs on base and method by default.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows of a training step.  [default: 32]")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Of AdamW, on matrices.  [default: 0.01]")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longer texts are cut; by default 99 % of them are whole, up to 128.")] = None,
+    pool: Annotated[
+        str | None, typer.Option(help="How token states become one vector: mean, cls or last; by the base by default.", metavar="POOL")
+    ] = None,
+    balance: Annotated[
+        str | None,
+        typer.Option(
+            help="For rare categories: none, weights (class weights), focal (focal loss) or logit-adjust.  [default: none]", metavar="HOW"
+        ),
+    ] = None,
+    per_category: Annotated[
+        int | None, typer.Option(help="Learn from at most N rows of a category, drawn while the files are read.", metavar="N")
+    ] = None,
     split: Annotated[
         str | None, typer.Option(help="Per cent to train, to choose and to score.  [default: 80/10/10]", metavar="A/B/C")
     ] = None,
@@ -171,7 +201,10 @@ def fit(
         str | None, typer.Option(help="auto, fp32 or bf16. auto takes bf16 where the device has instructions for it.", metavar="DTYPE")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was killed.")] = False,
-    recipe: Annotated[Path | None, typer.Option(help="A recipe.json to start from; options given beside it win.", metavar="FILE")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="One of 'catcli recipes', or a recipe.json, to start from; options given beside it win.", metavar="RECIPE"),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the adapter that is there.")] = False,
     require: Require = None,
     input_format: InputFormat = None,
@@ -195,6 +228,12 @@ def fit(
         "time_budget": time_budget,
         "dtype": dtype,
         "seed": seed,
+        "base": base,
+        "method": method,
+        "targets": tuple(name.strip() for name in (targets or "").split(",") if name.strip()),
+        "pool": pool,
+        "balance": balance,
+        "per_category": per_category,
         "rank": rank,
         "alpha": alpha,
         "dropout": dropout,
@@ -425,6 +464,20 @@ def doctor(as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False
     from catcli.commands.doctor import doctor as run
 
     run(as_json=as_json, talk=talk(quiet, verbose))
+
+
+@app.command(epilog="Examples:\n\n  catcli recipes\n\n  catcli recipes gpt2-lora > mine.json && catcli fit products.csv --recipe mine.json")
+@sentences
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this one, as a file that --recipe takes.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """The recipes that come with catcli, for 'fit --recipe NAME': the study's models and settings."""
+    from catcli.commands.recipes import recipes as run
+
+    run(name, as_json=as_json, talk=talk(quiet, verbose))
 
 
 @store.command("list", epilog="Example:\n\n  catcli adapters list")

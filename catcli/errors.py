@@ -4,6 +4,7 @@
     ├── ProductsError      exit 1   a file, a column or a label that was read
     ├── OutputError        exit 1   the place that was to be written
     ├── AdapterError       exit 1   an adapter folder: missing, damaged, in the way
+    ├── BackboneError      exit 1   a base model: not to be had, not whole, not known
     ├── TrainingError      exit 1   a training that came to nothing
     ├── DeviceError        exit 1   the GPU that was asked for
     ├── UsageError         exit 2   options that are wrong by themselves or together
@@ -35,6 +36,10 @@ class OutputError(CatcliError):
 
 class AdapterError(CatcliError):
     """An adapter folder is missing, damaged, or in the way."""
+
+
+class BackboneError(CatcliError):
+    """A base model cannot be had, is not whole, or is of an architecture that is not known."""
 
 
 class TrainingError(CatcliError):

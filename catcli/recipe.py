@@ -3,39 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from catcli.errors import ProductsError, UsageError
+from catcli.errors import ProductsError, UsageError, close_to
 
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "fp32", "bf16"]
+Method = Literal["lora", "rslora", "dora", "pissa", "full", "head"]
+Pool = Literal["mean", "cls", "last"]
+Balance = Literal["none", "weights", "focal", "logit-adjust"]
+
+ADAPTED: tuple[Method, ...] = ("lora", "rslora", "dora", "pissa")
+"""Methods that put adapters beside frozen weights."""
+
+ADAPTERS_ONLY = ("rank", "alpha", "dropout", "targets")
+"""What is an adapter's, and means nothing where none is trained."""
 
 
 class Recipe(BaseModel):
     """Everything that decides what a fit trains. Fields are the flags of ``catcli fit`` in their long form.
 
     ``label``, ``text`` and ``group`` are None or empty until the columns have been looked for; in an adapter's ``recipe.json`` every one
-    is resolved, so that ``catcli fit --recipe`` repeats the run.
+    is resolved, so that ``catcli fit --recipe`` repeats the run. ``about`` says what a recipe that ships with catcli is for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    about: str = ""
     label: str | None = None
     text: tuple[str, ...] = ()
     group: str | None = None
-    base: Literal["minilm"] = "minilm"
-    method: Literal["lora"] = "lora"
+    base: Annotated[str, Field(min_length=1)] = "minilm"
+    method: Method = "lora"
     rank: Annotated[int, Field(ge=1, le=512)] = 8
     alpha: Annotated[int, Field(ge=1)] = 16
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    targets: tuple[str, ...] = ()
     epochs: Annotated[int, Field(ge=1)] | None = None
-    lr: Annotated[float, Field(gt=0, le=1)] = 2e-3
+    lr: Annotated[float, Field(gt=0, le=1)] | None = None
     batch_size: Annotated[int, Field(ge=1)] = 32
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
-    max_tokens: Annotated[int, Field(ge=4, le=512)] | None = None
+    max_tokens: Annotated[int, Field(ge=4, le=8192)] | None = None
+    pool: Pool | None = None
+    balance: Balance = "none"
+    per_category: Annotated[int, Field(ge=1)] | None = None
     split: tuple[int, int, int] = (80, 10, 10)
     split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -78,20 +93,48 @@ class Recipe(BaseModel):
             raise UsageError("; ".join(in_flag_names(error)) + ".") from error
 
     @classmethod
-    def load(cls, file: Path | None) -> Recipe:
-        """A ``recipe.json``, or the defaults where there is none."""
-        if file is None:
+    def load(cls, name: str | None) -> Recipe:
+        """A file such as an adapter's ``recipe.json``, or one of `shipped` by name; the defaults where there is none to load.
+
+        Raises:
+            ProductsError: it is not there, or is no recipe.
+        """
+        if name is None:
             return cls()
+        there = shipped()
+        if name in there and not Path(name).exists():
+            return there[name]
         try:
-            return cls.model_validate_json(file.read_bytes())
+            return cls.model_validate_json(Path(name).read_bytes())
         except OSError as error:
-            raise ProductsError(f"--recipe {file}: {error.strerror or error}; give the recipe.json of an adapter folder.") from error
+            raise ProductsError(
+                f"--recipe {name}: {error.strerror or error}{close_to(name, there)}; give the recipe.json of an adapter folder, or one of "
+                f"{', '.join(there)}."
+            ) from error
         except ValidationError as error:
-            raise ProductsError(f"--recipe {file}: {'; '.join(in_flag_names(error))}.") from error
+            raise ProductsError(f"--recipe {name}: {'; '.join(in_flag_names(error))}.") from error
 
     def but(self, changes: Mapping[str, object]) -> Recipe:
-        """This recipe with the flags that were given in their place; None leaves what the recipe says."""
-        return self.make(**{**self.model_dump(), **{name: value for name, value in changes.items() if value not in (None, ())}})
+        """This recipe with the flags that were given in their place; None leaves what the recipe says.
+
+        Raises:
+            UsageError: a flag is wrong, or is one of adapters where none are trained.
+        """
+        given = {name: value for name, value in changes.items() if value not in (None, ())}
+        changed = self.make(**{**self.model_dump(), **given})
+        odd = [f"--{name}" for name in ADAPTERS_ONLY if name in given]
+        if odd and changed.method not in ADAPTED:
+            raise UsageError(
+                f"{', '.join(odd)}: --method {changed.method} trains no adapters; leave {'it' if len(odd) == 1 else 'them'} out."
+            )
+        return changed
+
+
+def shipped() -> dict[str, Recipe]:
+    """The recipes that come with catcli, by name."""
+    found = (resources.files("catcli") / "recipes").iterdir()
+    files = sorted((file for file in found if file.name.endswith(".json")), key=lambda file: file.name)
+    return {file.name.removesuffix(".json"): Recipe.model_validate_json(file.read_bytes()) for file in files}
 
 
 def check_device(device: str) -> None:

@@ -58,7 +58,7 @@ def test_predict_gives_the_held_out_rows_the_probabilities_that_were_scored(shop
 
 
 def test_a_recipe_repeats_its_run(shop: Shop, tmp_path: Path) -> None:
-    recipe = Recipe.load(Path(shop.adapter) / "recipe.json")
+    recipe = Recipe.load(str(Path(shop.adapter) / "recipe.json"))
     assert (recipe.label, recipe.text, recipe.epochs, recipe.max_tokens) == ("category", ("title", "brand", "description"), 1, 24)
     again = fit([str(shop.products)], recipe=recipe, output=tmp_path / "again")
     for name in ("adapter_model.safetensors", "head.safetensors", "linear.safetensors"):

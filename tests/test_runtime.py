@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catcli.errors import AdapterError, DeviceError
-from catcli.models.backbones import BACKBONES
+from catcli.models.backbones import MINILM
 from catcli.runtime import labeler as labeling
 from catcli.runtime.labeler import Labeler
 from catcli.runtime.session import Session, bound, has_gpu
 from catcli.runtime.tokens import Tokenizer
 
-TOKENIZER = Tokenizer(BACKBONES["minilm"].tokenizer, 16)
+TOKENIZER = Tokenizer(MINILM.tokenizer, 16)
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,7 +10,8 @@ import pytest
 
 from catcli.errors import ProductsError
 from catcli.products.columns import choose, gives_away
-from catcli.products.text import compose
+from catcli.products.split import product_keys
+from catcli.products.text import compose, price_words
 
 ROWS = 60
 NAMES = ("Home > Mugs", "Home > Lamps", "Beauty > Soap")
@@ -32,6 +33,47 @@ def test_columns_are_joined_in_order_without_empty_cells() -> None:
         }
     )
     assert compose(frame, ["title", "features", "price", "since"]) == ["Blue mug big blue 1.5 2026-01-02", "", "3.0"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "word"),
+    [
+        ("999", "price500"),
+        ("1000", "price1000"),
+        ("1,299.00", "price1000"),
+        ("1.299,00 €", "price1000"),
+        ("₹ 2 499", "price2000"),
+        ("£4.99 - £9.99", "price2"),
+        ("0.79", "price0"),
+        ("5", "price5"),
+        ("49.999", "price20000"),  # three digits behind the mark are thousands
+        ("on request", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_price_is_the_word_for_its_band(cell: str | None, word: str | None) -> None:
+    assert price_words(pl.Series([cell], dtype=pl.String)).to_list() == [word]
+
+
+def test_prices_that_are_numbers_have_the_same_bands() -> None:
+    assert price_words(pl.Series([999.0, 0.5, None, 20.0, 1e6])).to_list() == ["price500", "price0", None, "price20", "price1000000"]
+
+
+def test_texts_have_bands_only_where_they_were_asked_for() -> None:
+    frame = pl.DataFrame({"title": ["Mug"], "price": ["12.50"]})
+    assert compose(frame, ["title", "price"], ["price"]) == ["Mug price10"]
+    assert compose(frame, ["title", "price"]) == ["Mug 12.50"]
+
+
+@pytest.mark.parametrize("name", ["retail_price_inr", "Price", "listPrice", "preis"])
+def test_a_column_of_prices_is_told_by_its_name_and_its_numbers(name: str) -> None:
+    assert choose(shop(**{name: [str(number) for number in range(ROWS)]}), None, ("title", name), None, "shop.csv").prices == (name,)
+    assert choose(shop(**{name: ["ask us"] * ROWS}), None, ("title", name), None, "shop.csv").prices == ()
+
+
+def test_offers_of_one_product_at_several_prices_are_one_product() -> None:
+    assert product_keys(["Blue Mug price5", "blue mug price20"], None) == ["blue mug", "blue mug"]
 
 
 def test_the_label_and_the_text_are_found_and_the_title_comes_first() -> None:

@@ -111,7 +111,7 @@ def _rows(catalog: Sequence[str], adapter: adapters.Adapter, rows: int) -> pl.Da
 def _stages(
     frame: pl.DataFrame, file: Path, adapter: adapters.Adapter, labeler: Labeler, against: str | None
 ) -> Iterator[tuple[str, int, Callable[[], object]]]:
-    texts = compose(frame, frame.columns)
+    texts = compose(frame, frame.columns, adapter.manifest.prices)
     count = len(texts)
     size = rows_of_a_batch(labeler)
     yield "reading", count, lambda: [batch.frame for batch in open_source([str(file)]).batches(size)]
@@ -139,10 +139,10 @@ def pipeline_of(adapter: adapters.Adapter, labeler: Labeler, texts: list[str]) -
     import transformers
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-    from catcli.models.backbones import BACKBONES
+    from catcli.models.backbones import backbone
 
     transformers.logging.set_verbosity_error()  # it would tell that the head has learned nothing, and which device it took
-    base = BACKBONES[adapter.manifest.base.name]
+    base = backbone(adapter.manifest.base.name)
     model = AutoModelForSequenceClassification.from_pretrained(base.folder, num_labels=len(labeler.categories)).eval()
     device = 0 if labeler.provider.startswith("CUDA") else -1
     classify = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(base.folder), device=device)

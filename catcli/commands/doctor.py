@@ -76,11 +76,10 @@ def _session() -> str:
 
 
 def _embedded() -> str:
-    from catcli.models.backbones import BACKBONES
+    from catcli.models.backbones import MINILM
 
-    base = BACKBONES["minilm"]
     try:
-        base.check()
+        MINILM.check()
     except CatcliError as error:
         return str(error)
-    return f"{base.hub}, weights as published"
+    return f"{MINILM.hub}, weights as published"

@@ -35,7 +35,7 @@ def earlier_labels(file: str, labeler: Labeler, plan: Plan, talk: Talk) -> Previ
                 "with the text columns in it."
             )
         frame = batch.select(list(dict.fromkeys([*text, PREDICTED, CONFIDENCE])))
-        texts = composed(frame, text)
+        texts = composed(frame, text, plan.prices)
         found = frame[PREDICTED].cast(pl.String).replace_strict(number, default=None, return_dtype=pl.Int32)
         sure = frame[CONFIDENCE].cast(pl.Float32, strict=False)
         usable = (found.is_not_null() & sure.is_not_null()).to_numpy()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,12 +24,14 @@ from catcli.evaluation.heldout import HeldOut
 from catcli.evaluation.metrics import Metrics, Rows, Training
 from catcli.products.categories import Categories, is_label, look_alikes
 from catcli.products.columns import Columns, choose
+from catcli.products.gather import Gathered, gather
 from catcli.products.labeled import Labeled, disagreeing
 from catcli.products.read import open_source
 from catcli.products.split import FEWEST, MOST_HELD, Split, product_keys, split
 from catcli.products.text import cells_of, compose
 from catcli.recipe import Recipe
 from catcli.reporting import card, tables
+from catcli.reporting.sentences import METHODS
 from catcli.runtime.labeler import PROBE_ROWS, save_probe
 from catcli.runtime.session import peak_memory
 
@@ -94,17 +95,16 @@ def fit(
     target = output or adapters.store() / source.stem
     adapters.check_free(target, force)
 
-    whole = source.read()
-    frame = whole.frame
-    if not len(frame):
-        raise ProductsError(f"{source.name} has columns ({listed(frame.columns)}) and no rows; give a file with labeled rows.")
-    if whole.note:
-        talk.warn(whole.note)
-    if whole.short:
-        talk.warn(f"{whole.short:,} rows of {source.name} have fewer cells than the header; the missing ones are taken as empty.")
-    columns = choose(frame, recipe.label, recipe.text, recipe.group, source.name)
+    rows = gather(source, recipe.label, recipe.text, recipe.per_category, recipe.split_seed)
+    if not rows.read:
+        raise ProductsError(f"{source.name} has columns ({listed(rows.frame.columns)}) and no rows; give a file with labeled rows.")
+    if rows.note:
+        talk.warn(rows.note)
+    if rows.short:
+        talk.warn(f"{rows.short:,} rows of {source.name} have fewer cells than the header; the missing ones are taken as empty.")
+    columns = choose(rows.frame, recipe.label, recipe.text, recipe.group, source.name)
     _say_columns(talk, columns)
-    labeled = labeled_rows(frame, columns, source.name, talk)
+    labeled = labeled_rows(rows, columns, source.name, talk)
     parts = _split(labeled, recipe, talk)
     recipe = recipe.but({"label": columns.label, "text": columns.text, "group": columns.group})
     fitted = _train_and_write(labeled, parts, columns, recipe, target, run)
@@ -114,21 +114,23 @@ def fit(
 
 def _say_columns(talk: Talk, columns: Columns) -> None:
     group = f", group {columns.group!r}" if columns.group else ""
-    talk.say(f"columns: label {columns.label!r}, text {listed(columns.text)}{group}")
+    bands = f" ({listed(columns.prices)} in bands)" if columns.prices else ""
+    talk.say(f"columns: label {columns.label!r}, text {listed(columns.text)}{bands}{group}")
     for name, reason in columns.left_out.items():
         talk.warn(f"{name!r}: {reason}." if name in columns.text else f"{name!r} is left out: {reason}.")
 
 
-def labeled_rows(frame: pl.DataFrame, columns: Columns, where: str, talk: Talk) -> Labeled:
-    """The rows of ``frame`` that have a category, as texts, class numbers and product keys.
+def labeled_rows(gathered: Gathered, columns: Columns, where: str, talk: Talk) -> Labeled:
+    """The rows that have a category, as texts, class numbers and product keys.
 
     Raises:
         ProductsError: there is nothing to learn from.
     """
+    read, frame = gathered.read, gathered.frame
     rows = frame.filter(is_label(cells_of(frame, columns.label)))
-    unlabeled = len(frame) - len(rows)
+    unlabeled = gathered.unlabeled + len(frame) - len(rows)
     if not len(rows):
-        raise ProductsError(f"{where} has {len(frame)} rows and none with a category in {columns.label!r}; choose another with --label.")
+        raise ProductsError(f"{where} has {read} rows and none with a category in {columns.label!r}; choose another with --label.")
     labels = cells_of(rows, columns.label).cast(pl.String).to_list()
     categories = Categories.of(labels)
     if len(categories) < 2:
@@ -136,11 +138,13 @@ def labeled_rows(frame: pl.DataFrame, columns: Columns, where: str, talk: Talk) 
             f"all {len(rows)} labeled rows of {where} are of one category, {categories.names[0]!r}; at least two are needed to tell apart: "
             "choose another column with --label or add rows."
         )
-    texts = compose(rows, columns.text)
+    texts = compose(rows, columns.text, columns.prices)
     blank = sum(not text for text in texts)
     if blank == len(texts):
         raise ProductsError(f"the text columns {listed(columns.text)} of {where} are empty in every row; choose others with --text.")
-    talk.say(f"{len(frame):,} rows read, {len(rows):,} labeled with {len(categories):,} categories")
+    talk.say(f"{read:,} rows read, {read - unlabeled:,} labeled with {len(categories):,} categories")
+    if len(rows) < read - unlabeled:
+        talk.say(f"{len(rows):,} of them are drawn, evenly over the categories")
     if unlabeled:
         talk.warn(f"{unlabeled:,} rows have no category and are left out.")
     if blank:
@@ -148,7 +152,7 @@ def labeled_rows(frame: pl.DataFrame, columns: Columns, where: str, talk: Talk) 
     for alike in look_alikes(categories.names)[:5]:
         talk.warn(f"the categories {listed(alike)} differ only by case or blanks; they are learned as different ones.")
     keys = product_keys(texts, cells_of(rows, columns.group) if columns.group else None)
-    return Labeled(texts, categories.numbers(labels), keys, categories, len(frame), unlabeled)
+    return Labeled(texts, categories.numbers(labels), keys, categories, read, unlabeled)
 
 
 def _split(labeled: Labeled, recipe: Recipe, talk: Talk) -> Split:
@@ -190,7 +194,7 @@ def _train_and_write(labeled: Labeled, parts: Split, columns: Columns, recipe: R
             seen = f"training loss {epoch.train_loss:.4f}, validation loss {epoch.validation_loss:.4f}"
             talk.detail(f"pass {number}: {seen}, accuracy {epoch.validation_accuracy:.4f}, {epoch.seconds:.1f} s")
         blend = learned.blending.blend
-        talk.detail(f"blend: {blend.lora:.3f} x LoRA's logits + {blend.linear:.3f} x the linear model's")
+        talk.detail(f"blend: {blend.lora:.3f} x {METHODS[learned.lora.recipe.method]}'s logits + {blend.linear:.3f} x the linear model's")
         metrics, served = _measure(labeled, parts, learned)
         if demands:
             talk.out.print(tables.overall(metrics, tables.SHORT))
@@ -204,6 +208,7 @@ def _train_and_write(labeled: Labeled, parts: Split, columns: Columns, recipe: R
 def _measure(labeled: Labeled, parts: Split, learned: Learned) -> tuple[Metrics, dict[Variant, adapters.Served]]:
     """The scores of the test rows by the variant that serves, and for every variant what the validation rows chose."""
     from catcli.evaluation.assess import Scored, assess
+    from catcli.models.classifier import device_memory
     from catcli.models.export import FILES
 
     names, blending = labeled.categories.names, learned.blending
@@ -211,7 +216,7 @@ def _measure(labeled: Labeled, parts: Split, learned: Learned) -> tuple[Metrics,
     def scored(rows: slice) -> Scored:
         held = parts.held_out[rows]
         logits = {variant: values[rows] for variant, values in learned.logits.items()}
-        return Scored(logits, learned.linear_logits[rows], labeled.classes[held], labeled.products(held), names)
+        return Scored(logits, learned.linear_logits[rows], labeled.classes[held], labeled.products(held), names, learned.lora.recipe.method)
 
     validation, test = scored(slice(0, len(parts.validation))), scored(slice(len(parts.validation), None))
     served = {variant: served_by(validation, blending, variant, FILES[variant]) for variant in learned.logits}
@@ -240,6 +245,8 @@ def _measure(labeled: Labeled, parts: Split, learned: Learned) -> tuple[Metrics,
             linear_seconds=learned.linear_seconds,
             seconds=learned.seconds,
             peak_memory=peak_memory(),
+            device_memory=device_memory(),
+            learned_bytes=learned.exported.learned_bytes,
             trained=learned.lora.trained_parameters,
             total=learned.lora.total_parameters,
         ),
@@ -270,8 +277,12 @@ def _write(
     served: dict[Variant, adapters.Served],
 ) -> None:
     """Everything of the folder that the export has not written."""
+    from catcli.models.export import weights_beside
+
     names, recipe, exported = labeled.categories.names, learned.lora.recipe, learned.exported
-    draft.manifest = _manifest(labeled, columns, learned, served)
+    beside = {variant: weights_beside(draft.folder / one.file) for variant, one in served.items()}
+    whole = {variant: one.model_copy(update={"data": beside[variant]}) for variant, one in served.items()}
+    draft.manifest = _manifest(labeled, columns, learned, whole)
     held = HeldOut(
         texts=[labeled.texts[row] for row in parts.held_out],
         parts=["validation"] * len(parts.validation) + ["test"] * len(parts.test),
@@ -283,26 +294,25 @@ def _write(
     held.save(draft.folder / "heldout.parquet", names)
     save_probe(draft.folder / "probe.parquet", held.texts[:PROBE_ROWS], exported.probe)
     learned.linear.save(draft.folder / "linear.safetensors")
-    shutil.copyfile(learned.lora.tokenizer.file, draft.folder / "tokenizer.json")
     for name, text in {
+        "tokenizer.json": learned.lora.tokenizer.json,
         "recipe.json": recipe.model_dump_json(indent=2) + "\n",
         "metrics.json": metrics.model_dump_json(indent=2) + "\n",
         "README.md": card.model_card(draft.name, draft.manifest, metrics, recipe),
     }.items():
-        (draft.folder / name).write_text(text, encoding="utf-8")
+        (draft.folder / name).write_text(text, encoding="utf-8", newline="")
 
 
 def _manifest(labeled: Labeled, columns: Columns, learned: Learned, served: dict[Variant, adapters.Served]) -> adapters.Manifest:
-    from catcli.models.backbones import BACKBONES
-
-    base, blending = BACKBONES[learned.lora.recipe.base], learned.blending
+    base, blending = learned.lora.base, learned.blending
     return adapters.Manifest(
         format=adapters.FORMAT,
         created=adapters.now(),
-        base=adapters.Base(name=base.name, hub=base.hub, sha256=base.sha256),
+        base=adapters.Base(name=base.name, hub=base.hub, sha256=base.sha256, revision=base.revision),
         method=learned.lora.recipe.method,
         label=columns.label,
         text=columns.text,
+        prices=columns.prices,
         group=columns.group,
         categories=labeled.categories.names,
         max_tokens=learned.lora.tokenizer.max_tokens,

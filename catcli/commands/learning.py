@@ -15,21 +15,25 @@ import numpy as np
 from catcli import adapter as adapters
 from catcli.adapter import Variant
 from catcli.commands.talk import Talk
-from catcli.evaluation.calibration import Blending, class_shares
+from catcli.errors import UsageError
+from catcli.evaluation.calibration import Blending, class_shares, fit_weights
 from catcli.evaluation.metrics import RandomSplit, SplitScores
 from catcli.evaluation.resampling import Outcomes
-from catcli.models.backbones import BACKBONES
+from catcli.models.backbones import MINILM, Backbone, backbone
 from catcli.models.checkpoint import Checkpoint
 from catcli.models.classifier import pick_device, use_bf16
 from catcli.models.export import Exported, export_fp32, with_fp16, with_int8
-from catcli.models.linear import FOLDS, fit_linear, out_of_fold
+from catcli.models.linear import FOLDS, adjustment, balanced, fit_linear, out_of_fold
+from catcli.models.losses import learned_shares
+from catcli.models.methods import learning_rate
 from catcli.models.reading import Reading, read
-from catcli.models.training import Task, Tell, Trained, default_epochs, fitting_tokenizer, train_lora
+from catcli.models.training import Task, Tell, Trained, default_epochs, fitting_tokenizer, train
 from catcli.models.workers import workers
 from catcli.products.examples import Examples, draw, names_as_examples
 from catcli.products.labeled import Labeled
 from catcli.products.split import Rows, Split
 from catcli.recipe import Recipe
+from catcli.reporting.sentences import METHODS
 from catcli.runtime.blend import Array, mix
 from catcli.runtime.ngrams import LinearModel
 from catcli.runtime.tokens import Tokenizer
@@ -88,10 +92,17 @@ class Learner:
 
     def __init__(self, labeled: Labeled, parts: Split, recipe: Recipe, talk: Talk, tell: Tell, started: float) -> None:
         self.labeled, self.parts, self.talk, self.tell, self.started = labeled, parts, talk, tell, started
-        self.recipe = resolved(recipe, labeled, parts)
+        base = backbone(recipe.base)
+        self.recipe = resolved(recipe, base, labeled, parts)
+        self.base = base.used_by(self.recipe)
+        if base is not MINILM or self.recipe.method != "lora":
+            at = f" at {base.revision}" if base.revision else ""
+            talk.say(f"base: {base.hub}{at}; method: {self.recipe.method}")
         self.rows = Examples.of(labeled.texts, labeled.classes)
         self.names = names_as_examples(labeled.categories.names)
         self.count = len(labeled.categories)
+        taught = self.rows.take(parts.train).plus(self.names)
+        self.shares = class_shares(taught.classes, taught.weights, self.count)
         self.device = pick_device(recipe.device)
         self.linear_speed: float | None = None  # rows a second, measured once where a time budget asks for it
 
@@ -104,13 +115,11 @@ class Learner:
         linear_done = time.perf_counter()
         first, again, lora_rows = self.train(checkpoints)
         lora_done = time.perf_counter()
-        learned = np.concatenate((self.rows.classes[self.parts.train], self.names.classes))
-        weights = np.concatenate((self.rows.weights[self.parts.train], self.names.weights))
-        shares = class_shares(learned, weights, self.count)
+        prior = learned_shares(self.recipe.balance, self.shares)
 
         def blended(exported: Exported) -> Blending:
             by_validation = {variant: logits[validation] for variant, logits in exported.logits.items()}
-            return Blending.fit(by_validation, linear_logits[validation], truth, shares, crossed)
+            return Blending.fit(by_validation, linear_logits[validation], truth, prior, crossed)
 
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             place = Path(scratch) if again else folder
@@ -161,7 +170,16 @@ class Learner:
         crossed = self.cross_fit()
         if self.recipe.refit:
             model = self.fit_linear(np.arange(len(self.rows)), "refit of the linear model")
+        if self.recipe.balance == "logit-adjust":
+            shift = adjustment(self.shares, self.linear_scale(logits, crossed))
+            model, logits, crossed = replace(model, bias=model.bias + shift), logits + shift, (crossed[0] + shift, crossed[1])
         return model, logits, crossed
+
+    def linear_scale(self, logits: Array, crossed: tuple[Array, Classes]) -> float:
+        """What makes the linear model's logits *(held, classes)* those of probabilities, by validation rows and out-of-fold ones."""
+        truth = self.labeled.classes[self.parts.validation]
+        (scale,) = fit_weights([np.concatenate((logits[: len(truth)], crossed[0]))], np.concatenate((truth, crossed[1])))
+        return scale
 
     def linear_rows(self, rows: Rows) -> Rows:
         """The rows that the linear model learns from: all, or a draw that memory and the time budget allow."""
@@ -185,7 +203,7 @@ class Learner:
         if len(chosen) < len(rows):
             self.talk.say(f"the linear model learns from a draw of {len(chosen):,} of {len(rows):,} rows")
         return fit_linear(
-            self.rows.take(chosen).plus(self.names),
+            balanced(self.rows.take(chosen).plus(self.names), self.count, self.recipe.balance, self.recipe.seed),
             self.count,
             self.recipe.seed,
             lambda done, whole: self.tell.advance(f"{stage}, category", done, whole),
@@ -236,7 +254,9 @@ class Learner:
             checkpoints.mkdir(parents=True, exist_ok=True)
             kept.write_text(str(most))
         if most < len(others):
-            self.talk.say(f"LoRA learns from a draw of {most:,} of {len(others):,} rows; a longer --time-budget takes more")
+            self.talk.say(
+                f"{METHODS[self.recipe.method]} learns from a draw of {most:,} of {len(others):,} rows; a longer --time-budget takes more"
+            )
         watched = draw(self.rows.classes, self.parts.validation, min(WATCHED, most // 4), self.recipe.seed)
         return np.sort(np.concatenate((draw(self.rows.classes, others, most, self.recipe.seed), watched)))
 
@@ -253,9 +273,8 @@ class Learner:
 
     def read(self, examples: Examples, tell: Tell) -> Reading:
         """The base's view of the examples."""
-        base = BACKBONES[self.recipe.base]
-        tokenizer = Tokenizer(base.tokenizer, self.recipe.max_tokens or base.longest, base.pad_id)
-        return read(base, tokenizer, examples.texts, self.device, use_bf16(self.recipe.dtype, self.device), tell.advance)
+        tokenizer = Tokenizer(self.base.tokenizer, self.recipe.max_tokens or self.base.longest, self.base.pad_id)
+        return read(self.base, tokenizer, examples.texts, self.device, use_bf16(self.recipe.dtype, self.device), tell.advance)
 
     def train(self, checkpoints: Path) -> tuple[Trained, Trained | None, int]:
         """LoRA on the training rows, and its refit on all rows, where asked; and how many rows it saw."""
@@ -263,23 +282,24 @@ class Learner:
         examples = self.rows.take(rows).plus(self.names)
         reading = self.read(examples, self.tell)
         names = np.arange(len(rows), len(examples))
-        train, validation = (np.flatnonzero(np.isin(rows, part)) for part in (self.parts.train, self.parts.validation))
-        learn = np.concatenate((train, names))
+        taught, validation = (np.flatnonzero(np.isin(rows, part)) for part in (self.parts.train, self.parts.validation))
+        learn = np.concatenate((taught, names))
         whole = np.concatenate((np.arange(len(rows)), names))
         left = self.left()
         share = len(learn) / (len(learn) + len(whole)) if self.recipe.refit else 1.0
         mark = self.fingerprint(rows)
-        first = train_lora(
+        first = train(
             Task(reading, examples, learn, validation, self.count, left and left * share),
+            self.base,
             self.recipe,
             Checkpoint(checkpoints / "held-out.safetensors", mark),
             self.tell,
         )
         if not self.recipe.refit:
-            return first, None, len(train)
+            return first, None, len(taught)
         task = Task(reading, examples, whole, names[:0], self.count, self.left())
-        again = train_lora(task, self.recipe, Checkpoint(checkpoints / "refit.safetensors", mark), self.tell, repeat=first)
-        return first, again, len(train)
+        again = train(task, self.base, self.recipe, Checkpoint(checkpoints / "refit.safetensors", mark), self.tell, repeat=first)
+        return first, again, len(taught)
 
     def fingerprint(self, rows: Rows) -> str:
         """What a checkpoint has to be of: the same texts, categories and options, by the same packages, in as many processes."""
@@ -290,9 +310,17 @@ class Learner:
         return mark.hexdigest()
 
 
-def resolved(recipe: Recipe, labeled: Labeled, parts: Split) -> Recipe:
-    """The recipe with the options that depend on the rows."""
-    base = BACKBONES[recipe.base]
+def resolved(recipe: Recipe, base: Backbone, labeled: Labeled, parts: Split) -> Recipe:
+    """The recipe with the options that depend on the base and on the rows; a base on the hub with its commit."""
+    if recipe.max_tokens and recipe.max_tokens > base.longest:
+        raise UsageError(f"--max-tokens {recipe.max_tokens}: {base.hub} has positions for {base.longest:,}; ask for at most so many.")
     sample = labeled.texts[:: max(1, len(labeled.texts) // 20_000)]
-    epochs = recipe.epochs or default_epochs(len(parts.train))
-    return recipe.but({"max_tokens": recipe.max_tokens or fitting_tokenizer(base, sample).max_tokens, "epochs": epochs})
+    return recipe.but(
+        {
+            "base": base.name,
+            "pool": recipe.pool or base.pool,
+            "lr": recipe.lr or learning_rate(base, recipe.method),
+            "epochs": recipe.epochs or default_epochs(len(parts.train)),
+            "max_tokens": recipe.max_tokens or fitting_tokenizer(base, sample).max_tokens,
+        }
+    )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from catcli.adapter import Manifest
 from catcli.commands.talk import Talk
 from catcli.errors import ProductsError, UsageError, listed
 from catcli.products.columns import alike, find
@@ -13,9 +14,9 @@ from catcli.products.text import is_textual
 
 
 def match_text(
-    where: str, types: Mapping[str, pl.DataType], wanted: Sequence[str], asked: Sequence[str], *, allow_missing: bool, talk: Talk
+    where: str, types: Mapping[str, pl.DataType], manifest: Manifest, asked: Sequence[str], *, allow_missing: bool, talk: Talk
 ) -> tuple[str | None, ...]:
-    """A column for each of ``wanted``: as ``asked`` maps it (``TRAINED=COLUMN``), else of the same name but for case, blanks, punctuation.
+    """A column for each text column of the adapter: as ``asked`` maps it, else of the same name but for case, blanks and punctuation.
 
     None stands for one that is missing, where that is allowed. ``where`` is the file's name, ``types`` are its columns.
 
@@ -23,7 +24,7 @@ def match_text(
         ProductsError: a column is missing, or is no text.
         UsageError: a mapping cannot be read.
     """
-    columns = list(types)
+    columns, wanted = list(types), manifest.text
     mapped = _mapping(asked, wanted, columns, where)
     matched: list[str | None] = []
     for trained in wanted:
@@ -44,6 +45,12 @@ def match_text(
     if not any(matched):
         raise ProductsError(f"{where} has none of the adapter's text columns {listed(wanted)}; name them with --text TRAINED=COLUMN.")
     return tuple(matched)
+
+
+def prices_among(manifest: Manifest, columns: Sequence[str | None]) -> frozenset[str]:
+    """Those of ``columns``, which `match_text` found for the manifest's text columns, that are read as bands of prices."""
+    pairs = zip(manifest.text, columns, strict=True)
+    return frozenset(column for trained, column in pairs if trained in manifest.prices and column is not None)
 
 
 def _mapping(asked: Sequence[str], wanted: Sequence[str], columns: Sequence[str], where: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ from catcli import __version__, places
 from catcli import adapter as adapters
 from catcli.commands.acceptance import held, held_by_category
 from catcli.commands.earlier import earlier_labels
-from catcli.commands.matching import match_text
+from catcli.commands.matching import match_text, prices_among
 from catcli.commands.talk import Talk
 from catcli.errors import CatcliError, OutputError, ProductsError, Terminated, UsageError, listed
 from catcli.products.batch import Batch
@@ -300,7 +300,7 @@ def _plan(source: Source, first: Batch, adapter: adapters.Adapter, asked: Asked,
         named = {find(name.strip(), columns, "--keep", source.name) for name in asked.keep.split(",") if name.strip()}
         keep = [name for name in keep if name in named]
     types = {column: first.type_of(column) for column in columns}
-    text = match_text(source.name, types, adapter.manifest.text, asked.text, allow_missing=asked.allow_missing, talk=talk)
+    text = match_text(source.name, types, adapter.manifest, asked.text, allow_missing=asked.allow_missing, talk=talk)
     return Plan(
         text,
         asked.top_k,
@@ -308,6 +308,7 @@ def _plan(source: Source, first: Batch, adapter: adapters.Adapter, asked: Asked,
         keep=tuple(keep),
         alternatives_as_json=form.format in ("csv", "tsv"),
         dedupe=asked.dedupe,
+        prices=prices_among(adapter.manifest, text),
     )
 
 
@@ -409,7 +410,7 @@ def _show(summary: Summary, ready: Prepared, as_json: bool, talk: Talk) -> None:
     if summary.cut:
         tokens = ready.adapter.manifest.max_tokens
         talk.warn(
-            f"{summary.cut:,} of {summary.labeled:,} different texts have more than the {tokens} tokens that LoRA reads; the rest is cut."
+            f"{summary.cut:,} of {summary.labeled:,} different texts have more than the {tokens} tokens that are read; the rest is cut."
         )
     if summary.short:
         talk.warn(f"{summary.short:,} rows have fewer cells than the header; the missing ones are taken as empty.")

@@ -103,7 +103,7 @@ def schema() -> None:
 
 def _told(told: Evaluation) -> list[RenderableType]:
     """What is said of any rows, before the tables."""
-    compared = (sentences.comparison(found) for found in (told.against_linear, told.against_lora))
+    compared = (sentences.comparison(found, told.method) for found in (told.against_linear, told.against_lora))
     return [sentences.headline(told) + "\n", tables.overall(told), "", *compared]
 
 
@@ -134,6 +134,7 @@ def _missing(told: Evaluation) -> list[RenderableType]:
 
 def _held(told: Held) -> list[RenderableType]:
     took = told.training
+    device = f" and {took.device_memory / 2**20:,.0f} MiB of the GPU's" if took.device_memory else ""
     return [
         *_told(told),
         *([sentences.random_split(told.random_split)] if told.random_split else []),
@@ -141,8 +142,9 @@ def _held(told: Held) -> list[RenderableType]:
         tables.parity(told),
         f"int8 {told.int8.reason}",
         f"{took.lora_rows:,} rows trained {took.trained:,} of {took.total:,} parameters on {took.device}",
-        f"{took.seconds:.0f} s in all: LoRA {took.lora_seconds:.0f} s, the linear model {took.linear_seconds:.1f} s, the rest export and "
-        f"scoring; at most {took.peak_memory / 2**20:,.0f} MiB of memory",
+        f"{took.seconds:.0f} s in all: {sentences.METHODS[told.method]} {took.lora_seconds:.0f} s, the linear model "
+        f"{took.linear_seconds:.1f} s, the rest export and scoring; at most {took.peak_memory / 2**20:,.0f} MiB of memory{device}; what "
+        f"was learned takes {took.learned_bytes / 2**20:.1f} MiB",
     ]
 
 

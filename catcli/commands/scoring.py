@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from catcli.adapter import Adapter, Manifest
-from catcli.commands.matching import match_text
+from catcli.commands.matching import match_text, prices_among
 from catcli.commands.talk import Talk
 from catcli.errors import ProductsError, listed
 from catcli.evaluation.assess import Scored, assess
@@ -108,8 +108,8 @@ def on_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> View:
         drawn = np.sort(np.random.default_rng(0).permutation(len(frame))[:most])
         frame, truth = frame[drawn], truth.gather(drawn)
         talk.say(f"a draw of {most:,} of {most + left_out:,} labeled rows is scored")
-    columns = match_text(where, frame.schema, manifest.text, given.text, allow_missing=given.allow_missing, talk=talk)
-    texts = composed(frame, [column for column in columns if column is not None]).to_list()
+    columns = match_text(where, frame.schema, manifest, given.text, allow_missing=given.allow_missing, talk=talk)
+    texts = composed(frame, [column for column in columns if column is not None], prices_among(manifest, columns)).to_list()
     unknown = sorted(set(truth.to_list()) - set(manifest.categories))
     if truth.is_in(unknown).all():
         raise ProductsError(
@@ -123,7 +123,7 @@ def on_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> View:
     names = (*manifest.categories, *unknown)
     numbers = {name: number for number, name in enumerate(names)}
     classes = np.array([numbers[name] for name in truth.to_list()], np.int64)
-    scored = Scored({labeler.variant: voices.lora}, voices.linear, classes, _products(frame, texts, manifest), names)
+    scored = Scored({labeler.variant: voices.lora}, voices.linear, classes, _products(frame, texts, manifest), names, manifest.method)
     assessed = assess(scored, labeler.variant, Blending.of(manifest), manifest.variants[labeler.variant], disagreeing(texts, classes))
     evaluation, outcomes = assessed.evaluation, assessed.outcomes
     told = Fresh(

@@ -15,6 +15,7 @@ from catcli.evaluation.metrics import Evaluation, Unknown
 from catcli.evaluation.reliability import calibration
 from catcli.evaluation.resampling import Classes, Outcomes
 from catcli.evaluation.scores import Disagreeing, compare, evaluate
+from catcli.recipe import Method
 from catcli.runtime.blend import Array, mix, softmax
 
 
@@ -30,6 +31,7 @@ class Scored:
     truth: Classes
     products: npt.NDArray[np.uint64]
     names: Sequence[str]
+    method: Method = "lora"
 
     def outcomes(self, probabilities: Array) -> Outcomes:
         """What probabilities *(rows, classes)* make of the rows."""
@@ -60,6 +62,7 @@ def assess(scored: Scored, variant: Variant, blending: Blending, served: Served,
         scored_rows=len(scored.truth),
         scored_products=blend.products,
         variant=variant,
+        method=scored.method,
         unknown_categories=tuple(
             Unknown(category=names[int(number)], rows=int(rows)) for number, rows in zip(unknown, counts, strict=True)
         ),

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from catcli.adapter import Confidence, Threshold, Variant
 from catcli.errors import AdapterError
+from catcli.recipe import Method
 
 TITLES: Mapping[str, str] = MappingProxyType(
     {
@@ -191,6 +192,8 @@ class Evaluation(_Numbers):
     """How many products they are of."""
     variant: Variant
     """The form of the model that labeled them."""
+    method: Method = "lora"
+    """How the model beside the linear one learned; `lora` and its names stand for it."""
     unknown_categories: tuple[Unknown, ...]
     """Categories among them that the adapter does not know."""
     blend: Scores
@@ -260,6 +263,10 @@ class Training(_Numbers):
     """Seconds in all, export and scoring included."""
     peak_memory: int
     """Bytes of memory that the process held at most; 0 where the system does not say."""
+    device_memory: int | None = None
+    """Bytes of a GPU's memory that training held at most; null where none was used."""
+    learned_bytes: int = 0
+    """Bytes of the files that hold what was learned: adapters or the whole base, and the head. 0 where an older catcli did not count."""
     trained: int
     """Parameters that were trained, the head's included."""
     total: int

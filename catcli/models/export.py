@@ -15,14 +15,15 @@ import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from optimum.exporters.onnx import OnnxConfig, export
+from optimum.exporters.onnx.config import TextEncoderOnnxConfig
 from optimum.exporters.tasks import TasksManager
+from optimum.utils import NormalizedTextConfig
 
 from catcli.adapter import Variant
 from catcli.errors import GateMissed
 from catcli.evaluation.metrics import Parity, Quantized
-from catcli.models.backbones import BACKBONES
 from catcli.models.classifier import Classifier
-from catcli.models.lora import load_adapter, merge, save_adapter
+from catcli.models.methods import load, merge, save
 from catcli.models.reading import Advance, plain_logits
 from catcli.models.training import Trained
 from catcli.runtime.blend import Array
@@ -59,6 +60,8 @@ _EXPECTED = (
     # The tracer cannot know that a shape that it compares is the same at every size; the parity gate looks at several sizes.
     r"Converting a tensor to a Python (boolean|integer) might cause the trace to be incorrect",
     r"torch\.tensor results are registered as constants in the trace",
+    # Causal masks are looked up by position, which is never negative.
+    r"Exporting aten::index operator of advanced indexing",
 )
 
 
@@ -93,12 +96,21 @@ def to_onnx(classifier: Classifier, file: Path) -> None:
         export(classifier, _onnx_config(classifier), file, opset=OPSET)
 
 
+class _EncoderOnnxConfig(TextEncoderOnnxConfig):  # type: ignore[misc]  # optimum carries no types
+    """T5's encoder by itself."""
+
+    NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
+
+
 def _onnx_config(classifier: Classifier) -> OnnxConfig:
     """The configuration that Optimum holds for the architecture, with our two inputs and one output in place of its own."""
-    make = TasksManager.get_exporter_config_constructor(
-        "onnx", model_type=classifier.config.model_type, task="text-classification", library_name="transformers"
-    )
-    known = type(make(classifier.config))
+    if classifier.config.model_type == "t5":
+        known: type[OnnxConfig] = _EncoderOnnxConfig  # Optimum's own is of an encoder with its decoder
+    else:
+        make = TasksManager.get_exporter_config_constructor(
+            "onnx", model_type=classifier.config.model_type, task="feature-extraction", library_name="transformers"
+        )
+        known = type(make(classifier.config))
     axes = {0: "rows", 1: "tokens"}
     ours: type[OnnxConfig] = type(
         f"Catcli{known.__name__}",
@@ -108,7 +120,7 @@ def _onnx_config(classifier: Classifier) -> OnnxConfig:
             "outputs": property(lambda _: {"logits": {0: "rows"}}),
         },
     )
-    return ours(classifier.config, task="text-classification")
+    return ours(classifier.config, task="feature-extraction")
 
 
 def to_int8(onnx_file: Path, file: Path) -> None:
@@ -117,13 +129,26 @@ def to_int8(onnx_file: Path, file: Path) -> None:
         # Seven bits: without VNNI a product of two full 8-bit values can overflow the 16 bits it is summed in (ONNX Runtime's
         # "Quantize ONNX models", section on x86-64).
         quantize_dynamic(
-            onnx_file, file, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"]
+            onnx_file,
+            file,
+            per_channel=True,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            use_external_data_format=bool(weights_beside(onnx_file)),
         )
 
 
 def to_fp16(onnx_file: Path, file: Path) -> None:
     """Halve the weights and what is computed from them; ids go in as they are and logits come out in float32."""
-    onnx.save(convert_float_to_float16(onnx.load(onnx_file), keep_io_types=True), file)
+    large = bool(weights_beside(onnx_file))  # shapes cannot be inferred above 2 GiB; they are needed for odd operators only
+    halved = convert_float_to_float16(onnx.load(onnx_file), keep_io_types=True, disable_shape_infer=large)
+    onnx.save(halved, file, save_as_external_data=large, location=f"{file.name}_data")
+
+
+def weights_beside(file: Path) -> tuple[str, ...]:
+    """The files beside an ONNX file that hold its weights: protobuf holds no more than 2 GiB. Optimum and ONNX Runtime end them so."""
+    return tuple(name for name in (f"{file.name}_data", f"{file.name}.data") if (file.parent / name).exists())
 
 
 @dataclass(frozen=True)
@@ -131,13 +156,14 @@ class Exported:
     """The files that serve: what each gives for the held-out texts, how it compares, and which one serves on a CPU.
 
     ``probe`` are the logits of the first `PROBE_ROWS` texts by themselves: int8 scales its activations by the batch, so its logits hang on
-    the texts beside.
+    the texts beside. ``learned_bytes`` is what the files take that hold what was learned.
     """
 
     logits: Mapping[Variant, Array]
     probe: Mapping[Variant, Array]
     parity: tuple[Parity, ...]
     int8: Quantized
+    learned_bytes: int
 
     @property
     def serves(self) -> Variant:
@@ -151,14 +177,13 @@ def export_fp32(trained: Trained, texts: Sequence[str], folder: Path, advance: A
     Raises:
         GateMissed: the merged or exported model does not give the logits of the saved adapter.
     """
-    base = BACKBONES[trained.recipe.base]
-    tokenizer = trained.tokenizer
-    save_adapter(trained.classifier, base, folder)
+    base, method, tokenizer = trained.base, trained.recipe.method, trained.tokenizer
+    size = save(trained.classifier, base, method, folder)
     # What is compared is the adapter as it lies on disk: a head or a matrix that was not saved would show here.
-    saved = load_adapter(base, folder, trained.classifier.head.out_features)
+    saved = load(base, method, folder, trained.classifier.head.out_features)
     sample = tokenizer.encode(texts[:PARITY_ROWS])
     reference = plain_logits(saved, tokenizer, sample, lambda done: advance("comparing the saved adapter", done, len(sample)))
-    merge(saved)
+    merge(saved, method)
     merged = plain_logits(saved, tokenizer, sample, lambda done: advance("comparing the merged model", done, len(sample)))
     advance("exporting to ONNX", 0, 1)
     to_onnx(saved, folder / FILES["fp32"])
@@ -172,7 +197,7 @@ def export_fp32(trained: Trained, texts: Sequence[str], folder: Path, advance: A
                 f"{TOLERANCE:.0e}; nothing was written. Check the installed versions with 'catcli doctor'."
             )
     probe = lora_logits(tokenizer, session, texts[:PROBE_ROWS])
-    return Exported({"fp32": logits}, {"fp32": probe}, parity, Quantized(kept=False, reason="not tried", speedup=None))
+    return Exported({"fp32": logits}, {"fp32": probe}, parity, Quantized(kept=False, reason="not tried", speedup=None), size)
 
 
 def with_int8(
@@ -202,7 +227,7 @@ def with_int8(
         speedup = (settled.speedup if settled else None) or _speedup(session, Session(folder / FILES["fp32"], "cpu"), timed)
         verdict = judge_int8(agreement, speedup)
     if not verdict.kept:
-        file.unlink()
+        _remove(file)
         return replace(exported, parity=tried.parity, int8=verdict)
     return replace(tried, int8=verdict)
 
@@ -218,9 +243,14 @@ def with_fp16(
     session = Session(file)
     tried = _reduced(exported, "fp16", session, tokenizer, texts)
     if session.provider != CUDA or alike(tried.logits["fp32"], tried.logits["fp16"]) < AGREEMENT:
-        file.unlink()
+        _remove(file)
         return replace(exported, parity=tried.parity)
     return tried
+
+
+def _remove(file: Path) -> None:
+    for name in (*weights_beside(file), file.name):
+        (file.parent / name).unlink()
 
 
 def _reduced(exported: Exported, variant: Variant, session: Session, tokenizer: Tokenizer, texts: Sequence[str]) -> Exported:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,11 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
+from catcli.evaluation.calibration import class_shares, fit_weights
+from catcli.models.losses import GAMMA, class_weights
 from catcli.products.examples import Examples
+from catcli.recipe import Balance
+from catcli.runtime.blend import softmax
 from catcli.runtime.ngrams import LinearModel, Ngrams
 from catcli.runtime.session import cores
 
@@ -41,6 +45,9 @@ FEWEST_OTHERS = 4_000
 """Rows of other classes that a class is set against at least."""
 
 FOLDS = 5
+
+LEAST = 0.1
+"""What a row counts at least under focal loss. Without it the common categories were lost: .43 of flipkart's rows right for .88."""
 
 
 def fit_linear(examples: Examples, count: int, seed: int, advance: Callable[[float, float], None] = lambda *_: None) -> LinearModel:
@@ -111,14 +118,44 @@ class _Machines:
         return drawn
 
 
+def balanced(examples: Examples, count: int, balance: Balance, seed: int) -> Examples:
+    """``examples`` with the weights that ``balance`` gives them: what `row_losses` does to LoRA's rows, done to these.
+
+    ``focal`` takes how sure a model is of a row from one that has not seen it, of the other half of the rows: a support vector machine is
+    sure of all that it has seen. A row never counts less than `LEAST`: the loss itself gives a row its weight back as soon as it is
+    forgotten, and these weights stay. ``logit-adjust`` weighs no row; what the fitted model says is moved, by `adjustment`.
+    """
+    if balance == "weights":
+        weights = class_weights(class_shares(examples.classes, examples.weights, count))[examples.classes]
+    elif balance == "focal":
+        halves = np.random.default_rng(seed).permutation(len(examples)) % 2
+        logits, scored = out_of_fold(examples, halves, examples.take(halves[:0]), count, seed)
+        weights = np.ones(len(examples), np.float32)
+        if len(scored):
+            (scale,) = fit_weights([logits], examples.classes[scored])
+            right = softmax(np.float32(scale) * logits)[np.arange(len(scored)), examples.classes[scored]]
+            weights[scored] = np.maximum((1 - right) ** GAMMA, LEAST)
+    else:
+        return examples
+    return replace(examples, weights=examples.weights * weights / np.average(weights, weights=examples.weights).astype(np.float32))
+
+
+def adjustment(shares: npt.NDArray[np.float64], scale: float) -> npt.NDArray[np.float32]:
+    """What to add to logits *(classes,)* so that they do without the classes' ``shares``; times ``scale`` they are those of probabilities.
+
+    Menon et al. 2021, "Long-Tail Learning via Logit Adjustment", equation 9, with tau = 1.
+    """
+    return np.asarray(-np.log(shares) / max(scale, 1e-3), np.float32)
+
+
 def out_of_fold(examples: Examples, folds: Rows, names: Examples, count: int, seed: int) -> tuple[npt.NDArray[np.float32], Rows]:
     """Logits *(rows, classes)* of ``examples`` by models that have not seen them, and the numbers of those rows.
 
-    Fold ``folds[row]`` of `FOLDS` is scored by a model of the others and of the categories' ``names``. A row whose category has no other
-    row is left out: what it would be taken for says nothing of a model that knows it.
+    Fold ``folds[row]``, counted from 0, is scored by a model of the others and of the categories' ``names``. A row whose category has no
+    other row is left out: what it would be taken for says nothing of a model that knows it.
     """
     scored, logits = [], []
-    for fold in range(FOLDS):
+    for fold in range(int(folds.max(initial=-1)) + 1):
         inside, outside = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
         inside = inside[np.isin(examples.classes[inside], examples.classes[outside])]
         if len(inside) and len(np.unique(examples.classes[outside])) > 1:

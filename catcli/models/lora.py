@@ -6,39 +6,70 @@ Next to a frozen weight W *(out, in)* stands a product of two thin ones (Hu et a
     x (in) ───────────────┤                                           ├── + ──→ W x + (alpha / rank) · B A x
                           └── A (rank, in) ── B (out, rank), zeros ───┘
 
-B begins as zeros, so the first step starts from the base model as published.
+B begins as zeros, so the first step starts from the base model as published. Its kin:
+
+- ``rslora`` divides alpha by the root of the rank (Kalajdzievski 2023, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA");
+- ``dora`` learns the length of each row of the sum beside its direction (Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation");
+- ``pissa`` begins with the largest singular directions of W in B A and keeps the rest of W beside them (Meng et al. 2024, "PiSSA: Principal
+  Singular Values and Singular Vectors Adaptation"). Since that changes W, it is saved as the plain LoRA of twice the rank that leads from
+  the published W to the same sum.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from catcli.errors import UsageError, listed
 from catcli.models.backbones import Backbone
-from catcli.models.classifier import Classifier, load_head, save_head
+from catcli.models.classifier import Classifier
 from catcli.recipe import Recipe
-
-HEAD = "head.safetensors"
 
 
 def add_adapters(classifier: Classifier, base: Backbone, recipe: Recipe) -> None:
-    """Freeze the backbone and put a LoRA adapter beside every linear layer of its upper blocks. The head stays trainable."""
+    """Freeze the backbone and put adapters where ``base`` says.
+
+    Raises:
+        UsageError: the backbone has no layers of these names.
+    """
     config = LoraConfig(
         task_type=TaskType.FEATURE_EXTRACTION,
         r=recipe.rank,
         lora_alpha=recipe.alpha,
         lora_dropout=recipe.dropout,
-        target_modules=list(base.targets),
-        layers_to_transform=list(base.layers),
+        target_modules=_targets(classifier, base),
+        layers_to_transform=list(base.layers) if base.layers else None,
+        fan_in_fan_out=base.architecture.transposed,
+        use_rslora=recipe.method == "rslora",
+        use_dora=recipe.method == "dora",
+        init_lora_weights="pissa" if recipe.method == "pissa" else True,
+        revision=base.revision,
     )
     classifier.backbone = get_peft_model(classifier.backbone, config)
+    if recipe.method == "pissa":
+        classifier.began = {name: value.clone() for name, value in classifier.backbone.state_dict().items() if "lora_" in name}
     for module in classifier.backbone.modules():
         if isinstance(module, LoraLayer) and recipe.dropout:
             module.lora_dropout["default"] = RowDropout(recipe.dropout)
+
+
+def _targets(classifier: Classifier, base: Backbone) -> list[str]:
+    """The names of ``base.targets`` that this model has: T5's blocks have ``wi`` or ``wi_0`` and ``wi_1``."""
+    blocks = base.blocks_of(classifier.backbone).modules
+    there = {name.rpartition(".")[2] for name, module in blocks.named_modules() if getattr(module, "weight", torch.empty(0)).ndim == 2}
+    missing = [name for name in base.targets if name not in there]
+    if missing and base.targets != base.architecture.targets:
+        raise UsageError(
+            f"--targets {','.join(missing)}: the blocks of {base.hub} have no such layers; theirs are {listed(sorted(there))}."
+        )
+    return [name for name in base.targets if name in there]
 
 
 class RowDropout(nn.Module):
@@ -60,30 +91,40 @@ class RowDropout(nn.Module):
         return states * nn.functional.dropout(torch.ones(shape, dtype=states.dtype, device=states.device), self.share)
 
 
-def save_adapter(classifier: Classifier, base: Backbone, folder: Path) -> None:
-    """PEFT's own two files, with the base's public name in place of a path on this machine, and the head beside them."""
+def save_adapters(classifier: Classifier, base: Backbone, folder: Path) -> None:
+    """PEFT's own two files, with the base's public name in place of a path on this machine."""
     adapted = _adapted(classifier)
-    adapted.peft_config["default"].base_model_name_or_path = base.hub
+    config = cast(LoraConfig, adapted.peft_config["default"])
+    config.base_model_name_or_path = base.hub
+    state = None if classifier.began is None else _from_the_published_weights(adapted, classifier.began)
+    if state is not None:
+        adapted.peft_config["default"] = replace(config, r=2 * config.r, lora_alpha=2 * config.lora_alpha, init_lora_weights=True)
     # No embeddings are trained; left at "auto", PEFT asks the model hub whether there are new ones.
-    adapted.save_pretrained(str(folder), save_embedding_layers=False)
-    save_head(classifier.head, folder / HEAD)
+    adapted.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
+    adapted.peft_config["default"] = config
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card; ours is written with the scores
 
 
-def load_adapter(base: Backbone, folder: Path, classes: int) -> Classifier:
-    """The base with the adapter and the head that `save_adapter` put into ``folder``."""
-    classifier = Classifier(base.load(), classes)
+def _from_the_published_weights(adapted: PeftModel, began: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapters as they lead from the weights before PiSSA took ``began`` out of them: B A - B0 A0 = [B, -B0] [A; A0]."""
+    doubled = {}
+    for name, first in began.items():
+        now = adapted.get_parameter(name).detach()
+        doubled[name] = torch.cat((now, first), 0) if ".lora_A." in name else torch.cat((now, -first), 1)
+    return doubled
+
+
+def load_adapters(classifier: Classifier, folder: Path) -> None:
+    """Put what `save_adapters` wrote into ``folder`` beside the weights."""
     classifier.backbone = PeftModel.from_pretrained(classifier.backbone, str(folder))
-    load_head(classifier.head, folder / HEAD)
-    return classifier
 
 
-def merge(classifier: Classifier) -> None:
+def merge_adapters(classifier: Classifier) -> None:
     """Add B A to the weights, in float32; after it the classifier is the plain architecture again."""
     classifier.backbone = _adapted(classifier).float().merge_and_unload()
 
 
 def _adapted(classifier: Classifier) -> PeftModel:
     if not isinstance(classifier.backbone, PeftModel):
-        raise TypeError("the classifier has no adapters: call add_adapters or load_adapter first")
+        raise TypeError("the classifier has no adapters: call add_adapters or load_adapters first")
     return classifier.backbone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,13 +38,14 @@ class Reading:
 
 def read(base: Backbone, tokenizer: Tokenizer, texts: Sequence[str], device: torch.device, bf16: bool, advance: Advance) -> Reading:
     """Tokenize ``texts`` and pass them through the base once."""
-    classifier = Classifier(base.load("sdpa"), 2).to(device)
+    classifier = Classifier(base.load("sdpa"), 2, base.pool).to(device)
     ids = tokenizer.encode(texts)
     lengths = [len(row) for row in ids]
     hidden = int(classifier.config.hidden_size)
     trunk = Trunk(lengths, hidden, device) if base.first and Trunk.fits(lengths, hidden) else None
-    blocks = base.blocks_of(classifier.backbone)
-    with watched(blocks.modules, base.first) as seen:
+    blocks = base.blocks_of(classifier.backbone).modules
+    entering: AbstractContextManager[list[Tensor]] = nullcontext([]) if trunk is None else watched(blocks, base.first)
+    with entering as seen:
 
         def look(batch: TokenBatch) -> Tensor:
             pooled = classifier.pooled(*tensors(batch, device))

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from catcli.errors import TrainingError
+from catcli.evaluation.calibration import class_shares
 from catcli.evaluation.metrics import EpochScores
-from catcli.models.backbones import BACKBONES, Backbone
+from catcli.models.backbones import Backbone
 from catcli.models.checkpoint import Checkpoint
 from catcli.models.classifier import Classifier, parameters, pick_device, use_bf16
-from catcli.models.lora import add_adapters
+from catcli.models.losses import row_losses
+from catcli.models.methods import learning_rate, prepare
 from catcli.models.probe import fit_probe
 from catcli.models.reading import Advance, Reading, infer, precision, tensors
 from catcli.models.trunk import entered_at
@@ -41,6 +43,9 @@ REHEARSAL = 3
 
 KEEP_EVERY = 60.0
 """Seconds after which the state is kept within an epoch too."""
+
+KEEP_SHARE = 0.05
+"""Share of the time that keeping it may take: that of a base trained whole is twelve bytes a parameter."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +80,21 @@ class Task:
     count: int
     seconds: float | None = None
 
+    @property
+    def shares(self) -> npt.NDArray[np.float64]:
+        """Each class's share of the rows that are learned from *(classes,)*."""
+        return class_shares(self.examples.classes[self.learn], self.examples.weights[self.learn], self.count)
+
 
 @dataclass(frozen=True)
 class Trained:
-    """A classifier with its adapter still beside the weights, what it was fed with, and what training took.
+    """A classifier with what it learned still beside the weights, what it was fed with, and what training took.
 
     ``passes`` says after how many passes over the rows it was best, ``of`` for how many its learning rate was laid out.
     """
 
     classifier: Classifier
+    base: Backbone
     tokenizer: Tokenizer
     recipe: Recipe
     device: str
@@ -110,21 +121,20 @@ def default_epochs(rows: int) -> int:
     return int(np.clip(round(200 / np.sqrt(max(rows, 1))), 2, 8))
 
 
-def train_lora(task: Task, recipe: Recipe, checkpoint: Checkpoint, tell: Tell, repeat: Trained | None = None) -> Trained:
-    """Train LoRA and a head as ``recipe`` says; the validation rows say after how many passes it was best.
+def train(task: Task, base: Backbone, recipe: Recipe, checkpoint: Checkpoint, tell: Tell, repeat: Trained | None = None) -> Trained:
+    """Train a classifier on ``base`` as ``recipe`` says; the validation rows say after how many passes it was best.
 
     With ``repeat``, a training on fewer rows, as many passes are made as were best there. A training whose state ``checkpoint`` holds
     goes on from it.
     """
-    base = BACKBONES[recipe.base]
     device = pick_device(recipe.device)
     torch.manual_seed(recipe.seed)
-    classifier = Classifier(base.load("sdpa"), task.count)
-    add_adapters(classifier, base, recipe)
+    classifier = Classifier(base.load("sdpa"), task.count, base.pool)
+    prepare(classifier, base, recipe)
     classifier.start_head(*fit_probe(task.reading.vectors[task.learn], task.examples.take(task.learn), task.count))
     trainer = Trainer(classifier, base, recipe, task, device, tell)
     epochs, passes, of = trainer.train(checkpoint, repeat)
-    return Trained(classifier, task.reading.tokenizer, recipe, str(device), tuple(epochs), passes, of, *parameters(classifier))
+    return Trained(classifier, base, task.reading.tokenizer, recipe, str(device), tuple(epochs), passes, of, *parameters(classifier))
 
 
 @dataclass
@@ -160,6 +170,10 @@ class Trainer:
         self.device = device
         self.tell = tell
         self.bf16 = use_bf16(recipe.dtype, device)
+        self.lr = recipe.lr or learning_rate(base, recipe.method)
+        self.losses = row_losses(recipe.balance, task.shares, device)
+        # A base that stays as it is gives the same vectors at every pass: they are read once, and the head alone is run.
+        self._vectors = torch.from_numpy(task.reading.vectors).to(device) if recipe.method == "head" else None
         self._given: list[Tensor] | None = None
         self.learning = {name: parameter for name, parameter in classifier.named_parameters() if parameter.requires_grad}
 
@@ -197,6 +211,9 @@ class Trainer:
             yield given
 
     def _logits(self, batch: TokenBatch) -> Tensor:
+        if self._vectors is not None:
+            found: Tensor = self.classifier.head(self._vectors[torch.from_numpy(batch.rows).to(self.device)])
+            return found
         if self._given is not None and self.task.reading.trunk is not None:
             self._given[:] = [self.task.reading.trunk.take(batch)]
         logits: Tensor = self.classifier(*tensors(batch, self.device))["logits"]
@@ -259,7 +276,7 @@ class Trainer:
             logits = self._logits(batch)
         truth = torch.as_tensor(examples.classes[batch.rows], device=self.device)
         weights = torch.as_tensor(examples.weights[batch.rows], device=self.device)
-        loss = (nn.functional.cross_entropy(logits.float(), truth, reduction="none") * weights).sum() / whole
+        loss = (self.losses(logits.float(), truth) * weights).sum() / whole
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         return float(loss.item()) * whole * whole / float(examples.weights[mine].sum())
 
@@ -269,16 +286,16 @@ class Trainer:
         stage = f"pass {state.epoch + 1} of {state.plan.epochs}"
         batches = self._batches(state.epoch)
         start = saved = time.perf_counter()
-        before = state.seconds
+        before, took = state.seconds, 0.0
         for rows in batches[state.within : state.within + state.plan.steps - state.step]:
             torch.manual_seed(self.recipe.seed * 1_000_003 + state.step)
             loss = self._gradient(rows)
             if not np.isfinite(loss):
-                raise TrainingError(f"training diverged: the loss is {loss} in {stage}; try a lower --lr than {self.recipe.lr:g}.")
+                raise TrainingError(f"training diverged: the loss is {loss} in {stage}; try a lower --lr than {self.lr:g}.")
             workers().add_gradients(self.learning.values())
             nn.utils.clip_grad_norm_(self.learning.values(), 1.0)
             for group in optimizer.param_groups:
-                group["lr"] = self.recipe.lr * rate(state.step, state.plan.horizon)
+                group["lr"] = self.lr * rate(state.step, state.plan.horizon)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             state.step += 1
@@ -287,9 +304,11 @@ class Trainer:
             state.weight += float(self.task.examples.weights[rows].sum())
             state.seconds = before + time.perf_counter() - start
             self.tell.advance(stage, min(state.within * self.recipe.batch_size, len(self.task.learn)), len(self.task.learn))
-            if time.perf_counter() - saved > KEEP_EVERY:
+            if time.perf_counter() - saved > max(KEEP_EVERY, took / KEEP_SHARE):
+                saving = time.perf_counter()
                 self._keep(state, optimizer, checkpoint, best)
                 saved = time.perf_counter()
+                took = saved - saving
 
     def _look(self, state: State, best: dict[str, Tensor]) -> dict[str, Tensor]:
         """Close the epoch: what the validation rows say of it, and the weights to keep so far."""
@@ -299,8 +318,9 @@ class Trainer:
             stage = f"pass {state.epoch + 1} of {state.plan.epochs}: validation"
             logits = self.logits(task.held, stage)
             truth = task.examples.classes[task.held]
+            losses = self.losses(torch.from_numpy(logits).to(self.device), torch.from_numpy(truth).to(self.device))
             # One process's number for all: they have to stop after the same pass.
-            loss = workers().agree(float(nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(truth))))
+            loss = workers().agree(float(losses.mean()))
             accuracy = float((logits.argmax(1) == truth).mean())
         state.history.append(
             EpochScores(
@@ -335,7 +355,7 @@ class Trainer:
         matrices = [parameter for parameter in self.learning.values() if parameter.ndim > 1]
         vectors = [parameter for parameter in self.learning.values() if parameter.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": self.recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=self.recipe.lr, fused=True)
+        return torch.optim.AdamW(groups, lr=self.lr, fused=True)
 
     def _keep(self, state: State, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint, best: Mapping[str, Tensor]) -> None:
         """Put everything that a step changes into the checkpoint, by name."""
@@ -351,8 +371,10 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in self.learning.items():
                 parameter.copy_(kept[f"now/{name}"])
-                found = {key: kept[f"adam/{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-                optimizer.state[parameter] = {key: value.to(self.device) for key, value in found.items()}
+                # A parameter that no gradient reached yet has no state.
+                found = {key: kept[f"adam/{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"adam/{key}/{name}" in kept}
+                if found:
+                    optimizer.state[parameter] = {key: value.to(self.device) for key, value in found.items()}
         return {name.removeprefix("best/"): value.to(self.device) for name, value in kept.items() if name.startswith("best/")}
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from catcli.errors import ProductsError, close_to, listed
-from catcli.products.text import cells_of, compose, is_plain, is_textual
+from catcli.products.text import cells_of, compose, is_plain, is_price, is_textual, words
 
 SAMPLE = 20_000
 """Rows that are looked at to tell what a column holds."""
@@ -32,11 +32,16 @@ _CODES = {"id", "code", "key", "no", "nr", "number", "sku", "ean", "gtin", "url"
 
 @dataclass(frozen=True)
 class Columns:
-    """The roles of a file's columns; ``left_out`` maps a column that was not taken as text to the reason, where that is worth saying."""
+    """The roles of a file's columns.
+
+    ``prices`` are those of the text columns that are read as bands; ``left_out`` maps a column that was not taken as text to the reason,
+    where that is worth saying.
+    """
 
     label: str
     text: tuple[str, ...]
     group: str | None
+    prices: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -72,9 +77,7 @@ def choose(frame: pl.DataFrame, label: str | None, text: Sequence[str], group: s
     """
     columns = frame.columns
     sample = frame if len(frame) <= SAMPLE else frame.sample(SAMPLE, seed=0)
-    found_label = find(label, columns, "--label", where) if label else _find_label(sample, text, where)
-    if not is_plain(frame.schema[found_label]):
-        raise ProductsError(f"--label {found_label!r}: its cells are {frame.schema[found_label]}, not names; choose another column.")
+    found_label = find_label(sample, label, text, where)
     left_out: dict[str, str] = {}
     if text:
         chosen = tuple(dict.fromkeys(find(name, columns, "--text", where) for name in text))
@@ -90,27 +93,32 @@ def choose(frame: pl.DataFrame, label: str | None, text: Sequence[str], group: s
     found_group = find(group, columns, "--group", where) if group else _find_group(sample, {found_label, *chosen})
     if found_group is not None and not is_plain(frame.schema[found_group]):
         raise ProductsError(f"--group {found_group!r}: its cells are {frame.schema[found_group]}, not names; choose another column.")
-    return Columns(found_label, chosen, found_group, left_out)
-
-
-def _words(name: str) -> list[str]:
-    spaced = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name)
-    return [word for word in re.split(r"[\W_]+", spaced.casefold()) if word]
+    return Columns(found_label, chosen, found_group, tuple(name for name in chosen if is_price(sample, name)), left_out)
 
 
 # --- the label ---------------------------------------------------------------------------------------------------------------------
 
 
 def _label_rank(name: str) -> int:
-    words = _words(name)
+    spoken = words(name)
     if folded(name) in _LABELS:
         return 3
-    if not words or words[-1] in _CODES:
-        return 1 if _LABEL_WORDS.intersection(words) and words[-1] == "path" else 0
-    return 2 if words[-1] in _LABEL_WORDS else int(bool(_LABEL_WORDS.intersection(words)))
+    if not spoken or spoken[-1] in _CODES:
+        return 1 if _LABEL_WORDS.intersection(spoken) and spoken[-1] == "path" else 0
+    return 2 if spoken[-1] in _LABEL_WORDS else int(bool(_LABEL_WORDS.intersection(spoken)))
 
 
-def _find_label(sample: pl.DataFrame, text: Sequence[str], where: str) -> str:
+def find_label(sample: pl.DataFrame, label: str | None, text: Sequence[str], where: str) -> str:
+    """The column with the categories: ``label`` where it is given, else by name and content; no column of ``text``.
+
+    Raises:
+        ProductsError: it is not there, none fits, or two fit equally well.
+    """
+    if label:
+        found = find(label, sample.columns, "--label", where)
+        if not is_plain(sample.schema[found]):
+            raise ProductsError(f"--label {found!r}: its cells are {sample.schema[found]}, not names; choose another column.")
+        return found
     taken = {folded(name) for name in text}
     fits: dict[str, tuple[int, int]] = {}
     for name, dtype in sample.schema.items():
@@ -147,11 +155,11 @@ def _find_text(sample: pl.DataFrame, label: str, where: str) -> tuple[tuple[str,
             continue
         if not _is_text(sample, name):
             continue
-        words = _words(name)
-        ranks = [_TEXT_WORDS[word] for word in words if word in _TEXT_WORDS]
+        spoken = words(name)
+        ranks = [_TEXT_WORDS[word] for word in spoken if word in _TEXT_WORDS]
         if folded(name) in _NAMES:
             named[name] = 0
-        elif ranks and words[-1] not in _CODES:
+        elif ranks and spoken[-1] not in _CODES:
             named[name] = min(ranks)
         elif _is_prose(cells_of(sample, name)):
             prose.append(name)
@@ -170,8 +178,8 @@ def _is_text(sample: pl.DataFrame, name: str) -> bool:
     if inner not in (pl.String, pl.Categorical, pl.Enum):
         return False
     cells = pl.Series([text for text in compose(sample, [name]) if text], dtype=pl.String)
-    worded, linked = cells.str.contains(r"\p{L}{2}").sum(), cells.str.contains(r"^https?://").sum()
-    return len(cells) > 0 and worded >= len(cells) / 2 and linked <= len(cells) / 2
+    worded, other = cells.str.contains(r"\p{L}{2}").sum(), cells.str.contains(r"^(https?://|\{\s*\")").sum()  # links, mappings as JSON
+    return len(cells) > 0 and worded >= len(cells) / 2 and other <= len(cells) / 2
 
 
 def _is_prose(cells: pl.Series) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -16,6 +17,9 @@ from catcli.products.streams import Bytes, check_signature, encoding_of, opened,
 
 BATCH_BYTES = 8 * 2**20
 """Bytes of lines of a batch."""
+
+MOST_KEYS, LOOKED_AT = 100, 200
+"""Keys that a mapping may have to be a type of its own, and lines of a block in which they are counted."""
 
 if TYPE_CHECKING:
     from polars.datatypes import DataTypeClass
@@ -85,13 +89,48 @@ def _utf8(stream: Bytes, encoding: str) -> Iterator[bytes]:
 def schema_of(path: Path, encoding: str, rows: int) -> Schema:
     """The columns that any line has, in the order in which they first come, with a type that holds them all.
 
-    All lines are looked at: with a sample, a price that turns into "n/a" at row 90,000 would stop the run there.
+    All lines are looked at: with a sample, a price that turns into "n/a" at row 90,000 would stop the run there. A mapping whose keys are
+    other ones in every line (Amazon Reviews 2023: ``details``) is text, its JSON: as a type it would have a field for each of them.
     """
     schema: Schema = {}
+    open_ended: set[str] = set()
     for block in blocks_of(path, encoding, rows):
-        for name, dtype in _frame(path, block, None).schema.items():
-            schema[name] = wider(schema[name], dtype) if name in schema else dtype
+        open_ended |= _open_ended(path, block)
+        for name, dtype in _frame(path, _without(path, block, open_ended), None).schema.items():
+            found = pl.String() if name in open_ended else dtype
+            schema[name] = wider(schema[name], found) if name in schema else found
     return schema
+
+
+def _open_ended(path: Path, block: Lines) -> set[str]:
+    """The columns whose mappings have more than `MOST_KEYS` keys in some lines of a block."""
+    keys: defaultdict[str, set[str]] = defaultdict(set)
+    stride = max(1, len(block.lines) // LOOKED_AT)
+    for row in _rows(path, block, slice(None, None, stride)):
+        for name, cell in row.items():
+            if isinstance(cell, dict):
+                keys[name].update(cell)
+    return {name for name, found in keys.items() if len(found) > MOST_KEYS}
+
+
+def _without(path: Path, block: Lines, columns: set[str]) -> Lines:
+    """The lines with null in some columns."""
+    if not columns:
+        return block
+    empty = dict.fromkeys(columns)
+    rows = _rows(path, block, slice(None))
+    return replace(block, lines=[json.dumps({**row, **{name: None for name in empty if name in row}}).encode() for row in rows])
+
+
+def _rows(path: Path, block: Lines, chosen: slice) -> Iterator[dict[str, Any]]:
+    for line in block.lines[chosen]:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise ProductsError(_reason(path, block) or f"{shown(path)} cannot be read as JSON Lines; export it again.")
+        yield row
 
 
 def wider(one: pl.DataType, other: pl.DataType) -> pl.DataType:

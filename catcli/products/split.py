@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from catcli.products.text import is_price_word
+
 FEWEST = 5
 """Products that a category needs to be in all three parts; those with fewer are held out together, in proportion to all of them."""
 
@@ -39,8 +41,9 @@ class Split:
 
 
 def text_key(text: str) -> str:
-    """What makes two texts one product where no column does: the text in lower case without punctuation."""
-    return " ".join(re.sub(r"[\W_]+", " ", text.lower()).split())
+    """What makes two texts one product where no column does: the text in lower case without punctuation and the band of its price."""
+    words = re.sub(r"[\W_]+", " ", text.lower()).split()
+    return " ".join(word for word in words if not is_price_word(word))
 
 
 def product_keys(texts: Sequence[str], group: pl.Series | None) -> list[str]:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 
 import polars as pl
+
+_PRICES = {"price", "prices", "msrp", "rrp", "preis", "prix", "precio", "prezzo", "prijs"}
+_NO_PRICES = {"currency", "date", "id", "code", "url", "link", "type", "note"}
 
 LONGEST = 20_000
 """Characters of a text that are looked at, some ten pages. Without a limit, a damaged cell of megabytes costs what a thousand rows do."""
 
 
-def compose(frame: pl.DataFrame, columns: Sequence[str]) -> list[str]:
+def compose(frame: pl.DataFrame, columns: Sequence[str], prices: Collection[str] = ()) -> list[str]:
     """The cells of ``columns``, in that order, joined by a blank; empty ones left out, runs of white space folded, cut at `LONGEST`.
 
-    A list (Amazon Reviews 2023: ``features``, ``description``) is its members joined; numbers and dates stand as polars writes them.
+    A list (Amazon Reviews 2023: ``features``, ``description``) is its members joined; a cell of ``prices`` is the word for its band,
+    `price_words`; other numbers and dates stand as polars writes them. Columns' names are left out: "brand: " before each brand gained on
+    flipkart what it lost on amazon_toys (tests/bench/README.md).
     """
-    return composed(frame, columns).to_list()
+    return composed(frame, columns, prices).to_list()
 
 
-def composed(frame: pl.DataFrame, columns: Sequence[str]) -> pl.Series:
+def composed(frame: pl.DataFrame, columns: Sequence[str], prices: Collection[str] = ()) -> pl.Series:
     """`compose`, as a series of strings."""
-    parts = {str(number): _as_text(cells_of(frame, column)).str.slice(0, LONGEST) for number, column in enumerate(columns)}
+    texts = (price_words(cells_of(frame, name)) if name in prices else _as_text(cells_of(frame, name)) for name in columns)
+    parts = {str(number): text.str.slice(0, LONGEST) for number, text in enumerate(texts)}
     joined = pl.concat_str(pl.all(), separator=" ", ignore_nulls=True)
     folded = joined.str.replace_all(r"\s+", " ").str.strip_chars().str.slice(0, LONGEST).fill_null("")
     return pl.DataFrame(parts).select(text=folded)["text"]
@@ -32,6 +39,39 @@ def cells_of(frame: pl.DataFrame, column: str) -> pl.Series:
     polars takes a name such as ``*`` or ``^a.*$`` for a pattern, in most methods of a series too.
     """
     return frame.get_column(column).alias("cells")
+
+
+def words(name: str) -> list[str]:
+    """The words of a column's name in lower case: ``retail_priceInr`` has three."""
+    spaced = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name)
+    return [word for word in re.split(r"[\W_]+", spaced.casefold()) if word]
+
+
+def is_price(frame: pl.DataFrame, column: str) -> bool:
+    """Whether a column holds prices: its name says so, and half of its cells have a number."""
+    found = set(words(column))
+    if not found & _PRICES or found & _NO_PRICES or not is_plain(frame.schema[column]):
+        return False
+    return price_words(cells_of(frame, column)).count() >= len(frame) / 2
+
+
+def price_words(cells: pl.Series) -> pl.Series:
+    """Prices as words such as ``price200``, for 200 up to 500, or null: bands that begin at 1, 2 and 5 times a power of ten.
+
+    The first number of a cell counts; of ``1.299,00`` and ``1,299.00`` what follows the last mark is a fraction where it has one or two
+    digits. A word of its own tells both models more than the digits do, and needs no quantiles to be kept.
+    """
+    number = cells.cast(pl.String).str.extract(r"(\d[\d.,' ]*)").str.strip_chars_end(".,' ")
+    whole = number.str.replace(r"[.,]\d{1,2}$", "").str.replace_all(r"\D", "").cast(pl.Float64, strict=False)
+    table = pl.DataFrame({"whole": whole}).with_columns(power=10 ** pl.col("whole").clip(1).log10().add(1e-9).floor())
+    lead = pl.col("whole") / pl.col("power")
+    step = pl.when(lead >= 5).then(5).when(lead >= 2).then(2).when(lead >= 1).then(1).otherwise(0)
+    return table.select(pl.concat_str(pl.lit("price"), (step * pl.col("power")).cast(pl.Int64, strict=False)).alias("cells"))["cells"]
+
+
+def is_price_word(word: str) -> bool:
+    """Whether a word is one of `price_words`."""
+    return word.startswith("price") and word[5:].isdecimal()
 
 
 def _as_text(cells: pl.Series) -> pl.Series:

@@ -6,9 +6,9 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from catcli.adapter import Manifest
 from catcli.evaluation.metrics import TITLES, Metrics
-from catcli.recipe import Recipe
+from catcli.recipe import ADAPTED, Recipe
 from catcli.reporting import sentences
-from catcli.reporting.tables import MODELS
+from catcli.reporting.tables import models
 
 REFIT = "The models in this folder have since learned from all labeled rows in the same way; the scores are those of the held-out run."
 
@@ -59,11 +59,11 @@ Made by catcli {manifest.versions.get("catcli", "")} on {manifest.created:%Y-%m-
 
 ## Scores on {metrics.scored_rows:,} test rows, 95 % intervals
 
-| | {" | ".join(MODELS.values())} |
+| | {" | ".join(models(metrics.method).values())} |
 |---|--:|--:|--:|
 {_scores(metrics)}
 
-{sentences.headline(metrics)} {sentences.comparison(metrics.against_linear)}
+{sentences.headline(metrics)} {sentences.comparison(metrics.against_linear, metrics.method)}
 
 The rows were split {"/".join(map(str, recipe.split))} by product: {rows.train:,} trained, {rows.validation:,} chose the epoch, the weights
 of the blend, its calibration and the thresholds, and the test rows were looked at once. {split}
@@ -79,10 +79,10 @@ of the blend, its calibration and the thresholds, and the test rows were looked 
 
 ## How it was made
 
-LoRA (rank {recipe.rank}, alpha {recipe.alpha}) in the upper blocks of {manifest.base.hub}: after {training.passes:.3g} passes over
+{_learned(manifest, recipe)}: after {training.passes:.3g} passes over
 {training.lora_rows:,} rows, at a learning rate of up to {recipe.lr:g}, the validation rows liked it best; beside it one-vs-rest
 support vector machines over words and character n-grams. A product's probabilities are the softmax of
-{manifest.blend.lora:.3f} x LoRA's logits + {manifest.blend.linear:.3f} x the linear model's, with the offset of each category and the
+{manifest.blend.lora:.3f} x its logits + {manifest.blend.linear:.3f} x the linear model's, with the offset of each category and the
 calibration in `adapter.json`. {REFIT if training.refit else "The models in this folder are those that were scored."}
 It took {training.seconds:.0f} s on {training.device} and {training.peak_memory / 2**20:,.0f} MiB of memory.
 
@@ -99,10 +99,21 @@ Versions: {versions}.
 """
 
 
+def _learned(manifest: Manifest, recipe: Recipe) -> str:
+    """What learned, and on which base."""
+    at = f" at {manifest.base.revision}" if manifest.base.revision else ""
+    if recipe.method in ADAPTED:
+        what = f"{sentences.METHODS[recipe.method]} (rank {recipe.rank}, alpha {recipe.alpha}) in {manifest.base.hub}{at}"
+    else:
+        what = {"full": "Every weight", "head": "The head alone, on the untouched weights"}[recipe.method] + f" of {manifest.base.hub}{at}"
+    balanced = "" if recipe.balance == "none" else f", balanced by {recipe.balance}"
+    return what + balanced
+
+
 def _scores(metrics: Metrics) -> str:
     lines = []
     for metric, title in TITLES.items():
-        found = [getattr(getattr(metrics, model), metric) for model in MODELS]
+        found = [getattr(getattr(metrics, model), metric) for model in models(metrics.method)]
         lines.append(f"| {title} | {' | '.join(f'{one.value:.3f} ({one.low:.3f} to {one.high:.3f})' for one in found)} |")
     return "\n".join(lines)
 

@@ -21,7 +21,7 @@ from catcli.evaluation.curves import coverage, curves
 from catcli.evaluation.metrics import TITLES, Evaluation, Fresh, Held, Scores
 from catcli.evaluation.resampling import Outcomes
 from catcli.reporting import sentences
-from catcli.reporting.tables import MODELS, caption, printable, share
+from catcli.reporting.tables import caption, models, printable, share
 from catcli.runtime.blend import Array
 
 MOST_CURVES = 400
@@ -61,11 +61,11 @@ def page(name: str, told: Held | Fresh, names: Sequence[str], texts: Sequence[st
             fresh=isinstance(told, Fresh),
             caption=caption(told).replace("\n", "; "),
             headline=sentences.headline(told),
-            compared=[sentences.comparison(found) for found in (told.against_linear, told.against_lora)],
+            compared=[sentences.comparison(found, told.method) for found in (told.against_linear, told.against_lora)],
             random_split=sentences.random_split(told.random_split) if isinstance(told, Held) and told.random_split else "",
             calibrated=[sentences.calibration(variant, found) for variant, found in told.calibration.items()],
             titles=TITLES,
-            models={model: (title, getattr(told, model)) for model, title in MODELS.items()},
+            models={model: (title, getattr(told, model)) for model, title in models(told.method).items()},
             promises=[(made, sentences.promise(made)) for made in told.promises],
             categories=sorted(told.blend.categories, key=lambda found: (-found.support, found.category)),
             errors=_errors(names, texts, outcomes),

@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from catcli.adapter import Threshold
 from catcli.evaluation.metrics import Calibration, Comparison, Estimate, Evaluation, Promise, RandomSplit
+from catcli.recipe import Method
 
-MODELS = {"blend": "the blend", "lora": "LoRA alone", "linear": "the linear model alone"}
+METHODS: dict[Method, str] = {
+    "lora": "LoRA",
+    "rslora": "rsLoRA",
+    "dora": "DoRA",
+    "pissa": "PiSSA",
+    "full": "full fine-tuning",
+    "head": "the head alone",
+}
+"""How sentences call what learned beside the linear model."""
+
+
+def _models(method: Method) -> dict[str, str]:
+    return {"blend": "the blend", "lora": METHODS[method].removesuffix(" alone") + " alone", "linear": "the linear model alone"}
 
 
 def per_cent(value: float) -> str:
@@ -34,15 +47,16 @@ def headline(evaluation: Evaluation) -> str:
     return f"{said} With --precision {best.precision:g}, {per_cent(best.accepted_in_test or 0)} of them need no second look."
 
 
-def comparison(found: Comparison) -> str:
+def comparison(found: Comparison, method: Method = "lora") -> str:
     """``blend +1.9 points of macro F1 over the linear model alone, 95 % interval 0.7 to 3.1``, and whether that is a gain at all."""
-    one, other = MODELS.get(found.of, found.of), MODELS.get(found.against, found.against)
+    models = _models(method)
+    one, other = models.get(found.of, found.of), models.get(found.against, found.against)
     parts = []
     for title, difference in (("macro F1", found.macro_f1), ("accuracy", found.accuracy)):
         points = f"{_signed(difference.value)} points of {title}"
         parts.append(f"{points}, 95 % interval {100 * difference.low:.1f} to {100 * difference.high:.1f}")
     tested = f"products better {found.better:,}, worse {found.worse:,}, McNemar p = {found.p_value:.3g}"
-    return f"{one} over {other}: {'; '.join(parts)} ({tested}). {verdict(found)}"
+    return f"{one} over {other}: {'; '.join(parts)} ({tested}). {verdict(found, method)}"
 
 
 def _signed(difference: float) -> str:
@@ -51,9 +65,10 @@ def _signed(difference: float) -> str:
     return f"{points:+.1f}" if points else "0.0"
 
 
-def verdict(found: Comparison) -> str:
+def verdict(found: Comparison, method: Method = "lora") -> str:
     """What the intervals allow to be said."""
-    one, other = MODELS.get(found.of, found.of), MODELS.get(found.against, found.against)
+    models = _models(method)
+    one, other = models.get(found.of, found.of), models.get(found.against, found.against)
     gains = [title for title, found_one in (("macro F1", found.macro_f1), ("accuracy", found.accuracy)) if found_one.low > 0]
     losses = [title for title, found_one in (("macro F1", found.macro_f1), ("accuracy", found.accuracy)) if found_one.high < 0]
     if gains and not losses:
@@ -63,7 +78,7 @@ def verdict(found: Comparison) -> str:
     if gains:
         return f"Better in {gains[0]} and worse in {losses[0]}, both beyond chance."
     if (found.of, found.against) == ("blend", "linear"):
-        return "These rows show no gain by LoRA beyond chance."
+        return f"These rows show no gain by {METHODS[method]} beyond chance."
     return f"These rows show no difference between {one} and {other} beyond chance."
 
 

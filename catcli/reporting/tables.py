@@ -14,10 +14,23 @@ from rich.text import Text
 
 from catcli.adapter import Threshold
 from catcli.evaluation.metrics import TITLES, CategoryPromises, Estimate, Evaluation, Fresh, Metrics, Promise, Scores
+from catcli.recipe import Method
 from catcli.reporting import sentences
 
-MODELS = {"blend": "blend", "lora": "LoRA alone", "linear": "linear alone"}
-"""How tables call the three models; the blend is what `predict` labels with."""
+_LEARNED: dict[Method, str] = {
+    "lora": "LoRA alone",
+    "rslora": "rsLoRA alone",
+    "dora": "DoRA alone",
+    "pissa": "PiSSA alone",
+    "full": "full alone",
+    "head": "head alone",
+}
+
+
+def models(method: Method) -> dict[str, str]:
+    """How tables call the three models; the blend is what `predict` labels with."""
+    return {"blend": "blend", "lora": _LEARNED[method], "linear": "linear alone"}
+
 
 NAME = 32
 """Cells that a category's name gets."""
@@ -75,9 +88,10 @@ def estimated(estimate: Estimate) -> str:
 
 def overall(evaluation: Evaluation, metrics: Iterable[str] = TITLES) -> Group:
     """Some metrics of the blend, LoRA and the linear model with their 95 % intervals, a line each."""
-    made = table("Scores, 95 % intervals", "", *MODELS.values())
+    named = models(evaluation.method)
+    made = table("Scores, 95 % intervals", "", *named.values())
     for metric in metrics:
-        made.add_row(TITLES[metric], *(estimated(getattr(getattr(evaluation, name), metric)) for name in MODELS))
+        made.add_row(TITLES[metric], *(estimated(getattr(getattr(evaluation, name), metric)) for name in named))
     # Not the table's own caption, which would break at the table's width.
     return Group(made, Text(caption(evaluation), style="dim italic"))
 

@@ -75,7 +75,7 @@ class Labeler:
         self.categories = manifest.categories
         self.notes: list[str] = []
         self._blend = manifest.blend
-        self._tokenizer = Tokenizer(adapter.file("tokenizer.json"), manifest.max_tokens, manifest.pad_id)
+        self._tokenizer = Tokenizer(adapter.file("tokenizer.json").read_text(encoding="utf-8"), manifest.max_tokens, manifest.pad_id)
         self._linear = LinearModel.load(adapter.file("linear.safetensors"))
         self._sizes = {"batch_tokens": batch_tokens, "workers": workers}
         self.variant, self._session = self._open(adapter, device, variant, pl.read_parquet(adapter.file("probe.parquet")))
@@ -94,6 +94,8 @@ class Labeler:
         wanted: tuple[Variant, ...] = (fast, "fp32") if asked == "auto" else (cast(Variant, asked),)
         order = [name for name in wanted if name in served]
         for name in order:
+            for beside in served[name].data:
+                adapter.file(beside)
             session = Session(adapter.file(served[name].file), device, **self._sizes)
             if session.fell_back:
                 self.notes.append("ONNX Runtime did not get the GPU and labels on the CPU; 'catcli doctor' shows what is missing.")

@@ -54,7 +54,8 @@ Item = TypeVar("Item")
 class Plan:
     """What to do with each row.
 
-    ``text`` are the catalog's columns in the order of the adapter's text columns; one that is None is missing and counts as empty.
+    ``text`` are the catalog's columns in the order of the adapter's text columns; one that is None is missing and counts as empty. Those of
+    ``prices`` are read as bands.
     A row is accepted from ``min_confidence`` on, or from what ``by_category`` has for its category; one that it does not have never is.
     ``keep`` are the columns that are written, None for all. ``dedupe`` labels a text once that comes again.
     """
@@ -66,6 +67,7 @@ class Plan:
     keep: tuple[str, ...] | None = None
     alternatives_as_json: bool = False
     dedupe: bool = True
+    prices: frozenset[str] = frozenset()
 
     def kept(self, columns: Sequence[str]) -> list[str]:
         """Those of the catalog's columns that are written."""
@@ -243,7 +245,7 @@ class _Run:
 
     def begun(self, batch: Batch, labeling: ThreadPoolExecutor) -> _Work:
         """Look up what is known of a batch's texts and have the others labeled."""
-        texts = composed(batch.select(list(dict.fromkeys(self.columns))), self.columns)
+        texts = composed(batch.select(list(dict.fromkeys(self.columns))), self.columns, self.plan.prices)
         blank = int((texts == "").sum())
         hashes = hashes_of(texts)
         if self.plan.dedupe:

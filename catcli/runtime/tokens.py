@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -23,17 +22,17 @@ class TokenBatch:
 
 
 class Tokenizer:
-    """A ``tokenizer.json``, cutting texts at ``max_tokens``, special tokens included.
+    """A tokenizer of the ``json`` of a ``tokenizer.json``, cutting texts at ``max_tokens``, special tokens included.
 
     The Rust tokenizer itself rather than transformers' wrapper: the same class serves training and labeling, and labeling starts without
     transformers.
     """
 
-    def __init__(self, file: Path, max_tokens: int, pad_id: int = 0) -> None:
-        self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+    def __init__(self, json: str, max_tokens: int, pad_id: int = 0) -> None:
+        self._tokenizer = tokenizers.Tokenizer.from_str(json)
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
-        self.file = file
+        self.json = json
         self.max_tokens = max_tokens
         self.pad_id = pad_id
 
@@ -46,7 +45,8 @@ class Tokenizer:
         # A lone surrogate is no character and the tokenizer refuses it; it becomes U+FFFD as in every other decoder.
         clean = [text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8") for text in texts]
         encodings = self._tokenizer.encode_batch_fast(clean)
-        ids = [encoding.ids for encoding in encodings]
+        # An empty text has a token all the same; GPT-2's tokenizer, which adds none of its own, would give it none.
+        ids = [encoding.ids or [self.pad_id] for encoding in encodings]
         full = (encoding for encoding, row in zip(encodings, ids, strict=True) if len(row) == self.max_tokens)
         return ids, sum(bool(encoding.overflowing) for encoding in full)
 

@@ -1,21 +1,26 @@
-"""Accuracy of `catcli fit` with no tuning flag, on the rows and test files on which shared/peers/accuracy.py measures its peers.
+"""Accuracy of `catcli fit`, on the rows and test files on which shared/peers/accuracy.py measures its peers.
 
-    python tests/bench/accuracy.py ../shared/data/amazon_toys --rows 2000 [--seeds 1] [--peers ../shared/peers]
+    python tests/bench/accuracy.py ../shared/data/amazon_toys --rows 2000 [--seeds 1] [--draws 1] [--peers ../shared/peers]
+    python tests/bench/accuracy.py ../shared/data/amazon_toys --rows 2000 --kill --method dora --no-refit
 
 Learns from the same draw of ``train.parquet`` (the peers' own function makes it; without ``--rows`` from all) and labels all rows of
-``test.parquet``. Prints one JSON line a seed: accuracy and macro F1 over the categories of the test file, of the blend, LoRA alone and the
-linear model alone, with the seconds and the peak memory of the fit.
+``test.parquet``. Prints one JSON line a draw and seed: accuracy and macro F1 over the categories of the test file, of the blend, LoRA alone
+and the linear model alone, with the seconds and the peak memory of the fit and the bytes that were learned. Options that are not its own
+are handed to ``catcli fit``; without any, no flag tunes it. ``--kill`` fits once more, kills that with SIGKILL while it trains, resumes it,
+and says whether what was learned is the same, byte for byte.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -25,6 +30,7 @@ import psutil
 from sklearn.metrics import f1_score
 
 from catcli import adapter as adapters
+from catcli.evaluation.metrics import Metrics
 from catcli.products.text import compose
 from catcli.runtime.blend import mix
 from catcli.runtime.labeler import Labeler
@@ -40,9 +46,9 @@ def load_peers(folder: Path) -> ModuleType:
     return module
 
 
-def fit(products: Path, output: Path, seed: int) -> tuple[float, int]:
+def fit(products: Path, output: Path, flags: Sequence[str]) -> tuple[float, int]:
     """Seconds and peak bytes of a fit in a process of its own."""
-    command = [sys.executable, "-m", "catcli", "fit", str(products), "-o", str(output), "--seed", str(seed), "-q"]
+    command = [sys.executable, "-m", "catcli", "fit", str(products), "-o", str(output), "-q", *flags]
     start, peak = time.perf_counter(), 0
     running = psutil.Popen(command, stdout=subprocess.DEVNULL)
     while running.poll() is None:
@@ -56,32 +62,61 @@ def fit(products: Path, output: Path, seed: int) -> tuple[float, int]:
     return time.perf_counter() - start, peak
 
 
+def resumed(products: Path, output: Path, flags: Sequence[str]) -> None:
+    """A fit that is killed once it has kept a pass, and goes on."""
+    command = [sys.executable, "-m", "catcli", "fit", str(products), "-o", str(output), "-q", *flags]
+    kept = output.with_name(f".{output.name}.catcli-resume") / "held-out.safetensors"
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while not kept.exists():
+        time.sleep(0.05)
+    running.kill()
+    running.wait()
+    if (output / "adapter.json").exists():
+        raise SystemExit("the fit had ended before it was killed")
+    fit(products, output, [*flags, "--resume"])
+
+
+LEARNED = ("adapter_model.safetensors", "model.safetensors", "head.safetensors", "linear.safetensors")
+"""The files that hold what was learned, whatever the method."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--rows", type=int)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--draws", type=int, default=1)
+    parser.add_argument("--kill", action="store_true")
     parser.add_argument("--peers", type=Path, default=Path("../shared/peers"))
-    options = parser.parse_args()
-    train, test = (pl.read_parquet(options.data / f"{part}.parquet") for part in ("train", "test"))
+    options, flags = parser.parse_known_args()
+    whole, test = (pl.read_parquet(options.data / f"{part}.parquet") for part in ("train", "test"))
     truth = test["category"].to_numpy()
-    if options.rows and options.rows < len(train):
-        train = train[load_peers(options.peers).draw(train["category"].to_numpy(), options.rows)]
-    for seed in range(options.seeds):
+    for draw, seed in itertools.product(range(options.draws), range(options.seeds)):
+        train = whole
+        if options.rows and options.rows < len(whole):
+            train = whole[load_peers(options.peers).draw(whole["category"].to_numpy(), options.rows, draw)]
+        told = [*flags, "--seed", str(seed)]
+        same = None
         with tempfile.TemporaryDirectory() as folder:
             products = Path(folder) / "products.parquet"
             train.write_parquet(products)
-            seconds, peak = fit(products, Path(folder) / "adapter", seed)
+            seconds, peak = fit(products, Path(folder) / "adapter", told)
             made = adapters.load(Path(folder) / "adapter")
+            if options.kill:
+                resumed(products, Path(folder) / "again", told)
+                files, again = made.manifest.files, adapters.load(Path(folder) / "again").manifest.files
+                same = all(files.get(name) == again.get(name) for name in LEARNED)
+            size = Metrics.load(made.file("metrics.json")).training.learned_bytes
             labeler = Labeler(made, "cpu")
-            voices = labeler.voices(compose(test, made.manifest.text))
+            voices = labeler.voices(compose(test, made.manifest.text, made.manifest.prices))
         scores = {"blend": mix(voices.lora, voices.linear, made.manifest.blend), "lora": voices.lora, "linear": voices.linear}
-        line: dict[str, object] = {"data": options.data.name, "rows": len(train), "seed": seed, "variant": labeler.variant}
+        line: dict[str, object] = {"data": options.data.name, "rows": len(train), "draw": draw, "seed": seed, "variant": labeler.variant}
         for name, values in scores.items():
             guessed = np.array(labeler.categories)[values.argmax(1)]
             macro = f1_score(truth, guessed, average="macro", labels=np.unique(truth), zero_division=0)
             line[name] = [round(float((guessed == truth).mean()), 4), round(float(macro), 4)]
-        print(json.dumps(line | {"fit_s": round(seconds), "peak_mib": round(peak / 2**20)}), flush=True)
+        line |= {"flags": " ".join(flags), "fit_s": round(seconds), "peak_mib": round(peak / 2**20), "learned_bytes": size}
+        print(json.dumps(line if same is None else line | {"resumed_same": same}), flush=True)
 
 
 if __name__ == "__main__":

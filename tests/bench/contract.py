@@ -28,6 +28,7 @@ from catcli.evaluation.reliability import calibration_error
 from catcli.evaluation.resampling import Outcomes
 from catcli.models.training import Tell
 from catcli.products.columns import choose
+from catcli.products.gather import Gathered
 from catcli.products.split import split
 from catcli.products.text import compose
 from catcli.recipe import Recipe
@@ -45,11 +46,11 @@ def main() -> None:
     if options.rows < len(train):
         train = train[load_peers(options.peers).draw(train["category"].to_numpy(), options.rows)]
     columns = choose(train, None, (), None, options.data.name)
-    labeled = labeled_rows(train, columns, options.data.name, Talk.silent())
+    labeled = labeled_rows(Gathered(train, len(train)), columns, options.data.name, Talk.silent())
     names = labeled.categories.names
     numbers = {name: number for number, name in enumerate(names)}
     truth = np.array([numbers.get(name, len(names)) for name in test["category"].to_list()])
-    texts = compose(test, columns.text)
+    texts = compose(test, columns.text, columns.prices)
     found: dict[float, list[tuple[float, float]]] = {target: [] for target in TARGETS}
     errors = []
     for seed in range(options.seeds):

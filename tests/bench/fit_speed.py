@@ -21,10 +21,10 @@ import numpy as np
 import polars as pl
 import torch
 
-from catcli.models.backbones import BACKBONES
+from catcli.models.backbones import MINILM
 from catcli.models.checkpoint import Checkpoint
 from catcli.models.reading import read
-from catcli.models.training import Task, Tell, fitting_tokenizer, train_lora
+from catcli.models.training import Task, Tell, fitting_tokenizer, train
 from catcli.products.categories import Categories
 from catcli.products.examples import Examples
 from catcli.products.text import compose
@@ -44,7 +44,7 @@ def main() -> None:
     frame = pl.read_parquet(options.train).drop_nulls(options.label).sample(options.rows, seed=0)
     texts, labels = compose(frame, options.text.split(",")), frame[options.label].to_list()
     categories = Categories.of(labels)
-    base, device = BACKBONES["minilm"], torch.device(options.device)
+    base, device = MINILM, torch.device(options.device)
     tokenizer = fitting_tokenizer(base, texts)
     nothing = np.empty(0, np.int64)
     trained, with_reading = [], []
@@ -55,7 +55,7 @@ def main() -> None:
         task = Task(reading, Examples.of(texts, categories.numbers(labels)), np.arange(len(texts)), nothing, len(categories))
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = Checkpoint(Path(folder) / "checkpoint.safetensors", "bench")
-            epochs = train_lora(task, Recipe(epochs=1, device=options.device), checkpoint, Tell()).epochs
+            epochs = train(task, base, Recipe(epochs=1, device=options.device), checkpoint, Tell()).epochs
         if repeat:
             trained.append(len(texts) / epochs[0].seconds)
             with_reading.append(len(texts) / (epochs[0].seconds + seconds))

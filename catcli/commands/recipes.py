@@ -1,0 +1,45 @@
+"""``catcli recipes``: the recipes that come with catcli."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from rich.text import Text
+
+from catcli.commands.talk import Talk
+from catcli.errors import ProductsError, close_to
+from catcli.recipe import ADAPTERS_ONLY, Recipe, shipped
+from catcli.reporting.tables import table
+
+
+def recipes(name: str | None = None, *, as_json: bool = False, talk: Talk | None = None) -> Mapping[str, Recipe]:
+    """Show all of them, or print ``name`` as the JSON that ``fit --recipe`` takes.
+
+    Raises:
+        ProductsError: there is none of that name.
+    """
+    talk = talk or Talk.silent()
+    there = shipped()
+    if name is not None and name not in there:
+        raise ProductsError(f"there is no recipe {name!r}{close_to(name, there)}; those that come with catcli are {', '.join(there)}.")
+    if name is not None:
+        print(there[name].model_dump_json(indent=2, exclude_unset=True))
+    elif as_json:
+        print(json.dumps({each: recipe.model_dump(mode="json", exclude_unset=True) for each, recipe in there.items()}))
+    else:
+        shown = table("Recipes", "name", "method", "settings", "about", names=4)
+        for each, recipe in there.items():
+            shown.add_row(each, recipe.method, Text(settings(recipe), overflow="fold"), Text(recipe.about, overflow="fold"))
+        for column in shown.columns[2:]:
+            column.no_wrap = False
+        talk.out.print(shown)
+        talk.out.print(f"catcli fit products.csv --recipe {next(iter(there))}", soft_wrap=True)
+    return there
+
+
+def settings(recipe: Recipe) -> str:
+    """What a recipe sets beside its base and method, as flags."""
+    given = recipe.model_dump(mode="json", exclude_unset=True, exclude={"about", "base", "method"})
+    ordered = sorted(given, key=lambda name: (name not in ADAPTERS_ONLY, list(Recipe.model_fields).index(name)))
+    return " ".join(f"--{name.replace('_', '-')} {given[name]}" for name in ordered)

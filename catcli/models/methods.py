@@ -1,0 +1,61 @@
+"""How a base learns: adapters beside its weights, all of its weights, or the head alone; prepared, saved, read back and merged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from catcli.models.backbones import Backbone
+from catcli.models.classifier import Classifier, load_head, save_head
+from catcli.models.lora import add_adapters, load_adapters, merge_adapters, save_adapters
+from catcli.recipe import ADAPTED, Method, Recipe
+
+HEAD = "head.safetensors"
+
+FULL_SHARE = 1 / 20
+"""Of the adapters' learning rate, what suits a base that learns whole: 1e-4 for MiniLM (tests/bench/README.md) and 2.5e-5 for the larger
+ones, in the midst of what Devlin et al. 2019 ("BERT", appendix A.3) recommend."""
+
+HEAD_LR = 1e-3
+
+
+def learning_rate(base: Backbone, method: Method) -> float:
+    """The highest learning rate where a recipe names none."""
+    return {"full": base.lr * FULL_SHARE, "head": HEAD_LR}.get(method, base.lr)
+
+
+def prepare(classifier: Classifier, base: Backbone, recipe: Recipe) -> None:
+    """Make trainable what the method trains, and freeze the rest. The head always learns."""
+    classifier.backbone.requires_grad_(recipe.method == "full")
+    if recipe.method in ADAPTED:
+        add_adapters(classifier, base, recipe)
+
+
+def save(classifier: Classifier, base: Backbone, method: Method, folder: Path) -> int:
+    """Write what was learned to ``folder``; returns its bytes.
+
+    Adapters are PEFT's own two files, a base trained whole is a folder of transformers' (``config.json`` and ``model.safetensors``), and
+    the head is ``head.safetensors`` in every case.
+    """
+    before = set(folder.iterdir())
+    save_head(classifier.head, folder / HEAD)
+    if method == "full":
+        classifier.backbone.save_pretrained(str(folder), safe_serialization=True)
+        base.save_config(classifier.backbone, folder)
+    elif method in ADAPTED:
+        save_adapters(classifier, base, folder)
+    return sum(file.stat().st_size for file in set(folder.iterdir()) - before)
+
+
+def load(base: Backbone, method: Method, folder: Path, classes: int) -> Classifier:
+    """The classifier of ``classes`` that `save` put into ``folder``."""
+    classifier = Classifier(base.load(folder=folder if method == "full" else None), classes, base.pool)
+    if method in ADAPTED:
+        load_adapters(classifier, folder)
+    load_head(classifier.head, folder / HEAD)
+    return classifier
+
+
+def merge(classifier: Classifier, method: Method) -> None:
+    """Make the classifier the plain architecture again, with what was learned in its weights."""
+    if method in ADAPTED:
+        merge_adapters(classifier)
