@@ -102,7 +102,7 @@ class Recipe(BaseModel):
         if name is None:
             return cls()
         there = shipped()
-        if name in there and not Path(name).exists():
+        if name in there and not Path(name).is_file():
             return there[name]
         try:
             return cls.model_validate_json(Path(name).read_bytes())
@@ -121,7 +121,8 @@ class Recipe(BaseModel):
             UsageError: a flag is wrong, or is one of adapters where none are trained.
         """
         given = {name: value for name, value in changes.items() if value not in (None, ())}
-        changed = self.make(**{**self.model_dump(), **given})
+        # What a recipe says about itself holds no longer once it is changed.
+        changed = self.make(**{**self.model_dump(), **({"about": ""} if given else {}), **given})
         odd = [f"--{name}" for name in ADAPTERS_ONLY if name in given]
         if odd and changed.method not in ADAPTED:
             raise UsageError(

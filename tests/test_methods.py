@@ -27,6 +27,7 @@ from catcli.models.linear import adjustment, balanced
 from catcli.models.losses import class_weights, learned_shares, row_losses
 from catcli.products.examples import Examples
 from catcli.recipe import ADAPTED, Balance, Method, Recipe, shipped
+from catcli.reporting import sentences
 from catcli.runtime.labeler import Labeler
 from catcli.runtime.session import Session
 
@@ -67,9 +68,7 @@ def test_every_method_is_fitted_and_labels_in_a_fresh_process(shop: Shop, small:
     here = Labeler(made.adapter, "cpu", "fp32").label(texts)
     assert labeled["predicted_category"].to_list() == [made.adapter.manifest.categories[number] for number in here.classes[:, 0]]
     shown = catcli("report", "one", cwd=tmp_path, check=True).stdout
-    assert {"lora": "LoRA alone", "rslora": "rsLoRA alone", "dora": "DoRA alone", "pissa": "PiSSA alone"}.get(
-        method, f"{method} alone"
-    ) in shown
+    assert f"{sentences.METHODS[method]} alone" in shown
 
 
 @pytest.mark.parametrize("name", ["gpt2", "t5", "deberta", "qwen3"])
@@ -119,6 +118,9 @@ def test_what_means_nothing_together_gets_a_sentence(shop: Shop, small: Path, tm
         assert result.returncode == 2
         return result.stderr.strip()
 
+    assert says("--base", str(small), "--method", "pissa", "--rank", "64") == (
+        "error: --rank 64: --method pissa takes singular directions, and a layer of small-bert has 32 of them."
+    )
     assert says("--method", "full", "--rank", "4") == "error: --rank: --method full trains no adapters; leave it out."
     assert says("--base", str(small), "--targets", "q_proj").startswith(
         "error: --targets q_proj: the blocks of small-bert have no such layers; theirs are 'dense', 'key', 'query', 'value'."

@@ -53,7 +53,7 @@ def comparison(macro_f1: tuple[float, float, float], accuracy: tuple[float, floa
 
 
 def test_a_gain_is_said_with_its_interval() -> None:
-    assert sentences.comparison(comparison((0.019, 0.007, 0.031), (0.01, -0.001, 0.02))) == (
+    assert sentences.comparison(comparison((0.019, 0.007, 0.031), (0.01, -0.001, 0.02)), "lora") == (
         "the blend over the linear model alone: +1.9 points of macro F1, 95 % interval 0.7 to 3.1; +1.0 points of accuracy, 95 % interval "
         "-0.1 to 2.0 (products better 30, worse 9, McNemar p = 0.00112). A gain in macro F1 beyond chance."
     )
@@ -61,12 +61,14 @@ def test_a_gain_is_said_with_its_interval() -> None:
 
 def test_where_lora_does_not_help_that_is_said_plainly() -> None:
     nothing, loss = (0.0001, -0.01, 0.01), (-0.03, -0.05, -0.01)
-    assert sentences.comparison(comparison(nothing, nothing)).endswith("These rows show no gain by LoRA beyond chance.")
-    assert sentences.verdict(comparison(loss, loss)) == (
+    assert sentences.comparison(comparison(nothing, nothing), "lora").endswith("These rows show no gain by LoRA beyond chance.")
+    assert sentences.verdict(comparison(loss, loss), "lora") == (
         "A loss in macro F1 and accuracy beyond chance: on these rows the linear model alone is better."
     )
-    assert sentences.verdict(comparison((0.03, 0.01, 0.05), loss)) == "Better in macro F1 and worse in accuracy, both beyond chance."
-    assert sentences.verdict(comparison(nothing, nothing, "shop")) == (
+    assert (
+        sentences.verdict(comparison((0.03, 0.01, 0.05), loss), "lora") == "Better in macro F1 and worse in accuracy, both beyond chance."
+    )
+    assert sentences.verdict(comparison(nothing, nothing, "shop"), None) == (
         "These rows show no difference between shop and the linear model alone beyond chance."
     )
 

@@ -45,6 +45,12 @@ def test_columns_are_joined_in_order_without_empty_cells() -> None:
         ("₹ 2 499", "price2000"),
         ("£4.99 - £9.99", "price2"),
         ("0.79", "price0"),
+        ("0.123", "price0"),
+        ("8.403361", "price5"),
+        ("19.99 24.99", "price10"),
+        ("1\u00a0299,00 €", "price1000"),
+        ("CHF 1’299.00", "price1000"),
+        ("1,234,567", "price1000000"),
         ("5", "price5"),
         ("49.999", "price20000"),  # three digits behind the mark are thousands
         ("on request", None),

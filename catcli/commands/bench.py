@@ -143,9 +143,14 @@ def pipeline_of(adapter: adapters.Adapter, labeler: Labeler, texts: list[str]) -
 
     transformers.logging.set_verbosity_error()  # it would tell that the head has learned nothing, and which device it took
     base = backbone(adapter.manifest.base.name)
+    if base.architecture.encoder:
+        raise UsageError(f"--against transformers: its pipeline has no classifier on the encoder of {base.hub} alone; leave it out.")
     model = AutoModelForSequenceClassification.from_pretrained(base.folder, num_labels=len(labeler.categories)).eval()
+    model.config.pad_token_id = base.pad_id  # GPT-2 has none, and its pipeline asks for one
     device = 0 if labeler.provider.startswith("CUDA") else -1
-    classify = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(base.folder), device=device)
+    tokenizer = AutoTokenizer.from_pretrained(base.folder)
+    tokenizer.pad_token_id = base.pad_id
+    classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device=device)
     return lambda: classify(texts, batch_size=64, truncation=True, max_length=adapter.manifest.max_tokens)
 
 

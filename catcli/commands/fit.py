@@ -102,7 +102,7 @@ def fit(
         talk.warn(rows.note)
     if rows.short:
         talk.warn(f"{rows.short:,} rows of {source.name} have fewer cells than the header; the missing ones are taken as empty.")
-    columns = choose(rows.frame, recipe.label, recipe.text, recipe.group, source.name)
+    columns = choose(rows.frame, rows.label or recipe.label, recipe.text, recipe.group, source.name)
     _say_columns(talk, columns)
     labeled = labeled_rows(rows, columns, source.name, talk)
     parts = _split(labeled, recipe, talk)

@@ -47,7 +47,8 @@ LINEAR_CHARACTERS = 12_000_000
 """Characters of text that the linear model learns from, some 1.2 GB of n-grams; of more it takes a draw."""
 
 LORA_PASSES = {"cpu": 60_000, "cuda": 4_000_000}
-"""Rows times passes that LoRA learns from by default: minutes on either device. ``--time-budget`` replaces it."""
+"""Rows times passes that LoRA learns from by default: minutes on either device with the embedded base, hours on a CPU with a larger one,
+which is said before they begin. ``--time-budget`` replaces it."""
 
 LINEAR_SHARE, READING_SHARE, EXPORT_SECONDS, SCORED_PER_SECOND = 0.25, 0.2, 35.0, 150.0
 """How a time budget is spent: at most such shares on the linear models and on reading; what export takes, and how fast rows are scored."""
@@ -105,6 +106,7 @@ class Learner:
         self.shares = class_shares(taught.classes, taught.weights, self.count)
         self.device = pick_device(recipe.device)
         self.linear_speed: float | None = None  # rows a second, measured once where a time budget asks for it
+        self.read_speed, self.load_seconds = SCORED_PER_SECOND, 1.0  # the embedded base's; measured where a time budget asks for it
 
     def learn(self, folder: Path, checkpoints: Path) -> Learned:
         """Train, refit, export LoRA's model to ``folder``, and choose the blend on the validation rows."""
@@ -158,7 +160,7 @@ class Learner:
         """Seconds of the time budget that training may still take; None without one."""
         if self.recipe.time_budget is None:
             return None
-        reserved = EXPORT_SECONDS + len(self.parts.held_out) / SCORED_PER_SECOND
+        reserved = EXPORT_SECONDS * max(1.0, self.load_seconds) + len(self.parts.held_out) / min(SCORED_PER_SECOND, self.read_speed)
         return max(1.0, self.recipe.time_budget - reserved - (time.perf_counter() - self.started))
 
     # --- the linear model ---------------------------------------------------------------------------------------------------------------
@@ -190,7 +192,7 @@ class Learner:
             if self.linear_speed is None:
                 trial = draw(self.rows.classes, rows, TRIAL_ROWS, self.recipe.seed)
                 start = time.perf_counter()
-                fit_linear(self.rows.take(trial).plus(self.names), self.count, self.recipe.seed)
+                fit_linear(self.balanced(self.rows.take(trial).plus(self.names)), self.count, self.recipe.seed)
                 self.linear_speed = TRIAL_ROWS / (time.perf_counter() - start)
             fits = 2 if self.recipe.refit else 1
             seconds = max(1.0, left * LINEAR_SHARE / fits)
@@ -203,11 +205,15 @@ class Learner:
         if len(chosen) < len(rows):
             self.talk.say(f"the linear model learns from a draw of {len(chosen):,} of {len(rows):,} rows")
         return fit_linear(
-            balanced(self.rows.take(chosen).plus(self.names), self.count, self.recipe.balance, self.recipe.seed),
+            self.balanced(self.rows.take(chosen).plus(self.names)),
             self.count,
             self.recipe.seed,
             lambda done, whole: self.tell.advance(f"{stage}, category", done, whole),
         )
+
+    def balanced(self, examples: Examples) -> Examples:
+        """What the linear model learns from, weighed as the recipe's balance says."""
+        return balanced(examples, self.count, self.recipe.balance, self.recipe.seed)
 
     def cross_fit(self) -> tuple[Array, Classes]:
         """Out-of-fold logits of the linear model on training rows, and their classes: none where validation rows say enough."""
@@ -216,7 +222,9 @@ class Learner:
             return np.empty((0, self.count), np.float32), train[:0]
         keys = np.unique(np.array([self.labeled.keys[row] for row in train], dtype=object), return_inverse=True)[1]
         folds = np.random.default_rng(self.recipe.seed).permutation(keys.max() + 1)[keys] % FOLDS
-        logits, scored = out_of_fold(self.rows.take(train), folds, self.names, self.count, self.recipe.seed)
+        # Focal loss would fit each fold three times; it moves the scale least.
+        taught = self.rows.take(train) if self.recipe.balance == "focal" else self.balanced(self.rows.take(train))
+        logits, scored = out_of_fold(taught, folds, self.names, self.count, self.recipe.seed)
         return logits, self.rows.classes[train[scored]]
 
     def at_random(self) -> RandomSplit | None:
@@ -234,14 +242,14 @@ class Learner:
 
         def learned(train: Rows, test: Rows) -> SplitScores:
             chosen = draw(self.rows.classes, train, count, self.recipe.seed)
-            model = fit_linear(self.rows.take(chosen).plus(self.names), self.count, self.recipe.seed)
+            model = fit_linear(self.balanced(self.rows.take(chosen).plus(self.names)), self.count, self.recipe.seed)
             outcomes = Outcomes.of(model.logits([self.rows.texts[row] for row in test]), self.rows.classes[test], test)
             metrics = outcomes.point.metrics
             return SplitScores(accuracy=float(metrics["accuracy"][0]), macro_f1=float(metrics["macro_f1"][0]))
 
         return RandomSplit(train=count, by_product=learned(self.parts.train, self.parts.test), at_random=learned(taught, scored))
 
-    # --- LoRA ---------------------------------------------------------------------------------------------------------------------------
+    # --- the base -----------------------------------------------------------------------------------------------------------------------
 
     def lora_rows(self, checkpoints: Path) -> Rows:
         """The rows that LoRA reads, sorted: validation rows to look at, and of the others as many as the limits allow."""
@@ -265,11 +273,14 @@ class Learner:
         left = self.left()
         if left is None:
             return LORA_PASSES[self.device.type] // default_epochs(len(self.parts.train))
-        trial = draw(self.rows.classes, others, READ_ROWS, self.recipe.seed)
-        start = time.perf_counter()
-        self.read(self.rows.take(trial), Tell())
-        speed = len(trial) / (time.perf_counter() - start)
-        return max(READ_ROWS, int(left * READING_SHARE * speed))
+        seconds = []
+        for count in (1, READ_ROWS):  # one row takes what loading the base does
+            trial = draw(self.rows.classes, others, count, self.recipe.seed)
+            start = time.perf_counter()
+            self.read(self.rows.take(trial), Tell())
+            seconds.append(time.perf_counter() - start)
+        self.load_seconds, self.read_speed = seconds[0], len(trial) / max(seconds[1] - seconds[0], 1e-3)
+        return max(READ_ROWS, int((self.left() or left) * READING_SHARE * self.read_speed))
 
     def read(self, examples: Examples, tell: Tell) -> Reading:
         """The base's view of the examples."""
@@ -303,7 +314,8 @@ class Learner:
 
     def fingerprint(self, rows: Rows) -> str:
         """What a checkpoint has to be of: the same texts, categories and options, by the same packages, in as many processes."""
-        told = json.dumps([self.recipe.model_dump(mode="json"), adapters.versions(), workers().count, self.labeled.categories.names])
+        made_of = [self.recipe.model_dump(mode="json"), self.base.sha256, adapters.versions(), workers().count]
+        told = json.dumps([*made_of, self.labeled.categories.names])
         mark = hashlib.sha256(told.encode("utf-8", "surrogatepass"))
         for row in rows:
             mark.update(f"{self.rows.classes[row]} {self.rows.texts[row]}\n".encode("utf-8", "surrogatepass"))

@@ -172,4 +172,4 @@ def _beside(told: SideBySide) -> list[RenderableType]:
             "columns and --split-seed, or score each with --on"
         )
     table = tables.side_by_side({name: one.blend for name, one in zip(names, told.adapters, strict=True)})
-    return [table, said + "\n", *map(sentences.comparison, told.comparisons)]
+    return [table, said + "\n", *(sentences.comparison(found, None) for found in told.comparisons)]

@@ -31,7 +31,7 @@ class Scored:
     truth: Classes
     products: npt.NDArray[np.uint64]
     names: Sequence[str]
-    method: Method = "lora"
+    method: Method
 
     def outcomes(self, probabilities: Array) -> Outcomes:
         """What probabilities *(rows, classes)* make of the rows."""

@@ -13,7 +13,7 @@ class Architecture:
 
     ``blocks`` is the path of its list of blocks, ``targets`` are the names of the linear layers in them, which all get an adapter (Dettmers
     et al. 2023, "QLoRA", figure 2: those of the attention alone fall short of full fine-tuning). ``pool`` is how its token states become
-    one vector where nobody asks for another way. ``head_start`` counts the positions that its table of positions keeps for padding,
+    one vector where nobody asks for another way. ``position_offset`` counts the positions that its table of positions keeps for padding,
     ``pooler`` says whether it has a layer behind its states that is not used here, ``encoder`` names the class of its encoder alone, and
     ``transposed`` says that its linear layers keep their weights as *(in, out)*.
 
@@ -24,14 +24,14 @@ class Architecture:
     blocks: str
     targets: tuple[str, ...]
     pool: Pool = "mean"
-    head_start: int = 0
+    position_offset: int = 0
     pooler: bool = False
     encoder: str | None = None
     transposed: bool = False
 
 
 _BERT = Architecture("encoder.layer", ("query", "key", "value", "dense"), pooler=True)
-_ROBERTA = Architecture("encoder.layer", ("query", "key", "value", "dense"), head_start=2, pooler=True)
+_ROBERTA = Architecture("encoder.layer", ("query", "key", "value", "dense"), position_offset=2, pooler=True)
 _LLAMA = Architecture("layers", ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), pool="last")
 
 ARCHITECTURES = {
@@ -43,7 +43,7 @@ ARCHITECTURES = {
     "distilbert": Architecture("transformer.layer", ("q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2")),
     # Its blocks are one and the same, run as often as it has layers; so are their adapters.
     "albert": Architecture("encoder.albert_layer_groups", ("query", "key", "value", "dense", "ffn", "ffn_output"), pooler=True),
-    "mpnet": Architecture("encoder.layer", ("q", "k", "v", "o", "dense"), head_start=2, pooler=True),
+    "mpnet": Architecture("encoder.layer", ("q", "k", "v", "o", "dense"), position_offset=2, pooler=True),
     "modernbert": Architecture("layers", ("Wqkv", "Wo", "Wi")),
     "deberta": Architecture("encoder.layer", ("in_proj", "pos_proj", "pos_q_proj", "dense")),
     "deberta-v2": Architecture("encoder.layer", ("query_proj", "key_proj", "value_proj", "dense")),

@@ -96,10 +96,11 @@ class Backbone:
     @cached_property
     def sha256(self) -> str:
         """Of the weights; where they lie in several files, of the files' names and hashes."""
-        shards = sorted(self.folder.glob("model-*.safetensors"))
-        if (self.folder / "model.safetensors").exists() or not shards:
+        if (self.folder / "model.safetensors").exists():
             return sha256(self.folder / "model.safetensors")
-        return hashlib.sha256("".join(f"{sha256(shard)}  {shard.name}\n" for shard in shards).encode()).hexdigest()
+        index = json.loads((self.folder / "model.safetensors.index.json").read_bytes())
+        shards = sorted(set(index["weight_map"].values()))
+        return hashlib.sha256("".join(f"{sha256(self.folder / shard)}  {shard}\n" for shard in shards).encode()).hexdigest()
 
     def load(self, attention: Literal["eager", "sdpa"] = "eager", folder: Path | None = None) -> PreTrainedModel:
         """The weights in float32; those in ``folder`` in place of its own, where a whole model was trained.
@@ -244,17 +245,25 @@ def backbone(name: str) -> Backbone:
         return MINILM
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return _in_folder(folder, name, public=folder.resolve().name)
+        return _in_folder(folder, name, *_published_as(folder.resolve()))
     repository, at, revision = name.partition("@")
     if repository == MINILM.name or (at and not revision):
         raise UsageError(f"--base {name}: write NAME@REVISION for a model on the hub; the embedded minilm has no revisions.")
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if name.startswith((".", "/", "~")) or repository.count("/") > 1:
         raise BackboneError(f"--base {name}: there is no such folder; give the folder of a model, or a name such as {listed(HUB, 3)}.")
     if "/" not in repository and repository not in HUB and (near := close_to(repository, [MINILM.name, *HUB])):
         raise BackboneError(f"--base {name} is none of {', '.join([MINILM.name, *HUB])}{near}; a model on the hub is named OWNER/MODEL.")
     public = HUB.get(repository, repository)
     fetched = fetch(public, revision or None)
     return _in_folder(fetched.folder, f"{public}@{fetched.commit}", public, fetched.commit)
+
+
+def _published_as(folder: Path) -> tuple[str, str | None]:
+    """The public name and the commit of a folder of the hub's cache, ``models--OWNER--MODEL/snapshots/COMMIT``; else the folder's name."""
+    cached = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and cached.startswith("models--"):
+        return cached.removeprefix("models--").replace("--", "/"), folder.name
+    return folder.name, None
 
 
 def _in_folder(folder: Path, name: str, public: str, revision: str | None = None) -> Backbone:
@@ -283,7 +292,7 @@ def _in_folder(folder: Path, name: str, public: str, revision: str | None = None
         architecture=architecture,
         pool=architecture.pool,
         targets=architecture.targets,
-        longest=positions - architecture.head_start,
+        longest=positions - architecture.position_offset,
         pad_id=pad_id,
         revision=revision,
     )

@@ -28,8 +28,8 @@ class Classifier(nn.Module):
         self.backbone: PreTrainedModel | PeftModel = backbone
         self.pool = pool
         self.head = nn.Linear(backbone.config.hidden_size, classes)
-        # Where adapters do not begin as zeros (PiSSA): what they began as, by name.
-        self.began: dict[str, Tensor] | None = None
+        # Of PiSSA, whose adapters do not begin as zeros: what they began as, by name, on the CPU.
+        self.initial_adapters: dict[str, Tensor] | None = None
 
     @property
     def config(self) -> PretrainedConfig:
@@ -94,5 +94,5 @@ def use_bf16(dtype: str, device: torch.device) -> bool:
 
 
 def device_memory() -> int | None:
-    """Bytes of a GPU's memory that torch has held at most; None where it has used none."""
-    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None
+    """Bytes of a GPU's memory that torch has held at most; None where it has held none."""
+    return (int(torch.cuda.max_memory_allocated()) or None) if torch.cuda.is_available() else None

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from catcli.errors import BackboneError, reason
 
-WANTED = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "*.model", "vocab*", "merges.txt", "*_map.json"]
+WANTED = ["config.json", "model*.safetensors*", "tokenizer*", "added_tokens.json", "*.model", "vocab*", "merges.txt", "*_map.json"]
 """Files that are fetched: what a model and its tokenizer are made of, as safetensors and text. Pickles are not even downloaded."""
 
 UNWANTED = ["*/*", "*.fp16.*", "*.bf16.*"]
@@ -19,6 +23,8 @@ UNWANTED = ["*/*", "*.fp16.*", "*.bf16.*"]
 
 CONVERTER = "SFconvertbot"
 """The hub's own account that offers safetensors to repositories which hold pickles alone, as pull requests."""
+
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -30,23 +36,28 @@ class Fetched:
 
 
 def fetch(repository: str, revision: str | None) -> Fetched:
-    """The model at ``revision``, the main branch by default: from this machine's cache where it is there, else from the hub.
+    """The model at ``revision``, the main branch by default; a commit that this machine has is not asked for again.
 
-    Where that revision holds pickles alone, the one that the hub's converter offers is taken, as transformers does.
+    Where that revision holds pickles alone, the one that the hub's converter offers is taken, as transformers does. Without a connection
+    what was fetched before is taken.
 
     Raises:
         BackboneError: it cannot be had, or nobody has converted it.
     """
     folder = _snapshot(repository, revision)
     if not has_weights(folder):
+        kept = [other for other in folder.parent.iterdir() if has_weights(other)] if revision is None else []
         offered = _converted(repository) if revision is None else None
-        if offered is None:
+        if offered is not None:
+            folder = _snapshot(repository, offered)
+        elif kept:
+            folder = max(kept, key=lambda other: other.stat().st_mtime)
+        else:
             raise BackboneError(
                 f"--base {repository}: the hub holds no safetensors of it at {revision or 'its main branch'}, and pickled weights, which "
                 f"can run code, are not loaded; name a revision that has them ({repository}@REVISION), or convert it where you trust it "
                 "and pass its folder."
             )
-        folder = _snapshot(repository, offered)
     return Fetched(folder, folder.name)
 
 
@@ -56,10 +67,13 @@ def has_weights(folder: Path) -> bool:
 
 
 def _snapshot(repository: str, revision: str | None) -> Path:
+    if revision is not None and _COMMIT.fullmatch(revision):
+        with suppress(OSError):
+            return _folder(repository, revision, here=True)
     quiet = are_progress_bars_disabled()
     disable_progress_bars()  # its bars and ours would write over one another
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+        return _folder(repository, revision, here=False)
     except RevisionNotFoundError as error:
         raise BackboneError(f"--base {repository}@{revision}: the hub has this model, and no such revision of it.") from error
     except GatedRepoError as error:
@@ -73,7 +87,13 @@ def _snapshot(repository: str, revision: str | None) -> Path:
         ) from error
     except HFValidationError as error:
         raise BackboneError(f"--base {repository} is neither a folder nor a name that the hub can have: {reason(error)}.") from error
-    except (OSError, HfHubHTTPError) as error:
+    except OSError as error:  # requests' errors are such, and so are those of the hub's answers
+        if isinstance(error, PermissionError) or error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+            raise BackboneError(
+                f"--base {repository}: it cannot be kept in {HF_HUB_CACHE}: {error.strerror}; make room, or set HF_HOME to another folder."
+            ) from error
+        with suppress(OSError):
+            return _folder(repository, revision, here=True)
         raise BackboneError(
             f"--base {repository}: the model hub cannot be reached from here and this machine has no copy; fetch it where there is a "
             f"connection with 'hf download {repository}' and pass its folder as --base, or leave --base out for the embedded minilm."
@@ -83,10 +103,15 @@ def _snapshot(repository: str, revision: str | None) -> Path:
             enable_progress_bars()
 
 
+def _folder(repository: str, revision: str | None, *, here: bool) -> Path:
+    """The folder of a revision, from this machine's cache alone or with what the hub has besides."""
+    return Path(snapshot_download(repository, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED, local_files_only=here))
+
+
 def _converted(repository: str) -> str | None:
     """The revision that the converter offers; None where it offers none or the hub cannot be asked."""
     try:
         offers = HfApi().get_repo_discussions(repository, author=CONVERTER, discussion_type="pull_request")
         return next((offer.git_reference for offer in offers if offer.status in ("open", "merged")), None)
-    except (OSError, HfHubHTTPError):
+    except OSError:
         return None

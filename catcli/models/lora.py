@@ -17,7 +17,7 @@ B begins as zeros, so the first step starts from the base model as published. It
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -39,12 +39,15 @@ def add_adapters(classifier: Classifier, base: Backbone, recipe: Recipe) -> None
     Raises:
         UsageError: the backbone has no layers of these names.
     """
+    targets = _targets(classifier, base)
+    if recipe.method == "pissa":
+        _check_rank(classifier, base, targets, recipe.rank)
     config = LoraConfig(
         task_type=TaskType.FEATURE_EXTRACTION,
         r=recipe.rank,
         lora_alpha=recipe.alpha,
         lora_dropout=recipe.dropout,
-        target_modules=_targets(classifier, base),
+        target_modules=targets,
         layers_to_transform=list(base.layers) if base.layers else None,
         fan_in_fan_out=base.architecture.transposed,
         use_rslora=recipe.method == "rslora",
@@ -54,7 +57,8 @@ def add_adapters(classifier: Classifier, base: Backbone, recipe: Recipe) -> None
     )
     classifier.backbone = get_peft_model(classifier.backbone, config)
     if recipe.method == "pissa":
-        classifier.began = {name: value.clone() for name, value in classifier.backbone.state_dict().items() if "lora_" in name}
+        state = classifier.backbone.state_dict()
+        classifier.initial_adapters = {name: value.detach().cpu().clone() for name, value in state.items() if "lora_" in name}
     for module in classifier.backbone.modules():
         if isinstance(module, LoraLayer) and recipe.dropout:
             module.lora_dropout["default"] = RowDropout(recipe.dropout)
@@ -70,6 +74,14 @@ def _targets(classifier: Classifier, base: Backbone) -> list[str]:
             f"--targets {','.join(missing)}: the blocks of {base.hub} have no such layers; theirs are {listed(sorted(there))}."
         )
     return [name for name in base.targets if name in there]
+
+
+def _check_rank(classifier: Classifier, base: Backbone, targets: Sequence[str], rank: int) -> None:
+    """PiSSA begins with singular directions, of which a matrix has no more than its smaller side."""
+    blocks = base.blocks_of(classifier.backbone).modules
+    sides = [min(module.weight.shape) for name, module in blocks.named_modules() if name.rpartition(".")[2] in targets]
+    if rank > min(sides):
+        raise UsageError(f"--rank {rank}: --method pissa takes singular directions, and a layer of {base.hub} has {min(sides)} of them.")
 
 
 class RowDropout(nn.Module):
@@ -96,7 +108,7 @@ def save_adapters(classifier: Classifier, base: Backbone, folder: Path) -> None:
     adapted = _adapted(classifier)
     config = cast(LoraConfig, adapted.peft_config["default"])
     config.base_model_name_or_path = base.hub
-    state = None if classifier.began is None else _from_the_published_weights(adapted, classifier.began)
+    state = None if classifier.initial_adapters is None else _from_the_published_weights(adapted, classifier.initial_adapters)
     if state is not None:
         adapted.peft_config["default"] = replace(config, r=2 * config.r, lora_alpha=2 * config.lora_alpha, init_lora_weights=True)
     # No embeddings are trained; left at "auto", PEFT asks the model hub whether there are new ones.
@@ -109,7 +121,7 @@ def _from_the_published_weights(adapted: PeftModel, began: Mapping[str, Tensor])
     """The adapters as they lead from the weights before PiSSA took ``began`` out of them: B A - B0 A0 = [B, -B0] [A; A0]."""
     doubled = {}
     for name, first in began.items():
-        now = adapted.get_parameter(name).detach()
+        now = adapted.get_parameter(name).detach().cpu()
         doubled[name] = torch.cat((now, first), 0) if ".lora_A." in name else torch.cat((now, -first), 1)
     return doubled
 

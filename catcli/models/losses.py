@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from catcli.products.examples import Examples
 from catcli.recipe import Balance
 
 RowLosses = Callable[[Tensor, Tensor], Tensor]
@@ -27,6 +29,11 @@ def class_weights(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     flipkart that cost two points of accuracy and gained no more macro F1 (tests/bench/README.md).
     """
     return np.asarray(1 / (np.sqrt(shares) * np.sqrt(shares).sum()), np.float32)
+
+
+def counted(examples: Examples, balance: Balance, shares: npt.NDArray[np.float64]) -> Examples:
+    """``examples`` with the weights of their classes, where ``balance`` asks for them."""
+    return replace(examples, weights=examples.weights * class_weights(shares)[examples.classes]) if balance == "weights" else examples
 
 
 def learned_shares(balance: Balance, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

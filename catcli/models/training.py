@@ -19,7 +19,7 @@ from catcli.evaluation.metrics import EpochScores
 from catcli.models.backbones import Backbone
 from catcli.models.checkpoint import Checkpoint
 from catcli.models.classifier import Classifier, parameters, pick_device, use_bf16
-from catcli.models.losses import row_losses
+from catcli.models.losses import counted, row_losses
 from catcli.models.methods import learning_rate, prepare
 from catcli.models.probe import fit_probe
 from catcli.models.reading import Advance, Reading, infer, precision, tensors
@@ -45,7 +45,7 @@ KEEP_EVERY = 60.0
 """Seconds after which the state is kept within an epoch too."""
 
 KEEP_SHARE = 0.05
-"""Share of the time that keeping it may take: that of a base trained whole is twelve bytes a parameter."""
+"""Share of the time that keeping it may take: that of a base trained whole is sixteen bytes a parameter."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def fitting_max_tokens(lengths: Sequence[int]) -> int:
 def fitting_tokenizer(base: Backbone, texts: Sequence[str]) -> Tokenizer:
     """The base's tokenizer, cutting texts where `fitting_max_tokens` says."""
     lengths = [len(ids) for ids in Tokenizer(base.tokenizer, base.longest, base.pad_id).encode(texts)]
-    return Tokenizer(base.tokenizer, fitting_max_tokens(lengths), base.pad_id)
+    return Tokenizer(base.tokenizer, min(fitting_max_tokens(lengths), base.longest), base.pad_id)
 
 
 def default_epochs(rows: int) -> int:
@@ -131,7 +131,11 @@ def train(task: Task, base: Backbone, recipe: Recipe, checkpoint: Checkpoint, te
     torch.manual_seed(recipe.seed)
     classifier = Classifier(base.load("sdpa"), task.count, base.pool)
     prepare(classifier, base, recipe)
-    classifier.start_head(*fit_probe(task.reading.vectors[task.learn], task.examples.take(task.learn), task.count))
+    taught = counted(task.examples.take(task.learn), recipe.balance, task.shares)
+    weight, bias = fit_probe(task.reading.vectors[task.learn], taught, task.count)
+    if recipe.balance == "logit-adjust":  # its loss adds what the categories' shares say; the probe has learned it
+        bias -= np.log(task.shares).astype(np.float32)
+    classifier.start_head(weight, bias)
     trainer = Trainer(classifier, base, recipe, task, device, tell)
     epochs, passes, of = trainer.train(checkpoint, repeat)
     return Trained(classifier, base, task.reading.tokenizer, recipe, str(device), tuple(epochs), passes, of, *parameters(classifier))

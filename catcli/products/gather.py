@@ -22,11 +22,12 @@ WAITING = 32 * 2**20
 class Gathered:
     """``frame`` has the rows to learn from. ``read`` rows there were, of which ``unlabeled`` are not in it for want of a category.
 
-    ``short`` and ``note`` are what the reader says of the rows that were read: see `Batch`.
+    ``label`` is the column that a draw went by, None without one. ``short`` and ``note`` are what the reader says of the rows: see `Batch`.
     """
 
     frame: pl.DataFrame
     read: int
+    label: str | None = None
     unlabeled: int = 0
     short: int = 0
     note: str = ""
@@ -56,10 +57,10 @@ def gather(source: Source, label: str | None, text: Sequence[str], per_category:
         if per_category is not None and told.read >= SAMPLE:
             draw = _begin(pl.concat(frames), label, text, source.name, per_category, seed)
             frames = []
-    if per_category is None:
+    if per_category is None or not told.read:
         return replace(told, frame=pl.concat(frames, rechunk=True))
     draw = draw or _begin(pl.concat(frames), label, text, source.name, per_category, seed)
-    return replace(told, frame=draw.drawn(), unlabeled=draw.unlabeled)
+    return replace(told, frame=draw.drawn(), label=draw.label, unlabeled=draw.unlabeled)
 
 
 def _lean(frame: pl.DataFrame) -> pl.DataFrame:
@@ -80,14 +81,14 @@ class _Draw:
 
     def __init__(self, label: str, most: int, seed: int, nothing: pl.DataFrame) -> None:
         self.unlabeled = 0
-        self._label, self._most = label, most
+        self.label, self._most = label, most
         self._random = np.random.default_rng(seed)
         self._kept, self._waiting, self._numbers = nothing, [nothing], np.empty(0)
 
     def add(self, frame: pl.DataFrame) -> None:
         """Let the rows take part."""
         numbers = self._random.random(len(frame))
-        labeled = is_label(cells_of(frame, self._label)).to_numpy()
+        labeled = is_label(cells_of(frame, self.label)).to_numpy()
         self.unlabeled += int((~labeled).sum())
         self._waiting.append(frame.filter(labeled))
         self._numbers = np.concatenate((self._numbers, numbers[labeled]))
@@ -101,7 +102,7 @@ class _Draw:
 
     def _settle(self) -> None:
         rows = pl.concat([self._kept, *self._waiting])
-        labels = cells_of(rows, self._label).cast(pl.String).to_list()
+        labels = cells_of(rows, self.label).cast(pl.String).to_list()
         chosen = _smallest(Categories.of(labels).numbers(labels), self._numbers, self._most)
         # A copy: a slice would hold on to what it was cut from.
         self._kept, self._numbers, self._waiting = rows[chosen].rechunk(), self._numbers[chosen], []

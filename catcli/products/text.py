@@ -58,15 +58,22 @@ def is_price(frame: pl.DataFrame, column: str) -> bool:
 def price_words(cells: pl.Series) -> pl.Series:
     """Prices as words such as ``price200``, for 200 up to 500, or null: bands that begin at 1, 2 and 5 times a power of ten.
 
-    The first number of a cell counts; of ``1.299,00`` and ``1,299.00`` what follows the last mark is a fraction where it has one or two
-    digits. A word of its own tells both models more than the digits do, and needs no quantiles to be kept.
+    The first number of a cell counts. In text, digits in threes behind marks or blanks are grouped (``1.299,00``, ``1,299``, ``2 499``),
+    and one or two digits behind the last mark are a fraction. A word of its own tells both models more than the digits do, and needs no
+    quantiles to be kept.
     """
-    number = cells.cast(pl.String).str.extract(r"(\d[\d.,' ]*)").str.strip_chars_end(".,' ")
-    whole = number.str.replace(r"[.,]\d{1,2}$", "").str.replace_all(r"\D", "").cast(pl.Float64, strict=False)
-    table = pl.DataFrame({"whole": whole}).with_columns(power=10 ** pl.col("whole").clip(1).log10().add(1e-9).floor())
-    lead = pl.col("whole") / pl.col("power")
+    table = pl.DataFrame({"value": cells.cast(pl.Float64) if cells.dtype.is_numeric() else _numbers(cells.cast(pl.String))})
+    table = table.with_columns(power=10 ** pl.col("value").clip(1).log10().add(1e-9).floor())
+    lead = pl.col("value") / pl.col("power") + 1e-9
     step = pl.when(lead >= 5).then(5).when(lead >= 2).then(2).when(lead >= 1).then(1).otherwise(0)
     return table.select(pl.concat_str(pl.lit("price"), (step * pl.col("power")).cast(pl.Int64, strict=False)).alias("cells"))["cells"]
+
+
+def _numbers(cells: pl.Series) -> pl.Series:
+    """The first number of each cell, or null."""
+    grouped = cells.str.extract(r"^\D*([1-9]\d{0,2}(?:[., '’\x{00a0}\x{202f}]\d{3})+)(?:[.,]\d{1,2})?(?:\D|$)").str.replace_all(r"\D", "")
+    plain = cells.str.extract(r"(\d+(?:[.,]\d+)?)").str.replace(",", ".", literal=True)
+    return grouped.fill_null(plain).cast(pl.Float64, strict=False)
 
 
 def is_price_word(word: str) -> bool:

@@ -33,7 +33,7 @@ def front_matter(name: str, manifest: Manifest, metrics: Metrics) -> str:
     data = ModelCardData(
         model_name=name,
         base_model=manifest.base.hub,
-        library_name="peft",
+        library_name="peft" if manifest.method in ADAPTED else "transformers",
         pipeline_tag="text-classification",
         tags=["catcli", manifest.method, "product-categorization"],
         eval_results=results,

@@ -12,13 +12,16 @@ METHODS: dict[Method, str] = {
     "dora": "DoRA",
     "pissa": "PiSSA",
     "full": "full fine-tuning",
-    "head": "the head alone",
+    "head": "the head",
 }
 """How sentences call what learned beside the linear model."""
 
 
-def _models(method: Method) -> dict[str, str]:
-    return {"blend": "the blend", "lora": METHODS[method].removesuffix(" alone") + " alone", "linear": "the linear model alone"}
+def _models(method: Method | None) -> dict[str, str]:
+    """The models of one adapter; none where adapters are compared, which go by their own names."""
+    if method is None:
+        return {}
+    return {"blend": "the blend", "lora": f"{METHODS[method]} alone", "linear": "the linear model alone"}
 
 
 def per_cent(value: float) -> str:
@@ -47,7 +50,7 @@ def headline(evaluation: Evaluation) -> str:
     return f"{said} With --precision {best.precision:g}, {per_cent(best.accepted_in_test or 0)} of them need no second look."
 
 
-def comparison(found: Comparison, method: Method = "lora") -> str:
+def comparison(found: Comparison, method: Method | None) -> str:
     """``blend +1.9 points of macro F1 over the linear model alone, 95 % interval 0.7 to 3.1``, and whether that is a gain at all."""
     models = _models(method)
     one, other = models.get(found.of, found.of), models.get(found.against, found.against)
@@ -65,7 +68,7 @@ def _signed(difference: float) -> str:
     return f"{points:+.1f}" if points else "0.0"
 
 
-def verdict(found: Comparison, method: Method = "lora") -> str:
+def verdict(found: Comparison, method: Method | None) -> str:
     """What the intervals allow to be said."""
     models = _models(method)
     one, other = models.get(found.of, found.of), models.get(found.against, found.against)
@@ -77,7 +80,7 @@ def verdict(found: Comparison, method: Method = "lora") -> str:
         return f"A loss in {' and '.join(losses)} beyond chance: on these rows {other} is better."
     if gains:
         return f"Better in {gains[0]} and worse in {losses[0]}, both beyond chance."
-    if (found.of, found.against) == ("blend", "linear"):
+    if method is not None and (found.of, found.against) == ("blend", "linear"):
         return f"These rows show no gain by {METHODS[method]} beyond chance."
     return f"These rows show no difference between {one} and {other} beyond chance."
 

@@ -17,19 +17,10 @@ from catcli.evaluation.metrics import TITLES, CategoryPromises, Estimate, Evalua
 from catcli.recipe import Method
 from catcli.reporting import sentences
 
-_LEARNED: dict[Method, str] = {
-    "lora": "LoRA alone",
-    "rslora": "rsLoRA alone",
-    "dora": "DoRA alone",
-    "pissa": "PiSSA alone",
-    "full": "full alone",
-    "head": "head alone",
-}
-
 
 def models(method: Method) -> dict[str, str]:
     """How tables call the three models; the blend is what `predict` labels with."""
-    return {"blend": "blend", "lora": _LEARNED[method], "linear": "linear alone"}
+    return {"blend": "blend", "lora": f"{sentences.METHODS[method]} alone", "linear": "linear alone"}
 
 
 NAME = 32
