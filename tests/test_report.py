@@ -69,7 +69,7 @@ def test_where_lora_does_not_help_that_is_said_plainly() -> None:
         sentences.verdict(comparison((0.03, 0.01, 0.05), loss), "lora") == "Better in macro F1 and worse in accuracy, both beyond chance."
     )
     assert sentences.verdict(comparison(nothing, nothing, "shop"), None) == (
-        "These rows show no difference between shop and the linear model alone beyond chance."
+        "These rows show no difference between shop and linear beyond chance."
     )
 
 
