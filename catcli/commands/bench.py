@@ -112,6 +112,8 @@ def _stages(
     frame: pl.DataFrame, file: Path, adapter: adapters.Adapter, labeler: Labeler, against: str | None
 ) -> Iterator[tuple[str, int, Callable[[], object]]]:
     texts = compose(frame, frame.columns, adapter.manifest.prices)
+    few = texts[:TRANSFORMERS_ROWS]
+    peer = pipeline_of(adapter, labeler, few) if against == "transformers" else None  # before the others are timed: it may not be had
     count = len(texts)
     size = rows_of_a_batch(labeler)
     yield "reading", count, lambda: [batch.frame for batch in open_source([str(file)]).batches(size)]
@@ -122,9 +124,8 @@ def _stages(
     yield "writing", count, lambda: _written(frame, file.with_name("written.parquet"))
     asked = Asked(str(file.with_name("labeled.parquet")), str(adapter.folder), dedupe=False, allow_missing=True)
     yield "from file to file", count, lambda: predict([str(file)], asked, labeler=labeler)
-    if against == "transformers":
-        few = texts[:TRANSFORMERS_ROWS]
-        yield "transformers pipeline", len(few), pipeline_of(adapter, labeler, few)
+    if peer is not None:
+        yield "transformers pipeline", len(few), peer
 
 
 def _written(frame: pl.DataFrame, out: Path) -> None:
