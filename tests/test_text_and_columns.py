@@ -35,6 +35,11 @@ def test_columns_are_joined_in_order_without_empty_cells() -> None:
     assert compose(frame, ["title", "features", "price", "since"]) == ["Blue mug big blue 1.5 2026-01-02", "", "3.0"]
 
 
+def test_without_a_title_the_maker_comes_last() -> None:
+    frame = shop(brand_owner=["Acme", "Zeta"] * (ROWS // 2), ingredients=["water, salt"] * ROWS).drop("title")
+    assert choose(frame, None, (), None, "shop.csv").text == ("ingredients", "brand_owner")
+
+
 @pytest.mark.parametrize(
     ("cell", "word"),
     [
