@@ -101,11 +101,12 @@ class Recipe(BaseModel):
         """
         if name is None:
             return cls()
-        there = shipped()
-        if name in there and not Path(name).is_file():
+        file = Path(name)
+        there = {} if file.is_file() else shipped()
+        if name in there:
             return there[name]
         try:
-            return cls.model_validate_json(Path(name).read_bytes())
+            return cls.model_validate_json(file.read_bytes())
         except OSError as error:
             raise ProductsError(
                 f"--recipe {name}: {error.strerror or error}{close_to(name, there)}; give the recipe.json of an adapter folder, or one of "

@@ -16,7 +16,7 @@ from catcli import adapter as adapters
 from catcli.adapter import Variant
 from catcli.commands.talk import Talk
 from catcli.errors import UsageError
-from catcli.evaluation.calibration import Blending, class_shares, fit_weights
+from catcli.evaluation.calibration import Blending, class_shares, fit_scale
 from catcli.evaluation.metrics import RandomSplit, SplitScores
 from catcli.evaluation.resampling import Outcomes
 from catcli.models.backbones import MINILM, Backbone, backbone
@@ -173,15 +173,10 @@ class Learner:
         if self.recipe.refit:
             model = self.fit_linear(np.arange(len(self.rows)), "refit of the linear model")
         if self.recipe.balance == "logit-adjust":
-            shift = adjustment(self.shares, self.linear_scale(logits, crossed))
+            truth = self.labeled.classes[self.parts.validation]
+            shift = adjustment(self.shares, fit_scale(logits[: len(truth)], truth, crossed))
             model, logits, crossed = replace(model, bias=model.bias + shift), logits + shift, (crossed[0] + shift, crossed[1])
         return model, logits, crossed
-
-    def linear_scale(self, logits: Array, crossed: tuple[Array, Classes]) -> float:
-        """What makes the linear model's logits *(held, classes)* those of probabilities, by validation rows and out-of-fold ones."""
-        truth = self.labeled.classes[self.parts.validation]
-        (scale,) = fit_weights([np.concatenate((logits[: len(truth)], crossed[0]))], np.concatenate((truth, crossed[1])))
-        return scale
 
     def linear_rows(self, rows: Rows) -> Rows:
         """The rows that the linear model learns from: all, or a draw that memory and the time budget allow."""

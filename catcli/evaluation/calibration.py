@@ -40,6 +40,12 @@ def fit_weights(voices: Sequence[Array], truth: Classes) -> tuple[float, ...]:
     return tuple(float(weight) for weight in _minimize(voices, truth, nothing, nothing))
 
 
+def fit_scale(linear: Array, truth: Classes, crossed: Crossed | None = None) -> float:
+    """The weight of the linear model alone, by its logits for validation rows and, where there are such, its out-of-fold ones."""
+    more, more_truth = crossed or (linear[:0], truth[:0])
+    return fit_weights([np.concatenate((linear, more))], np.concatenate((truth, more_truth)))[0]
+
+
 def fit_blend(voices: Sequence[Array], truth: Classes, alone: Sequence[float], shares: Sequence[float]) -> tuple[float, ...]:
     """As `fit_weights`, with a Gaussian prior worth `PRIOR` rows that draws each voice to its share of its weight ``alone``.
 
@@ -98,9 +104,8 @@ class Blending:
         categories too often; here it makes up for the linear model's reluctance to name them. ``crossed`` are the linear model's
         out-of-fold logits for training rows, and their classes: with few validation rows they know its scale better.
         """
-        more, more_truth = crossed or (linear[:0], truth[:0])
         (lora_alone,) = fit_weights([variants["fp32"]], truth)
-        (linear_alone,) = fit_weights([np.concatenate((linear, more))], np.concatenate((truth, more_truth)))
+        linear_alone = fit_scale(linear, truth, crossed)
         adjustment = np.asarray(-np.log(shares) / max(lora_alone, 1e-3), dtype=np.float32)
         alone, usual = (lora_alone, linear_alone), (LORA_SHARE, 1 - LORA_SHARE)
         lora_weight, linear_weight = fit_blend([variants["fp32"] + adjustment, linear], truth, alone, usual)

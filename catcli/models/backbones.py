@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -201,7 +200,7 @@ class Blocks:
 def _without_dropout(config: PretrainedConfig) -> None:
     """The adapters have a dropout of their own; the base's beside it takes a third of the speed on a CPU."""
     for name, value in vars(config).items():
-        if re.search(r"dropout|drop_?out|pdrop", name) and isinstance(value, float):
+        if "drop" in name and isinstance(value, float):
             setattr(config, name, 0.0)
 
 
@@ -255,7 +254,7 @@ def backbone(name: str) -> Backbone:
         raise BackboneError(f"--base {name} is none of {', '.join([MINILM.name, *HUB])}{near}; a model on the hub is named OWNER/MODEL.")
     public = HUB.get(repository, repository)
     fetched = fetch(public, revision or None)
-    return _in_folder(fetched.folder, f"{public}@{fetched.commit}", public, fetched.commit)
+    return _in_folder(fetched, f"{public}@{fetched.name}", public, fetched.name)
 
 
 def _published_as(folder: Path) -> tuple[str, str | None]:

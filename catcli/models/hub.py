@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import re
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
@@ -27,16 +26,8 @@ CONVERTER = "SFconvertbot"
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """The ``folder`` of a model's files, and the ``commit`` they are of."""
-
-    folder: Path
-    commit: str
-
-
-def fetch(repository: str, revision: str | None) -> Fetched:
-    """The model at ``revision``, the main branch by default; a commit that this machine has is not asked for again.
+def fetch(repository: str, revision: str | None) -> Path:
+    """The folder of the model at ``revision``, the main branch by default; its name is the commit. One that is here is not asked for again.
 
     Where that revision holds pickles alone, the one that the hub's converter offers is taken, as transformers does. Without a connection
     what was fetched before is taken.
@@ -58,7 +49,7 @@ def fetch(repository: str, revision: str | None) -> Fetched:
                 f"can run code, are not loaded; name a revision that has them ({repository}@REVISION), or convert it where you trust it "
                 "and pass its folder."
             )
-    return Fetched(folder, folder.name)
+    return folder
 
 
 def has_weights(folder: Path) -> bool:

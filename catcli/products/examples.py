@@ -60,13 +60,18 @@ ASSURED = 5
 """Rows of a category that a draw takes before it takes in proportion."""
 
 
+def ranks(ordered: Rows) -> tuple[Rows, Rows]:
+    """Of class numbers in order: each row's place among those of its class, from 0, and how many these are; both *(rows,)*."""
+    _, first, sizes = np.unique(ordered, return_index=True, return_counts=True)
+    return np.arange(len(ordered)) - np.repeat(first, sizes), np.repeat(sizes, sizes)
+
+
 def draw(classes: Rows, rows: Rows, most: int, seed: int) -> Rows:
     """At most ``most`` of ``rows``, in their order: some of every category, the rest in proportion. ``classes`` are those of all rows."""
     if len(rows) <= most:
         return rows
     shuffled = np.random.default_rng(seed).permutation(rows)
     by_class = shuffled[np.argsort(classes[shuffled], kind="stable")]
-    _, first, sizes = np.unique(classes[by_class], return_index=True, return_counts=True)
-    rank = np.arange(len(by_class)) - np.repeat(first, sizes)
-    turn = np.where(rank < ASSURED, rank / ASSURED - 1, (rank + 0.5) / np.repeat(sizes, sizes))
+    rank, sizes = ranks(classes[by_class])
+    turn = np.where(rank < ASSURED, rank / ASSURED - 1, (rank + 0.5) / sizes)
     return np.sort(by_class[np.argsort(turn, kind="stable")[:most]])

@@ -11,6 +11,7 @@ import polars as pl
 
 from catcli.products.categories import Categories, is_label
 from catcli.products.columns import SAMPLE, find_label
+from catcli.products.examples import ranks
 from catcli.products.read import Source
 from catcli.products.text import cells_of, is_textual
 
@@ -111,6 +112,4 @@ class _Draw:
 def _smallest(classes: npt.NDArray[np.int64], numbers: npt.NDArray[np.float64], most: int) -> npt.NDArray[np.int64]:
     """The positions of the ``most`` smallest ``numbers`` of each class, in their order."""
     order = np.lexsort((numbers, classes))
-    _, first, sizes = np.unique(classes[order], return_index=True, return_counts=True)
-    rank = np.arange(len(order)) - np.repeat(first, sizes)
-    return np.sort(order[rank < most])
+    return np.sort(order[ranks(classes[order])[0] < most])

@@ -117,9 +117,8 @@ def _without(path: Path, block: Lines, columns: set[str]) -> Lines:
     """The lines with null in some columns."""
     if not columns:
         return block
-    empty = dict.fromkeys(columns)
     rows = _rows(path, block, slice(None))
-    return replace(block, lines=[json.dumps({**row, **{name: None for name in empty if name in row}}).encode() for row in rows])
+    return replace(block, lines=[json.dumps({**row, **dict.fromkeys(columns & row.keys())}).encode() for row in rows])
 
 
 def _rows(path: Path, block: Lines, chosen: slice) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from catcli.products.examples import ranks
 from catcli.products.text import is_price_word
 
 FEWEST = 5
@@ -75,13 +76,12 @@ def split(keys: Sequence[str], classes: npt.NDArray[np.int64], shares: tuple[int
     blocked, rare = _rare(named_key, named_class, major, np.unique(classes), count)
     free = np.flatnonzero(~blocked)
     order = free[np.argsort(major[free], kind="stable")]
-    _, begin, sizes = np.unique(major[order], return_index=True, return_counts=True)
+    within, sizes = ranks(major[order])
     to_choose, to_score = (_scaled(share, len(keys), count, most) for share in shares[1:])
     test = np.minimum(np.maximum(1, np.rint(sizes * to_score)), sizes - 2)
     validation = np.minimum(np.maximum(1, np.rint(sizes * to_choose)), sizes - test - 1)
-    within = np.arange(len(order)) - np.repeat(begin, sizes)
     part = np.zeros(len(ranked), np.int64)
-    part[order] = np.where(within < np.repeat(test, sizes), 2, np.where(within < np.repeat(test + validation, sizes), 1, 0))
+    part[order] = np.where(within < test, 2, np.where(within < test + validation, 1, 0))
     if len(free):
         pool, whole = _pool(named_key, named_class, blocked), int(blocked.sum())
         tested, chosen = (min(round(share * whole), len(pool) // 3) for share in (to_score, to_choose))
