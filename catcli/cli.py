@@ -59,6 +59,45 @@ Require = Annotated[
     list[str] | None,
     typer.Option(help="A score to reach, such as macro_f1=0.9; exit code 3 where it is not. Repeat for several.", metavar="METRIC=VALUE"),
 ]
+LabelOption = Annotated[
+    str | None, typer.Option(help="The column with the category; found by name and content by default.", metavar="COLUMN")
+]
+TextColumns = Annotated[
+    list[str] | None, typer.Option(help="A column to read; repeat for several, the most telling first.", metavar="COLUMN")
+]
+Group = Annotated[str | None, typer.Option(help="The column that is equal for all rows of one product.", metavar="COLUMN")]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        help="minilm (embedded; minilm-3 has 3 of its 6 blocks), or from the hub: bert, distilbert, distilroberta, roberta, "
+        "xlm-roberta, albert, mpnet, modernbert, deberta, t5, gpt2, qwen3, or OWNER/MODEL, these with @REVISION; or a folder.  [default: minilm]",
+        metavar="NAME",
+    ),
+]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        help="What learns: lora, rslora, dora or pissa adapters, the full base, or its head alone.  [default: lora]", metavar="METHOD"
+    ),
+]
+Balance = Annotated[
+    str | None,
+    typer.Option(
+        help="For rare categories: none, weights (class weights), focal (focal loss) or logit-adjust.  [default: none]", metavar="HOW"
+    ),
+]
+PerCategory = Annotated[
+    int | None, typer.Option(help="Learn from at most N rows of a category, drawn while the files are read.", metavar="N")
+]
+SplitSeed = Annotated[int | None, typer.Option(help="Another seed holds out other products.  [default: 0]")]
+Seed = Annotated[int | None, typer.Option(help="Of training; the split does not depend on it.  [default: 0]")]
+Dtype = Annotated[
+    str | None, typer.Option(help="auto, fp32 or bf16. auto takes bf16 where the device has instructions for it.", metavar="DTYPE")
+]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(help="One of 'catcli recipes', or a recipe.json, to start from; options given beside it win.", metavar="RECIPE"),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output in place of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on the way.")]
@@ -140,27 +179,11 @@ def fit(
         Path | None,
         typer.Option("-o", "--output", help="The adapter's folder; adapters/<name of the first file> by default.", metavar="FOLDER"),
     ] = None,
-    label: Annotated[
-        str | None, typer.Option(help="The column with the category; found by name and content by default.", metavar="COLUMN")
-    ] = None,
-    text: Annotated[
-        list[str] | None, typer.Option(help="A column to read; repeat for several, the most telling first.", metavar="COLUMN")
-    ] = None,
-    group: Annotated[str | None, typer.Option(help="The column that is equal for all rows of one product.", metavar="COLUMN")] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            help="minilm (embedded), or from the hub: bert, distilbert, distilroberta, roberta, xlm-roberta, albert, mpnet, modernbert, "
-            "deberta, t5, gpt2, qwen3, or OWNER/MODEL, these with @REVISION; or a folder.  [default: minilm]",
-            metavar="NAME",
-        ),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help="What learns: lora, rslora, dora or pissa adapters, the full base, or its head alone.  [default: lora]", metavar="METHOD"
-        ),
-    ] = None,
+    label: LabelOption = None,
+    text: TextColumns = None,
+    group: Group = None,
+    base: Base = None,
+    method: Method = None,
     rank: Annotated[int | None, typer.Option(help="The adapters' rank.  [default: 8]")] = None,
     alpha: Annotated[int | None, typer.Option(help="The adapters' output is scaled by alpha / rank.  [default: 16]")] = None,
     dropout: Annotated[float | None, typer.Option(help="Dropout before the adapters.  [default: 0.1]")] = None,
@@ -176,35 +199,30 @@ def fit(
     pool: Annotated[
         str | None, typer.Option(help="How token states become one vector: mean, cls or last; by the base by default.", metavar="POOL")
     ] = None,
-    balance: Annotated[
-        str | None,
-        typer.Option(
-            help="For rare categories: none, weights (class weights), focal (focal loss) or logit-adjust.  [default: none]", metavar="HOW"
-        ),
-    ] = None,
-    per_category: Annotated[
-        int | None, typer.Option(help="Learn from at most N rows of a category, drawn while the files are read.", metavar="N")
-    ] = None,
+    balance: Balance = None,
+    per_category: PerCategory = None,
     split: Annotated[
         str | None, typer.Option(help="Per cent to train, to choose and to score.  [default: 80/10/10]", metavar="A/B/C")
     ] = None,
-    split_seed: Annotated[int | None, typer.Option(help="Another seed holds out other products.  [default: 0]")] = None,
+    split_seed: SplitSeed = None,
     no_refit: Annotated[
         bool, typer.Option("--no-refit", help="Ship the models that were scored; by default they learn from all rows once more.")
     ] = False,
-    seed: Annotated[int | None, typer.Option(help="Of training; the split does not depend on it.  [default: 0]")] = None,
+    seed: Seed = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="Learn from what this adapter says of every text, beside the labels (KD-LoRA).", metavar="ADAPTER"),
+    ] = None,
+    unlabeled: Annotated[
+        str | None, typer.Option(help="Rows without categories, or a glob of them, that the teacher labels to learn from.", metavar="FILE")
+    ] = None,
     time_budget: Annotated[
         str | None, typer.Option(help="What the whole fit may take, such as 90s, 10m or 2h; it trains as far as that goes.", metavar="TIME")
     ] = None,
     device: DeviceOption = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="auto, fp32 or bf16. auto takes bf16 where the device has instructions for it.", metavar="DTYPE")
-    ] = None,
+    dtype: Dtype = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was killed.")] = False,
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="One of 'catcli recipes', or a recipe.json, to start from; options given beside it win.", metavar="RECIPE"),
-    ] = None,
+    recipe: RecipeOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the adapter that is there.")] = False,
     require: Require = None,
     input_format: InputFormat = None,
@@ -225,6 +243,8 @@ def fit(
         "split": split,
         "split_seed": split_seed,
         "refit": False if no_refit else None,
+        "teacher": teacher,
+        "unlabeled": unlabeled,
         "time_budget": time_budget,
         "dtype": dtype,
         "seed": seed,
@@ -406,6 +426,76 @@ def report(
         encoding=encoding,
     )
     schema() if json_schema else run(adapter or (), asked, as_json=as_json, talk=talk(quiet, verbose))
+
+
+@app.command(
+    epilog="Examples:\n\n  catcli tune products.csv\n\n  catcli tune products.csv --trials 40 --resume\n\n"
+    "  catcli tune products.csv --recipe distilroberta-lora --metric macro_f1 && catcli fit products.csv --recipe products.tuned.json"
+)
+@sentences
+def tune(
+    products: Products,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="A .json file for the best recipe; <name of the first file>.tuned.json.", metavar="FILE"),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Recipes to try, in all; the first is the one that it begins with.")] = 20,
+    folds: Annotated[int, typer.Option(help="Parts that the rows are dealt out to; each is scored by a training on the others.")] = 3,
+    timeout: Annotated[str | None, typer.Option(help="No trial begins after so many seconds, or 10m, or 2h.", metavar="TIME")] = None,
+    metric: Annotated[
+        str, typer.Option(help="What ranks the trials: log_loss, macro_f1, accuracy or another score of 'catcli report'.")
+    ] = "log_loss",
+    recipe: RecipeOption = None,
+    label: LabelOption = None,
+    text: TextColumns = None,
+    group: Group = None,
+    base: Base = None,
+    method: Method = None,
+    balance: Balance = None,
+    per_category: PerCategory = None,
+    split_seed: SplitSeed = None,
+    seed: Seed = None,
+    device: DeviceOption = None,
+    dtype: Dtype = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a search: one that was killed, or with more --trials.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the recipe and the search that are there.")] = False,
+    input_format: InputFormat = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Search learning rate, batch size, weight decay, rank, alpha, dropout and epochs by cross-validation; writes the best recipe."""
+    from catcli.commands.preparing import Reading
+    from catcli.commands.tune import Search
+    from catcli.commands.tune import tune as run
+    from catcli.recipe import Recipe, seconds_of
+
+    given = {
+        "label": label,
+        "text": tuple(text or ()),
+        "group": group,
+        "base": base,
+        "method": method,
+        "balance": balance,
+        "per_category": per_category,
+        "split_seed": split_seed,
+        "seed": seed,
+        "device": device,
+        "dtype": dtype,
+    }
+    run(
+        products,
+        recipe=Recipe.load(recipe).but(given),
+        search=Search(trials, folds, None if timeout is None else seconds_of("--timeout", timeout), metric),
+        output=output,
+        resume=resume,
+        force=force,
+        reading=Reading(input_format, delimiter, encoding),
+        as_json=as_json,
+        talk=talk(quiet, verbose),
+    )
 
 
 @app.command(epilog="Examples:\n\n  catcli bench\n\n  catcli bench catalog.parquet --rows 20000 --against transformers")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from catcli.errors import ProductsError, UsageError, close_to
 
@@ -56,6 +56,8 @@ class Recipe(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     refit: bool = True
     time_budget: Annotated[float, Field(gt=0)] | None = None
+    teacher: Annotated[str, Field(min_length=1)] | None = None
+    unlabeled: Annotated[str, Field(min_length=1)] | None = None
     device: Device = "auto"
     dtype: Dtype = "auto"
 
@@ -74,15 +76,14 @@ class Recipe(BaseModel):
 
     @field_validator("time_budget", mode="before")
     @classmethod
-    def _seconds(cls, value: object) -> object:
-        """``90s``, ``10m`` and ``2h`` as seconds."""
-        if not isinstance(value, str):
-            return value
-        number, unit = value[:-1], value[-1:]
-        try:
-            return float(number) * {"s": 1, "m": 60, "h": 3600}[unit]
-        except (KeyError, ValueError) as error:
-            raise ValueError("write a time such as 90s, 10m or 2h") from error
+    def _time(cls, value: object) -> object:
+        return _seconds(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _taught(self) -> Self:
+        if self.unlabeled and not self.teacher:
+            raise ValueError("--unlabeled rows are for a teacher to label; say which adapter it is with --teacher")
+        return self
 
     @classmethod
     def make(cls, **options: object) -> Recipe:
@@ -139,6 +140,29 @@ def shipped() -> dict[str, Recipe]:
     return {file.name.removesuffix(".json"): Recipe.model_validate_json(file.read_bytes()) for file in files}
 
 
+def _seconds(told: str) -> float:
+    """``90s``, ``10m`` and ``2h`` as seconds."""
+    try:
+        return float(told[:-1]) * {"s": 1, "m": 60, "h": 3600}[told[-1:]]
+    except (KeyError, ValueError) as error:
+        raise ValueError("write a time such as 90s, 10m or 2h") from error
+
+
+def seconds_of(option: str, told: str) -> float:
+    """A time as seconds: a number of them, or ``90s``, ``10m``, ``2h``.
+
+    Raises:
+        UsageError: it is none, or none above 0.
+    """
+    try:
+        found = float(told) if told[-1:].isdigit() else _seconds(told)
+    except ValueError as error:
+        raise UsageError(f"{option} {told}: {error}.") from error
+    if not 0 < found < float("inf"):
+        raise UsageError(f"{option} {told}: a time above 0.")
+    return found
+
+
 def check_device(device: str) -> None:
     """Stop at a name that is none of `Device`."""
     if device not in get_args(Device):
@@ -149,6 +173,9 @@ def in_flag_names(error: ValidationError) -> list[str]:
     """Every problem of a recipe as ``--batch-size: Input should be greater than or equal to 1, not 0``."""
     problems = []
     for problem in error.errors(include_url=False):
+        if problem["type"] == "value_error" and not problem["loc"]:  # of options together: the sentence names them
+            problems.append(problem["msg"].removeprefix("Value error, "))
+            continue
         flag = "--" + str(problem["loc"][0]).replace("_", "-") if problem["loc"] else "the file"
         given = f", not {problem['input']!r}" if problem["loc"] else ""
         problems.append(f"{flag}: {problem['msg'].removeprefix('Value error, ')}{given[:80]}")

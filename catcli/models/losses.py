@@ -1,4 +1,4 @@
-"""What a row costs, where categories are uneven: class weights, focal loss, logit adjustment."""
+"""What a row costs: class weights, focal loss and logit adjustment where categories are uneven, and a teacher's word beside the label."""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from catcli.products.examples import Examples
 from catcli.recipe import Balance
+from catcli.runtime.blend import Array
+
+Targets = npt.NDArray[np.float16]
+"""A teacher's probabilities *(rows, classes)*, `softened`; a row of zeros where it knows nothing of it."""
 
 RowLosses = Callable[[Tensor, Tensor], Tensor]
 """Logits *(rows, classes)* and class numbers *(rows,)* → a loss for each row *(rows,)*."""
 
 GAMMA = 2.0
 """Of the focal loss: the value that its authors found best."""
+
+TEMPERATURE, TEACHING = 2.0, 0.5
+"""How soft a teacher's probabilities are made, and what its part of a row's loss counts ("KD-LoRA: A Hybrid Approach to Efficient
+Fine-Tuning with LoRA and Knowledge Distillation", arXiv 2410.20777)."""
 
 
 def class_weights(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
@@ -57,7 +65,7 @@ def row_losses(balance: Balance, shares: npt.NDArray[np.float64], device: torch.
     if balance == "focal":
         return _focal
     if balance == "logit-adjust":
-        prior = torch.from_numpy(np.log(shares).astype(np.float32)).to(device)
+        prior = log_prior(balance, shares, device)
         return lambda logits, truth: cross_entropy(logits + prior, truth, reduction="none")
     return lambda logits, truth: cross_entropy(logits, truth, reduction="none")
 
@@ -65,3 +73,34 @@ def row_losses(balance: Balance, shares: npt.NDArray[np.float64], device: torch.
 def _focal(logits: Tensor, truth: Tensor) -> Tensor:
     losses = cross_entropy(logits, truth, reduction="none")
     return losses * (1 - torch.exp(-losses)).clamp(min=0) ** GAMMA
+
+
+def log_prior(balance: Balance, shares: npt.NDArray[np.float64], device: torch.device) -> Tensor:
+    """What a training under ``balance`` adds to logits *(classes,)* before it takes them for a distribution."""
+    found = np.log(shares) if balance == "logit-adjust" else np.zeros(len(shares))
+    return torch.from_numpy(found.astype(np.float32)).to(device)
+
+
+def softened(probabilities: Array) -> Targets:
+    """Probabilities *(rows, classes)* as `TEMPERATURE` makes them: the softmax of their logarithms divided by it.
+
+    Rows that do not add up to 1, since some categories were left out, are scaled to; rows of zeros stay so.
+    """
+    raised = probabilities.astype(np.float64) ** (1 / TEMPERATURE)
+    sums = raised.sum(1, keepdims=True)
+    shares: npt.NDArray[np.float64] = np.divide(raised, sums, out=np.zeros_like(raised), where=sums > 0)
+    return shares.astype(np.float16)
+
+
+def distilled(own: Tensor, labeled: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+    """Each row's loss beside a teacher *(rows,)*: (1 - `TEACHING`) x its own + `TEACHING` x T^2 KL(teacher || pupil), at temperature T.
+
+    T^2 keeps the gradients of the second as large as at 1 (Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network",
+    section 2). ``own`` are the losses by the labels *(rows,)*, ``labeled`` says which rows have one *(rows,)*: the others have the second
+    term alone. ``logits`` and the teacher's ``targets`` are *(rows, classes)*, each row against its own; one whose targets are zeros has
+    the first term alone, whole.
+    """
+    apart = kl_div(log_softmax(logits / TEMPERATURE, 1), targets, reduction="none").sum(1) * TEMPERATURE**2
+    known = targets.sum(1) > 0
+    by_label = torch.where(labeled, own, torch.zeros_like(own))
+    return torch.where(known, (1 - TEACHING) * by_label + TEACHING * apart, by_label)

@@ -19,13 +19,13 @@ from catcli.evaluation.metrics import EpochScores
 from catcli.models.backbones import Backbone
 from catcli.models.checkpoint import Checkpoint
 from catcli.models.classifier import Classifier, parameters, pick_device, use_bf16
-from catcli.models.losses import counted, row_losses
+from catcli.models.losses import Targets, counted, distilled, log_prior, row_losses
 from catcli.models.methods import learning_rate, prepare
 from catcli.models.probe import fit_probe
 from catcli.models.reading import Advance, Reading, infer, precision, tensors
 from catcli.models.trunk import entered_at
 from catcli.models.workers import workers
-from catcli.products.examples import Examples
+from catcli.products.examples import UNLABELED, Examples
 from catcli.recipe import Recipe
 from catcli.runtime.blend import Array
 from catcli.runtime.tokens import TokenBatch, Tokenizer
@@ -70,7 +70,8 @@ class Task:
     """What a training is given: the texts of a run, which of them it learns from, and which validation rows it looks at.
 
     ``learn`` and ``held`` are row numbers of ``examples``, whose texts are those of ``reading``; ``count`` is how many classes there are,
-    ``seconds`` what the training may take, None without a limit.
+    ``seconds`` what the training may take, None without a limit. ``targets`` are what a teacher says of the examples; those that have no
+    class but `UNLABELED` are learned from it alone.
     """
 
     reading: Reading
@@ -79,11 +80,18 @@ class Task:
     held: Rows
     count: int
     seconds: float | None = None
+    targets: Targets | None = None
+
+    @property
+    def labeled(self) -> Rows:
+        """Those of the rows that are learned from that have a class."""
+        found: Rows = self.learn[self.examples.classes[self.learn] != UNLABELED]
+        return found
 
     @property
     def shares(self) -> npt.NDArray[np.float64]:
-        """Each class's share of the rows that are learned from *(classes,)*."""
-        return class_shares(self.examples.classes[self.learn], self.examples.weights[self.learn], self.count)
+        """Each class's share of the labeled rows that are learned from *(classes,)*."""
+        return class_shares(self.examples.classes[self.labeled], self.examples.weights[self.labeled], self.count)
 
 
 @dataclass(frozen=True)
@@ -131,14 +139,20 @@ def train(task: Task, base: Backbone, recipe: Recipe, checkpoint: Checkpoint, te
     torch.manual_seed(recipe.seed)
     classifier = Classifier(base.load("sdpa"), task.count, base.pool)
     prepare(classifier, base, recipe)
-    taught = counted(task.examples.take(task.learn), recipe.balance, task.shares)
-    weight, bias = fit_probe(task.reading.vectors[task.learn], taught, task.count)
+    taught = counted(task.examples.take(task.labeled), recipe.balance, task.shares)
+    weight, bias = fit_probe(task.reading.vectors[task.labeled], taught, task.count)
     if recipe.balance == "logit-adjust":  # its loss adds what the categories' shares say; the probe has learned it
         bias -= np.log(task.shares).astype(np.float32)
     classifier.start_head(weight, bias)
     trainer = Trainer(classifier, base, recipe, task, device, tell)
     epochs, passes, of = trainer.train(checkpoint, repeat)
     return Trained(classifier, base, task.reading.tokenizer, recipe, str(device), tuple(epochs), passes, of, *parameters(classifier))
+
+
+def logits_of(trained: Trained, task: Task, rows: Rows) -> Array:
+    """Logits *(rows, classes)* of texts of ``task``, which ``trained`` is of."""
+    trainer = Trainer(trained.classifier, trained.base, trained.recipe, task, pick_device(trained.recipe.device), Tell())
+    return trainer.look(rows)
 
 
 @dataclass
@@ -176,6 +190,7 @@ class Trainer:
         self.bf16 = use_bf16(recipe.dtype, device)
         self.lr = recipe.lr or learning_rate(base, recipe.method)
         self.losses = row_losses(recipe.balance, task.shares, device)
+        self.prior = log_prior(recipe.balance, task.shares, device)
         # A base that stays as it is gives the same vectors at every pass: they are read once, and the head alone is run.
         self._vectors = torch.from_numpy(task.reading.vectors).to(device) if recipe.method == "head" else None
         self._given: list[Tensor] | None = None
@@ -203,6 +218,11 @@ class Trainer:
                     self.learning[name].copy_(value)
         per_epoch = self._steps(len(self.task.learn))
         return state.history, state.best_step / per_epoch, state.plan.horizon / per_epoch
+
+    def look(self, rows: Rows) -> Array:
+        """Logits *(rows, classes)* of texts of the task, outside of a training."""
+        with self._entered() as self._given:
+            return self.logits(rows, "scoring")
 
     @contextmanager
     def _entered(self) -> Iterator[list[Tensor] | None]:
@@ -280,9 +300,18 @@ class Trainer:
             logits = self._logits(batch)
         truth = torch.as_tensor(examples.classes[batch.rows], device=self.device)
         weights = torch.as_tensor(examples.weights[batch.rows], device=self.device)
-        loss = (self.losses(logits.float(), truth) * weights).sum() / whole
+        losses = self._losses(logits.float(), truth, batch.rows)
+        loss = (losses * weights).sum() / whole
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         return float(loss.item()) * whole * whole / float(examples.weights[mine].sum())
+
+    def _losses(self, logits: Tensor, truth: Tensor, rows: Rows) -> Tensor:
+        """Each row's loss *(rows,)*, beside a teacher where there is one; ``rows`` are the rows' numbers."""
+        own: Tensor = self.losses(logits, truth.clamp(min=0))
+        if self.task.targets is None:
+            return own
+        targets = torch.from_numpy(self.task.targets[rows]).to(self.device).float()
+        return distilled(own, truth != UNLABELED, logits + self.prior, targets)
 
     def _epoch(self, state: State, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint, best: Mapping[str, Tensor]) -> None:
         """The rest of an epoch, or of the plan."""
@@ -322,7 +351,7 @@ class Trainer:
             stage = f"pass {state.epoch + 1} of {state.plan.epochs}: validation"
             logits = self.logits(task.held, stage)
             truth = task.examples.classes[task.held]
-            losses = self.losses(torch.from_numpy(logits).to(self.device), torch.from_numpy(truth).to(self.device))
+            losses = self._losses(torch.from_numpy(logits).to(self.device), torch.from_numpy(truth).to(self.device), task.held)
             # One process's number for all: they have to stop after the same pass.
             loss = workers().agree(float(losses.mean()))
             accuracy = float((logits.argmax(1) == truth).mean())

@@ -15,6 +15,9 @@ Rows = npt.NDArray[np.int64]
 NAME_WEIGHT = 0.3
 """What a category's name counts as a row of that category. Measured in tests/bench/README.md, with 0, .1 and 1."""
 
+UNLABELED = -1
+"""The class number of a row that has none: a teacher says what it is."""
+
 _SEPARATORS = re.compile(r"[>/|_\\]+")
 
 
@@ -30,6 +33,11 @@ class Examples:
     def of(cls, texts: Sequence[str], classes: Rows) -> Self:
         """Rows that count one each."""
         return cls(list(texts), classes, np.ones(len(texts), np.float32))
+
+    @classmethod
+    def without_classes(cls, texts: Sequence[str]) -> Self:
+        """Rows that have no category."""
+        return cls.of(texts, np.full(len(texts), UNLABELED, np.int64))
 
     def __len__(self) -> int:
         """How many rows there are."""

@@ -69,10 +69,8 @@ def split(keys: Sequence[str], classes: npt.NDArray[np.int64], shares: tuple[int
     hashes = np.fromiter((key_hash(key, seed) for key in keys), dtype=np.uint64, count=len(keys))
     ranked, key_of = np.unique(hashes, return_inverse=True)  # a key's number is its rank
     count = int(classes.max()) + 1
-    pairs, times = np.unique(key_of * count + classes, return_counts=True)
-    named_key, named_class = np.divmod(pairs, count)
-    first = np.lexsort((named_class, -times, named_key))
-    major = named_class[first[np.unique(named_key[first], return_index=True)[1]]]
+    named_key, named_class = np.divmod(np.unique(key_of * count + classes), count)
+    major = _major(key_of, classes, count)
     blocked, rare = _rare(named_key, named_class, major, np.unique(classes), count)
     free = np.flatnonzero(~blocked)
     order = free[np.argsort(major[free], kind="stable")]
@@ -88,6 +86,33 @@ def split(keys: Sequence[str], classes: npt.NDArray[np.int64], shares: tuple[int
         part[pool[:tested]], part[pool[tested : tested + chosen]] = 2, 1
     train, choose, score = (np.flatnonzero(part[key_of] == number) for number in range(3))
     return Split(train, choose, score, tuple(int(number) for number in rare))
+
+
+def folds(keys: Sequence[str], classes: Rows, count: int, seed: int) -> Rows:
+    """A fold for every row *(rows,)*, from 0 to ``count`` - 1, by product key and stratified by category; -1 for rows that always teach.
+
+    Within each category the keys are dealt out in the order of their hashes, so that folds have as many of them but for one. A key with
+    rows of several categories goes with the one that most of them name; the only key of a category is in no fold, since no model that has
+    not seen it could name it.
+    """
+    hashes = np.fromiter((key_hash(key, seed) for key in keys), dtype=np.uint64, count=len(keys))
+    ranked, key_of = np.unique(hashes, return_inverse=True)
+    major = _major(key_of, classes, int(classes.max()) + 1)
+    order = np.argsort(major, kind="stable")
+    within, sizes = ranks(major[order])
+    fold = np.empty(len(ranked), np.int64)
+    # Categories begin at different folds, or the first would get every category's odd one.
+    fold[order] = np.where(sizes > 1, (within + major[order]) % count, -1)
+    return fold[key_of]
+
+
+def _major(key_of: Rows, classes: Rows, count: int) -> Rows:
+    """The class of each key, by its number, that most of its rows have; of several the first."""
+    pairs, times = np.unique(key_of * count + classes, return_counts=True)
+    named_key, named_class = np.divmod(pairs, count)
+    first = np.lexsort((named_class, -times, named_key))
+    found: Rows = named_class[first[np.unique(named_key[first], return_index=True)[1]]]
+    return found
 
 
 def _rare(keys: Rows, classes: Rows, major: Rows, present: Rows, count: int) -> tuple[npt.NDArray[np.bool_], Rows]:

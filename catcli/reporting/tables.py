@@ -14,6 +14,7 @@ from rich.text import Text
 
 from catcli.adapter import Threshold
 from catcli.evaluation.metrics import TITLES, CategoryPromises, Estimate, Evaluation, Fresh, Metrics, Promise, Scores
+from catcli.evaluation.studies import Tuned
 from catcli.recipe import Method
 from catcli.reporting import sentences
 
@@ -154,11 +155,34 @@ def per_category(scores: Scores) -> Table:
     return made
 
 
-def side_by_side(adapters: Mapping[str, Scores]) -> Table:
+def side_by_side(adapters: Mapping[str, Scores], title: str = "Side by side, 95 % intervals") -> Table:
     """Several adapters on the rows that they share, a column each."""
-    made = table("Side by side, 95 % intervals", "", *(shortened(name, 24) for name in adapters))
-    for metric, title in TITLES.items():
-        made.add_row(title, *(estimated(getattr(scores, metric)) for scores in adapters.values()))
+    made = table(title, "", *(shortened(name, 24) for name in adapters))
+    for metric, named in TITLES.items():
+        made.add_row(named, *(estimated(getattr(scores, metric)) for scores in adapters.values()))
+    return made
+
+
+BRIEF = {"batch_size": "batch", "weight_decay": "decay", "dropout": "drop"}
+"""What a narrow table calls settings."""
+
+
+def trials(told: Tuned) -> Table:
+    """Every trial of a search, the best marked."""
+    names = list(told.trials[0].settings)
+    made = table("Trials", "", TITLES[told.metric], *(BRIEF.get(name, name) for name in names), "s", names=1)
+    for trial in told.trials:
+        score = "given up" if trial.score is None else f"{trial.score:.4f}"
+        mark = " best" if trial.number == told.best else ""
+        made.add_row(f"{trial.number}{mark}", score, *(f"{trial.settings[name]:.3g}" for name in names), f"{trial.seconds:.0f}")
+    return made
+
+
+def importances(found: Mapping[str, float]) -> Table:
+    """How much each setting mattered, the most first."""
+    made = table("What mattered: share of the scores' variance (fANOVA)", "setting", "share")
+    for name, value in sorted(found.items(), key=lambda one: -one[1]):
+        made.add_row(name.replace("_", " "), f"{value:.2f}")
     return made
 
 

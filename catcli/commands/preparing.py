@@ -1,0 +1,142 @@
+"""What ``fit``, ``tune`` and ``compare`` begin with: files → labeled rows, their columns and their split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from catcli.commands.talk import Talk
+from catcli.errors import ProductsError, listed
+from catcli.products.categories import Categories, is_label, look_alikes
+from catcli.products.columns import Columns, choose
+from catcli.products.gather import Gathered, gather
+from catcli.products.labeled import Labeled
+from catcli.products.read import Source, open_source
+from catcli.products.split import FEWEST, MOST_HELD, Split, product_keys, split
+from catcli.products.text import cells_of, compose
+from catcli.products.unlabeled import Unlabeled, draw_unlabeled
+from catcli.recipe import Recipe
+
+HELD_PER_SECOND = 15
+"""Rows of each held-out part for every second of a time budget: scoring them takes a fifth of it on two cores."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the files are read, where their names do not say it: the options of the same names."""
+
+    input_format: str | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
+
+    def open(self, products: Sequence[str]) -> Source:
+        """The rows of some files."""
+        return open_source(products, input_format=self.input_format, delimiter=self.delimiter, encoding=self.encoding)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Rows to learn from: their ``columns``, their split in ``parts``, and the ``recipe`` with the columns in it.
+
+    ``unlabeled`` are texts without a category, None where none were given.
+    """
+
+    labeled: Labeled
+    parts: Split
+    columns: Columns
+    recipe: Recipe
+    unlabeled: Unlabeled | None = None
+
+
+def prepared(source: Source, recipe: Recipe, talk: Talk) -> Ready:
+    """Read ``source`` as ``recipe`` says, and tell what was found.
+
+    Raises:
+        ProductsError: there is nothing to learn from, or it is unclear what.
+    """
+    rows = gather(source, recipe.label, recipe.text, recipe.per_category, recipe.split_seed)
+    if not rows.read:
+        raise ProductsError(f"{source.name} has columns ({listed(rows.frame.columns)}) and no rows; give a file with labeled rows.")
+    if rows.note:
+        talk.warn(rows.note)
+    if rows.short:
+        talk.warn(f"{rows.short:,} rows of {source.name} have fewer cells than the header; the missing ones are taken as empty.")
+    columns = choose(rows.frame, rows.label or recipe.label, recipe.text, recipe.group, source.name)
+    _say_columns(talk, columns)
+    labeled = labeled_rows(rows, columns, source.name, talk)
+    parts = _split(labeled, recipe, talk)
+    unlabeled = _unlabeled(recipe, columns, labeled, talk) if recipe.unlabeled else None
+    return Ready(labeled, parts, columns, recipe.but({"label": columns.label, "text": columns.text, "group": columns.group}), unlabeled)
+
+
+def _say_columns(talk: Talk, columns: Columns) -> None:
+    group = f", group {columns.group!r}" if columns.group else ""
+    bands = f" ({listed(columns.prices)} in bands)" if columns.prices else ""
+    talk.say(f"columns: label {columns.label!r}, text {listed(columns.text)}{bands}{group}")
+    for name, reason in columns.left_out.items():
+        talk.warn(f"{name!r}: {reason}." if name in columns.text else f"{name!r} is left out: {reason}.")
+
+
+def labeled_rows(gathered: Gathered, columns: Columns, where: str, talk: Talk) -> Labeled:
+    """The rows that have a category, as texts, class numbers and product keys.
+
+    Raises:
+        ProductsError: there is nothing to learn from.
+    """
+    read, frame = gathered.read, gathered.frame
+    rows = frame.filter(is_label(cells_of(frame, columns.label)))
+    unlabeled = gathered.unlabeled + len(frame) - len(rows)
+    if not len(rows):
+        raise ProductsError(f"{where} has {read} rows and none with a category in {columns.label!r}; choose another with --label.")
+    labels = cells_of(rows, columns.label).cast(pl.String).to_list()
+    categories = Categories.of(labels)
+    if len(categories) < 2:
+        raise ProductsError(
+            f"all {len(rows)} labeled rows of {where} are of one category, {categories.names[0]!r}; at least two are needed to tell apart: "
+            "choose another column with --label or add rows."
+        )
+    texts = compose(rows, columns.text, columns.prices)
+    blank = sum(not text for text in texts)
+    if blank == len(texts):
+        raise ProductsError(f"the text columns {listed(columns.text)} of {where} are empty in every row; choose others with --text.")
+    talk.say(f"{read:,} rows read, {read - unlabeled:,} labeled with {len(categories):,} categories")
+    if len(rows) < read - unlabeled:
+        talk.say(f"{len(rows):,} of them are drawn, evenly over the categories")
+    if unlabeled:
+        talk.warn(f"{unlabeled:,} rows have no category and are left out.")
+    if blank:
+        talk.warn(f"{blank:,} rows have no text.")
+    for alike in look_alikes(categories.names)[:5]:
+        talk.warn(f"the categories {listed(alike)} differ only by case or blanks; they are learned as different ones.")
+    keys = product_keys(texts, cells_of(rows, columns.group) if columns.group else None)
+    return Labeled(texts, categories.numbers(labels), keys, categories, read, unlabeled)
+
+
+def _split(labeled: Labeled, recipe: Recipe, talk: Talk) -> Split:
+    most = MOST_HELD if recipe.time_budget is None else min(MOST_HELD, int(recipe.time_budget * HELD_PER_SECOND))
+    parts = split(labeled.keys, labeled.classes, recipe.split, recipe.split_seed, most)
+    if not len(parts.test) or not len(parts.validation):
+        raise ProductsError(
+            f"{len(labeled.texts)} rows are too few to keep any back for scoring: no category has {FEWEST} different products; "
+            "add labeled rows."
+        )
+    if len(np.unique(labeled.classes[parts.train])) < 2:
+        raise ProductsError("the training part holds one category only; add labeled rows, or give training a larger share with --split.")
+    talk.say(f"split by product: {len(parts.train):,} rows train, {len(parts.validation):,} choose, {len(parts.test):,} score")
+    if parts.rare:
+        names = [labeled.categories.names[number] for number in parts.rare]
+        talk.warn(f"{len(names)} categories have fewer than {FEWEST} products and are scored together, by a draw: {listed(names, 3)}.")
+    if len(parts.test) < 50:
+        talk.warn(f"only {len(parts.test)} rows score the result; expect the figures to move by several points with more rows.")
+    return parts
+
+
+def _unlabeled(recipe: Recipe, columns: Columns, labeled: Labeled, talk: Talk) -> Unlabeled:
+    source = open_source([recipe.unlabeled or ""])
+    found = draw_unlabeled(source, columns.text, columns.prices, columns.group, labeled, recipe.split_seed)
+    left_out = f"; {found.known:,} more are products of the labeled rows and are left out" if found.known else ""
+    talk.say(f"{found.read:,} rows of {source.name} without categories, {len(found.texts):,} different texts drawn{left_out}")
+    return found

@@ -1,0 +1,77 @@
+"""A teacher: an adapter whose word on every text another one learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from catcli import adapter as adapters
+from catcli.adapter import MANIFEST, sha256
+from catcli.commands.talk import Talk
+from catcli.errors import AdapterError, listed
+from catcli.evaluation.heldout import HeldOut
+from catcli.evaluation.metrics import Metrics
+from catcli.models.losses import Targets, softened
+from catcli.products.labeled import Labeled
+from catcli.products.split import Split
+from catcli.runtime.labeler import Labeler
+
+SLAB = 1024
+"""Texts that are labeled at once."""
+
+
+class Teacher:
+    """The blend of an adapter, as `predict` labels with it, seen through the categories of the rows that are learned from."""
+
+    def __init__(self, name: str, categories: Sequence[str], device: str, talk: Talk) -> None:
+        """Load the adapter ``name``.
+
+        Raises:
+            AdapterError: it is none, or knows none of ``categories``.
+        """
+        self.adapter = adapters.named(name)
+        self._labeler = Labeler(self.adapter, device)
+        for note in self._labeler.notes:
+            talk.warn(note)
+        known = {category: number for number, category in enumerate(self._labeler.categories)}
+        there = [number for number, category in enumerate(categories) if category in known]
+        if not there:
+            raise AdapterError(
+                f"--teacher {name} knows none of the {len(categories):,} categories of the labeled rows ({listed(categories, 3)}); its own "
+                f"are {listed(known, 3)}: choose an adapter that was fitted on the same ones."
+            )
+        self._count = len(categories)
+        self._mine = np.array(there)
+        self._its = np.array([known[categories[number]] for number in there])
+        told = f"teacher: {self.adapter.folder}, {self._labeler.variant} on {self._labeler.provider}"
+        talk.say(told if len(there) == len(categories) else f"{told}; it knows {len(there):,} of the {len(categories):,} categories")
+
+    @property
+    def fingerprint(self) -> str:
+        """What changes when the teacher does: the SHA-256 of its manifest, which has those of its files."""
+        return sha256(self.adapter.folder / MANIFEST)
+
+    def targets(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> Targets:
+        """What it says of every text, `softened` *(texts, classes)*; ``advance`` hears of texts done."""
+        found = np.zeros((len(texts), self._count), np.float16)
+        for start in range(0, len(texts), SLAB):
+            rows = slice(start, start + SLAB)
+            said = np.zeros((len(found[rows]), self._count), np.float32)
+            said[:, self._mine] = self._labeler.probabilities(texts[rows])[:, self._its]
+            found[rows] = softened(said)
+            advance(min(start + SLAB, len(texts)))
+        return found
+
+    def warn_of_leaks(self, labeled: Labeled, parts: Split, talk: Talk) -> None:
+        """Say so where the teacher has learned from rows that its pupil is scored on: their scores would flatter."""
+        held = labeled.products(parts.held_out)
+        its = HeldOut.load(self.adapter.file("heldout.parquet"), self.adapter.manifest.categories).products
+        refit = Metrics.load(self.adapter.file("metrics.json")).training.refit
+        clean = np.zeros(len(held), np.bool_) if refit else np.isin(held, its)
+        if not clean.all():
+            since = "was refitted on all of its rows" if refit else "held other rows back"
+            talk.warn(
+                f"the teacher {since}, so it may have learned from {int((~clean).sum()):,} of the {len(held):,} rows that are held out "
+                "here, and the scores may flatter; a teacher fitted on the same rows with --no-refit and the same --split-seed has not."
+            )

@@ -1,0 +1,116 @@
+"""What ``catcli tune`` measures: a recipe on folds of the rows that may choose, and at the end, once, on those that score."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from catcli import places
+from catcli.adapter import Served
+from catcli.commands.learning import LORA_PASSES, Learner, Studied
+from catcli.commands.preparing import Ready
+from catcli.commands.talk import Talk
+from catcli.evaluation.assess import Assessed, Scored, assess
+from catcli.evaluation.calibration import Blending, fit_scale
+from catcli.evaluation.resampling import Outcomes
+from catcli.models.checkpoint import Checkpoint
+from catcli.models.linear import adjustment, out_of_fold
+from catcli.models.losses import learned_shares
+from catcli.models.reading import plain_logits
+from catcli.models.training import Tell, logits_of, train
+from catcli.products.examples import draw
+from catcli.products.split import Rows, folds
+from catcli.recipe import Recipe
+from catcli.runtime.blend import Array
+
+
+@dataclass
+class Trials:
+    """The rows of all trials: read once, dealt out to the folds once, and the linear model's word on them.
+
+    ``rows`` are the numbers of the rows that train or choose in a fit, never of those that score it; ``fold`` *(rows,)* is the fold of
+    each, ``linear`` are the linear model's out-of-fold logits *(rows, classes)*, zeros for rows in no fold.
+    """
+
+    learner: Learner
+    studied: Studied
+    rows: Rows
+    fold: Rows
+    linear: Array
+    count: int
+
+    @classmethod
+    def of(cls, learner: Learner, count: int, most_epochs: int) -> Trials:
+        """Deal ``learner``'s rows out to ``count`` folds; of very many a draw, so that a trial of ``most_epochs`` takes what a fit does."""
+        parts, recipe = learner.parts, learner.recipe
+        whole = np.sort(np.concatenate((parts.train, parts.validation)))
+        most = LORA_PASSES[learner.device.type] // (most_epochs * (count - 1))
+        rows = draw(learner.rows.classes, whole, most, recipe.seed)
+        if len(rows) < len(whole):
+            learner.talk.say(f"every trial learns from a draw of {len(rows):,} of {len(whole):,} rows")
+        examples = learner.rows.take(rows)
+        fold = folds([learner.labeled.keys[row] for row in rows], examples.classes, count, recipe.split_seed)
+        linear = np.zeros((len(rows), learner.count), np.float32)
+        logits, scored = out_of_fold(learner.balanced(examples), fold, learner.names, learner.count, recipe.seed)
+        if recipe.balance == "logit-adjust":
+            logits = logits + adjustment(learner.shares, fit_scale(logits, examples.classes[scored]))
+        linear[scored] = logits
+        unlabeled = learner.unlabeled[: max(0, most - len(rows))]
+        return cls(learner, learner.studied(rows, unlabeled), rows, fold, linear, count)
+
+    def run(self, recipe: Recipe, checkpoints: Path, after: Callable[[int, float], bool], metric: str) -> float | None:
+        """The score of ``recipe`` over all folds; None where ``after``, told of the score so far, says that it is not worth going on.
+
+        A fold that was trained before a kill is not trained again: its state is in ``checkpoints``, which are gone once a trial has ended.
+        """
+        logits = np.zeros_like(self.linear)
+        score = None
+        for number in range(self.count):
+            inside = np.flatnonzero(self.fold == number)
+            logits[inside] = self._fold(number, recipe, checkpoints)
+            score = self.score(np.flatnonzero((self.fold >= 0) & (self.fold <= number)), logits, recipe, metric)
+            if not after(number, score):
+                score = None
+                break
+        places.remove(checkpoints)
+        return score
+
+    def _fold(self, number: int, recipe: Recipe, checkpoints: Path) -> Array:
+        """Logits of a fold's rows by a training on the others, which looks at that fold as a fit looks at its validation rows."""
+        inside = np.flatnonzero(self.fold == number)
+        learn = np.concatenate((np.flatnonzero(self.fold != number), self.studied.beside))
+        task = self.studied.task(learn, inside, self.learner.count)
+        mark = f"{self.studied.mark} {recipe.model_dump_json()} {number}"
+        checkpoint = Checkpoint(checkpoints / f"fold-{number}.safetensors", mark)
+        learner = self.learner
+        trained = train(task, learner.base, recipe, checkpoint, Tell(learner.tell.advance))
+        return logits_of(trained, task, inside)
+
+    def score(self, rows: Rows, logits: Array, recipe: Recipe, metric: str) -> float:
+        """A metric of the blend on some rows, its weights chosen by the same ones: two or three numbers, alike for every trial."""
+        truth = self.studied.examples.classes[rows]
+        shares = learned_shares(recipe.balance, self.learner.shares)
+        blending = Blending.fit({"fp32": logits[rows]}, self.linear[rows], truth, shares)
+        probabilities = blending.probabilities(logits[rows], self.linear[rows], "fp32")
+        products = self.learner.labeled.products(self.rows[rows])
+        return float(Outcomes.of(probabilities, truth, products).point.metrics[metric][0])
+
+
+def tested(ready: Ready, recipe: Recipe, checkpoints: Path, talk: Talk, tell: Tell) -> Assessed:
+    """What a fit of ``recipe`` would tell of the test rows; nothing is exported."""
+    learner = Learner(replace(ready, recipe=recipe.but({"refit": False})), talk, tell, time.perf_counter())
+    labeled, held_out, choosing = learner.labeled, learner.parts.held_out, len(learner.parts.validation)
+    held = [labeled.texts[row] for row in held_out]
+    _, linear, crossed = learner.train_linear(held)
+    trained, _, _ = learner.train(checkpoints)
+    logits = plain_logits(trained.classifier.cpu(), trained.tokenizer, trained.tokenizer.encode(held))
+    blending = learner.blending({"fp32": logits}, linear, crossed)
+    rows = held_out[choosing:]
+    names, method = labeled.categories.names, learner.recipe.method
+    scored = Scored({"fp32": logits[choosing:]}, linear[choosing:], labeled.classes[rows], labeled.products(rows), names, method)
+    places.remove(checkpoints)
+    return assess(scored, "fp32", blending, Served(file="", confidence=blending.confidences["fp32"]))

@@ -1,0 +1,122 @@
+"""``catcli tune``: the recipe that suits a merchant's rows, searched for by cross-validation."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from catcli import places
+from catcli.commands.preparing import Reading, prepared
+from catcli.commands.talk import Talk
+from catcli.errors import CatcliError, OutputError, UsageError
+from catcli.evaluation.metrics import TITLES
+from catcli.evaluation.studies import Tuned
+from catcli.products.write import writing
+from catcli.recipe import Recipe
+from catcli.reporting import sentences, tables
+
+
+@dataclass(frozen=True)
+class Search:
+    """How to search: so many ``trials`` in all, ``folds`` each, and by what ``metric``; none begins after ``timeout`` seconds."""
+
+    trials: int = 20
+    folds: int = 3
+    timeout: float | None = None
+    metric: str = "log_loss"
+
+    def check(self) -> None:
+        """Stop at what cannot be searched for."""
+        if self.trials < 1:
+            raise UsageError(f"--trials {self.trials}: a whole number above 0.")
+        if not 2 <= self.folds <= 20:
+            raise UsageError(f"--folds {self.folds}: a whole number from 2 to 20.")
+        if self.metric not in TITLES:
+            raise UsageError(f"--metric {self.metric}: choose one of {', '.join(TITLES)}.")
+
+
+def tune(
+    products: Sequence[str],
+    *,
+    recipe: Recipe,
+    search: Search | None = None,
+    output: Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+    reading: Reading | None = None,
+    as_json: bool = False,
+    talk: Talk | None = None,
+) -> Tuned:
+    """Search for the recipe with the best cross-validated score, beginning with ``recipe`` itself, and write it to ``output``.
+
+    Trials are kept in an Optuna study beside it as soon as they end; a search that was killed goes on with ``resume``, by the trials that
+    it would have made. The test rows are looked at once, when the search has ended: for the best recipe, and for the one it began with.
+
+    Raises:
+        CatcliError: something that the user can mend.
+    """
+    talk, search = talk or Talk.silent(), search or Search()
+    search.check()
+    _check_optuna()
+    source = (reading or Reading()).open(products)
+    target = output or Path(f"{source.stem}.tuned.json")
+    file = target.with_suffix(".study")
+    _check_place(target, file, resume, force)
+    ready = prepared(source, recipe, talk)
+    if force:
+        places.remove(file)
+        places.remove(_checkpoints(target))
+    # Optuna, torch and scikit-learn take seconds to import: only once the rows are known to be good.
+    from catcli.commands.searching import Searcher, open_study
+
+    study = open_study(file, ready, search)
+    with talk.progress() as advance:
+        searcher = Searcher(study, ready, search, _checkpoints(target), talk, advance)
+        best = searcher.search()
+        told = searcher.told(best, target)
+    with writing(str(target), "-o"), places.whole(target) as place:
+        place.write_text(best.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    _show(told, products, file, as_json, talk)
+    return told
+
+
+def _check_optuna() -> None:
+    try:
+        import optuna
+    except ImportError as error:
+        raise CatcliError("catcli tune takes one package more: pip install 'catcli[tune]'.") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def _checkpoints(target: Path) -> Path:
+    return target.with_name(f".{target.name}.catcli-resume")
+
+
+def _check_place(target: Path, file: Path, resume: bool, force: bool) -> None:
+    if target.suffix != ".json":
+        raise UsageError(f"-o {target}: name a .json file; it gets the best recipe.")
+    if not target.absolute().parent.is_dir():
+        raise OutputError(f"-o {target}: there is no folder {target.parent}; make it with 'mkdir -p {target.parent}'.")
+    there = [str(path) for path in (target, file) if path.exists()]
+    if there and not (resume or force):
+        raise OutputError(f"{there[-1]} exists; pass --resume to go on with that search, --force to begin anew, or -o for another file.")
+
+
+def _show(told: Tuned, products: Sequence[str], file: Path, as_json: bool, talk: Talk) -> None:
+    if as_json:
+        print(told.model_dump_json())
+        return
+    talk.out.print(tables.trials(told))
+    if told.importances:
+        talk.out.print(tables.importances(told.importances))
+    models = {"tuned": told.test} | ({"first": told.first} if told.first else {})
+    talk.out.print(tables.side_by_side(models, f"On {told.test_rows:,} test rows, 95 % intervals"))
+    if told.against_first:
+        talk.out.print(sentences.comparison(told.against_first, None), soft_wrap=True)
+    else:
+        talk.out.print("The recipe that it began with is the best.", soft_wrap=True)
+    talk.out.print(f"recipe:  {told.recipe} (the trials: {file})", soft_wrap=True)
+    given = " ".join(shlex.quote(one) for one in products)
+    talk.out.print(f"next:    catcli fit {given} --recipe {shlex.quote(told.recipe)}", soft_wrap=True)
