@@ -20,9 +20,10 @@ from catcli import places
 from catcli.errors import AdapterError, OutputError, close_to, listed
 from catcli.recipe import Method
 
-FORMAT = 3
-READ = (2, FORMAT)
-"""Formats that are read: one of format 2 says no revision of its base, and has no weights beside its models."""
+FORMAT = 4
+READ = (2, 3, FORMAT)
+"""Formats that are read: one of format 2 says no revision of its base, and has no weights beside its models; before 4 a base had all its
+blocks."""
 MANIFEST = "adapter.json"
 PACKAGES = ("catcli", "torch", "transformers", "peft", "optimum-onnx", "onnxruntime-gpu", "onnxruntime", "polars", "scikit-learn")
 
@@ -34,12 +35,16 @@ class _Part(BaseModel):
 
 
 class Base(_Part):
-    """The base model: the name that gets it again, its public name, the SHA-256 of its weights, and the hub's commit."""
+    """The base model: the name that gets it again, its public name, the SHA-256 of its weights, and the hub's commit.
+
+    ``blocks`` are those of the published model that it keeps; empty for all.
+    """
 
     name: str
     hub: str
     sha256: str
     revision: str | None = None
+    blocks: tuple[int, ...] = ()
 
 
 class Threshold(_Part):
@@ -297,7 +302,7 @@ def _check_format(folder: Path, content: bytes) -> None:
         return  # damaged; the caller says so
     if isinstance(found, int) and found not in READ:
         way = "upgrade catcli" if found > FORMAT else "fit it again with this catcli"
-        raise AdapterError(f"{folder} is of adapter format {found} and this catcli reads {' and '.join(map(str, READ))}; {way}.")
+        raise AdapterError(f"{folder} is of adapter format {found} and this catcli reads {READ[0]} to {FORMAT}; {way}.")
 
 
 def folders() -> list[Path]:

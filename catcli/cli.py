@@ -70,7 +70,8 @@ Base = Annotated[
     str | None,
     typer.Option(
         help="minilm (embedded; minilm-3 has 3 of its 6 blocks), or from the hub: bert, distilbert, distilroberta, roberta, "
-        "xlm-roberta, albert, mpnet, modernbert, deberta, t5, gpt2, qwen3, or OWNER/MODEL, these with @REVISION; or a folder.  [default: minilm]",
+        "xlm-roberta, albert, mpnet, modernbert, deberta, t5, gpt2, qwen3, or OWNER/MODEL, these with @REVISION; or a folder.  "
+        "[default: minilm]",
         metavar="NAME",
     ),
 ]
@@ -86,6 +87,7 @@ Balance = Annotated[
         help="For rare categories: none, weights (class weights), focal (focal loss) or logit-adjust.  [default: none]", metavar="HOW"
     ),
 ]
+Epochs = Annotated[int | None, typer.Option(help="Most passes over the rows; 2 to 8 by their number by default.")]
 PerCategory = Annotated[
     int | None, typer.Option(help="Learn from at most N rows of a category, drawn while the files are read.", metavar="N")
 ]
@@ -191,7 +193,7 @@ def fit(
         str | None,
         typer.Option(help="Linear layers that get adapters, in every block; those that suit the base by default.", metavar="NAME,NAME"),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Most passes over the rows; 2 to 8 by their number by default.")] = None,
+    epochs: Epochs = None,
     lr: Annotated[float | None, typer.Option(help="The highest learning rate; it hangs on base and method by default.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows of a training step.  [default: 32]")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Of AdamW, on matrices.  [default: 0.01]")] = None,
@@ -234,6 +236,7 @@ def fit(
 ) -> None:
     """Labeled products → an adapter: trained, merged, exported to ONNX, scored on rows it never saw."""
     from catcli.commands.fit import fit as run
+    from catcli.commands.preparing import Reading
     from catcli.recipe import Recipe
 
     given = {
@@ -269,9 +272,7 @@ def fit(
         recipe=Recipe.load(recipe).but(given),
         output=output,
         force=force,
-        input_format=input_format,
-        delimiter=delimiter,
-        encoding=encoding,
+        reading=Reading(input_format, delimiter, encoding),
         as_json=as_json,
         resume=resume,
         require=tuple(require or ()),
@@ -495,6 +496,114 @@ def tune(
         reading=Reading(input_format, delimiter, encoding),
         as_json=as_json,
         talk=talk(quiet, verbose),
+    )
+
+
+@app.command(
+    epilog="Examples:\n\n  catcli compare products.csv\n\n"
+    "  catcli compare products.csv --base distilroberta --base gpt2 --method lora --method full --seed 0 --seed 1\n\n"
+    "  catcli compare adapters/old adapters/new --on catalog.parquet --weight revenue --max-churn 0.02"
+)
+@sentences
+def compare(
+    products: Annotated[
+        list[str],
+        typer.Argument(metavar="PRODUCTS...|ADAPTER ADAPTER", help="Labeled rows to fit on; with --on two adapters, the one in use first."),
+    ],
+    base: Annotated[list[str] | None, typer.Option(help="A base, as in fit; repeat for several.", metavar="NAME")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="A method, as in fit, or linear; repeat for several.  [default: lora, full, head, linear]", metavar="METHOD"),
+    ] = None,
+    balance: Annotated[list[str] | None, typer.Option(help="A balance, as in fit; repeat for several.", metavar="HOW")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Of training; repeat for several, whose mean is told.", metavar="N")] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="A folder for the adapters and the page; <name of the first file>.compared by default. With --on: a file for the rows "
+            "that change.",
+            metavar="OUT",
+        ),
+    ] = None,
+    recipe: RecipeOption = None,
+    label: LabelOption = None,
+    text: TextColumns = None,
+    group: Group = None,
+    per_category: PerCategory = None,
+    epochs: Epochs = None,
+    split_seed: SplitSeed = None,
+    dtype: Dtype = None,
+    on: Annotated[
+        str | None, typer.Option(help="A catalog: which of its rows the second adapter would put into another category.", metavar="CATALOG")
+    ] = None,
+    weight: Annotated[
+        str | None, typer.Option(help="With --on: a column of numbers, such as revenue, that rows count by.", metavar="COLUMN")
+    ] = None,
+    max_churn: Annotated[
+        float | None, typer.Option(help="With --on: exit code 3 where more than this share changes.", metavar="SHARE")
+    ] = None,
+    variant: VariantOption = "auto",
+    device: DeviceOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Fit anew what was fitted on other rows or with other settings.")] = False,
+    input_format: InputFormat = None,
+    delimiter: Delimiter = None,
+    encoding: Encoding = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Bases and methods side by side on one split; or, with --on, the rows of a catalog that change category between two adapters."""
+    from catcli.commands.preparing import Reading
+
+    reading, spoken = Reading(input_format, delimiter, encoding), talk(quiet, verbose)
+    if on is not None:
+        from catcli.commands.churn import Asked, churn
+
+        fitting: dict[str, object] = {
+            "--base": base,
+            "--method": method,
+            "--balance": balance,
+            "--seed": seed,
+            "--recipe": recipe,
+            "--label": label,
+            "--group": group,
+            "--per-category": per_category,
+            "--epochs": epochs,
+            "--split-seed": split_seed,
+            "--dtype": dtype,
+        }
+        asked = Asked(on, weight, max_churn, output, tuple(text or ()), device or "auto", variant, reading)
+        asked.check(products, [name for name, value in fitting.items() if value is not None])
+        churn(products, asked, as_json=as_json, talk=spoken)
+        return
+    from catcli.commands.compare import Grid
+    from catcli.commands.compare import compare as run
+    from catcli.errors import UsageError
+    from catcli.recipe import Recipe
+
+    if weight is not None or max_churn is not None:
+        raise UsageError("--weight and --max-churn are of the rows of a catalog that change category; name it with --on.")
+    given = {
+        "label": label,
+        "text": tuple(text or ()),
+        "group": group,
+        "per_category": per_category,
+        "epochs": epochs,
+        "split_seed": split_seed,
+        "device": device,
+        "dtype": dtype,
+    }
+    run(
+        products,
+        recipe=Recipe.load(recipe).but(given),
+        grid=Grid(tuple(base or ()), tuple(method or ()), tuple(balance or ()), tuple(seed or ())),
+        output=None if output is None else Path(output),
+        force=force,
+        reading=reading,
+        as_json=as_json,
+        talk=spoken,
     )
 
 

@@ -132,6 +132,10 @@ class Recipe(BaseModel):
             )
         return changed
 
+    def without(self, *names: str) -> Recipe:
+        """This recipe with the defaults of some fields."""
+        return type(self)(**self.model_dump(exclude=set(names), exclude_unset=True))
+
 
 def shipped() -> dict[str, Recipe]:
     """The recipes that come with catcli, by name."""

@@ -10,11 +10,13 @@ import pytest
 from sklearn.svm import LinearSVC
 
 from catcli.commands.learning import Learner
+from catcli.commands.preparing import Ready
 from catcli.commands.talk import Talk
 from catcli.models import linear
 from catcli.models.linear import FOLDS, fit_linear, out_of_fold
 from catcli.models.training import Tell
 from catcli.products.categories import Categories
+from catcli.products.columns import Columns
 from catcli.products.examples import NAME_WEIGHT, Examples, draw, names_as_examples
 from catcli.products.labeled import Labeled
 from catcli.products.split import split
@@ -107,11 +109,13 @@ def test_a_fit_that_goes_on_takes_the_rows_it_had_taken(tmp_path: Path, monkeypa
     rows = examples(440, 11)
     labeled = Labeled(rows.texts, rows.classes, rows.texts, Categories(tuple(WORDS)), len(rows), 0)
     parts = split(labeled.keys, labeled.classes, (80, 10, 10), 0)
-    learner = Learner(labeled, parts, Recipe(device="cpu", time_budget=60.0), Talk.silent(), Tell(), time.perf_counter())
+    recipe = Recipe(device="cpu", time_budget=60.0)
+    ready = Ready(labeled, parts, Columns("category", ("title",), None), recipe)
+    learner = Learner(ready, Talk.silent(), Tell(), time.perf_counter())
     taken = []
     for affordable in (200, 300):  # a slower machine, a faster one
         monkeypatch.setattr(learner, "affordable", lambda _, most=affordable: most)
-        taken.append(learner.lora_rows(tmp_path / "checkpoints"))
+        taken.append(learner.lora_rows(tmp_path / "checkpoints")[0])
     assert taken[0].tolist() == taken[1].tolist()
     assert len(taken[0]) == 200 + len(parts.validation)
 

@@ -16,6 +16,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
 
 from catcli.commands.scoring import held_out, with_examples
 from catcli.evaluation.metrics import Held
@@ -189,3 +190,51 @@ def test_the_command_writes_it_whole_and_small_enough_to_mail(shop: Shop, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     missing = catcli("report", shop.adapter, "--html", "no/report.html", cwd=tmp_path)
     assert (missing.returncode, missing.stderr.strip()) == (1, "error: --html no/report.html cannot be written: No such file or directory.")
+
+
+# --- the page of a comparison --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def comparison(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of two methods and the linear model, a shelf's name meaning harm."""
+    folder = tmp_path_factory.mktemp("comparison")
+    (folder / "products.csv").write_text(shop.products.read_text().replace(SHELVES[3], '"' + EVIL.replace('"', '""') + '"'))
+    options = ("--epochs", "1", "--device", "cpu", "--method", "lora", "--method", "head", "--method", "linear")
+    catcli("compare", "products.csv", "-o", "all", *options, cwd=folder, check=True)
+    return folder / "all" / "compare.html"
+
+
+def test_a_comparison_draws_its_figures_and_loads_nothing(browser: webdriver.Chrome, comparison: Path) -> None:
+    browser.get(comparison.as_uri())
+    drawn(browser, "bars-plot", "roc-plot", "matrix-plot")
+    assert browser.title == "products · catcli compare"
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#bars-plot .barlayer .trace")) == 3
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#roc-plot .scatterlayer .trace")) == 4  # chance and three models
+    assert [one.text for one in browser.find_elements(By.CSS_SELECTOR, "#models tbody th")] == ["minilm lora", "minilm head", "linear"]
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#pairs tbody tr")) == 3
+    assert browser.get_log("browser") == []
+    asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    loaded = {one["params"]["request"]["url"] for one in asked if one["method"] == "Network.requestWillBeSent"}
+    assert {url for url in loaded if not url.startswith(("data:", "blob:"))} == {comparison.as_uri()}
+    assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_every_model_shows_its_own_confusions_and_every_category_its_curves(browser: webdriver.Chrome, comparison: Path) -> None:
+    browser.get(comparison.as_uri())
+    drawn(browser, "roc-plot", "matrix-plot")
+    cells = (
+        "return document.getElementById('matrix-plot').data[0].text.flat().filter((one) => one !== '')"
+        ".reduce((sum, one) => sum + Number(one), 0)"
+    )
+    data = json.loads(browser.execute_script("return document.getElementById('data').textContent"))
+    for number, model in enumerate(data["models"]):
+        Select(browser.find_element(By.ID, "model")).select_by_value(str(number))
+        assert browser.execute_script(cells) == sum(rows for _, _, rows in model["pairs"])
+    before = browser.find_element(By.ID, "areas").text
+    chooser = Select(browser.find_element(By.ID, "category"))
+    names = [option.text for option in chooser.options]
+    assert EVIL in names
+    chooser.select_by_index(1)
+    assert browser.find_element(By.ID, "areas").text != before or len(set(names)) == 1
+    assert "minilm lora" in browser.find_element(By.ID, "areas").text

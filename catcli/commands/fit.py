@@ -62,9 +62,7 @@ def fit(
     recipe: Recipe,
     output: Path | None = None,
     force: bool = False,
-    input_format: str | None = None,
-    delimiter: str | None = None,
-    encoding: str | None = None,
+    reading: Reading | None = None,
     as_json: bool = False,
     resume: bool = False,
     require: Sequence[str] = (),
@@ -81,7 +79,7 @@ def fit(
     demands = tuple(map(Demand.of, require))
     run = Run(Talk.silent() if talk is None or HELPS else talk, resume, demands, time.perf_counter())
     talk = run.talk
-    source = Reading(input_format, delimiter, encoding).open(products)
+    source = (reading or Reading()).open(products)
     target = output or adapters.store() / source.stem
     adapters.check_free(target, force)
     ready = prepared(source, recipe, talk)
@@ -218,7 +216,7 @@ def _manifest(names: Sequence[str], columns: Columns, learned: Learned, served: 
     return adapters.Manifest(
         format=adapters.FORMAT,
         created=adapters.now(),
-        base=adapters.Base(name=base.name, hub=base.hub, sha256=base.sha256, revision=base.revision),
+        base=adapters.Base(name=base.name, hub=base.hub, sha256=base.sha256, revision=base.revision, blocks=base.kept or ()),
         method=learned.lora.recipe.method,
         label=columns.label,
         text=columns.text,

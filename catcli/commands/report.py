@@ -134,6 +134,7 @@ def _missing(told: Evaluation) -> list[RenderableType]:
 
 def _held(told: Held) -> list[RenderableType]:
     took = told.training
+    unlabeled = f" and {took.unlabeled_rows:,} unlabeled ones, which a teacher labeled," if took.unlabeled_rows else ""
     device = f" and {took.device_memory / 2**20:,.0f} MiB of the GPU's" if took.device_memory else ""
     return [
         *_told(told),
@@ -141,7 +142,7 @@ def _held(told: Held) -> list[RenderableType]:
         *_detailed(told),
         tables.parity(told),
         f"int8 {told.int8.reason}",
-        f"{took.lora_rows:,} rows trained {took.trained:,} of {took.total:,} parameters on {took.device}",
+        f"{took.lora_rows:,} rows{unlabeled} trained {took.trained:,} of {took.total:,} parameters on {took.device}",
         f"{took.seconds:.0f} s in all: {sentences.METHODS[told.method]} {took.lora_seconds:.0f} s, the linear model "
         f"{took.linear_seconds:.1f} s, the rest export and scoring; at most {took.peak_memory / 2**20:,.0f} MiB of memory{device}; what "
         f"was learned takes {took.learned_bytes / 2**20:.1f} MiB",

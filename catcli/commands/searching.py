@@ -64,7 +64,7 @@ def open_study(file: Path, ready: Ready, search: Search) -> optuna.Study:
                 load_if_exists=True,
             )
     except (DatabaseError, RuntimeError, AssertionError) as error:
-        raise OutputError(f"{file} is no study of catcli tune: {reason(error)}; pass --force to begin anew.") from error
+        raise OutputError(f"{file} is no study of catcli tune: {reason(error)}; choose another file with -o.") from error
     _check_mark(study, ready, search, file)
     return study
 

@@ -20,10 +20,15 @@ Advance = Callable[[str, float, float], None]
 
 @dataclass(frozen=True)
 class Talk:
-    """Where a command prints. ``quiet`` leaves only errors and results; ``verbose`` adds what is usually of no interest."""
+    """Where a command prints.
+
+    ``quiet`` leaves only errors and results; ``verbose`` adds what is usually of no interest. ``bars_alone`` leaves sentences out, for a
+    part of a larger run that has said them already.
+    """
 
     quiet: bool = False
     verbose: bool = False
+    bars_alone: bool = False
     out: Console = field(default_factory=lambda: Console(highlight=False, markup=False, emoji=False))
     err: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, markup=False, emoji=False))
 
@@ -34,7 +39,7 @@ class Talk:
 
     def say(self, sentence: str) -> None:
         """One line of talk."""
-        if not self.quiet:
+        if not (self.quiet or self.bars_alone):
             self.err.print(printable(sentence), soft_wrap=True)
 
     def detail(self, sentence: str) -> None:
@@ -44,7 +49,7 @@ class Talk:
 
     def warn(self, sentence: str) -> None:
         """Something that the user may not expect."""
-        if not self.quiet:
+        if not (self.quiet or self.bars_alone):
             self.err.print(f"note: {printable(sentence)}", style="yellow", soft_wrap=True)
 
     @contextmanager

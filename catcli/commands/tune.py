@@ -64,6 +64,8 @@ def tune(
     target = output or Path(f"{source.stem}.tuned.json")
     file = target.with_suffix(".study")
     _check_place(target, file, resume, force)
+    if resume and not file.exists():
+        talk.say("there is nothing to resume; the search begins anew.")
     ready = prepared(source, recipe, talk)
     if force:
         places.remove(file)
@@ -99,9 +101,28 @@ def _check_place(target: Path, file: Path, resume: bool, force: bool) -> None:
         raise UsageError(f"-o {target}: name a .json file; it gets the best recipe.")
     if not target.absolute().parent.is_dir():
         raise OutputError(f"-o {target}: there is no folder {target.parent}; make it with 'mkdir -p {target.parent}'.")
-    there = [str(path) for path in (target, file) if path.exists()]
-    if there and not (resume or force):
-        raise OutputError(f"{there[-1]} exists; pass --resume to go on with that search, --force to begin anew, or -o for another file.")
+    if force:
+        _check_ours(target, file)
+    elif file.exists() and not resume:
+        raise OutputError(f"{file} exists; pass --resume to go on with that search, --force to begin anew, or -o for another file.")
+    elif target.exists() and not file.exists():
+        raise OutputError(f"{target} exists, and no search that it comes from; pass --force to replace it, or -o for another file.")
+
+
+def _check_ours(target: Path, file: Path) -> None:
+    """What --force would replace has to be of a search: anything else would be lost."""
+    if target.exists():
+        try:
+            Recipe.model_validate_json(target.read_bytes())
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{target} is no recipe, so --force does not replace it; choose another file with -o.") from error
+    if file.exists() and not (file.is_file() and _begins_as_database(file)):
+        raise OutputError(f"{file} is no study of catcli tune, so --force does not replace it; choose another file with -o.")
+
+
+def _begins_as_database(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(16).startswith(b"SQLite format 3")
 
 
 def _show(told: Tuned, products: Sequence[str], file: Path, as_json: bool, talk: Talk) -> None:

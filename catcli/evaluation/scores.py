@@ -66,31 +66,47 @@ def confusions(outcomes: Outcomes, names: Sequence[str], disagreeing: Disagreein
 
 
 def compare(first: Outcomes, second: Outcomes, of: str, against: str) -> Comparison:
-    """``first`` less ``second``, both of the same rows, with intervals of the differences.
+    """``first`` less ``second``, both of the same rows, with intervals of the differences."""
+    return compare_runs([first], [second], of, against)
+
+
+def compare_runs(first: Sequence[Outcomes], second: Sequence[Outcomes], of: str, against: str) -> Comparison:
+    """`compare` for models that were trained with several seeds: differences are of the means over them.
 
     The test is McNemar's (1947, "Note on the sampling error of the difference between correlated proportions or percentages") in its exact
-    form, between products of which one model labels more rows right and those of which the other does.
+    form, between products of which one model labels more rows right, over its seeds, and those of which the other does.
     """
-    points, drawn = (first.point, second.point), (first.drawn, second.drawn)
 
     def difference(metric: str) -> Estimate:
-        value = float(points[0].metrics[metric][0] - points[1].metrics[metric][0])
-        low, high = np.quantile(drawn[0].metrics[metric] - drawn[1].metrics[metric], (0.025, 0.975))
+        value = float(mean_metric(first, metric) - mean_metric(second, metric))
+        low, high = np.quantile(mean_drawn(first, metric) - mean_drawn(second, metric), (0.025, 0.975))
         return Estimate(value=value, low=float(min(low, value)), high=float(max(high, value)))
 
-    balance = np.bincount(first.product, first.right.astype(int) - second.right.astype(int), first.products)
+    rows = first[0]
+    right = [np.mean([one.right for one in runs], axis=0) for runs in (first, second)]
+    balance = np.bincount(rows.product, right[0] - right[1], rows.products).round(9)
     better, worse = int((balance > 0).sum()), int((balance < 0).sum())
     p_value = float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
     return Comparison(
         of=of,
         against=against,
-        rows=len(first.truth),
+        rows=len(rows.truth),
         accuracy=difference("accuracy"),
         macro_f1=difference("macro_f1"),
         better=better,
         worse=worse,
         p_value=p_value,
     )
+
+
+def mean_metric(runs: Sequence[Outcomes], metric: str) -> float:
+    """A metric's mean over the runs of one model."""
+    return float(np.mean([run.point.metrics[metric][0] for run in runs]))
+
+
+def mean_drawn(runs: Sequence[Outcomes], metric: str) -> Floats:
+    """The same in every replicate of the bootstrap *(replicates,)*."""
+    return np.asarray(np.mean([run.drawn.metrics[metric] for run in runs], axis=0), np.float64)
 
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from catcli.evaluation.metrics import Comparison, Numbers, Scores
+from catcli.evaluation.metrics import Comparison, Estimate, Numbers, Scores
 
 
 class Trial(Numbers):
@@ -47,3 +47,122 @@ class Tuned(Numbers):
     """The recipe that the search began with, on the same rows; null where it is the best."""
     against_first: Comparison | None
     """The best beside the first."""
+
+
+class Model(Numbers):
+    """One base, method and balance, or the linear model; of several seeds every number is the mean, memory the most."""
+
+    name: str
+    """What tables call it."""
+    base: str | None
+    """The base; null for the linear model."""
+    method: str
+    """How it learned, or ``linear``."""
+    balance: str
+    """What was done for rare categories."""
+    adapters: tuple[str, ...]
+    """The folders of its fits, one for each seed."""
+    accuracy: Estimate
+    """Of the model alone, on the test rows; intervals by a bootstrap over products."""
+    macro_precision: Estimate
+    """The same for the mean precision over the categories."""
+    macro_recall: Estimate
+    """The same for the mean recall over the categories."""
+    macro_f1: Estimate
+    """The same for the mean F1 over the categories."""
+    roc_auc: float | None
+    """Mean area under the ROC curve over the categories that have one."""
+    blend_accuracy: Estimate | None
+    """Accuracy of its blend with the linear model, which is what `predict` would label with; null for the linear model."""
+    blend_macro_f1: Estimate | None
+    """Macro F1 of the same."""
+    validation_log_loss: float
+    """Log loss of the blend, or of the linear model alone, on the validation rows: what to choose by, since the test rows only tell."""
+    seconds: float
+    """What its training took."""
+    peak_memory: int | None
+    """Bytes of memory that the fit held at most; null for the linear model, which is fitted in the same process."""
+    device_memory: int | None
+    """Bytes of a GPU's memory; null where none was used."""
+    trained: int
+    """Parameters that were trained; of the linear model, weights that are kept."""
+    learned_bytes: int
+    """Bytes of the files that hold what was learned."""
+
+
+class Compared(Numbers):
+    """``catcli compare PRODUCTS --json``."""
+
+    test_rows: int
+    """Rows that every model is scored on; none has seen them."""
+    test_products: int
+    """Products that these are of."""
+    models: tuple[Model, ...]
+    """Every model, in the order asked for."""
+    best: str
+    """The one whose validation log loss is lowest."""
+    comparisons: tuple[Comparison, ...]
+    """Every pair of models, each alone, with McNemar's test; Holm's correction over all pairs."""
+    failed: Mapping[str, str]
+    """Fits that came to nothing, and why."""
+    page: str
+    """The HTML page."""
+
+
+class Flow(Numbers):
+    """Rows that would leave one category for another."""
+
+    before: str
+    """The category that the adapter in use gives them."""
+    after: str
+    """The one that the other gives them."""
+    rows: int
+    """How many."""
+    weight: float
+    """What they count together; as many as rows where no column was named."""
+
+
+class Turnover(Numbers):
+    """One category under both adapters."""
+
+    category: str
+    """Its name."""
+    before: int
+    """Rows that the adapter in use puts there."""
+    after: int
+    """Rows that the other puts there."""
+    left: int
+    """Rows that would leave it."""
+    joined: int
+    """Rows that would come to it."""
+    weight: float
+    """What those that leave and come count together."""
+
+
+class Churn(Numbers):
+    """``catcli compare A B --on CATALOG --json``."""
+
+    before: str
+    """The adapter in use."""
+    after: str
+    """The one that is to take its place."""
+    on: str
+    """The catalog."""
+    rows: int
+    """Its rows."""
+    changed: int
+    """Rows whose category would change."""
+    weight_column: str | None
+    """The column that rows count by; null for rows that count one each."""
+    weight: float | None
+    """What all rows count together; null without such a column."""
+    changed_weight: float | None
+    """What the changed rows count together."""
+    share: float
+    """The share that changes, of the weight where there is one, else of the rows: what ``--max-churn`` is held against."""
+    flows: tuple[Flow, ...]
+    """Every change from one category to another, the largest first."""
+    categories: tuple[Turnover, ...]
+    """Every category that rows have under either, those with most changes first."""
+    output: str | None
+    """The file with the changed rows; null where none was asked for."""

@@ -172,6 +172,8 @@ class _StaysOpen:
 
 def table_of(rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> pa.Table:
     """The rows as an Arrow table: columns that came as Arrow keep their types, whatever they are."""
+    if not keep:
+        return added.to_arrow()  # a table without columns forgets how many rows it had
     kept = rows.only(keep)
     table = kept.to_arrow() if isinstance(kept, pl.DataFrame) else kept
     for name in added.columns:

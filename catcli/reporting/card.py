@@ -5,7 +5,7 @@ from __future__ import annotations
 from huggingface_hub import EvalResult, ModelCardData
 
 from catcli.adapter import Manifest
-from catcli.evaluation.metrics import TITLES, Metrics
+from catcli.evaluation.metrics import TITLES, Metrics, Training
 from catcli.recipe import ADAPTED, Recipe
 from catcli.reporting import sentences
 from catcli.reporting.tables import models
@@ -80,7 +80,8 @@ of the blend, its calibration and the thresholds, and the test rows were looked 
 ## How it was made
 
 {_learned(manifest, recipe)}: after {training.passes:.3g} passes over
-{training.lora_rows:,} rows, at a learning rate of up to {recipe.lr:g}, the validation rows liked it best; beside it one-vs-rest
+{training.lora_rows:,} rows{_unlabeled(training)}, at a learning rate of up to {recipe.lr:g},
+the validation rows liked it best; beside it one-vs-rest
 support vector machines over words and character n-grams. A product's probabilities are the softmax of
 {manifest.blend.lora:.3f} x its logits + {manifest.blend.linear:.3f} x the linear model's, with the offset of each category and the
 calibration in `adapter.json`. {REFIT if training.refit else "The models in this folder are those that were scored."}
@@ -99,15 +100,23 @@ Versions: {versions}.
 """
 
 
+def _unlabeled(training: Training) -> str:
+    return f" and {training.unlabeled_rows:,} unlabeled ones" if training.unlabeled_rows else ""
+
+
 def _learned(manifest: Manifest, recipe: Recipe) -> str:
     """What learned, and on which base."""
     at = f" at {manifest.base.revision}" if manifest.base.revision else ""
+    if manifest.base.blocks:
+        *numbers, last = map(str, manifest.base.blocks)
+        at += f", of which it keeps the block{'s' if numbers else ''} {' and '.join(filter(None, (', '.join(numbers), last)))}"
     if recipe.method in ADAPTED:
         what = f"{sentences.METHODS[recipe.method]} (rank {recipe.rank}, alpha {recipe.alpha}) in {manifest.base.hub}{at}"
     else:
         what = {"full": "Every weight", "head": "The head alone, on the untouched weights"}[recipe.method] + f" of {manifest.base.hub}{at}"
     balanced = "" if recipe.balance == "none" else f", balanced by {recipe.balance}"
-    return what + balanced
+    taught = f", beside the labels by what the adapter {recipe.teacher} said of every text" if recipe.teacher else ""
+    return what + balanced + taught
 
 
 def _scores(metrics: Metrics) -> str:

@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from catcli.evaluation.curves import coverage, curves
 from catcli.evaluation.metrics import TITLES, Evaluation, Fresh, Held, Scores
-from catcli.evaluation.resampling import Outcomes
+from catcli.evaluation.resampling import Floats, Outcomes
 from catcli.reporting import sentences
 from catcli.reporting.tables import caption, models, printable, share
 from catcli.runtime.blend import Array
@@ -38,7 +38,8 @@ LONGEST = 240
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Where the pages' templates are, which escape what they show."""
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("catcli.reporting"),
         autoescape=True,
@@ -53,7 +54,7 @@ def _environment() -> jinja2.Environment:
 def page(name: str, told: Held | Fresh, names: Sequence[str], texts: Sequence[str], probabilities: Array, outcomes: Outcomes) -> str:
     """The page of an adapter called ``name``: ``probabilities`` *(rows, classes)* of ``texts``, and their ``outcomes``."""
     return (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             name=printable(name),
@@ -96,7 +97,6 @@ def _data(told: Evaluation, names: Sequence[str], probabilities: Array, outcomes
     drawn = curves(
         probabilities, outcomes.truth, [number for number, _ in support.most_common() if number < probabilities.shape[1]][:MOST_CURVES]
     )
-    pairs = Counter(zip(outcomes.truth.tolist(), outcomes.predicted.tolist(), strict=True)).most_common(MOST_CELLS)
     return {
         "rows": len(outcomes.truth),
         "names": {int(number): printable(names[number]) for number in outcomes.present},
@@ -112,14 +112,26 @@ def _data(told: Evaluation, names: Sequence[str], probabilities: Array, outcomes
         },
         "curves": {
             number: {
-                "roc": [np.round(curve.false_positive_rate, 4).tolist(), np.round(curve.true_positive_rate, 4).tolist()],
-                "pr": [np.round(curve.recall, 4).tolist(), np.round(curve.precision, 4).tolist()],
+                "roc": [rounded(curve.false_positive_rate), rounded(curve.true_positive_rate)],
+                "pr": [rounded(curve.recall), rounded(curve.precision)],
             }
             for number, curve in drawn.items()
         },
-        "pairs": [(true, labeled, rows) for (true, labeled), rows in pairs],
+        "pairs": pairs_of(outcomes),
         "areas": _areas(told.blend, names),
     }
+
+
+def rounded(values: Floats) -> list[float]:
+    """Numbers *(points,)* as short as a screen can show."""
+    found: list[float] = np.round(values, 4).tolist()
+    return found
+
+
+def pairs_of(outcomes: Outcomes) -> list[tuple[int, int, int]]:
+    """Categories, what they were labeled, and how many rows were, the most frequent first: the cells of a confusion matrix."""
+    counted = Counter(zip(outcomes.truth.tolist(), outcomes.predicted.tolist(), strict=True))
+    return [(truth, labeled, rows) for (truth, labeled), rows in counted.most_common(MOST_CELLS)]
 
 
 def _areas(scores: Scores, names: Sequence[str]) -> dict[int, list[float | None]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from catcli.adapter import Threshold
 from catcli.evaluation.metrics import Calibration, Comparison, Estimate, Evaluation, Promise, RandomSplit
+from catcli.evaluation.studies import Churn
 from catcli.recipe import Method
 
 METHODS: dict[Method, str] = {
@@ -83,6 +84,20 @@ def verdict(found: Comparison, method: Method | None) -> str:
     if method is not None and (found.of, found.against) == ("blend", "linear"):
         return f"These rows show no gain by {METHODS[method]} beyond chance."
     return f"These rows show no difference between {one} and {other} beyond chance."
+
+
+def churn(told: Churn) -> str:
+    """How much of a catalog would change category."""
+    said = f"{counted(told.changed, 'row')} of {told.rows:,} would change category ({per_cent(told.changed / max(told.rows, 1))})"
+    if told.weight_column is None:
+        return f"{said}."
+    return f"{said}; they are {per_cent(told.share)} of {told.weight_column}."
+
+
+def is_studied(found: Comparison) -> bool:
+    """Whether it is what the study asked: LoRA beside full fine-tuning, of one base."""
+    (base, _, method), (other_base, _, other) = (name.partition(" ") for name in (found.of, found.against))
+    return base == other_base and {"lora", "full"} <= {method.split(" ")[0], other.split(" ")[0]}
 
 
 def random_split(found: RandomSplit) -> str:

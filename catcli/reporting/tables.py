@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from catcli.adapter import Threshold
-from catcli.evaluation.metrics import TITLES, CategoryPromises, Estimate, Evaluation, Fresh, Metrics, Promise, Scores
-from catcli.evaluation.studies import Tuned
+from catcli.evaluation.metrics import TITLES, CategoryPromises, Comparison, Estimate, Evaluation, Fresh, Metrics, Promise, Scores
+from catcli.evaluation.studies import Churn, Compared, Tuned
 from catcli.recipe import Method
 from catcli.reporting import sentences
 
@@ -170,7 +170,8 @@ BRIEF = {"batch_size": "batch", "weight_decay": "decay", "dropout": "drop"}
 def trials(told: Tuned) -> Table:
     """Every trial of a search, the best marked."""
     names = list(told.trials[0].settings)
-    made = table("Trials", "", TITLES[told.metric], *(BRIEF.get(name, name) for name in names), "s", names=1)
+    made = table("Trials", "", TITLES[told.metric], *(BRIEF.get(name, name) for name in names), "s")
+    made.padding = (0, 1, 0, 0)  # ten columns in 80 cells
     for trial in told.trials:
         score = "given up" if trial.score is None else f"{trial.score:.4f}"
         mark = " best" if trial.number == told.best else ""
@@ -178,9 +179,80 @@ def trials(told: Tuned) -> Table:
     return made
 
 
+def models_alone(told: Compared) -> Group:
+    """Every model by itself, as the study sets them side by side."""
+    made = table("Each model alone", "model", "acc.", "prec.", "recall", "F1", "AUC", "s", "MiB", "trained", "size")
+    made.padding = (0, 1, 0, 0)  # ten columns in 80 cells
+    for model in told.models:
+        scores = (model.accuracy, model.macro_precision, model.macro_recall, model.macro_f1)
+        memory = "–" if model.peak_memory is None else f"{model.peak_memory / 2**20:,.0f}"
+        made.add_row(
+            Text(shortened(model.name, 22)),
+            *(share(one.value) for one in scores),
+            share(model.roc_auc),
+            f"{model.seconds:,.0f}",
+            memory,
+            short_count(model.trained),
+            short_count(model.learned_bytes) + "B",
+        )
+    said = (
+        f"{sentences.counted(told.test_rows, 'test row')} of {sentences.counted(told.test_products, 'product')} that no model learned from"
+    )
+    return Group(made, Text(f"{said}; precision, recall, F1 and AUC are means over the categories", style="dim italic"))
+
+
+def models_blended(told: Compared) -> Table:
+    """What `predict` would label with: every model in its blend with the linear one."""
+    made = table("In the blend with the linear model, 95 % intervals", "model", "accuracy", "macro F1", "log loss to choose by")
+    for model in told.models:
+        accuracy, macro_f1 = model.blend_accuracy or model.accuracy, model.blend_macro_f1 or model.macro_f1
+        named = model.name if model.base else f"{model.name} (alone)"
+        made.add_row(Text(shortened(named, 30)), estimated(accuracy), estimated(macro_f1), f"{model.validation_log_loss:.3f}")
+    return made
+
+
+def pairs(comparisons: Sequence[Comparison]) -> Table:
+    """Pairs of models, each alone, with the test's p-value, the clearest differences first."""
+    made = table("Pairs, each alone (McNemar by product, Holm over all pairs)", "", "accuracy, points", "macro F1, points", "p")
+    for found in sorted(comparisons, key=lambda one: one.p_value):
+        shown = [f"{100 * one.value:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})" for one in (found.accuracy, found.macro_f1)]
+        made.add_row(Text(f"{shortened(found.of, 26)}\n  over {shortened(found.against, 21)}"), *shown, f"{found.p_value:.2g}")
+    return made
+
+
+def short_count(number: float) -> str:
+    """``654k``, ``90.6M``: three digits."""
+    for unit in ("", "k", "M"):
+        if number < 999.5:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g}G"
+
+
+MOST_FLOWS = 15
+"""Changes, and categories, that a terminal shows."""
+
+
+def flows(told: Churn) -> Table:
+    """From which category to which rows would change, the largest changes first."""
+    made = table("Largest changes", "category, and the one to come", "rows", *([told.weight_column] if told.weight_column else []))
+    for flow in told.flows[:MOST_FLOWS]:
+        weight = [f"{flow.weight:,.0f}"] if told.weight_column else []
+        made.add_row(Text(f"{shortened(flow.before, 50)}\n  → {shortened(flow.after, 46)}"), f"{flow.rows:,}", *weight)
+    return made
+
+
+def turnovers(told: Churn) -> Table:
+    """Rows by category under both adapters, those with most changes first."""
+    made = table("By category", "category", "now", "then", "leave", "come")
+    for one in told.categories[:MOST_FLOWS]:
+        made.add_row(Text(shortened(one.category, 40)), f"{one.before:,}", f"{one.after:,}", f"{one.left:,}", f"{one.joined:,}")
+    return made
+
+
 def importances(found: Mapping[str, float]) -> Table:
     """How much each setting mattered, the most first."""
-    made = table("What mattered: share of the scores' variance (fANOVA)", "setting", "share")
+    made = table("What mattered", "setting", "of the scores' variance")
     for name, value in sorted(found.items(), key=lambda one: -one[1]):
         made.add_row(name.replace("_", " "), f"{value:.2f}")
     return made

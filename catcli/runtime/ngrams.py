@@ -185,6 +185,11 @@ class LinearModel:
     weights: sparse.csr_matrix
     bias: npt.NDArray[np.float32]
 
+    @property
+    def parameters(self) -> int:
+        """Numbers that were learned and kept."""
+        return int(self.weights.nnz) + len(self.bias)
+
     def logits(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Decision values *(texts, classes)*; their scale is set by the blend, whose weight for them is fitted."""
         product = (self.ngrams.transform(texts) @ self.weights).toarray() + self.bias

@@ -19,8 +19,8 @@ import numpy as np
 import polars as pl
 from accuracy import load_peers
 
-from catcli.commands.fit import labeled_rows
 from catcli.commands.learning import Learner
+from catcli.commands.preparing import Ready, labeled_rows
 from catcli.commands.talk import Talk
 from catcli.evaluation.calibration import fit_confidence
 from catcli.evaluation.contract import TARGETS, Judged, threshold
@@ -55,7 +55,7 @@ def main() -> None:
     errors = []
     for seed in range(options.seeds):
         parts = split(labeled.keys, labeled.classes, (80, 10, 10), seed)
-        learner = Learner(labeled, parts, Recipe(split_seed=seed), Talk.silent(), Tell(), time.perf_counter())
+        learner = Learner(Ready(labeled, parts, columns, Recipe(split_seed=seed)), Talk.silent(), Tell(), time.perf_counter())
         choosing = parts.validation
         model, logits, _ = learner.train_linear([labeled.texts[row] for row in choosing])
         confidence = fit_confidence(logits, labeled.classes[choosing])

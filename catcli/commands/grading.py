@@ -1,0 +1,189 @@
+"""Adapters of one split → what ``catcli compare`` tells of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from catcli.adapter import Adapter
+from catcli.commands.cells import Cell
+from catcli.errors import AdapterError
+from catcli.evaluation.calibration import Blending
+from catcli.evaluation.heldout import HeldOut
+from catcli.evaluation.metrics import CategoryScores, Estimate, Metrics
+from catcli.evaluation.resampling import Outcomes, estimate
+from catcli.evaluation.scores import compare_runs, corrected, mean_drawn, mean_metric
+from catcli.evaluation.studies import Compared, Model
+from catcli.reporting.comparison import Shown
+from catcli.runtime.blend import Array, softmax
+from catcli.runtime.ngrams import LinearModel
+
+
+@dataclass(frozen=True)
+class Voice:
+    """What one fit's model says of the test rows by itself: probabilities *(rows, classes)* and what they come to."""
+
+    probabilities: Array
+    outcomes: Outcomes
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fit: its adapter, and its test rows by the model that learned, by the linear model, and by their blend."""
+
+    adapter: Adapter
+    metrics: Metrics
+    alone: Voice
+    linear: Voice
+    blend: Voice
+    validation: Mapping[str, float]
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> Run:
+        """Read it from its folder."""
+        manifest, metrics = adapter.manifest, Metrics.load(adapter.file("metrics.json"))
+        held = HeldOut.load(adapter.file("heldout.parquet"), manifest.categories)
+        blending = Blending.of(manifest)
+
+        def voices(rows: HeldOut) -> dict[str, Voice]:
+            probabilities = {
+                "alone": softmax(np.float32(blending.lora_alone) * rows.lora),
+                "linear": softmax(np.float32(blending.linear_alone) * rows.linear),
+                "blend": blending.probabilities(rows.lora, rows.linear, metrics.variant),
+            }
+            return {name: Voice(found, Outcomes.of(found, rows.classes, rows.products)) for name, found in probabilities.items()}
+
+        choosing = voices(held.part("validation"))
+        losses = {name: float(voice.outcomes.point.metrics["log_loss"][0]) for name, voice in choosing.items()}
+        return cls(adapter, metrics, **voices(held.part("test")), validation=losses)
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Models by their names, with what each of their seeds says of the test rows, which are the same for all."""
+
+    names: Sequence[str]
+    models: Mapping[str, Model]
+    voices: Mapping[str, Sequence[Voice]]
+    areas: Mapping[str, Mapping[str, float | None]]
+
+    @property
+    def rows(self) -> Outcomes:
+        """The test rows, as the first model has them."""
+        return next(iter(self.voices.values()))[0].outcomes
+
+    def shown(self) -> list[Shown]:
+        """What the page draws; of several seeds the first."""
+        return [
+            Shown(model, self.areas[name], self.voices[name][0].probabilities, self.voices[name][0].outcomes)
+            for name, model in self.models.items()
+        ]
+
+    def told(self, failed: Mapping[str, str], page: str) -> Compared:
+        """Everything, with every pair compared."""
+        outcomes = {name: [voice.outcomes for voice in voices] for name, voices in self.voices.items()}
+        found = [compare_runs(outcomes[one], outcomes[other], one, other) for one, other in combinations(outcomes, 2)]
+        return Compared(
+            test_rows=len(self.rows.truth),
+            test_products=self.rows.products,
+            models=tuple(self.models.values()),
+            best=min(self.models.values(), key=lambda model: model.validation_log_loss).name,
+            comparisons=tuple(corrected(found)),
+            failed=dict(failed),
+            page=page,
+        )
+
+
+def grade(made: Mapping[Cell, Adapter], with_linear: bool) -> Graded:
+    """Score the adapters of some cells. The linear model is the one beside the first method of each balance.
+
+    Raises:
+        AdapterError: they do not hold out the same rows.
+    """
+    groups: defaultdict[tuple[str, str, str], list[Run]] = defaultdict(list)
+    for cell, adapter in made.items():
+        groups[cell.recipe.base, cell.recipe.method, cell.recipe.balance].append(Run.of(adapter))
+    runs = [run for group in groups.values() for run in group]
+    first = runs[0].alone.outcomes
+    for run in runs[1:]:
+        other = run.alone.outcomes
+        if not (np.array_equal(first.truth, other.truth) and np.array_equal(first.product, other.product)):
+            raise AdapterError(f"{run.adapter.folder} holds out other rows than {runs[0].adapter.folder}; pass --force to fit both anew.")
+    models, voices, areas = {}, {}, {}
+    for (base, method, balance), group in groups.items():
+        name = " ".join([_short(base), method, *([balance] if balance != "none" else [])])
+        voices[name] = [run.alone for run in group]
+        models[name] = _model(name, base, method, balance, group)
+        areas[name] = {found.category: found.roc_auc for found in group[0].metrics.lora.categories}
+    balances = dict.fromkeys(balance for _, _, balance in groups)
+    for balance in balances if with_linear else ():
+        group = next(group for (_, _, other), group in groups.items() if other == balance)
+        name = " ".join(["linear", *([balance] if balance != "none" else [])])
+        voices[name] = [run.linear for run in group]
+        models[name] = _linear(name, balance, group)
+        areas[name] = {found.category: found.roc_auc for found in group[0].metrics.linear.categories}
+    return Graded(runs[0].adapter.manifest.categories, models, voices, areas)
+
+
+def _short(base: str) -> str:
+    return base.rstrip("/").rpartition("/")[2] or base
+
+
+def _model(name: str, base: str, method: str, balance: str, runs: Sequence[Run]) -> Model:
+    training = [run.metrics.training for run in runs]
+    on_device = [one.device_memory for one in training if one.device_memory is not None]
+    return Model(
+        name=name,
+        base=base,
+        method=method,
+        balance=balance,
+        adapters=tuple(str(run.adapter.folder) for run in runs),
+        **_scores([run.alone.outcomes for run in runs]),
+        roc_auc=_mean_area([run.metrics.lora.categories for run in runs]),
+        blend_accuracy=_mean([run.blend.outcomes for run in runs], "accuracy"),
+        blend_macro_f1=_mean([run.blend.outcomes for run in runs], "macro_f1"),
+        validation_log_loss=float(np.mean([run.validation["blend"] for run in runs])),
+        seconds=float(np.mean([one.lora_seconds for one in training])),
+        peak_memory=max(one.peak_memory for one in training),
+        device_memory=max(on_device, default=None),
+        trained=training[0].trained,
+        learned_bytes=training[0].learned_bytes,
+    )
+
+
+def _linear(name: str, balance: str, runs: Sequence[Run]) -> Model:
+    file = runs[0].adapter.file("linear.safetensors")
+    return Model(
+        name=name,
+        base=None,
+        method="linear",
+        balance=balance,
+        adapters=tuple(str(run.adapter.folder) for run in runs),
+        **_scores([run.linear.outcomes for run in runs]),
+        roc_auc=_mean_area([run.metrics.linear.categories for run in runs]),
+        blend_accuracy=None,
+        blend_macro_f1=None,
+        validation_log_loss=float(np.mean([run.validation["linear"] for run in runs])),
+        seconds=float(np.mean([run.metrics.training.linear_seconds for run in runs])),
+        peak_memory=None,
+        device_memory=None,
+        trained=LinearModel.load(file).parameters,
+        learned_bytes=file.stat().st_size,
+    )
+
+
+def _scores(runs: Sequence[Outcomes]) -> dict[str, Estimate]:
+    return {metric: _mean(runs, metric) for metric in ("accuracy", "macro_precision", "macro_recall", "macro_f1")}
+
+
+def _mean(runs: Sequence[Outcomes], metric: str) -> Estimate:
+    return estimate(mean_metric(runs, metric), mean_drawn(runs, metric), runs[0].products)
+
+
+def _mean_area(runs: Sequence[Sequence[CategoryScores]]) -> float | None:
+    areas = [found.roc_auc for categories in runs for found in categories if found.roc_auc is not None]
+    return float(np.mean(areas)) if areas else None

@@ -1,0 +1,258 @@
+"""A teacher beside the labels: what a row costs, which texts are taken, what a pupil learns, and students with fewer blocks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from conftest import SHELVES, Shop, catcli
+from scipy.special import log_softmax, softmax
+
+from catcli import adapter as adapters
+from catcli.commands.fit import Fitted, fit
+from catcli.commands.talk import Talk
+from catcli.commands.teaching import Teacher
+from catcli.errors import AdapterError, ProductsError, UsageError
+from catcli.models.backbones import MINILM, backbone
+from catcli.models.losses import TEACHING, TEMPERATURE, distilled, log_prior, softened
+from catcli.models.training import Task, Tell, Trainer, train
+from catcli.products.categories import Categories
+from catcli.products.examples import UNLABELED, Examples
+from catcli.products.labeled import Labeled
+from catcli.products.read import open_source
+from catcli.products.split import product_keys
+from catcli.products.text import compose
+from catcli.products.unlabeled import draw_unlabeled
+from catcli.recipe import Recipe
+from catcli.runtime.blend import Array
+from catcli.runtime.labeler import Labeler
+
+RANDOM = np.random.default_rng(0)
+
+
+def logits(rows: int, classes: int = 5) -> Array:
+    return RANDOM.normal(0, 2, (rows, classes)).astype(np.float32)
+
+
+# --- what a row costs ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_teachers_probabilities_are_softened_by_the_temperature() -> None:
+    scores = logits(4)
+    expected = softmax(log_softmax(scores, 1) / TEMPERATURE, 1)
+    assert np.abs(softened(softmax(scores, 1).astype(np.float32)) - expected).max() < 1e-3
+    # Categories that the teacher's pupil does not have are left out, and what is left adds up to 1; nothing stays nothing.
+    some = softmax(scores, 1)[:, :2].astype(np.float32)
+    assert np.abs(softened(some).sum(1) - 1).max() < 2e-3
+    assert softened(np.zeros((1, 3), np.float32)).tolist() == [[0, 0, 0]]
+
+
+def test_each_row_is_held_against_its_own_target() -> None:
+    """The published script of KD-LoRA takes one teacher row for a whole batch; then two rows of these would not cost what they cost."""
+    mine, its = logits(6), softmax(logits(6) / TEMPERATURE, 1)
+    own = np.arange(6, dtype=np.float32)
+    labeled, known = np.array([1, 1, 1, 1, 0, 0], bool), np.array([1, 1, 1, 0, 1, 0], bool)
+    targets = (its * known[:, None]).astype(np.float32)
+    found = distilled(*map(torch.from_numpy, (own, labeled, mine, targets))).numpy()
+    for row in range(6):
+        apart = TEMPERATURE**2 * float((its[row] * (np.log(its[row]) - log_softmax(mine[row] / TEMPERATURE))).sum())
+        by_label = own[row] if labeled[row] else 0.0
+        assert found[row] == pytest.approx((1 - TEACHING) * by_label + TEACHING * apart if known[row] else by_label, rel=1e-4)
+    order = np.array([3, 0, 5, 1, 4, 2])
+    again = distilled(*map(torch.from_numpy, (own[order], labeled[order], mine[order], targets[order]))).numpy()
+    assert again == pytest.approx(found[order])
+
+
+def test_a_pupil_that_says_what_the_teacher_says_costs_nothing_more() -> None:
+    mine = logits(3)
+    targets = softmax(mine / TEMPERATURE, 1)
+    own = torch.zeros(3)
+    assert distilled(own, own > 1, torch.from_numpy(mine), torch.from_numpy(targets)).abs().max() < 1e-5
+
+
+def test_logit_adjustment_holds_the_teacher_against_what_its_loss_takes_for_a_distribution() -> None:
+    shares = np.array([0.7, 0.2, 0.1])
+    assert log_prior("logit-adjust", shares, torch.device("cpu")).numpy() == pytest.approx(np.log(shares))
+    assert log_prior("none", shares, torch.device("cpu")).tolist() == [0, 0, 0]
+
+
+def test_the_new_head_learns_from_a_teacher_alone(tmp_path: Path) -> None:
+    """The published script freezes it. Here every label is hidden but one of each class, and the head still moves to the teacher's word."""
+    from catcli.commands.learning import Studied
+    from catcli.models.checkpoint import Checkpoint
+    from catcli.models.reading import read
+    from catcli.runtime.tokens import Tokenizer
+
+    texts = [f"{color} {thing}" for thing in ("mug", "drill") for color in ("red", "blue", "green", "steel", "small", "large")]
+    truth = np.repeat([0, 1], 6)
+    classes = np.full(12, UNLABELED)
+    classes[[0, 6]] = truth[[0, 6]]
+    upside_down = softened(np.eye(2, dtype=np.float32)[1 - truth] * 0.98 + 0.01)  # so that only the teacher can have taught it
+    base = MINILM.used_by(Recipe())
+    tokenizer = Tokenizer(base.tokenizer, 16, base.pad_id)
+    reading = read(base, tokenizer, texts, torch.device("cpu"), False, lambda *_: None)
+    studied = Studied(Examples(texts, classes, np.ones(12, np.float32)), reading, upside_down, np.arange(12), "")
+    recipe = Recipe(device="cpu", epochs=8, lr=5e-3, batch_size=4, method="head")
+    task: Task = studied.task(np.arange(12), np.arange(0), 2)
+    assert task.labeled.tolist() == [0, 6]
+    trained = train(task, base, recipe, Checkpoint(tmp_path / "state", ""), Tell())
+    found = Trainer(trained.classifier, base, recipe, task, torch.device("cpu"), Tell()).look(np.array([1, 2, 3, 7, 8, 9]))
+    assert found.argmax(1).tolist() == [1, 1, 1, 0, 0, 0]
+
+
+# --- which texts are taken -----------------------------------------------------------------------------------------------------------
+
+
+def labeled(texts: list[str], groups: list[str] | None = None) -> Labeled:
+    group = None if groups is None else pl.Series(groups)
+    classes = np.arange(len(texts)) % 2
+    return Labeled(texts, classes, product_keys(texts, group), Categories(("a", "b")), len(texts), 0)
+
+
+def test_a_draw_of_unlabeled_texts_has_no_product_of_the_labeled_rows(tmp_path: Path) -> None:
+    file = tmp_path / "catalog.csv"
+    rows = [("Red mug!", "g1"), ("blue mug", "g2"), ("blue mug", "g2"), ("", "g3"), ("red  MUG", "g9"), ("lamp", "g7"), ("drill", "g8")]
+    file.write_text("Title,group\n" + "".join(f"{text},{group}\n" for text, group in rows))
+    known = labeled(["red mug", "tent"], ["g1", "g7"])
+    found = draw_unlabeled(open_source([str(file)]), ["title"], (), "group", known, 0)
+    assert (sorted(found.texts), found.read, found.known) == (["blue mug", "drill"], 7, 3)
+
+
+def test_a_draw_hangs_neither_on_the_order_nor_on_how_often_a_text_comes(tmp_path: Path) -> None:
+    texts = [f"thing {number}" for number in range(300)]
+    one, other = tmp_path / "one.csv", tmp_path / "other.csv"
+    one.write_text("title\n" + "\n".join(texts) + "\n")
+    other.write_text("title\n" + "\n".join([*reversed(texts), *texts[:50] * 20]) + "\n")
+    nothing = labeled(["mug", "tent"])
+    found = [draw_unlabeled(open_source([str(file)]), ["title"], (), None, nothing, 0, most=40).texts for file in (one, other)]
+    assert found[0] == found[1]
+    assert len(set(found[0])) == 40
+    assert found[0] != draw_unlabeled(open_source([str(one)]), ["title"], (), None, nothing, 1, most=40).texts
+    assert found[0][:20] == draw_unlabeled(open_source([str(one)]), ["title"], (), None, nothing, 0, most=20).texts
+
+
+@pytest.mark.parametrize(("header", "said"), [("name", "has no column 'title'"), ("title", "no text that the labeled rows do not have")])
+def test_rows_that_cannot_be_learned_from_are_told(tmp_path: Path, header: str, said: str) -> None:
+    file = tmp_path / "catalog.csv"
+    file.write_text(f"{header}\nRED mug\n")
+    with pytest.raises(ProductsError, match=said):
+        draw_unlabeled(open_source([str(file)]), ["title"], (), None, labeled(["red mug", "tent"]), 0)
+
+
+# --- a fit with a teacher ------------------------------------------------------------------------------------------------------------
+
+
+def taught(shop: Shop, folder: Path, talk: Talk | None = None, **options: object) -> Fitted:
+    recipe = Recipe.make(**{"epochs": 2, "max_tokens": 24, "device": "cpu", "refit": False, "teacher": shop.adapter, **options})
+    return fit([str(shop.products)], recipe=recipe, output=folder, talk=talk)
+
+
+def test_a_pupil_learns_from_unlabeled_rows_what_its_teacher_says_of_them(shop: Shop, tmp_path: Path) -> None:
+    made = taught(shop, tmp_path / "pupil", unlabeled=str(shop.catalog))
+    assert made.metrics.training.unlabeled_rows > 200
+    recipe = Recipe.load(str(tmp_path / "pupil" / "recipe.json"))
+    assert (recipe.teacher, recipe.unlabeled) == (shop.adapter, str(shop.catalog))
+    texts = compose(pl.read_csv(shop.catalog, infer_schema=False), ("title", "brand", "description"))
+
+    def apart(folder: str) -> float:
+        """How far a model alone is from the teacher's blend on rows of the catalog, in nats."""
+        said = Labeler(adapters.named(folder), "cpu").voices(texts).lora
+        teacher = Labeler(adapters.named(shop.adapter), "cpu").probabilities(texts)
+        return float((teacher * (np.log(np.maximum(teacher, 1e-9)) - log_softmax(said, 1))).sum(1).mean())
+
+    fit([str(shop.products)], recipe=Recipe(epochs=2, max_tokens=24, device="cpu", refit=False), output=tmp_path / "alone")
+    assert apart(str(tmp_path / "pupil")) < 0.8 * apart(str(tmp_path / "alone"))
+    again = taught(shop, tmp_path / "again", unlabeled=str(shop.catalog))
+    files = ("adapter_model.safetensors", "head.safetensors")
+    assert all(again.adapter.manifest.files[name] == made.adapter.manifest.files[name] for name in files)
+
+
+def test_a_teacher_that_may_have_seen_the_rows_that_score_is_told(shop: Shop, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    taught(shop, tmp_path / "clean", talk=Talk(), epochs=1)
+    assert "may have learned" not in capfd.readouterr().err
+    taught(shop, tmp_path / "other", talk=Talk(), epochs=1, split_seed=1)
+    assert "the teacher held other rows back, so it may have learned from" in capfd.readouterr().err
+    fit([str(shop.products)], recipe=Recipe(epochs=1, max_tokens=16, device="cpu"), output=tmp_path / "refitted")
+    taught(shop, tmp_path / "pupil", talk=Talk(), epochs=1, teacher=str(tmp_path / "refitted"))
+    assert "the teacher was refitted on all of its rows, so it may have learned from" in capfd.readouterr().err
+
+
+def test_a_teacher_is_seen_through_the_pupils_categories(shop: Shop) -> None:
+    names = ["Another shelf", SHELVES[1], SHELVES[0]]
+    found = Teacher(shop.adapter, names, "cpu", Talk.silent()).targets(["espresso beans 250 g", "shampoo for dry hair"])
+    assert found[:, 0].tolist() == [0, 0]
+    assert np.abs(found.sum(1) - 1).max() < 2e-3
+    assert found.argmax(1).tolist() == [2, 1]
+    with pytest.raises(AdapterError, match="knows none of the 1 categories of the labeled rows"):
+        Teacher(shop.adapter, ["Another shelf"], "cpu", Talk.silent())
+
+
+def test_options_of_a_teacher_that_cannot_be_are_told(shop: Shop, tmp_path: Path) -> None:
+    told = catcli("fit", shop.products, "--unlabeled", shop.catalog, cwd=tmp_path)
+    assert (told.returncode, told.stderr.count("\n")) == (2, 1)
+    assert "--unlabeled rows are for a teacher to label; say which adapter it is with --teacher" in told.stderr
+    told = catcli("fit", shop.products, "--teacher", "nobody", cwd=tmp_path)
+    assert told.returncode == 1
+    assert "there is no adapter 'nobody'" in told.stderr
+
+
+# --- students with fewer blocks ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_student_has_some_of_the_blocks_and_comes_back_as_it_was(shop: Shop, tmp_path: Path, method: str) -> None:
+    made = taught(shop, tmp_path / "student", base="minilm-3", method=method, epochs=1)
+    assert made.adapter.manifest.base.name == "minilm-3"
+    assert max(form.largest_difference for form in made.metrics.parity if form.form != "ONNX int8") < 1e-4
+    assert made.metrics.training.total < shop.fitted.metrics.training.total * 0.8
+    sizes = [(folder / "model.onnx").stat().st_size for folder in (tmp_path / "student", Path(shop.adapter))]
+    assert sizes[0] < 0.8 * sizes[1]
+    labeled_now = catcli("predict", shop.catalog, "-o", "out.csv", "--adapter", "student", cwd=tmp_path, check=True)
+    assert "300 rows labeled" in labeled_now.stderr
+
+
+def test_the_blocks_are_spread_evenly_and_are_the_published_ones() -> None:
+    small, whole = backbone("minilm-3"), MINILM.load()
+    assert small.kept == (0, 2, 4)
+    model = small.load()
+    assert model.config.num_hidden_layers == len(small.blocks_of(model).modules) == 3
+    for mine, published in zip(small.blocks_of(model).modules, small.kept, strict=True):
+        its = MINILM.blocks_of(whole).modules[published]
+        assert all(torch.equal(*pair) for pair in zip(mine.parameters(), its.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["minilm-6", "minilm-0", "minilm-x", "minilm-"])
+def test_a_number_of_blocks_that_cannot_be_is_told(name: str) -> None:
+    with pytest.raises(UsageError, match="write minilm-1 to minilm-5"):
+        backbone(name)
+
+
+def test_a_student_is_loaded_by_hand_as_its_card_says(shop: Shop, tmp_path: Path) -> None:
+    """PEFT alone would put the adapters into the published model's lowest blocks."""
+    made = taught(shop, tmp_path / "student", base="minilm-3", epochs=1)
+    card = (tmp_path / "student" / "README.md").read_text()
+    assert "blocks 0, 2 and 4" in card
+    code = f"""
+import torch
+from peft import PeftModel
+from transformers import AutoModel
+model = AutoModel.from_pretrained({str(MINILM.folder)!r}).eval()
+model.encoder.layer = torch.nn.ModuleList(model.encoder.layer[number] for number in (0, 2, 4))
+model = PeftModel.from_pretrained(model, {str(made.adapter.folder)!r}).eval()
+ids = torch.tensor([[101, 2417, 14757, 102]])
+print(float(model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state.sum()))
+"""
+    by_hand = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    from catcli.models.methods import load
+
+    base = backbone("minilm-3").used_by(Recipe())
+    ids = torch.tensor([[101, 2417, 14757, 102]])
+    ours = load(base, "lora", made.adapter.folder, len(SHELVES)).eval().backbone
+    with torch.inference_mode():
+        expected = float(ours(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state.sum())
+    assert float(by_hand.stdout) == pytest.approx(expected, abs=1e-3)
