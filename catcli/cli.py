@@ -444,8 +444,8 @@ def tune(
     folds: Annotated[int, typer.Option(help="Parts that the rows are dealt out to; each is scored by a training on the others.")] = 3,
     timeout: Annotated[str | None, typer.Option(help="No trial begins after so many seconds, or 10m, or 2h.", metavar="TIME")] = None,
     metric: Annotated[
-        str, typer.Option(help="What ranks the trials: log_loss, macro_f1, accuracy or another score of 'catcli report'.")
-    ] = "log_loss",
+        str, typer.Option(help="What ranks the trials: macro_f1, accuracy, log_loss or another score of 'catcli report'.")
+    ] = "macro_f1",
     recipe: RecipeOption = None,
     label: LabelOption = None,
     text: TextColumns = None,
@@ -544,6 +544,7 @@ def compare(
     max_churn: Annotated[
         float | None, typer.Option(help="With --on: exit code 3 where more than this share changes.", metavar="SHARE")
     ] = None,
+    allow_missing: AllowMissing = False,
     variant: VariantOption = "auto",
     device: DeviceOption = None,
     force: Annotated[bool, typer.Option("--force", help="Fit anew what was fitted on other rows or with other settings.")] = False,
@@ -573,8 +574,9 @@ def compare(
             "--epochs": epochs,
             "--split-seed": split_seed,
             "--dtype": dtype,
+            "--force": force or None,
         }
-        asked = Asked(on, weight, max_churn, output, tuple(text or ()), device or "auto", variant, reading)
+        asked = Asked(on, weight, max_churn, output, tuple(text or ()), allow_missing, device or "auto", variant, reading)
         asked.check(products, [name for name, value in fitting.items() if value is not None])
         churn(products, asked, as_json=as_json, talk=spoken)
         return
@@ -583,8 +585,10 @@ def compare(
     from catcli.errors import UsageError
     from catcli.recipe import Recipe
 
-    if weight is not None or max_churn is not None:
-        raise UsageError("--weight and --max-churn are of the rows of a catalog that change category; name it with --on.")
+    labeling = {"--weight": weight, "--max-churn": max_churn, "--allow-missing": allow_missing or None}
+    labeling |= {"--variant": None if variant == "auto" else variant}
+    if odd := [name for name, value in labeling.items() if value is not None]:
+        raise UsageError(f"{', '.join(odd)}: of the rows of a catalog that change category between two adapters; name it with --on.")
     given = {
         "label": label,
         "text": tuple(text or ()),

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
 
 
 def beside(target: Path) -> Path:
@@ -35,6 +39,21 @@ def whole(target: Path) -> Iterator[Path]:
         place.replace(target)
     finally:
         remove(place)
+
+
+@contextmanager
+def held(lock: Path) -> Iterator[bool]:
+    """Whether this process alone holds ``lock``, a file that is made and left; it lets go when the block or the process ends."""
+    with lock.open("w") as file:
+        if sys.platform == "win32":
+            yield True
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 def remove(place: Path) -> None:

@@ -38,7 +38,7 @@ def test_every_pair_of_what_is_named_is_a_fit_of_its_own() -> None:
     grid = Grid(("minilm", "minilm-3"), ("lora", "full", "linear"), ("none", "weights"), (0, 1))
     cells = grid.cells(Recipe())
     assert len(cells) == 2 * 2 * 2 * 2
-    assert {"minilm-lora-seed0", "minilm-3-full-weights-seed1"} < {cell.name for cell in cells}
+    assert {"minilm-lora", "minilm-3-full-weights-seed1"} < {cell.name for cell in cells}
     assert not any(cell.recipe.refit for cell in cells)
     assert [cell.name for cell in Grid().cells(Recipe())] == ["minilm-lora", "minilm-full", "minilm-head"]
 
@@ -115,7 +115,7 @@ def compared(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_is_finished_is_not_fitted_again(shop: Shop, compared: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (compared / "all").glob("*/*")}
-    line = [
+    line: list[str | Path] = [
         "compare",
         shop.products,
         "-o",
@@ -157,14 +157,17 @@ def test_what_is_finished_is_not_fitted_again(shop: Shop, compared: Path) -> Non
 
 
 def test_other_rows_or_settings_are_not_taken_for_what_is_there(shop: Shop, compared: Path, tmp_path: Path) -> None:
-    line = ["compare", shop.products, "-o", "all", "--method", "lora", "--device", "cpu"]
+    line: list[str | Path] = ["compare", shop.products, "-o", "all", "--method", "lora", "--device", "cpu"]
     told = catcli(*line, "--epochs", "2", cwd=compared)
     assert told.returncode == 1
-    assert "all/minilm-lora was fitted on other rows, with other settings" in told.stderr
+    assert "all/minilm-lora was fitted before the settings changed" in told.stderr
     assert "--force" in told.stderr
     other = tmp_path / "products.csv"
     other.write_text(shop.products.read_text() + f"0001,One mug more,Acme,,1.00,{SHELVES[3]}\n")
-    assert "was fitted on other rows" in catcli("compare", other, "-o", "all", "--method", "lora", *OPTIONS, cwd=compared).stderr
+    told = catcli("compare", other, "-o", "all", "--method", "lora", *OPTIONS, cwd=compared)
+    assert "was fitted before the rows changed" in told.stderr
+    told = catcli("compare", shop.products, "-o", "all", "--method", "lora", *OPTIONS, "--encoding", "utf-8", cwd=compared)
+    assert "was fitted before how the files are read changed" in told.stderr
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine.txt").write_text("mine")
@@ -174,7 +177,19 @@ def test_other_rows_or_settings_are_not_taken_for_what_is_there(shop: Shop, comp
 
 
 def test_a_fit_that_fails_is_told_and_the_others_are_done(shop: Shop, tmp_path: Path) -> None:
-    line = ["compare", shop.products, "-o", "all", "--base", "./nowhere", "--base", "minilm", "--method", "head", *OPTIONS]
+    line: list[str | Path] = [
+        "compare",
+        shop.products,
+        "-o",
+        "all",
+        "--base",
+        "./nowhere",
+        "--base",
+        "minilm",
+        "--method",
+        "head",
+        *OPTIONS,
+    ]
     told = catcli(*line, cwd=tmp_path)
     assert told.returncode == 1
     assert "nowhere-head failed: --base ./nowhere: there is no such folder" in told.stderr
@@ -182,24 +197,12 @@ def test_a_fit_that_fails_is_told_and_the_others_are_done(shop: Shop, tmp_path: 
     assert "Not fitted" in (tmp_path / "all" / "compare.html").read_text()
 
 
-def test_a_fit_ends_with_the_run_that_began_it(shop: Shop, tmp_path: Path) -> None:
+def test_a_fit_ends_with_the_run_that_began_it_and_is_not_taken_for_done(shop: Shop, tmp_path: Path) -> None:
     """A run that is killed cannot end its fit, which has to see that by itself: else two would write to one place after the next start."""
-    line = [
-        sys.executable,
-        "-m",
-        "catcli",
-        "compare",
-        str(shop.products),
-        "-o",
-        "all",
-        "--method",
-        "lora",
-        "--device",
-        "cpu",
-        "--epochs",
-        "50",
-    ]
-    running = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    catcli("compare", shop.products, "-o", "all", "--method", "lora", *OPTIONS, cwd=tmp_path, check=True)
+    line = ["compare", str(shop.products), "-o", "all", "--method", "lora", "--device", "cpu", "--epochs", "50"]
+    command = [sys.executable, "-m", "catcli", *line, "--force"]
+    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     kept = tmp_path / "all" / ".minilm-lora.catcli-resume" / "held-out.safetensors"
     for _ in range(1200):
         if kept.exists() or running.poll() is not None:
@@ -212,6 +215,11 @@ def test_a_fit_ends_with_the_run_that_began_it(shop: Shop, tmp_path: Path) -> No
     running.wait()
     _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []
+    # What stands there is still the fit of one pass, and nothing says that it is the other.
+    again = catcli(*line, cwd=tmp_path)
+    assert "all/minilm-lora was fitted before the settings changed" in again.stderr
+    before = catcli("compare", shop.products, "-o", "all", "--method", "lora", *OPTIONS, cwd=tmp_path, check=True)
+    assert "is there already" in before.stderr
 
 
 def test_rows_from_a_pipe_cannot_be_read_for_every_fit(shop: Shop, tmp_path: Path) -> None:
@@ -231,7 +239,7 @@ def rival(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> str:
     frame = pl.read_csv(shop.products, infer_schema=False)
     renamed = frame.with_columns(pl.col("category").replace(SHELVES[2], "Tools > Drills"))
     renamed.write_csv(folder / "products.csv")
-    recipe = Recipe(epochs=1, max_tokens=16, device="cpu", refit=False, seed=1)
+    recipe = Recipe(text=("title",), epochs=1, max_tokens=16, device="cpu", refit=False, seed=1)
     return str(fit([str(folder / "products.csv")], recipe=recipe, output=folder / "rival").adapter.folder)
 
 
@@ -263,7 +271,7 @@ def test_what_changes_is_what_the_two_label_differently(shop: Shop, rival: str, 
 
 
 def test_the_gate_ends_with_3_past_the_limit_and_with_0_below_it(shop: Shop, rival: str, tmp_path: Path) -> None:
-    line = ["compare", shop.adapter, rival, "--on", shop.catalog]
+    line: list[str | Path] = ["compare", shop.adapter, rival, "--on", shop.catalog]
     passed = catcli(*line, "--max-churn", "1", "--json", cwd=tmp_path)
     assert passed.returncode == 0
     share = Churn.model_validate_json(passed.stdout).share
@@ -295,11 +303,33 @@ def test_a_weight_that_is_no_number_is_told_before_anything_is_labeled(shop: Sho
         churn([shop.adapter, shop.adapter], Asked(str(file), weight="weight"))
 
 
-def test_an_empty_weight_counts_nothing(shop: Shop, rival: str, tmp_path: Path) -> None:
+def test_an_empty_weight_counts_nothing_and_nothing_at_all_is_no_pass(shop: Shop, rival: str, tmp_path: Path) -> None:
     file = tmp_path / "catalog.csv"
-    file.write_text("title,brand,description,weight\nhammer drill 18V,,,\ncoffee mug,, ,0\n")
+    file.write_text("title,brand,description,weight\nhammer drill 18V,,,\ncoffee mug,, ,2\n")
     told = churn([shop.adapter, rival], Asked(str(file), weight="weight"))
-    assert (told.weight, told.share) == (0.0, 0.0)
+    assert (told.rows, told.weight) == (2, 2.0)
+    file.write_text("title,brand,description,weight\nhammer drill 18V,,,\ncoffee mug,, ,0\n")
+    with pytest.raises(ProductsError, match="'weight' adds up to 0"):
+        churn([shop.adapter, rival], Asked(str(file), weight="weight", max_churn=0.5))
+
+
+def test_each_adapter_gets_the_mappings_that_it_has_columns_for(shop: Shop, rival: str, tmp_path: Path) -> None:
+    file = tmp_path / "catalog.csv"
+    file.write_text(shop.catalog.read_text().replace("description", "Words", 1))
+    with pytest.raises(ProductsError, match="has no column 'description'"):
+        churn([shop.adapter, rival], Asked(str(file)))
+    mapped = churn([shop.adapter, rival], Asked(str(file), text=("description=Words",)))
+    assert mapped.flows == churn([shop.adapter, rival], Asked(str(shop.catalog))).flows
+    with pytest.raises(ProductsError, match="neither adapter"):
+        churn([shop.adapter, rival], Asked(str(file), text=("colour=Words",)))
+
+
+def test_a_catalog_may_come_through_a_pipe(shop: Shop, rival: str, tmp_path: Path) -> None:
+    command = f"cat {shop.catalog} | {sys.executable} -m catcli compare {shop.adapter} {rival} --on - -o changed.jsonl --json"
+    told = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
+    found = Churn.model_validate_json(told.stdout)
+    assert found.rows == 300
+    assert len((tmp_path / "changed.jsonl").read_text().splitlines()) == found.changed
 
 
 def test_what_the_gate_cannot_do_is_told(shop: Shop, rival: str, tmp_path: Path) -> None:
@@ -319,7 +349,9 @@ def test_what_the_gate_cannot_do_is_told(shop: Shop, rival: str, tmp_path: Path)
     told = catcli("compare", shop.adapter, rival, "--on", catalog, "--method", "lora", cwd=tmp_path)
     assert told.returncode == 2
     assert "nothing is fitted; leave it out" in told.stderr
-    told = catcli("compare", shop.products, "--max-churn", "0.1", cwd=tmp_path)
+    assert "catcli report" in catcli("compare", shop.adapter, rival, cwd=tmp_path).stderr
+    told = catcli("compare", shop.products, "--max-churn", "0.1", "--variant", "int8", cwd=tmp_path)
+    assert "--max-churn, --variant" in told.stderr
     assert told.returncode == 2
     assert "name it with --on" in told.stderr
 

@@ -21,7 +21,7 @@ from catcli.commands.searching import Searcher, open_study
 from catcli.commands.talk import Talk
 from catcli.commands.trials import Trials
 from catcli.commands.tune import Search, tune
-from catcli.errors import CatcliError, OutputError, UsageError
+from catcli.errors import CatcliError, OutputError, ProductsError, UsageError
 from catcli.evaluation.studies import Tuned
 from catcli.models.training import Tell
 from catcli.products.split import folds
@@ -57,6 +57,7 @@ def test_folds_keep_products_together_and_hold_as_much_of_each_category() -> Non
 
 def test_the_only_product_of_a_category_always_teaches() -> None:
     assert folds(["a", "b", "c", "c"], np.array([0, 0, 1, 1]), 2, seed=0).tolist()[2:] == [-1, -1]
+    assert sorted(folds(["x", "a", "b", "c", "d"], np.array([0, 1, 1, 1, 1]), 4, seed=0).tolist()) == [-1, 0, 1, 2, 3]
 
 
 # --- one trial -----------------------------------------------------------------------------------------------------------------------
@@ -76,18 +77,28 @@ def test_no_trial_sees_a_row_that_scores(trials: Trials) -> None:
 
 def test_a_trial_is_scored_on_every_fold_by_a_model_that_has_not_seen_it(trials: Trials, tmp_path: Path) -> None:
     told: list[tuple[int, float]] = []
-    score = trials.run(trials.learner.recipe, tmp_path / "state", lambda fold, value: told.append((fold, value)) is None, "accuracy")
+
+    def after(fold: int, score: float) -> bool:
+        told.append((fold, score))
+        return True
+
+    score = trials.run(trials.learner.recipe, tmp_path / "state", after, "accuracy")
     assert [fold for fold, _ in told] == [0, 1]
     assert score == told[-1][1]
     assert 0.5 < (score or 0) <= 1
-    assert not (tmp_path / "state").exists()
+    assert trials.run(trials.learner.recipe, tmp_path / "state", after, "accuracy") == score  # from what it kept, as after a kill
     truth = trials.studied.examples.classes[: len(trials.rows)]
     assert (trials.linear.argmax(1) == truth).mean() > 0.5  # and so is the linear model, once for all trials
 
 
 def test_a_trial_that_is_not_worth_it_ends_after_a_fold(trials: Trials, tmp_path: Path) -> None:
     told: list[int] = []
-    assert trials.run(trials.learner.recipe, tmp_path / "state", lambda fold, _: bool(told.append(fold)), "log_loss") is None
+
+    def after(fold: int, _: float) -> bool:
+        told.append(fold)
+        return False
+
+    assert trials.run(trials.learner.recipe, tmp_path / "state", after, "log_loss") is None
     assert told == [0]
 
 
@@ -127,7 +138,7 @@ def test_a_killed_search_goes_on_to_the_trials_of_one_that_was_not(shop: Shop, t
     assert "scoring" not in once_more.stderr
     assert rows == sqlite3.connect(tmp_path / "through.study").execute("select count(*) from trials").fetchone()
     assert f"next:    catcli fit {shop.products} --recipe through.json" in once_more.stdout
-    for title in ("Trials", "What mattered", "On 30 test rows"):
+    for title in ("Trials", "What mattered", f"On {one.test_rows} test rows"):
         assert title in once_more.stdout, once_more.stdout
     fitted = catcli("fit", shop.products, "--recipe", "through.json", "-o", "tuned", "--json", cwd=tmp_path, check=True)
     best = one.trials[one.best - 1].settings
@@ -141,18 +152,20 @@ def test_a_search_of_other_rows_or_settings_is_not_gone_on_with(shop: Shop, tmp_
     products.write_bytes(shop.products.read_bytes())
     file, search = tmp_path / "a.study", Search(trials=1, folds=2)
     ready = prepared(Reading().open([str(products)]), SMALL, Talk.silent())
-    open_study(file, ready, search)
-    open_study(file, ready, search)
+    open_study(file, ready, search, {"the teacher": "one"})
+    open_study(file, ready, search, {"the teacher": "one"})
+    with pytest.raises(UsageError, match="the teacher changed"):
+        open_study(file, ready, search, {"the teacher": "another"})
     with pytest.raises(UsageError, match="--folds changed"):
-        open_study(file, ready, Search(trials=1, folds=3))
+        open_study(file, ready, Search(trials=1, folds=3), {})
     with products.open("a") as more:
         more.write(f"0001,One mug more,Acme,,1.00,{SHELVES[3]}\n")
     other = prepared(Reading().open([str(products)]), SMALL, Talk.silent())
     with pytest.raises(UsageError, match=r"the rows changed; take back the change, pass --force"):
-        open_study(file, other, search)
+        open_study(file, other, search, {})
     (tmp_path / "b.study").write_text("no database")
     with pytest.raises(OutputError, match="is no study of catcli tune"):
-        open_study(tmp_path / "b.study", ready, search)
+        open_study(tmp_path / "b.study", ready, search, {})
 
 
 def test_what_is_searched_for_hangs_on_the_method_and_has_the_recipes_own_values(shop: Shop, tmp_path: Path) -> None:
@@ -176,6 +189,7 @@ def test_what_is_searched_for_hangs_on_the_method_and_has_the_recipes_own_values
         (["--folds", "1"], 2, "--folds 1: a whole number from 2 to 20."),
         (["--metric", "beauty"], 2, "--metric beauty: choose one of accuracy"),
         (["--timeout", "soon"], 2, "--timeout soon: write a time such as 90s"),
+        (["--resume", "--force"], 2, "leave out one"),
         (["-o", "best.txt"], 2, "name a .json file"),
         (["-o", "nowhere/best.json"], 1, "there is no folder nowhere"),
     ],
@@ -185,6 +199,28 @@ def test_what_cannot_be_is_told_in_a_sentence(shop: Shop, tmp_path: Path, option
     assert (told.returncode, told.stderr.count("\n")) == (code, 1)
     assert said in told.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_more_folds_than_products_are_told(shop: Shop, tmp_path: Path) -> None:
+    lines = shop.products.read_text().splitlines(keepends=True)
+    (tmp_path / "few.csv").write_text("".join(lines[:33]))
+    told = catcli("tune", "few.csv", "--folds", "20", "--trials", "1", cwd=tmp_path)
+    assert told.returncode in (0, 1), told.stderr
+    assert "Traceback" not in told.stderr
+    ready = prepared(Reading().open([str(shop.products)]), SMALL, Talk.silent())
+    learner = Learner(ready, Talk.silent(), Tell(), time.perf_counter())
+    with pytest.raises(ProductsError, match="folds are all that .* rows give"):
+        Trials.of(learner, 500, 1)
+
+
+def test_what_is_not_of_a_search_is_not_replaced(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "package.json").write_text('{"name": "mine"}')
+    for option in ([], ["--resume"], ["--force"]):
+        told = catcli("tune", shop.products, "-o", "package.json", *option, cwd=tmp_path)
+        assert told.returncode == 1
+        assert "package.json" in told.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["package.json"]
+    assert (tmp_path / "package.json").read_text() == '{"name": "mine"}'
 
 
 def test_without_optuna_the_line_that_installs_it_is_told(shop: Shop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

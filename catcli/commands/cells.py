@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -15,12 +14,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn
 
+from pydantic import TypeAdapter
+
 from catcli import adapter as adapters
 from catcli import places
 from catcli.adapter import Adapter
-from catcli.commands.preparing import Reading
+from catcli.commands.preparing import Reading, ingredients
 from catcli.commands.talk import Talk
-from catcli.errors import AdapterError, OutputError
+from catcli.errors import AdapterError, CatcliError, OutputError
 from catcli.products.write import writing
 from catcli.recipe import Recipe
 
@@ -33,6 +34,14 @@ class Cell:
 
     name: str
     recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a cell could not be fitted, and the exit code that says so."""
+
+    why: str
+    exit_code: int = 1
 
 
 @dataclass(frozen=True)
@@ -51,37 +60,45 @@ class Cells:
         Raises:
             AdapterError: there is one of other rows or settings, and ``force`` was not given.
         """
-        folder, kept = self.folder / cell.name, self._journal().get(cell.name)
+        folder = self.folder / cell.name
+        done, mark = self._journal().get(cell.name, {}).get("done", {}), self._mark(cell)
         if not folder.exists():
             return None
-        if kept == self._mark(cell):
+        changed = [name for name in {*done, *mark} if done.get(name) != mark.get(name)]
+        if not changed:
             return adapters.load(folder)
         if not force:
             raise AdapterError(
-                f"{folder} was fitted on other rows, with other settings or by other versions of packages; pass --force to fit it anew, or "
-                "-o for another folder."
+                f"{folder} was fitted before {', '.join(sorted(changed))} changed; pass --force to fit it anew, or -o for another folder."
             )
         return None
 
-    def fit(self, cell: Cell) -> str | None:
+    def fit(self, cell: Cell) -> Failure | None:
         """Fit a cell; returns why it could not be, None where it is done.
 
         A fit that was killed goes on from where it was last kept.
         """
-        folder = self.folder / cell.name
-        mark = self._mark(cell)
-        journal = self._journal()
-        resume = journal.get(cell.name) == mark and folder.with_name(f".{folder.name}.catcli-resume").exists()
-        with writing(str(self.folder), "-o"):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with places.whole(self.folder / JOURNAL) as place:
-                place.write_text(json.dumps({**journal, cell.name: mark}, indent=2) + "\n", encoding="utf-8")
-        # A fresh interpreter: a fork of this one would share its threads' locks, and its memory would count as the fit's.
+        folder, mark = self.folder / cell.name, self._mark(cell)
+        kept = self._journal().get(cell.name, {})
+        resume = kept.get("begun") == mark and folder.with_name(f".{folder.name}.catcli-resume").exists()
+        # What stands there now is not of this mark: until the fit is done, nothing says that it is.
+        self._note(cell, {"done": kept.get("done", {}), "begun": mark})
+        failure = self._run(cell, folder, resume)
+        if failure is None:
+            self._note(cell, {"done": mark})
+        return failure
+
+    def _run(self, cell: Cell, folder: Path, resume: bool) -> Failure | None:
+        # A fresh interpreter: a fork of this one would share its threads' locks.
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe(duplex=False)
-        settings = (self.talk.quiet, self.talk.verbose)
-        process = context.Process(target=_fit, args=(self.products, self.reading, cell.recipe, folder, resume, settings, there))
-        process.start()
+        talk = (self.talk.quiet, self.talk.verbose, self.talk.warned)
+        process = context.Process(target=_fit, args=(self.products, self.reading, cell.recipe, folder, resume, talk, there))
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the new process begins with: Ctrl-C is this one's to hear
+        try:
+            process.start()
+        finally:
+            signal.signal(signal.SIGINT, interrupt)
         there.close()
         try:
             process.join()
@@ -90,54 +107,62 @@ class Cells:
                 process.terminate()
                 process.join()
         try:
-            said = here.recv()
+            said: Failure | None = here.recv()
         except EOFError:  # it ended without a word
             said = None
-        if process.exitcode and said is None:
-            ended = f"was ended by signal {-process.exitcode}" if process.exitcode < 0 else f"ended with {process.exitcode}"
-            hint = "; where memory ran out, a smaller --base or --batch-size takes less" if process.exitcode == -signal.SIGKILL else ""
-            return f"its process {ended}{hint}"
-        return None if said is None else str(said)
+        code = process.exitcode or 0
+        if code == 0 or said is not None:
+            return said
+        if code < 0:
+            hint = "; where memory ran out, a smaller --base or a recipe with a smaller batch takes less" if code == -signal.SIGKILL else ""
+            return Failure(f"its process was ended by signal {-code}{hint}")
+        raise RuntimeError(f"the fit {cell.name} ended by a bug; its traceback stands above")
 
-    def _journal(self) -> dict[str, str]:
+    def _journal(self) -> dict[str, dict[str, dict[str, str]]]:
         file = self.folder / JOURNAL
         if self.folder.exists() and not file.exists() and any(self.folder.iterdir()):
             raise OutputError(f"-o {self.folder} is no folder of catcli compare and is not empty; choose another.")
         try:
-            found = json.loads(file.read_bytes()) if file.exists() else {}
+            return TypeAdapter(dict[str, dict[str, dict[str, str]]]).validate_json(file.read_bytes()) if file.exists() else {}
         except (OSError, ValueError) as error:
             raise OutputError(f"{file} cannot be read; choose another folder with -o.") from error
-        return found if isinstance(found, dict) else {}
 
-    def _mark(self, cell: Cell) -> str:
-        told = json.dumps([self.rows, cell.recipe.model_dump(mode="json"), adapters.versions()])
-        return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
+    def _note(self, cell: Cell, marks: dict[str, dict[str, str]]) -> None:
+        with writing(str(self.folder), "-o"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            journal = {**self._journal(), cell.name: marks}
+            with places.whole(self.folder / JOURNAL) as place:
+                place.write_text(json.dumps(journal, indent=2) + "\n", encoding="utf-8")
+
+    def _mark(self, cell: Cell) -> dict[str, str]:
+        """What the cell is made of, by the names under which a sentence speaks of it."""
+        return {"the rows": self.rows, "the settings": cell.recipe.model_dump_json(), **ingredients(cell.recipe, self.reading)}
 
 
 def _fit(
-    products: Sequence[str], reading: Reading, recipe: Recipe, folder: Path, resume: bool, settings: tuple[bool, bool], pipe: Connection
+    products: Sequence[str],
+    reading: Reading,
+    recipe: Recipe,
+    folder: Path,
+    resume: bool,
+    told: tuple[bool, bool, set[str]],
+    pipe: Connection,
 ) -> None:
     """In the process of a cell."""
     from catcli.commands.fit import fit
-    from catcli.errors import CatcliError
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the process that waits for this one ends it
     signal.signal(signal.SIGTERM, _end)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    quiet, verbose = settings
+    quiet, verbose, warned = told
+    talk = Talk(quiet=quiet, verbose=verbose, bars_alone=not verbose, warned=warned, out=Talk.silent().out)
     try:
-        fit(
-            products,
-            recipe=recipe,
-            output=folder,
-            force=True,
-            reading=reading,
-            resume=resume,
-            talk=Talk(quiet=quiet, verbose=verbose, bars_alone=not verbose, out=Talk.silent().out),
-        )
+        fit(products, recipe=recipe, output=folder, force=True, reading=reading, resume=resume, talk=talk)
     except CatcliError as error:
-        pipe.send(str(error))
+        pipe.send(Failure(str(error), error.exit_code))
         sys.exit(error.exit_code)
+    except OSError as error:
+        pipe.send(Failure(f"{error.filename or folder}: {error.strerror or error}"))
+        sys.exit(1)
 
 
 def _end(_number: int, _frame: object) -> NoReturn:

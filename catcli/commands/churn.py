@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,26 +18,26 @@ import polars as pl
 from catcli import adapter as adapters
 from catcli import places
 from catcli.adapter import Adapter
-from catcli.commands.predict import Asked as ToPredict
-from catcli.commands.predict import predict
+from catcli.commands.matching import match_text, prices_among
 from catcli.commands.preparing import Reading
 from catcli.commands.talk import Talk
 from catcli.errors import GateMissed, OutputError, ProductsError, UsageError, listed
 from catcli.evaluation.studies import Churn, Flow, Turnover
 from catcli.products.batch import Batch
-from catcli.products.columns import find
-from catcli.products.read import ROWS, Source, open_source
-from catcli.products.text import cells_of
-from catcli.products.write import Form, filled, is_folder, is_pipe, output_form, writing
+from catcli.products.columns import alike, find
+from catcli.products.read import ROWS, Source
+from catcli.products.text import cells_of, composed
+from catcli.products.write import Form, Sink, filled, is_folder, is_pipe, output_form, writing
+from catcli.recipe import check_device
 from catcli.reporting import sentences, tables
-from catcli.runtime.pipeline import CONFIDENCE, PREDICTED
+from catcli.runtime.blend import Array
+from catcli.runtime.labeler import Labeler
+from catcli.runtime.pipeline import CONFIDENCE, PREDICTED, Plan, run
+from catcli.runtime.recall import Recall, hashes_of
 
 BEFORE, AFTER = "category_before", "category_after"
 SURE_BEFORE, SURE_AFTER = "confidence_before", "confidence_after"
 OURS = (BEFORE, AFTER, SURE_BEFORE, SURE_AFTER)
-
-EXAMPLES = 3
-"""Rows that are shown of each change."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,14 @@ class Asked:
     max_churn: float | None = None
     output: str | None = None
     text: Sequence[str] = ()
+    allow_missing: bool = False
     device: str = "auto"
     variant: str = "auto"
     reading: Reading = field(default_factory=Reading)
 
     def check(self, names: Sequence[str], odd: Sequence[str] = ()) -> None:
         """Stop at what means nothing together; ``odd`` are options that were given and are of fits."""
+        check_device(self.device)
         if odd:
             raise UsageError(f"{listed(odd)}: with --on two adapters are compared as they are and nothing is fitted; leave it out.")
         if len(names) != 2:
@@ -63,7 +68,7 @@ class Asked:
 
 
 def churn(names: Sequence[str], asked: Asked, *, as_json: bool = False, talk: Talk | None = None) -> Churn:
-    """Label the catalog with both adapters and tell what changes; no more of it is held than some batches.
+    """Label the catalog with both adapters at once and tell what changes; no more of it is held than some batches.
 
     Raises:
         CatcliError: something that the user can mend.
@@ -73,36 +78,51 @@ def churn(names: Sequence[str], asked: Asked, *, as_json: bool = False, talk: Ta
     asked.check(names)
     before, after = (adapters.named(name) for name in names)
     source = asked.reading.open([asked.on])
-    if source.piped:
-        raise UsageError("--on -: the catalog is read more than once; give it as a file.")
+    if source.piped and asked.weight:
+        raise UsageError("--on - with --weight: the weights are looked at before anything is labeled; give the catalog as a file.")
     weight = _weight_column(source, asked)
     form = _form(source, asked)
-    with tempfile.TemporaryDirectory() as scratch:
-        labeled = [_labeled(asked, adapter, Path(scratch) / f"{number}.parquet", talk) for number, adapter in enumerate((before, after))]
-        counts = _Counts()
-        changes = _changes(source, labeled, weight, counts)
-        if asked.output is None:
-            for _ in changes:
-                pass
-        else:
-            _write(changes, asked.output, form)
+    batches = source.batches(ROWS)
+    first = next(batches)
+    readers = _readers(source, first, (before, after), asked, talk)
+    counts = _Counts()
+    with _changed_rows(asked.output, form) as sink, talk.progress() as bar:
+        comparing = _Comparing(readers[1], weight, source.name, counts, sink)
+
+        def advance(rows: int, share: float) -> None:
+            bar("labeling twice", rows, rows / share if share else rows)
+
+        run(_told(itertools.chain([first], batches), talk), comparing, readers[0].labeler, readers[0].plan, advance)
     told = counts.told(before, after, source, asked)
     _show(told, asked, as_json, talk)
     if asked.max_churn is not None and told.share > asked.max_churn:
         by = f" by {weight}" if weight else ""
+        look = f"look at {asked.output}" if asked.output else "look at the rows with -o changed.csv"
         raise GateMissed(
             f"{sentences.per_cent(told.share)} of {source.name}{by} would change category, above the {sentences.per_cent(asked.max_churn)} "
-            f"that --max-churn allows; look at the rows with -o changed.csv before {after.folder} takes the place of {before.folder}."
+            f"that --max-churn allows; {look} before {after.folder} takes the place of {before.folder}."
         )
     return told
 
 
+def _told(batches: Iterator[Batch], talk: Talk) -> Iterator[Batch]:
+    for batch in batches:
+        if batch.note:
+            talk.warn(batch.note)
+        yield batch
+
+
 def _weight_column(source: Source, asked: Asked) -> str | None:
+    """The column that rows count by, after all of its cells were looked at: not after hours of labeling."""
     if asked.weight is None:
         return None
-    first = next(source.batches())
-    column = find(asked.weight, first.columns, "--weight", source.name)
-    _weights(first, column, source.name, 0)  # not after hours of labeling
+    column, rows, whole = None, 0, 0.0
+    for batch in source.batches():
+        column = column or find(asked.weight, batch.columns, "--weight", source.name)
+        whole += float(_weights(batch, column, source.name, rows).sum())
+        rows += len(batch)
+    if rows and not whole:
+        raise ProductsError(f"{source.name}: {column!r} adds up to 0, so no share of it can be told; choose another column with --weight.")
     return column
 
 
@@ -110,80 +130,106 @@ def _form(source: Source, asked: Asked) -> Form:
     """How the changed rows are written; stops at a place that cannot take them."""
     if asked.output is None:
         return Form("csv")
-    taken = [name for name in OURS if name in next(source.batches(1)).columns]
-    if taken:
-        raise ProductsError(f"{source.name} already has {listed(taken)}, which -o {asked.output} would write; rename it first.")
     if Path(asked.output).resolve() in {path.resolve() for path in source.paths}:
         raise UsageError(f"-o {asked.output} is one of the inputs; write to another file.")
     if not Path(asked.output).absolute().parent.is_dir():
         raise OutputError(f"-o {asked.output}: there is no folder {Path(asked.output).parent}; make it with 'mkdir -p'.")
-    return output_form(asked.output, None, source.format if source.format != "excel" else "csv")
+    try:
+        return output_form(asked.output, None)
+    except UsageError as error:
+        raise UsageError(f"-o {asked.output}: name a file that ends in .csv, .tsv, .jsonl, .parquet or .arrow.") from error
 
 
-def _labeled(asked: Asked, adapter: Adapter, file: Path, talk: Talk) -> Path:
-    """A file with the category and the confidence of every row, and nothing else."""
-    reading = asked.reading
-    talk.say(f"labeling {asked.on} with {adapter.folder}")
-    predict(
-        [asked.on],
-        ToPredict(
-            str(file),
-            str(adapter.folder),
-            text=asked.text,
-            device=asked.device,
-            variant=asked.variant,
-            keep="",
-            replace_columns=True,
-            input_format=reading.input_format,
-            delimiter=reading.delimiter,
-            encoding=reading.encoding,
-        ),
-        talk=Talk(quiet=talk.quiet, verbose=talk.verbose, bars_alone=True, out=Talk.silent().out),
-    )
-    return file
+@contextmanager
+def _changed_rows(out: str | None, form: Form) -> Iterator[Sink | None]:
+    """The file of the changed rows, whole at the end or not there; None where none was asked for."""
+    if out is None:
+        yield None
+        return
+    with writing(out, "-o"), places.whole(Path(out)) as place, place.open("wb") as file, filled(file, form) as sink:
+        yield sink
 
 
 @dataclass(frozen=True)
-class _Changed:
-    """The changed rows of a batch, and our columns for them."""
+class _Reader:
+    """An adapter, loaded, and what it reads of the catalog."""
 
-    rows: Batch
-    added: pl.DataFrame
+    labeler: Labeler
+    plan: Plan
 
 
-def _changes(source: Source, labeled: Sequence[Path], weight: str | None, counts: _Counts) -> Iterator[_Changed]:
-    """Read the catalog and both files of labels in step; count every row and give the changed ones."""
-    both = [_Rows(file) for file in labeled]
-    done = 0
-    for batch in source.batches():
-        before, after = (one.take(len(batch)) for one in both)
-        if min(len(before), len(after)) < len(batch):
-            raise ProductsError(f"{source.name} was changed while it was read; run the same line again.")
-        weights = np.ones(len(batch)) if weight is None else _weights(batch, weight, source.name, done)
-        changed = np.flatnonzero((before[PREDICTED] != after[PREDICTED]).to_numpy())
-        added = pl.DataFrame(
-            {BEFORE: before[PREDICTED], AFTER: after[PREDICTED], SURE_BEFORE: before[CONFIDENCE], SURE_AFTER: after[CONFIDENCE]}
+def _readers(source: Source, first: Batch, chosen: Sequence[Adapter], asked: Asked, talk: Talk) -> list[_Reader]:
+    """Both adapters, each with the mappings of ``--text`` that it has columns for."""
+    types = {column: first.type_of(column) for column in first.columns}
+    if asked.output:
+        taken = [name for name in OURS if name in types]
+        if taken:
+            raise ProductsError(f"{source.name} already has {listed(taken)}, which -o {asked.output} would write; rename it first.")
+    trained = list(dict.fromkeys(column for adapter in chosen for column in adapter.manifest.text))
+    for pair in asked.text:
+        find(pair.partition("=")[0], trained, "--text", "neither adapter")
+    plans = []
+    for adapter in chosen:
+        manifest = adapter.manifest
+        mine = [pair for pair in asked.text if alike(pair.partition("=")[0], manifest.text) or "=" not in pair]
+        text = match_text(source.name, types, manifest, mine, allow_missing=asked.allow_missing, talk=talk)
+        plans.append(Plan(text, prices=prices_among(manifest, text)))
+    labelers = [Labeler(adapter, asked.device, asked.variant) for adapter in chosen]
+    for note in (note for labeler in labelers for note in labeler.notes):
+        talk.warn(note)
+    return [_Reader(labeler, plan) for labeler, plan in zip(labelers, plans, strict=True)]
+
+
+class _Comparing:
+    """Where the rows that the first adapter has labeled go: labeled with the second too, counted, and written where they differ."""
+
+    by_input = False
+
+    def __init__(self, second: _Reader, weight: str | None, where: str, counts: _Counts, sink: Sink | None) -> None:
+        self._second, self._weight, self._where, self._counts, self._sink = second, weight, where, counts, sink
+        self._columns = [column for column in second.plan.text if column is not None]
+        self._names = pl.Series(second.labeler.categories, dtype=pl.String)
+        self._recall = Recall(1)
+        self._header = False
+
+    def write(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> None:
+        """A batch, with what the first adapter said of it."""
+        classes, confidences = self._labels(rows)
+        weights = None if self._weight is None else _weights(rows, self._weight, self._where, self._counts.rows)
+        ours = pl.DataFrame(
+            {
+                BEFORE: added[PREDICTED],
+                AFTER: self._names.gather(classes),
+                SURE_BEFORE: added[CONFIDENCE],
+                SURE_AFTER: pl.Series(confidences),
+            }
         )
-        counts.add(added, weights, changed)
-        done += len(batch)
-        yield _Changed(batch.take(changed), added[changed])
+        changed = np.flatnonzero((ours[BEFORE] != ours[AFTER]).to_numpy())
+        self._counts.add(ours, np.ones(len(rows)) if weights is None else weights, changed)
+        if self._sink is not None and (len(changed) or not self._header):
+            self._sink.write(rows.take(changed), keep, ours[changed])
+            self._header = True
 
+    def finish_part(self, rows: int, state: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Nothing to do: what was counted stays."""
 
-class _Rows:
-    """A file of labels, some rows at a time."""
-
-    def __init__(self, file: Path) -> None:
-        self._batches = (batch.frame for batch in open_source([str(file)]).batches(ROWS))
-        self._left = pl.DataFrame()
-
-    def take(self, count: int) -> pl.DataFrame:
-        """The next ``count`` rows; fewer at the end."""
-        parts = [self._left]
-        while sum(map(len, parts)) < count and (more := next(self._batches, None)) is not None:
-            parts.append(more)
-        whole = pl.concat([part for part in parts if part.width], rechunk=True)
-        self._left = whole[count:]
-        return whole[:count]
+    def _labels(self, rows: Batch) -> tuple[npt.NDArray[np.int64], Array]:
+        """The second adapter's class and confidence of every row, each different text labeled once."""
+        texts = composed(rows.select(list(dict.fromkeys(self._columns))), self._columns, self._second.plan.prices)
+        distinct, first, owner = np.unique(hashes_of(texts), return_index=True, return_inverse=True)
+        found = self._recall.find(distinct)
+        classes, confidences = found.classes[:, 0].astype(np.int64), found.confidences[:, 0].copy()
+        fresh = np.flatnonzero(~found.known)
+        # Of like length, so that little of a batch is padding; by row within it, so that the order is always the same.
+        fresh = fresh[np.lexsort((first[fresh], texts.str.len_chars().to_numpy()[first[fresh]]))]
+        strings, size = texts.gather(first[fresh]).to_list(), self._second.labeler.texts
+        starts = range(0, len(fresh), size)
+        with ThreadPoolExecutor(self._second.labeler.workers) as pool:
+            for start, labels in zip(starts, pool.map(self._second.labeler.label, (strings[at : at + size] for at in starts)), strict=True):
+                chosen = fresh[start : start + size]
+                classes[chosen], confidences[chosen] = labels.classes[:, 0], labels.confidences[:, 0]
+        self._recall.add(distinct[fresh], classes[fresh, None].astype(np.int32), confidences[fresh, None])
+        return classes[owner], confidences[owner]
 
 
 def _weights(batch: Batch, column: str, where: str, done: int) -> npt.NDArray[np.float64]:
@@ -266,16 +312,6 @@ class _Counts:
             for name, (was, is_now, left, joined, weight) in found.items()
         )
         return tuple(sorted(told, key=lambda one: (-one.left - one.joined, -one.before, one.category)))
-
-
-def _write(changes: Iterator[_Changed], out: str, form: Form) -> None:
-    """The changed rows, all their columns, with both categories and confidences."""
-    with writing(out, "-o"), places.whole(Path(out)) as place, place.open("wb") as file, filled(file, form) as sink:
-        written = False
-        for change in changes:
-            if len(change.rows) or not written:
-                sink.write(change.rows, change.rows.columns, change.added)
-                written = True
 
 
 def _show(told: Churn, asked: Asked, as_json: bool, talk: Talk) -> None:

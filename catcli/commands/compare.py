@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 from catcli import places
-from catcli.adapter import Adapter
-from catcli.commands.cells import Cell, Cells
-from catcli.commands.preparing import Reading, prepared
+from catcli.adapter import MANIFEST, Adapter
+from catcli.commands.cells import Cell, Cells, Failure
+from catcli.commands.preparing import Reading, digest, prepared
 from catcli.commands.talk import Talk
-from catcli.errors import CatcliError, UsageError, close_to
+from catcli.errors import CatcliError, GateMissed, UsageError, close_to
 from catcli.evaluation.studies import Compared
-from catcli.products.read import Source
 from catcli.products.write import writing
 from catcli.recipe import ADAPTED, ADAPTERS_ONLY, Method, Recipe
 from catcli.reporting import sentences, tables
 
 LINEAR = "linear"
-PAGE = "compare.html"
+PAGE, BEST = "compare.html", "best.json"
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Grid:
         for base, method, balance, seed in itertools.product(bases, learned, balances, seeds):
             settings = {"base": base, "method": method, "balance": balance, "seed": seed, "refit": False}
             start = recipe.without(*_foreign(recipe, base, method))
-            parts = [_short(base), method, *([balance] if balance != "none" else []), *([f"seed{seed}"] if len(seeds) > 1 else [])]
+            parts = [_short(base), method, *([balance] if balance != "none" else []), *([f"seed{seed}"] if seed else [])]
             found.append(Cell("-".join(parts), start.but(settings)))
         names = [cell.name for cell in found]
         if len(set(names)) < len(names):
@@ -102,49 +100,61 @@ def compare(
         CatcliError: something that the user can mend; a cell that failed is told after the others are done.
     """
     talk, grid, reading = talk or Talk.silent(), grid or Grid(), reading or Reading()
+    if all((Path(one) / MANIFEST).is_file() for one in products):
+        raise UsageError("adapters are compared on a catalog; say which with --on. To set their scores side by side, use catcli report.")
     wanted = grid.cells(recipe)
     source = reading.open(products)
     if source.piped:
         raise UsageError("compare reads its rows once for every fit; give them as a file, not through a pipe.")
     prepared(source, recipe, talk)  # what is wrong with the rows is wrong for every cell: said once, before the first
     folder = output or Path(f"{source.stem}.compared")
-    cells = Cells(folder, products, reading, _digest(source), talk)
+    cells = Cells(folder, products, reading, digest(source), talk)
     made, failed = _fitted(wanted, cells, force, talk)
     if not made:
-        name, why = next(iter(failed.items()))
-        raise CatcliError(f"no fit succeeded; {name}: {why}")
+        name, failure = next(iter(failed.items()))
+        raise _failed(failed)(f"no fit succeeded; {name}: {failure.why}")
     # scikit-learn and plotly take their time to import.
     from catcli.commands.grading import grade
     from catcli.reporting.comparison import comparison_page
 
     graded = grade(made, with_linear=LINEAR in grid.chosen)
-    told = graded.told(failed, str(folder / PAGE))
-    with writing(str(folder), "-o"), places.whole(folder / PAGE) as place:
-        place.write_text(comparison_page(source.stem, told, graded.names, graded.shown()), encoding="utf-8")
-    _show(told, products, as_json, talk)
+    best = graded.best
+    recipe_file = str(folder / BEST) if best.base else None
+    told = graded.told({name: failure.why for name, failure in failed.items()}, str(folder / PAGE), recipe_file)
+    with writing(str(folder), "-o"):
+        with places.whole(folder / PAGE) as place:
+            place.write_text(comparison_page(source.stem, told, graded.names, graded.shown()), encoding="utf-8")
+        if recipe_file:
+            chosen = Recipe.load(str(Path(best.adapters[0]) / "recipe.json")).but({"refit": recipe.refit})
+            with places.whole(folder / BEST) as place:
+                place.write_text(chosen.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    _show(told, products, reading, as_json, talk)
     if failed:
-        raise CatcliError(
-            "; ".join(f"{name} failed: {why}" for name, why in failed.items())
-            + "; the others are done, and the same line tries again what failed."
-        )
+        whys = "; ".join(f"{name} failed: {failure.why}" for name, failure in failed.items())
+        raise _failed(failed)(f"{whys}; the others are done, and the same line tries again what failed.")
     return told
 
 
-def _fitted(wanted: Sequence[Cell], cells: Cells, force: bool, talk: Talk) -> tuple[dict[Cell, Adapter], dict[str, str]]:
+def _failed(failed: Mapping[str, Failure]) -> type[CatcliError]:
+    """A gate that was missed ends with its own exit code, where nothing else went wrong."""
+    return GateMissed if all(failure.exit_code == GateMissed.exit_code for failure in failed.values()) else CatcliError
+
+
+def _fitted(wanted: Sequence[Cell], cells: Cells, force: bool, talk: Talk) -> tuple[dict[Cell, Adapter], dict[str, Failure]]:
     """The adapters by their cells, and why others, by their names, could not be made."""
     before = {cell.name: cells.finished(cell, force) for cell in wanted}  # all are looked at before the first is fitted
     made: dict[Cell, Adapter] = {}
-    failed = {}
+    failed: dict[str, Failure] = {}
     for number, cell in enumerate(wanted, 1):
         adapter = before[cell.name]
         if adapter is not None:
             talk.say(f"fit {number} of {len(wanted)}: {cell.name} is there already")
         else:
             talk.say(f"fit {number} of {len(wanted)}: {cell.name}")
-            why = cells.fit(cell)
-            if why:
-                talk.warn(f"{cell.name} failed: {why}")
-                failed[cell.name] = why
+            failure = cells.fit(cell)
+            if failure:
+                talk.warn(f"{cell.name} failed: {failure.why}")
+                failed[cell.name] = failure
                 continue
             adapter = cells.finished(cell, force)
         if adapter is not None:
@@ -152,30 +162,16 @@ def _fitted(wanted: Sequence[Cell], cells: Cells, force: bool, talk: Talk) -> tu
     return made, failed
 
 
-def _digest(source: Source) -> str:
-    """The SHA-256 of the files' names and bytes."""
-    told = hashlib.sha256()
-    for path in source.paths:
-        told.update(f"{path.name}\n".encode("utf-8", "surrogatepass"))
-        with path.open("rb") as file:
-            told.update(hashlib.file_digest(file, "sha256").digest())
-    return told.hexdigest()
-
-
-def _show(told: Compared, products: Sequence[str], as_json: bool, talk: Talk) -> None:
+def _show(told: Compared, products: Sequence[str], reading: Reading, as_json: bool, talk: Talk) -> None:
     if as_json:
         print(told.model_dump_json())
         return
     talk.out.print(tables.models_alone(told))
     talk.out.print(tables.models_blended(told))
     talk.out.print(tables.pairs(told.comparisons))
-    for found in told.comparisons:
-        if sentences.is_studied(found):
-            talk.out.print(sentences.comparison(found, None), soft_wrap=True)
-    best = next(model for model in told.models if model.name == told.best)
+    for found in sentences.studied(told):
+        talk.out.print(sentences.comparison(found, None), soft_wrap=True)
     talk.out.print(f"lowest log loss on the validation rows: {told.best}", soft_wrap=True)
     talk.out.print(f"page:    {told.page}", soft_wrap=True)
-    if best.base is not None:
-        given = " ".join(shlex.quote(one) for one in products)
-        flags = f"--base {shlex.quote(best.base)} --method {best.method}" + ("" if best.balance == "none" else f" --balance {best.balance}")
-        talk.out.print(f"next:    catcli fit {given} {flags}", soft_wrap=True)
+    if told.recipe:
+        talk.out.print(f"next:    {reading.line('fit', products)} --recipe {shlex.quote(told.recipe)}", soft_wrap=True)

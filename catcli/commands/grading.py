@@ -83,15 +83,22 @@ class Graded:
             for name, model in self.models.items()
         ]
 
-    def told(self, failed: Mapping[str, str], page: str) -> Compared:
+    @property
+    def best(self) -> Model:
+        """The one to take, by the validation rows."""
+        return min(self.models.values(), key=lambda model: model.validation_log_loss)
+
+    def told(self, failed: Mapping[str, str], page: str, recipe: str | None) -> Compared:
         """Everything, with every pair compared."""
         outcomes = {name: [voice.outcomes for voice in voices] for name, voices in self.voices.items()}
-        found = [compare_runs(outcomes[one], outcomes[other], one, other) for one, other in combinations(outcomes, 2)]
+        pairs = list(combinations(outcomes, 2))
+        found = [compare_runs(outcomes[one], outcomes[other], one, other, len(pairs)) for one, other in pairs]
         return Compared(
             test_rows=len(self.rows.truth),
             test_products=self.rows.products,
             models=tuple(self.models.values()),
-            best=min(self.models.values(), key=lambda model: model.validation_log_loss).name,
+            best=self.best.name,
+            recipe=recipe,
             comparisons=tuple(corrected(found)),
             failed=dict(failed),
             page=page,
@@ -147,7 +154,8 @@ def _model(name: str, base: str, method: str, balance: str, runs: Sequence[Run])
         blend_accuracy=_mean([run.blend.outcomes for run in runs], "accuracy"),
         blend_macro_f1=_mean([run.blend.outcomes for run in runs], "macro_f1"),
         validation_log_loss=float(np.mean([run.validation["blend"] for run in runs])),
-        seconds=float(np.mean([one.lora_seconds for one in training])),
+        # Of a fit that was killed and went on, the first part is in its passes alone.
+        seconds=float(np.mean([max(one.lora_seconds, sum(epoch.seconds for epoch in one.epochs)) for one in training])),
         peak_memory=max(one.peak_memory for one in training),
         device_memory=max(on_device, default=None),
         trained=training[0].trained,

@@ -65,7 +65,7 @@ RANDOM_ROWS = 6_000
 """Rows that the linear model learns from, at most, where a split by product is set beside one at random."""
 
 MOST_TARGETS = 200_000_000
-"""Unlabeled texts times categories that a teacher's word is kept of: 400 MB."""
+"""Texts times categories up to which unlabeled texts are added: what a teacher says of so many takes 400 MB."""
 
 WATCHED = 2_000
 """Validation rows that LoRA looks at after every pass; the blend is chosen by all of them."""
@@ -295,10 +295,15 @@ class Learner:
             )
         watched = draw(self.rows.classes, self.parts.validation, min(WATCHED, most // 4), self.recipe.seed)
         taught = draw(self.rows.classes, others, most, self.recipe.seed)
-        unlabeled = self.unlabeled[: min(max(most - len(taught), 0), MOST_TARGETS // self.count)]
+        unlabeled = self.unlabeled_beside(len(taught), most)
         if len(unlabeled) < len(self.unlabeled):
             self.talk.say(f"{len(unlabeled):,} of {len(self.unlabeled):,} unlabeled texts are learned from")
         return np.sort(np.concatenate((taught, watched))), unlabeled
+
+    def unlabeled_beside(self, labeled: int, most: int) -> list[str]:
+        """The unlabeled texts that there is room for beside so many labeled rows, of ``most`` rows in all."""
+        kept = MOST_TARGETS // self.count - labeled - len(self.names)
+        return self.unlabeled[: max(0, min(most - labeled, kept))]
 
     def affordable(self, others: Rows) -> int:
         """How many of ``others`` LoRA can learn from: by the time budget, or in minutes."""
@@ -312,7 +317,7 @@ class Learner:
             texts = self.rows.take(trial)
             self.read(texts, Tell())
             if self.teacher:
-                self.teacher.targets(texts.texts)
+                self.teacher.targets(texts)
             seconds.append(time.perf_counter() - start)
         self.load_seconds, self.read_speed = seconds[0], len(trial) / max(seconds[1] - seconds[0], 1e-3)
         return max(READ_ROWS, int((self.left() or left) * READING_SHARE * self.read_speed))
@@ -322,18 +327,12 @@ class Learner:
         tokenizer = Tokenizer(self.base.tokenizer, self.recipe.max_tokens or self.base.longest, self.base.pad_id)
         return read(self.base, tokenizer, examples.texts, self.device, use_bf16(self.recipe.dtype, self.device), tell.advance)
 
-    def taught_by_teacher(self, examples: Examples) -> Targets | None:
-        """What the teacher says of the examples; None without one."""
-        if self.teacher is None:
-            return None
-        return self.teacher.targets(examples.texts, lambda done: self.tell.advance("the teacher labels", done, len(examples)))
-
     def studied(self, rows: Rows, unlabeled: Sequence[str]) -> Studied:
         """What a training is fed with: ``rows``, the categories' names and ``unlabeled`` texts, and the teacher's word on all of them."""
         examples = self.rows.take(rows).plus(self.names).plus(Examples.without_classes(unlabeled))
         targets = None
         if self.teacher:
-            targets = self.teacher.targets(examples.texts, lambda done: self.tell.advance("the teacher labels", done, len(examples)))
+            targets = self.teacher.targets(examples, lambda done: self.tell.advance("the teacher labels", done, len(examples)))
         beside = np.arange(len(rows), len(examples))
         return Studied(examples, self.read(examples, self.tell), targets, beside, self.fingerprint(rows, unlabeled))
 

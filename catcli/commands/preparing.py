@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from catcli import adapter as adapters
 from catcli.commands.talk import Talk
 from catcli.errors import ProductsError, listed
 from catcli.products.categories import Categories, is_label, look_alikes
@@ -32,9 +38,39 @@ class Reading:
     delimiter: str | None = None
     encoding: str | None = None
 
+    def line(self, command: str, products: Sequence[str]) -> str:
+        """What to type for a command that reads ``products`` in this way."""
+        options = [(f"--{name.replace('_', '-')}", value) for name, value in vars(self).items() if value is not None]
+        return shlex.join(["catcli", command, *products, *itertools.chain.from_iterable(options)])
+
     def open(self, products: Sequence[str]) -> Source:
         """The rows of some files."""
         return open_source(products, input_format=self.input_format, delimiter=self.delimiter, encoding=self.encoding)
+
+
+def ingredients(recipe: Recipe, reading: Reading) -> dict[str, str]:
+    """What decides a fit beside the labeled rows and the recipe, by the names under which a sentence speaks of it.
+
+    Raises:
+        CatcliError: the teacher or the unlabeled rows are not there.
+    """
+    found = {"how the files are read": repr(reading), "the versions of packages": json.dumps(adapters.versions())}
+    if recipe.teacher:
+        found["the teacher"] = adapters.sha256(adapters.named(recipe.teacher).folder / adapters.MANIFEST)
+    if recipe.unlabeled:
+        found["the file of --unlabeled"] = digest(open_source([recipe.unlabeled]))
+    weights = sorted(Path(recipe.base).expanduser().glob("*.safetensors")) if Path(recipe.base).expanduser().is_dir() else []
+    if weights:
+        found["the base"] = " ".join(map(adapters.sha256, weights))
+    return found
+
+
+def digest(source: Source) -> str:
+    """The SHA-256 of the files' names and bytes."""
+    told = hashlib.sha256()
+    for path in source.paths:
+        told.update(f"{path.name} {adapters.sha256(path)}\n".encode("utf-8", "surrogatepass"))
+    return told.hexdigest()
 
 
 @dataclass(frozen=True)

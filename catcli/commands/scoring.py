@@ -21,7 +21,7 @@ from catcli.evaluation.contract import Judged, thresholds
 from catcli.evaluation.heldout import HeldOut
 from catcli.evaluation.metrics import Beside, Fresh, Held, Metrics, Scores, SideBySide
 from catcli.evaluation.resampling import Outcomes
-from catcli.evaluation.scores import compare, corrected, evaluate
+from catcli.evaluation.scores import compare_runs, corrected, evaluate
 from catcli.products.categories import is_label
 from catcli.products.columns import alike, find
 from catcli.products.labeled import disagreeing
@@ -193,7 +193,8 @@ def side_by_side(adapters: Sequence[Adapter]) -> SideBySide:
         blend = evaluate(probabilities, outcome, adapter.manifest.categories)
         found.append(Beside(adapter=str(adapter.folder), test_rows=len(test.texts), blend=blend))
     names = short_names([adapter.folder for adapter in adapters])
-    comparisons = [compare(other, outcomes[0], name, names[0]) for other, name in zip(outcomes[1:], names[1:], strict=True) if comparable]
+    others = zip(outcomes[1:], names[1:], strict=True)
+    comparisons = [compare_runs([other], outcomes[:1], name, names[0], len(names) - 1) for other, name in others if comparable]
     return SideBySide(shared_rows=len(shared), adapters=tuple(found), comparisons=tuple(corrected(comparisons)))
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy import URL
 from sqlalchemy.exc import DatabaseError
 
-from catcli import adapter as adapters
+from catcli import places
 from catcli.commands.learning import Learner
 from catcli.commands.preparing import Ready
 from catcli.commands.talk import Advance, Talk
@@ -44,11 +46,27 @@ CHOICES: Mapping[str, tuple[float, ...]] = {
 }
 """What else is looked for among these and what the recipe says; rank, alpha and dropout where the method has adapters."""
 
+MOST_KILLED = 3
+"""Times in a row that a trial's process may be killed before the trial is given up: it would be proposed, and killed, for ever."""
+
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-def open_study(file: Path, ready: Ready, search: Search) -> optuna.Study:
-    """The study in ``file``, made where there is none.
+@contextmanager
+def kept_in(file: Path) -> Iterator[None]:
+    """Turn what keeps a study in ``file`` from growing into a sentence.
+
+    Raises:
+        OutputError: the disk is full, or the file is in use.
+    """
+    try:
+        yield
+    except (StorageInternalError, DatabaseError) as error:
+        raise OutputError(f"{file} cannot be written ({reason(error)}); mend that and run the same line with --resume.") from error
+
+
+def open_study(file: Path, ready: Ready, search: Search, made_of: Mapping[str, str]) -> optuna.Study:
+    """The study in ``file``, made where there is none; ``made_of`` is what beside rows and recipe decides a fit.
 
     Raises:
         OutputError: the file is something else.
@@ -65,11 +83,11 @@ def open_study(file: Path, ready: Ready, search: Search) -> optuna.Study:
             )
     except (DatabaseError, RuntimeError, AssertionError) as error:
         raise OutputError(f"{file} is no study of catcli tune: {reason(error)}; choose another file with -o.") from error
-    _check_mark(study, ready, search, file)
+    _check_mark(study, ready, search, file, made_of)
     return study
 
 
-def _check_mark(study: optuna.Study, ready: Ready, search: Search, file: Path) -> None:
+def _check_mark(study: optuna.Study, ready: Ready, search: Search, file: Path, made_of: Mapping[str, str]) -> None:
     """A study goes on with the rows, the recipe and the folds that it began with, or not at all.
 
     Raises:
@@ -85,7 +103,7 @@ def _check_mark(study: optuna.Study, ready: Ready, search: Search, file: Path) -
         "the recipe": ready.recipe.model_dump_json(),
         "--folds": str(search.folds),
         "--metric": search.metric,
-        "the versions of packages": json.dumps(adapters.versions()),
+        **made_of,
     }
     kept = study.user_attrs.get("made from")
     if kept is None:
@@ -137,7 +155,7 @@ class Searcher:
             if self.asked.timeout is not None and time.perf_counter() - began > self.asked.timeout:
                 self.talk.say(f"the time is over: {done} of {self.asked.trials} trials are done; --resume goes on")
                 break
-            if not done:
+            if not done and not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                 self.study.enqueue_trial(self.beginning())
             # A sampler of its own for every trial, seeded by how many were done: what comes next does not depend on which run makes it.
             self.study.sampler = optuna.samplers.TPESampler(
@@ -153,11 +171,16 @@ class Searcher:
             trial.report(score, fold)
             return fold + 1 == self.asked.folds or not trial.should_prune()
 
-        try:
-            score = trials.run(recipe, self.checkpoints, after, self.asked.metric)
-        except TrainingError as error:
-            self.talk.warn(f"trial {done + 1}: {error}")
-            score = None
+        failed = [other.state == TrialState.FAIL for other in self.study.get_trials(deepcopy=False)[:-1]]
+        score = None
+        if len(failed) >= MOST_KILLED and all(failed[-MOST_KILLED:]):
+            self.talk.warn(f"trial {done + 1} is given up: its process was killed {MOST_KILLED} times, as where memory runs out.")
+        else:
+            try:
+                score = trials.run(recipe, self.checkpoints, after, self.asked.metric)
+            except (TrainingError, torch.OutOfMemoryError) as error:
+                self.talk.warn(f"trial {done + 1}: {reason(error)}")
+        places.remove(self.checkpoints)
         if score is None:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
@@ -235,17 +258,18 @@ class Searcher:
         return {name: float(value) for name, value in found.items()}
 
     def _on_test_rows(self, best: Recipe) -> dict[str, Any]:
-        """Scores of the best recipe and of the first, and how they compare: measured once for each best recipe, and kept in the study."""
+        """Scores of the best recipe and of the first, and how they compare: once all trials are made, and kept in the study then."""
         kept = self.study.user_attrs.get("tested")
         if kept is not None and kept["recipe"] == best.model_dump_json():
             return dict(kept["told"])
+        if self._done() < self.asked.trials:
+            return {"test_rows": len(self.ready.parts.test), "test": None, "first": None, "against_first": None}
         self.talk.say("scoring the best recipe on the test rows, which no trial has seen")
-        places_of = [self.checkpoints.with_name(f"{self.checkpoints.name}-{name}") for name in ("tuned", "first")]
-        tuned = tested(self.ready, best, places_of[0], self.talk, self.learner.tell)
+        tuned = tested(self.ready, best, self.checkpoints / "tuned", self.talk, self.learner.tell)
         told: dict[str, Any] = {"test_rows": tuned.evaluation.scored_rows, "test": tuned.evaluation.blend, "first": None}
         told["against_first"] = None
         if best != self.start:
-            first = tested(self.ready, self.start, places_of[1], self.talk, self.learner.tell)
+            first = tested(self.ready, self.start, self.checkpoints / "first", self.talk, self.learner.tell)
             told |= {"first": first.evaluation.blend, "against_first": compare(tuned.outcomes, first.outcomes, "tuned", "first")}
         told = {name: value.model_dump(mode="json") if isinstance(value, Numbers) else value for name, value in told.items()}
         self.study.set_user_attr("tested", {"recipe": best.model_dump_json(), "told": told})

@@ -22,13 +22,14 @@ Advance = Callable[[str, float, float], None]
 class Talk:
     """Where a command prints.
 
-    ``quiet`` leaves only errors and results; ``verbose`` adds what is usually of no interest. ``bars_alone`` leaves sentences out, for a
-    part of a larger run that has said them already.
+    ``quiet`` leaves only errors and results; ``verbose`` adds what is usually of no interest. ``bars_alone`` leaves sentences out but for
+    warnings, for a part of a larger run; a warning that is among ``warned`` is not said again.
     """
 
     quiet: bool = False
     verbose: bool = False
     bars_alone: bool = False
+    warned: set[str] = field(default_factory=set)
     out: Console = field(default_factory=lambda: Console(highlight=False, markup=False, emoji=False))
     err: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, markup=False, emoji=False))
 
@@ -49,7 +50,8 @@ class Talk:
 
     def warn(self, sentence: str) -> None:
         """Something that the user may not expect."""
-        if not (self.quiet or self.bars_alone):
+        if not self.quiet and sentence not in self.warned:
+            self.warned.add(sentence)
             self.err.print(f"note: {printable(sentence)}", style="yellow", soft_wrap=True)
 
     @contextmanager

@@ -13,6 +13,7 @@ from catcli.errors import AdapterError, listed
 from catcli.evaluation.heldout import HeldOut
 from catcli.evaluation.metrics import Metrics
 from catcli.models.losses import Targets, softened
+from catcli.products.examples import UNLABELED, Examples
 from catcli.products.labeled import Labeled
 from catcli.products.split import Split
 from catcli.runtime.labeler import Labeler
@@ -42,6 +43,7 @@ class Teacher:
                 f"are {listed(known, 3)}: choose an adapter that was fitted on the same ones."
             )
         self._count = len(categories)
+        self._unknown = np.array([category not in known for category in categories])
         self._mine = np.array(there)
         self._its = np.array([known[categories[number]] for number in there])
         told = f"teacher: {self.adapter.folder}, {self._labeler.variant} on {self._labeler.provider}"
@@ -52,15 +54,19 @@ class Teacher:
         """What changes when the teacher does: the SHA-256 of its manifest, which has those of its files."""
         return sha256(self.adapter.folder / MANIFEST)
 
-    def targets(self, texts: Sequence[str], advance: Callable[[int], None] = lambda _: None) -> Targets:
-        """What it says of every text, `softened` *(texts, classes)*; ``advance`` hears of texts done."""
-        found = np.zeros((len(texts), self._count), np.float16)
-        for start in range(0, len(texts), SLAB):
+    def targets(self, examples: Examples, advance: Callable[[int], None] = lambda _: None) -> Targets:
+        """What it says of every text, `softened` *(texts, classes)*; ``advance`` hears of texts done.
+
+        Of an example whose category it does not know it says nothing: all that it could say is another one.
+        """
+        found = np.zeros((len(examples), self._count), np.float16)
+        for start in range(0, len(examples), SLAB):
             rows = slice(start, start + SLAB)
             said = np.zeros((len(found[rows]), self._count), np.float32)
-            said[:, self._mine] = self._labeler.probabilities(texts[rows])[:, self._its]
+            said[:, self._mine] = self._labeler.probabilities(examples.texts[rows])[:, self._its]
             found[rows] = softened(said)
-            advance(min(start + SLAB, len(texts)))
+            advance(min(start + SLAB, len(examples)))
+        found[(examples.classes != UNLABELED) & self._unknown[examples.classes]] = 0
         return found
 
     def warn_of_leaks(self, labeled: Labeled, parts: Split, talk: Talk) -> None:

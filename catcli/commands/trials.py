@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from catcli import places
 from catcli.adapter import Served
 from catcli.commands.learning import LORA_PASSES, Learner, Studied
 from catcli.commands.preparing import Ready
 from catcli.commands.talk import Talk
+from catcli.errors import ProductsError
 from catcli.evaluation.assess import Assessed, Scored, assess
 from catcli.evaluation.calibration import Blending, fit_scale
 from catcli.evaluation.resampling import Outcomes
@@ -26,6 +26,9 @@ from catcli.products.examples import draw
 from catcli.products.split import Rows, folds
 from catcli.recipe import Recipe
 from catcli.runtime.blend import Array
+
+FEWEST_ROWS = 500
+"""Rows that a trial learns from at least, where there are so many."""
 
 
 @dataclass
@@ -48,35 +51,38 @@ class Trials:
         """Deal ``learner``'s rows out to ``count`` folds; of very many a draw, so that a trial of ``most_epochs`` takes what a fit does."""
         parts, recipe = learner.parts, learner.recipe
         whole = np.sort(np.concatenate((parts.train, parts.validation)))
-        most = LORA_PASSES[learner.device.type] // (most_epochs * (count - 1))
+        most = max(FEWEST_ROWS, LORA_PASSES[learner.device.type] // (most_epochs * (count - 1)))
         rows = draw(learner.rows.classes, whole, most, recipe.seed)
         if len(rows) < len(whole):
             learner.talk.say(f"every trial learns from a draw of {len(rows):,} of {len(whole):,} rows")
         examples = learner.rows.take(rows)
         fold = folds([learner.labeled.keys[row] for row in rows], examples.classes, count, recipe.split_seed)
+        sizes = np.bincount(fold[fold >= 0], minlength=count)
+        if not sizes.all():
+            raise ProductsError(
+                f"--folds {count}: {int((sizes > 0).sum())} folds are all that {len(rows):,} rows give, since products stay whole and the "
+                "only one of a category always teaches; ask for fewer folds or add labeled rows."
+            )
         linear = np.zeros((len(rows), learner.count), np.float32)
         logits, scored = out_of_fold(learner.balanced(examples), fold, learner.names, learner.count, recipe.seed)
         if recipe.balance == "logit-adjust":
             logits = logits + adjustment(learner.shares, fit_scale(logits, examples.classes[scored]))
         linear[scored] = logits
-        unlabeled = learner.unlabeled[: max(0, most - len(rows))]
-        return cls(learner, learner.studied(rows, unlabeled), rows, fold, linear, count)
+        return cls(learner, learner.studied(rows, learner.unlabeled_beside(len(rows), most)), rows, fold, linear, count)
 
     def run(self, recipe: Recipe, checkpoints: Path, after: Callable[[int, float], bool], metric: str) -> float | None:
         """The score of ``recipe`` over all folds; None where ``after``, told of the score so far, says that it is not worth going on.
 
-        A fold that was trained before a kill is not trained again: its state is in ``checkpoints``, which are gone once a trial has ended.
+        A fold that was trained before a kill is not trained again: its state is in ``checkpoints``, which is the caller's to remove.
         """
         logits = np.zeros_like(self.linear)
-        score = None
+        score = 0.0
         for number in range(self.count):
             inside = np.flatnonzero(self.fold == number)
             logits[inside] = self._fold(number, recipe, checkpoints)
             score = self.score(np.flatnonzero((self.fold >= 0) & (self.fold <= number)), logits, recipe, metric)
             if not after(number, score):
-                score = None
-                break
-        places.remove(checkpoints)
+                return None
         return score
 
     def _fold(self, number: int, recipe: Recipe, checkpoints: Path) -> Array:
@@ -112,5 +118,4 @@ def tested(ready: Ready, recipe: Recipe, checkpoints: Path, talk: Talk, tell: Te
     rows = held_out[choosing:]
     names, method = labeled.categories.names, learner.recipe.method
     scored = Scored({"fp32": logits[choosing:]}, linear[choosing:], labeled.classes[rows], labeled.products(rows), names, method)
-    places.remove(checkpoints)
     return assess(scored, "fp32", blending, Served(file="", confidence=blending.confidences["fp32"]))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from catcli import places
-from catcli.commands.preparing import Reading, prepared
+from catcli.commands.preparing import Reading, ingredients, prepared
 from catcli.commands.talk import Talk
 from catcli.errors import CatcliError, OutputError, UsageError
 from catcli.evaluation.metrics import TITLES
@@ -25,7 +26,7 @@ class Search:
     trials: int = 20
     folds: int = 3
     timeout: float | None = None
-    metric: str = "log_loss"
+    metric: str = "macro_f1"
 
     def check(self) -> None:
         """Stop at what cannot be searched for."""
@@ -57,30 +58,40 @@ def tune(
     Raises:
         CatcliError: something that the user can mend.
     """
-    talk, search = talk or Talk.silent(), search or Search()
+    talk, search, reading = talk or Talk.silent(), search or Search(), reading or Reading()
     search.check()
+    if resume and force:
+        raise UsageError("--resume goes on with the search that --force would begin anew; leave out one.")
     _check_optuna()
-    source = (reading or Reading()).open(products)
+    source = reading.open(products)
     target = output or Path(f"{source.stem}.tuned.json")
     file = target.with_suffix(".study")
     _check_place(target, file, resume, force)
     if resume and not file.exists():
         talk.say("there is nothing to resume; the search begins anew.")
+    if recipe.time_budget is not None:
+        talk.warn("the recipe's time budget is left out: a trial that it cuts short would be of another recipe.")
+        recipe = recipe.without("time_budget")
     ready = prepared(source, recipe, talk)
-    if force:
-        places.remove(file)
-        places.remove(_checkpoints(target))
-    # Optuna, torch and scikit-learn take seconds to import: only once the rows are known to be good.
-    from catcli.commands.searching import Searcher, open_study
+    with writing(str(file), "-o"), places.held(target.with_name(f".{target.name}.lock")) as alone:
+        if not alone:
+            raise OutputError(f"-o {target} is being searched for by another run; wait for it, or choose another file.")
+        if force:
+            places.remove(file)
+            places.remove(_checkpoints(target))
+        # Optuna, torch and scikit-learn take seconds to import: only once the rows are known to be good.
+        from catcli.commands.searching import Searcher, kept_in, open_study
 
-    study = open_study(file, ready, search)
-    with talk.progress() as advance:
-        searcher = Searcher(study, ready, search, _checkpoints(target), talk, advance)
-        best = searcher.search()
-        told = searcher.told(best, target)
-    with writing(str(target), "-o"), places.whole(target) as place:
-        place.write_text(best.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    _show(told, products, file, as_json, talk)
+        study = open_study(file, ready, search, ingredients(recipe, reading))
+        with kept_in(file), talk.progress() as advance:
+            searcher = Searcher(study, ready, search, _checkpoints(target), talk, advance)
+            best = searcher.search()
+            told = searcher.told(best, target)
+        with places.whole(target) as place:
+            place.write_text(best.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        places.remove(_checkpoints(target))
+        places.remove(target.with_name(f".{target.name}.lock"))
+    _show(told, products, reading, file, as_json, talk)
     return told
 
 
@@ -99,8 +110,11 @@ def _checkpoints(target: Path) -> Path:
 def _check_place(target: Path, file: Path, resume: bool, force: bool) -> None:
     if target.suffix != ".json":
         raise UsageError(f"-o {target}: name a .json file; it gets the best recipe.")
-    if not target.absolute().parent.is_dir():
+    above = target.absolute().parent
+    if not above.is_dir():
         raise OutputError(f"-o {target}: there is no folder {target.parent}; make it with 'mkdir -p {target.parent}'.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise OutputError(f"-o {target}: {above} cannot be written; choose another place.")
     if force:
         _check_ours(target, file)
     elif file.exists() and not resume:
@@ -125,19 +139,19 @@ def _begins_as_database(file: Path) -> bool:
         return opened.read(16).startswith(b"SQLite format 3")
 
 
-def _show(told: Tuned, products: Sequence[str], file: Path, as_json: bool, talk: Talk) -> None:
+def _show(told: Tuned, products: Sequence[str], reading: Reading, file: Path, as_json: bool, talk: Talk) -> None:
     if as_json:
         print(told.model_dump_json())
         return
     talk.out.print(tables.trials(told))
     if told.importances:
         talk.out.print(tables.importances(told.importances))
-    models = {"tuned": told.test} | ({"first": told.first} if told.first else {})
-    talk.out.print(tables.side_by_side(models, f"On {told.test_rows:,} test rows, 95 % intervals"))
+    if told.test is not None:
+        models = {"tuned": told.test} | ({"first": told.first} if told.first else {})
+        talk.out.print(tables.side_by_side(models, f"On {told.test_rows:,} test rows, 95 % intervals"))
     if told.against_first:
         talk.out.print(sentences.comparison(told.against_first, None), soft_wrap=True)
-    else:
+    elif told.best == 1:
         talk.out.print("The recipe that it began with is the best.", soft_wrap=True)
     talk.out.print(f"recipe:  {told.recipe} (the trials: {file})", soft_wrap=True)
-    given = " ".join(shlex.quote(one) for one in products)
-    talk.out.print(f"next:    catcli fit {given} --recipe {shlex.quote(told.recipe)}", soft_wrap=True)
+    talk.out.print(f"next:    {reading.line('fit', products)} --recipe {shlex.quote(told.recipe)}", soft_wrap=True)

@@ -120,7 +120,7 @@ class Comparison(Numbers):
     rows: int
     """Rows that both were scored on."""
     accuracy: Estimate
-    """Accuracy of the first less that of the second."""
+    """Accuracy of the first less that of the second; the intervals of several comparisons hold together (Bonferroni)."""
     macro_f1: Estimate
     """Macro F1 of the first less that of the second."""
     better: int

@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from catcli.evaluation.metrics import CategoryScores, Comparison, Confusion, Estimate, Scores
-from catcli.evaluation.resampling import Floats, Outcomes, estimate
+from catcli.evaluation.resampling import LEVEL, Floats, Outcomes, estimate
 from catcli.runtime.blend import Array
 
 MOST_CONFUSIONS = 200
@@ -70,8 +70,10 @@ def compare(first: Outcomes, second: Outcomes, of: str, against: str) -> Compari
     return compare_runs([first], [second], of, against)
 
 
-def compare_runs(first: Sequence[Outcomes], second: Sequence[Outcomes], of: str, against: str) -> Comparison:
+def compare_runs(first: Sequence[Outcomes], second: Sequence[Outcomes], of: str, against: str, pairs: int = 1) -> Comparison:
     """`compare` for models that were trained with several seeds: differences are of the means over them.
+
+    The intervals of so many ``pairs`` hold together with 95 % (Bonferroni); `corrected` does the same for their p-values.
 
     The test is McNemar's (1947, "Note on the sampling error of the difference between correlated proportions or percentages") in its exact
     form, between products of which one model labels more rows right, over its seeds, and those of which the other does.
@@ -79,7 +81,12 @@ def compare_runs(first: Sequence[Outcomes], second: Sequence[Outcomes], of: str,
 
     def difference(metric: str) -> Estimate:
         value = float(mean_metric(first, metric) - mean_metric(second, metric))
-        low, high = np.quantile(mean_drawn(first, metric) - mean_drawn(second, metric), (0.025, 0.975))
+        drawn = mean_drawn(first, metric) - mean_drawn(second, metric)
+        if pairs == 1:
+            low, high = np.quantile(drawn, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+        else:  # the ends of so many draws do not reach far enough: a normal distribution of their width does
+            reach = float(stats.norm.isf((1 - LEVEL) / (2 * pairs))) * float(drawn.std())
+            low, high = value - reach, value + reach
         return Estimate(value=value, low=float(min(low, value)), high=float(max(high, value)))
 
     rows = first[0]

@@ -41,8 +41,8 @@ class Tuned(Numbers):
     """The file with the best recipe."""
     test_rows: int
     """Rows that no trial has seen."""
-    test: Scores
-    """The best recipe on them: the blend that a fit without a refit would ship."""
+    test: Scores | None
+    """The best recipe on them: the blend that a fit without a refit would ship; null until all trials that were asked for are made."""
     first: Scores | None
     """The recipe that the search began with, on the same rows; null where it is the best."""
     against_first: Comparison | None
@@ -101,8 +101,10 @@ class Compared(Numbers):
     """Every model, in the order asked for."""
     best: str
     """The one whose validation log loss is lowest."""
+    recipe: str | None
+    """The file with its recipe; null where it is the linear model."""
     comparisons: tuple[Comparison, ...]
-    """Every pair of models, each alone, with McNemar's test; Holm's correction over all pairs."""
+    """Every pair of models, each alone, with McNemar's test; Holm's correction, and Bonferroni's of the intervals, over all pairs."""
     failed: Mapping[str, str]
     """Fits that came to nothing, and why."""
     page: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -273,11 +274,11 @@ def backbone(name: str) -> Backbone:
     """
     if name == MINILM.name:
         return MINILM
-    if name.startswith(f"{MINILM.name}-"):
-        return _small(name)
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _in_folder(folder, name, *_published_as(folder.resolve()))
+    if re.fullmatch(rf"{MINILM.name}-\d+", name):
+        return _small(name)
     repository, at, revision = name.partition("@")
     if repository == MINILM.name or (at and not revision):
         raise UsageError(f"--base {name}: write NAME@REVISION for a model on the hub; the embedded minilm has no revisions.")

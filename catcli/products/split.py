@@ -91,18 +91,17 @@ def split(keys: Sequence[str], classes: npt.NDArray[np.int64], shares: tuple[int
 def folds(keys: Sequence[str], classes: Rows, count: int, seed: int) -> Rows:
     """A fold for every row *(rows,)*, from 0 to ``count`` - 1, by product key and stratified by category; -1 for rows that always teach.
 
-    Within each category the keys are dealt out in the order of their hashes, so that folds have as many of them but for one. A key with
-    rows of several categories goes with the one that most of them name; the only key of a category is in no fold, since no model that has
-    not seen it could name it.
+    The keys are dealt out one category after another, within it in the order of their hashes, so that folds have as many of each and as
+    many in all but for one. A key with rows of several categories goes with the one that most of them name; the only key of a category is
+    in no fold, since no model that has not seen it could name it.
     """
     hashes = np.fromiter((key_hash(key, seed) for key in keys), dtype=np.uint64, count=len(keys))
     ranked, key_of = np.unique(hashes, return_inverse=True)
     major = _major(key_of, classes, int(classes.max()) + 1)
     order = np.argsort(major, kind="stable")
-    within, sizes = ranks(major[order])
-    fold = np.empty(len(ranked), np.int64)
-    # Categories begin at different folds, or the first would get every category's odd one.
-    fold[order] = np.where(sizes > 1, (within + major[order]) % count, -1)
+    dealt = order[ranks(major[order])[1] > 1]
+    fold = np.full(len(ranked), -1, np.int64)
+    fold[dealt] = np.arange(len(dealt)) % count
     return fold[key_of]
 
 

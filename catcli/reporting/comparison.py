@@ -41,7 +41,8 @@ def comparison_page(name: str, told: Compared, names: Sequence[str], shown: Sequ
         .render(
             name=printable(name),
             told=told,
-            sentences=[sentences.comparison(found, None) for found in told.comparisons if sentences.is_studied(found)],
+            sentences=[sentences.comparison(found, None) for found in sentences.studied(told)],
+            seeds=max(len(model.adapters) for model in told.models),
             data=_data(names, shown),
             plotly=Markup(get_plotlyjs()),  # noqa: S704  (a library's own script, none of the user's text)
             nonce=secrets.token_urlsafe(16),
@@ -55,6 +56,7 @@ def _data(names: Sequence[str], shown: Sequence[Shown]) -> dict[str, Any]:
     drawn = [number for number, _ in support.most_common(max(1, MOST_CURVES // len(shown)))]
     present = sorted(set().union(*(one.outcomes.present.tolist() for one in shown)))
     return {
+        "largest": drawn[0],
         "names": {int(number): printable(names[number]) for number in present},
         "models": [
             {

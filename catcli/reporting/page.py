@@ -47,7 +47,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(share=share, per_cent=sentences.per_cent, plain=printable)
+    made.filters.update(share=share, per_cent=sentences.per_cent, plain=printable, signed=sentences.signed)
     return made
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from catcli.adapter import Threshold
 from catcli.evaluation.metrics import Calibration, Comparison, Estimate, Evaluation, Promise, RandomSplit
-from catcli.evaluation.studies import Churn
+from catcli.evaluation.studies import Churn, Compared
 from catcli.recipe import Method
 
 METHODS: dict[Method, str] = {
@@ -57,13 +57,13 @@ def comparison(found: Comparison, method: Method | None) -> str:
     one, other = models.get(found.of, found.of), models.get(found.against, found.against)
     parts = []
     for title, difference in (("macro F1", found.macro_f1), ("accuracy", found.accuracy)):
-        points = f"{_signed(difference.value)} points of {title}"
+        points = f"{signed(difference.value)} points of {title}"
         parts.append(f"{points}, 95 % interval {100 * difference.low:.1f} to {100 * difference.high:.1f}")
     tested = f"products better {found.better:,}, worse {found.worse:,}, McNemar p = {found.p_value:.3g}"
     return f"{one} over {other}: {'; '.join(parts)} ({tested}). {verdict(found, method)}"
 
 
-def _signed(difference: float) -> str:
+def signed(difference: float) -> str:
     """In points, with its sign; a difference that rounds to nothing has none."""
     points = round(100 * difference, 1)
     return f"{points:+.1f}" if points else "0.0"
@@ -94,10 +94,15 @@ def churn(told: Churn) -> str:
     return f"{said}; they are {per_cent(told.share)} of {told.weight_column}."
 
 
-def is_studied(found: Comparison) -> bool:
-    """Whether it is what the study asked: LoRA beside full fine-tuning, of one base."""
-    (base, _, method), (other_base, _, other) = (name.partition(" ") for name in (found.of, found.against))
-    return base == other_base and {"lora", "full"} <= {method.split(" ")[0], other.split(" ")[0]}
+def studied(told: Compared) -> list[Comparison]:
+    """What the study asked: LoRA beside full fine-tuning, of one base and one balance."""
+    models = {model.name: model for model in told.models}
+    found = []
+    for pair in told.comparisons:
+        one, other = models[pair.of], models[pair.against]
+        if (one.base, one.balance) == (other.base, other.balance) and {one.method, other.method} == {"lora", "full"}:
+            found.append(pair)
+    return found
 
 
 def random_split(found: RandomSplit) -> str:

@@ -213,9 +213,18 @@ def models_blended(told: Compared) -> Table:
 
 def pairs(comparisons: Sequence[Comparison]) -> Table:
     """Pairs of models, each alone, with the test's p-value, the clearest differences first."""
-    made = table("Pairs, each alone (McNemar by product, Holm over all pairs)", "", "accuracy, points", "macro F1, points", "p")
+    made = table(
+        "Pairs, each alone; 95 % intervals and p hold for all of them together",
+        "",
+        "accuracy, points",
+        "macro F1, points",
+        "p",
+    )
     for found in sorted(comparisons, key=lambda one: one.p_value):
-        shown = [f"{100 * one.value:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})" for one in (found.accuracy, found.macro_f1)]
+        shown = [
+            f"{sentences.signed(one.value)} ({sentences.signed(one.low)} to {sentences.signed(one.high)})"
+            for one in (found.accuracy, found.macro_f1)
+        ]
         made.add_row(Text(f"{shortened(found.of, 26)}\n  over {shortened(found.against, 21)}"), *shown, f"{found.p_value:.2g}")
     return made
 

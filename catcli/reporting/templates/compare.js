@@ -15,13 +15,16 @@
       customdata: models.map((model) => model[key]),
       hovertemplate: `%{x}: ${title} %{y:.3f}<br>95 % interval %{customdata[1]:.3f} to %{customdata[2]:.3f}<extra></extra>`,
     }));
-    Plotly.react("bars-plot", traces, layout(axis("", { tickangle: models.length > 4 ? -30 : 0 }), axis("", { range: [0, 1.02] }),
-      { barmode: "group", showlegend: true, legend: { orientation: "h", y: 1.12, x: 0 } }), config);
+    const narrow = innerWidth < 600;
+    Plotly.react("bars-plot", traces, layout(axis("", { tickangle: models.length > 4 || narrow ? -40 : 0 }), axis("", { range: [0, 1.02] }),
+      { barmode: "group", showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+        margin: { l: 40, r: 16, t: narrow ? 80 : 32, b: 48 } }), config);
   };
 
   // --- curves -------------------------------------------------------------------------------------------------------------------------
   const chooser = at("category");
   [...new Set(models.flatMap((model) => Object.keys(model.curves)))].sort(byName).forEach((number) => option(chooser, number, data.names[number]));
+  chooser.value = String(data.largest);
   const readAreas = () => {
     at("areas").textContent = models.map((model) => `${model.name} ${share(model.areas[chooser.value] ?? null)}`).join(" · ");
   };
