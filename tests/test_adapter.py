@@ -55,10 +55,10 @@ def test_a_missing_file_a_damaged_manifest_and_a_newer_format_get_sentences(copy
         adapters.load(copy).verify()
     manifest = json.loads((copy / "adapter.json").read_text())
     (copy / "adapter.json").write_text(json.dumps({**manifest, "format": 99, "thresholds": {}}))
-    with pytest.raises(AdapterError, match="is of adapter format 99 and this catcli reads 2 and 3; upgrade catcli"):
+    with pytest.raises(AdapterError, match="is of adapter format 99 and this catcli reads 2 to 4; upgrade catcli"):
         adapters.load(copy)
     (copy / "adapter.json").write_text(json.dumps({**manifest, "format": 1}))
-    with pytest.raises(AdapterError, match="is of adapter format 1 and this catcli reads 2 and 3; fit it again with this catcli"):
+    with pytest.raises(AdapterError, match="is of adapter format 1 and this catcli reads 2 to 4; fit it again with this catcli"):
         adapters.load(copy)
     (copy / "adapter.json").write_text(json.dumps({**manifest, "categories": "none"}))
     with pytest.raises(AdapterError, match=r"adapter\.json is damaged \(categories: .*\); copy the folder again or fit anew"):

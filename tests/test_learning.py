@@ -56,6 +56,14 @@ def test_classes_fitted_in_groups_are_those_fitted_together() -> None:
     assert (found[:, 11] < found[:, :11].min(1)).any()  # a category without a row is never favored
 
 
+def test_the_same_rows_and_seed_give_the_same_model() -> None:
+    rows = examples(1100, 11)  # more classes than are fitted together: liblinear's generator is one for all of a process
+    first, *others = (fit_linear(rows, 11, seed=0) for _ in range(3))
+    for other in others:
+        assert (first.weights != other.weights).nnz == 0
+        assert first.bias.tolist() == other.bias.tolist()
+
+
 def test_many_rows_and_classes_are_set_against_a_draw_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "VISITS", 0)
     monkeypatch.setattr(linear, "FEWEST_OTHERS", 30)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +22,6 @@ from catcli.products.examples import Examples
 from catcli.recipe import Balance
 from catcli.runtime.blend import softmax
 from catcli.runtime.ngrams import LinearModel, Ngrams
-from catcli.runtime.session import cores
 
 Rows = npt.NDArray[np.int64]
 
@@ -31,14 +29,12 @@ PRUNE = 0.01
 """Weights nearer to zero than this are dropped. On flipkart (189 categories) 2.4 % remain, 4 MB for 123, and accuracy moves by .0003."""
 
 TOGETHER = 8
-"""Classes that one call fits. Each call holds classes x features dense, and its rows a second time; at most `THREADS` run at once."""
-
-THREADS = 4
+"""Classes that one call fits. Each call holds classes x features dense, and its rows a second time."""
 
 VISITS = 20_000_000
 """Rows times classes up to which every class is set against all rows; above, against its share of this many and all of its own.
 
-3 minutes or so on two cores. At 189 classes it is reached with 106,000 rows, at 5,000 with 4,000.
+3 to 5 minutes or so. At 189 classes it is reached with 106,000 rows, at 5,000 with 4,000.
 """
 
 FEWEST_OTHERS = 4_000
@@ -60,13 +56,13 @@ def fit_linear(examples: Examples, count: int, seed: int, advance: Callable[[flo
     columns, rows, values = [], [], []
     # A category without a training row is possible but never favored.
     bias = np.full(count, np.nan, np.float32)
-    with ThreadPoolExecutor(min(THREADS, cores())) as pool:
-        for done, fitted in enumerate(pool.map(machines.fit, groups), 1):
-            bias[fitted.classes] = fitted.bias
-            columns.append(fitted.classes[fitted.weights.row])
-            rows.append(fitted.weights.col)
-            values.append(fitted.weights.data)
-            advance(min(done * TOGETHER, len(present)), len(present))
+    # One after another: liblinear draws its rows by one generator for the whole process, so two at once would never fit alike again.
+    for done, fitted in enumerate(map(machines.fit, groups), 1):
+        bias[fitted.classes] = fitted.bias
+        columns.append(fitted.classes[fitted.weights.row])
+        rows.append(fitted.weights.col)
+        values.append(fitted.weights.data)
+        advance(min(done * TOGETHER, len(present)), len(present))
     bias[np.isnan(bias)] = np.nanmin(bias) - 1
     weights = sparse.csr_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), (matrix.shape[1], count))
     return LinearModel(ngrams, weights, bias)
