@@ -150,6 +150,11 @@ class Adapter:
         """The folder's name, which is the adapter's."""
         return self.folder.name
 
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of its manifest, which has those of its files: another adapter has another."""
+        return sha256(self.folder / MANIFEST)
+
     def file(self, name: str) -> Path:
         """The path of one of its files, after its SHA-256 was compared.
 

@@ -30,6 +30,11 @@ def beside(target: Path) -> Path:
     return place
 
 
+def resumable(target: Path) -> Path:
+    """Where what a killed run had done for ``target`` is kept, for ``--resume``."""
+    return target.with_name(f".{target.name}.catcli-resume")
+
+
 @contextmanager
 def whole(target: Path) -> Iterator[Path]:
     """A file to write that takes ``target``'s name when the block ends well, and is gone when it does not."""
@@ -43,7 +48,10 @@ def whole(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def held(lock: Path) -> Iterator[bool]:
-    """Whether this process alone holds ``lock``, a file that is made and left; it lets go when the block or the process ends."""
+    """Whether this process alone holds ``lock``, a file that is made and left; it lets go when the block or the process ends.
+
+    Windows has no flock: two runs are not told apart there.
+    """
     with lock.open("w") as file:
         if sys.platform == "win32":
             yield True

@@ -30,9 +30,10 @@ JOURNAL = "cells.json"
 
 @dataclass(frozen=True)
 class Cell:
-    """One fit: the name of its folder, and what is to be trained."""
+    """One fit: the name of its folder, what tables call the model, which is the same for every seed, and what is to be trained."""
 
     name: str
+    model: str
     recipe: Recipe
 
 
@@ -73,20 +74,21 @@ class Cells:
             )
         return None
 
-    def fit(self, cell: Cell) -> Failure | None:
-        """Fit a cell; returns why it could not be, None where it is done.
+    def fit(self, cell: Cell) -> Adapter | Failure:
+        """Fit a cell; returns its adapter, or why there is none.
 
         A fit that was killed goes on from where it was last kept.
         """
         folder, mark = self.folder / cell.name, self._mark(cell)
         kept = self._journal().get(cell.name, {})
-        resume = kept.get("begun") == mark and folder.with_name(f".{folder.name}.catcli-resume").exists()
+        resume = kept.get("begun") == mark and places.resumable(folder).exists()
         # What stands there now is not of this mark: until the fit is done, nothing says that it is.
         self._note(cell, {"done": kept.get("done", {}), "begun": mark})
         failure = self._run(cell, folder, resume)
-        if failure is None:
-            self._note(cell, {"done": mark})
-        return failure
+        if failure is not None:
+            return failure
+        self._note(cell, {"done": mark})
+        return adapters.load(folder)
 
     def _run(self, cell: Cell, folder: Path, resume: bool) -> Failure | None:
         # A fresh interpreter: a fork of this one would share its threads' locks.

@@ -19,15 +19,16 @@ from catcli import adapter as adapters
 from catcli import places
 from catcli.adapter import Adapter
 from catcli.commands.matching import match_text, prices_among
+from catcli.commands.predict import told as told_notes
 from catcli.commands.preparing import Reading
 from catcli.commands.talk import Talk
-from catcli.errors import GateMissed, OutputError, ProductsError, UsageError, listed
+from catcli.errors import GateMissed, ProductsError, UsageError, listed
 from catcli.evaluation.studies import Churn, Flow, Turnover
 from catcli.products.batch import Batch
 from catcli.products.columns import alike, find
 from catcli.products.read import ROWS, Source
 from catcli.products.text import cells_of, composed
-from catcli.products.write import Form, Sink, filled, is_folder, is_pipe, output_form, writing
+from catcli.products.write import Form, Sink, check_folder, filled, is_folder, is_pipe, output_form, writing
 from catcli.recipe import check_device
 from catcli.reporting import sentences, tables
 from catcli.runtime.blend import Array
@@ -92,7 +93,7 @@ def churn(names: Sequence[str], asked: Asked, *, as_json: bool = False, talk: Ta
         def advance(rows: int, share: float) -> None:
             bar("labeling twice", rows, rows / share if share else rows)
 
-        run(_told(itertools.chain([first], batches), talk), comparing, readers[0].labeler, readers[0].plan, advance)
+        run(told_notes(itertools.chain([first], batches), talk), comparing, readers[0].labeler, readers[0].plan, advance)
     told = counts.told(before, after, source, asked)
     _show(told, asked, as_json, talk)
     if asked.max_churn is not None and told.share > asked.max_churn:
@@ -103,13 +104,6 @@ def churn(names: Sequence[str], asked: Asked, *, as_json: bool = False, talk: Ta
             f"that --max-churn allows; {look} before {after.folder} takes the place of {before.folder}."
         )
     return told
-
-
-def _told(batches: Iterator[Batch], talk: Talk) -> Iterator[Batch]:
-    for batch in batches:
-        if batch.note:
-            talk.warn(batch.note)
-        yield batch
 
 
 def _weight_column(source: Source, asked: Asked) -> str | None:
@@ -132,8 +126,7 @@ def _form(source: Source, asked: Asked) -> Form:
         return Form("csv")
     if Path(asked.output).resolve() in {path.resolve() for path in source.paths}:
         raise UsageError(f"-o {asked.output} is one of the inputs; write to another file.")
-    if not Path(asked.output).absolute().parent.is_dir():
-        raise OutputError(f"-o {asked.output}: there is no folder {Path(asked.output).parent}; make it with 'mkdir -p'.")
+    check_folder(Path(asked.output))
     try:
         return output_form(asked.output, None)
     except UsageError as error:
@@ -205,7 +198,7 @@ class _Comparing:
             }
         )
         changed = np.flatnonzero((ours[BEFORE] != ours[AFTER]).to_numpy())
-        self._counts.add(ours, np.ones(len(rows)) if weights is None else weights, changed)
+        self._counts.add(ours, np.ones(len(rows)) if weights is None else weights)
         if self._sink is not None and (len(changed) or not self._header):
             self._sink.write(rows.take(changed), keep, ours[changed])
             self._header = True
@@ -257,17 +250,13 @@ class _Counts:
     """Rows and weights by pair of categories; as many numbers as there are pairs."""
 
     def __init__(self) -> None:
-        self.rows = self.changed = 0
-        self.weight = self.changed_weight = 0.0
+        self.rows = 0
         self.pairs: Counter[tuple[str, str]] = Counter()
         self.weights: Counter[tuple[str, str]] = Counter()
 
-    def add(self, labels: pl.DataFrame, weights: npt.NDArray[np.float64], changed: npt.NDArray[np.int64]) -> None:
-        """A batch's labels before and after, what its rows count, and which of them changed."""
+    def add(self, labels: pl.DataFrame, weights: npt.NDArray[np.float64]) -> None:
+        """A batch's labels before and after, and what its rows count."""
         self.rows += len(labels)
-        self.changed += len(changed)
-        self.weight += float(weights.sum())
-        self.changed_weight += float(weights[changed].sum())
         grouped = labels.select(BEFORE, AFTER).with_columns(weight=weights).group_by(BEFORE, AFTER).agg(pl.len(), pl.col("weight").sum())
         for one, other, rows, weight in grouped.iter_rows():
             self.pairs[one, other] += rows
@@ -280,17 +269,17 @@ class _Counts:
             for (one, other), rows in self.pairs.items()
             if one != other
         ]
-        whole = self.weight if asked.weight else self.rows
-        moved = self.changed_weight if asked.weight else self.changed
+        # Where no column was named a row counts one, so these are numbers of rows.
+        whole, moved = sum(self.weights.values()), sum(flow.weight for flow in flows)
         return Churn(
             before=str(before.folder),
             after=str(after.folder),
             on=source.name,
             rows=self.rows,
-            changed=self.changed,
+            changed=sum(flow.rows for flow in flows),
             weight_column=asked.weight,
-            weight=self.weight if asked.weight else None,
-            changed_weight=self.changed_weight if asked.weight else None,
+            weight=whole if asked.weight else None,
+            changed_weight=moved if asked.weight else None,
             share=moved / whole if whole else 0.0,
             flows=tuple(sorted(flows, key=lambda flow: (-flow.weight, -flow.rows, flow.before, flow.after))),
             categories=self._turnovers(),

@@ -58,8 +58,9 @@ class Grid:
         for base, method, balance, seed in itertools.product(bases, learned, balances, seeds):
             settings = {"base": base, "method": method, "balance": balance, "seed": seed, "refit": False}
             start = recipe.without(*_foreign(recipe, base, method))
-            parts = [_short(base), method, *([balance] if balance != "none" else []), *([f"seed{seed}"] if seed else [])]
-            found.append(Cell("-".join(parts), start.but(settings)))
+            model = [_short(base), method, *([balance] if balance != "none" else [])]
+            name = "-".join([*model, *([f"seed{seed}"] if seed else [])]).replace("@", "_")
+            found.append(Cell(name, " ".join(model), start.but(settings)))
         names = [cell.name for cell in found]
         if len(set(names)) < len(names):
             raise UsageError("two of --base end in the same name; give one of them another folder.")
@@ -77,8 +78,8 @@ def _foreign(recipe: Recipe, base: str, method: str) -> set[str]:
 
 
 def _short(base: str) -> str:
-    """A base's name as a folder's: the last part of a path or of a hub's name, without what a file system minds."""
-    return Path(base.replace("@", "_")).name or "base"
+    """The last part of a path or of a hub's name."""
+    return Path(base).name or "base"
 
 
 def compare(
@@ -151,14 +152,13 @@ def _fitted(wanted: Sequence[Cell], cells: Cells, force: bool, talk: Talk) -> tu
             talk.say(f"fit {number} of {len(wanted)}: {cell.name} is there already")
         else:
             talk.say(f"fit {number} of {len(wanted)}: {cell.name}")
-            failure = cells.fit(cell)
-            if failure:
-                talk.warn(f"{cell.name} failed: {failure.why}")
-                failed[cell.name] = failure
+            fitted = cells.fit(cell)
+            if isinstance(fitted, Failure):
+                talk.warn(f"{cell.name} failed: {fitted.why}")
+                failed[cell.name] = fitted
                 continue
-            adapter = cells.finished(cell, force)
-        if adapter is not None:
-            made[cell] = adapter
+            adapter = fitted
+        made[cell] = adapter
     return made, failed
 
 

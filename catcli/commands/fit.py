@@ -93,7 +93,7 @@ def _train_and_write(ready: Ready, target: Path, run: Run) -> Fitted:
     from catcli.commands.learning import Learner
     from catcli.models.training import Tell
 
-    talk, demands, checkpoints = run.talk, run.demands, target.with_name(f".{target.name}.catcli-resume")
+    talk, demands, checkpoints = run.talk, run.demands, places.resumable(target)
     if not run.resume:
         places.remove(checkpoints)  # by every process, before any trains: none may take up what another has not
     if HELPS:

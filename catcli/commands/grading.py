@@ -19,7 +19,7 @@ from catcli.evaluation.resampling import Outcomes, estimate
 from catcli.evaluation.scores import compare_runs, corrected, mean_drawn, mean_metric
 from catcli.evaluation.studies import Compared, Model
 from catcli.reporting.comparison import Shown
-from catcli.runtime.blend import Array, softmax
+from catcli.runtime.blend import Array
 from catcli.runtime.ngrams import LinearModel
 
 
@@ -37,7 +37,7 @@ class Run:
 
     adapter: Adapter
     metrics: Metrics
-    alone: Voice
+    lora: Voice
     linear: Voice
     blend: Voice
     validation: Mapping[str, float]
@@ -50,12 +50,8 @@ class Run:
         blending = Blending.of(manifest)
 
         def voices(rows: HeldOut) -> dict[str, Voice]:
-            probabilities = {
-                "alone": softmax(np.float32(blending.lora_alone) * rows.lora),
-                "linear": softmax(np.float32(blending.linear_alone) * rows.linear),
-                "blend": blending.probabilities(rows.lora, rows.linear, metrics.variant),
-            }
-            return {name: Voice(found, Outcomes.of(found, rows.classes, rows.products)) for name, found in probabilities.items()}
+            said = blending.voices(rows.lora, rows.linear, metrics.variant)
+            return {name: Voice(found, Outcomes.of(found, rows.classes, rows.products)) for name, found in said.items()}
 
         choosing = voices(held.part("validation"))
         losses = {name: float(voice.outcomes.point.metrics["log_loss"][0]) for name, voice in choosing.items()}
@@ -111,24 +107,25 @@ def grade(made: Mapping[Cell, Adapter], with_linear: bool) -> Graded:
     Raises:
         AdapterError: they do not hold out the same rows.
     """
-    groups: defaultdict[tuple[str, str, str], list[Run]] = defaultdict(list)
+    groups: defaultdict[str, list[Run]] = defaultdict(list)
+    cells: dict[str, Cell] = {}
     for cell, adapter in made.items():
-        groups[cell.recipe.base, cell.recipe.method, cell.recipe.balance].append(Run.of(adapter))
+        groups[cell.model].append(Run.of(adapter))
+        cells.setdefault(cell.model, cell)
     runs = [run for group in groups.values() for run in group]
-    first = runs[0].alone.outcomes
+    first = runs[0].lora.outcomes
     for run in runs[1:]:
-        other = run.alone.outcomes
+        other = run.lora.outcomes
         if not (np.array_equal(first.truth, other.truth) and np.array_equal(first.product, other.product)):
             raise AdapterError(f"{run.adapter.folder} holds out other rows than {runs[0].adapter.folder}; pass --force to fit both anew.")
     models, voices, areas = {}, {}, {}
-    for (base, method, balance), group in groups.items():
-        name = " ".join([_short(base), method, *([balance] if balance != "none" else [])])
-        voices[name] = [run.alone for run in group]
-        models[name] = _model(name, base, method, balance, group)
+    beside: dict[str, list[Run]] = {}  # by balance, the fits whose linear model is told
+    for name, group in groups.items():
+        voices[name] = [run.lora for run in group]
+        models[name] = _model(cells[name], group)
         areas[name] = {found.category: found.roc_auc for found in group[0].metrics.lora.categories}
-    balances = dict.fromkeys(balance for _, _, balance in groups)
-    for balance in balances if with_linear else ():
-        group = next(group for (_, _, other), group in groups.items() if other == balance)
+        beside.setdefault(cells[name].recipe.balance, group)
+    for balance, group in beside.items() if with_linear else ():
         name = " ".join(["linear", *([balance] if balance != "none" else [])])
         voices[name] = [run.linear for run in group]
         models[name] = _linear(name, balance, group)
@@ -136,20 +133,16 @@ def grade(made: Mapping[Cell, Adapter], with_linear: bool) -> Graded:
     return Graded(runs[0].adapter.manifest.categories, models, voices, areas)
 
 
-def _short(base: str) -> str:
-    return base.rstrip("/").rpartition("/")[2] or base
-
-
-def _model(name: str, base: str, method: str, balance: str, runs: Sequence[Run]) -> Model:
+def _model(cell: Cell, runs: Sequence[Run]) -> Model:
     training = [run.metrics.training for run in runs]
     on_device = [one.device_memory for one in training if one.device_memory is not None]
     return Model(
-        name=name,
-        base=base,
-        method=method,
-        balance=balance,
+        name=cell.model,
+        base=cell.recipe.base,
+        method=cell.recipe.method,
+        balance=cell.recipe.balance,
         adapters=tuple(str(run.adapter.folder) for run in runs),
-        **_scores([run.alone.outcomes for run in runs]),
+        **_scores([run.lora.outcomes for run in runs]),
         roc_auc=_mean_area([run.metrics.lora.categories for run in runs]),
         blend_accuracy=_mean([run.blend.outcomes for run in runs], "accuracy"),
         blend_macro_f1=_mean([run.blend.outcomes for run in runs], "macro_f1"),

@@ -360,7 +360,7 @@ class Learner:
 
     def fingerprint(self, rows: Rows, unlabeled: Sequence[str]) -> str:
         """What a checkpoint has to be of: the same texts, categories and options, by the same packages, in as many processes."""
-        teacher = self.teacher.fingerprint if self.teacher else None
+        teacher = self.teacher.adapter.fingerprint if self.teacher else None
         made_of = [self.recipe.model_dump(mode="json"), self.base.sha256, adapters.versions(), workers().count, teacher]
         told = json.dumps([*made_of, self.labeled.categories.names])
         mark = hashlib.sha256(told.encode("utf-8", "surrogatepass"))

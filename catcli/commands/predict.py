@@ -26,7 +26,7 @@ from catcli.products.columns import find
 from catcli.products.parts import Parts
 from catcli.products.read import Source, open_source
 from catcli.products.review import Review
-from catcli.products.write import Form, is_folder, is_pipe, output_form, piped, writing
+from catcli.products.write import Form, check_folder, is_folder, is_pipe, output_form, piped, writing
 from catcli.recipe import check_device
 from catcli.runtime.labeler import Labeler
 from catcli.runtime.pipeline import ALTERNATIVES, CONFIDENCE, PREDICTED, Plan, Summary, Through, no_rows, rows_of_a_batch, run
@@ -193,7 +193,7 @@ def prepare(catalog: Sequence[str], asked: Asked, talk: Talk, labeler: Labeler |
     for note in labeler.notes:
         talk.warn(note)
     talk.detail(f"adapter {chosen.folder}, {labeler.variant} on {labeler.provider}, ready in {time.perf_counter() - started:.2f} s")
-    batches = _told(source.batches(rows_of_a_batch(labeler)), talk)
+    batches = told(source.batches(rows_of_a_batch(labeler)), talk)
     first = next(batches)
     plan = _plan(source, first, chosen, asked, form, talk)
     if asked.precision is not None:
@@ -271,15 +271,15 @@ def _check_output(source: Source, asked: Asked) -> None:
 def _check_review(source: Source, asked: Asked) -> None:
     file = Path(asked.review or "")
     output_form(str(file), None, option="--review")
-    if not file.absolute().parent.is_dir():
-        raise OutputError(f"--review {file}: there is no folder {file.parent}; make it with 'mkdir -p {file.parent}'.")
+    check_folder(file, "--review")
     if asked.no_clobber and file.exists():
         raise OutputError(f"--review {file} exists and --no-clobber leaves it alone; choose another name.")
     if file.resolve() in {Path(asked.output).resolve(), *(path.resolve() for path in source.paths)}:
         raise UsageError(f"--review {file} is the output or one of the inputs; write to another file.")
 
 
-def _told(batches: Iterator[Batch], talk: Talk) -> Iterator[Batch]:
+def told(batches: Iterator[Batch], talk: Talk) -> Iterator[Batch]:
+    """The batches; what a reader notes of one is said."""
     for batch in batches:
         if batch.note:
             talk.warn(batch.note)

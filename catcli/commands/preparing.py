@@ -56,7 +56,7 @@ def ingredients(recipe: Recipe, reading: Reading) -> dict[str, str]:
     """
     found = {"how the files are read": repr(reading), "the versions of packages": json.dumps(adapters.versions())}
     if recipe.teacher:
-        found["the teacher"] = adapters.sha256(adapters.named(recipe.teacher).folder / adapters.MANIFEST)
+        found["the teacher"] = adapters.named(recipe.teacher).fingerprint
     if recipe.unlabeled:
         found["the file of --unlabeled"] = digest(open_source([recipe.unlabeled]))
     weights = sorted(Path(recipe.base).expanduser().glob("*.safetensors")) if Path(recipe.base).expanduser().is_dir() else []

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from catcli import adapter as adapters
-from catcli.adapter import MANIFEST, sha256
 from catcli.commands.talk import Talk
 from catcli.errors import AdapterError, listed
 from catcli.evaluation.heldout import HeldOut
@@ -48,11 +47,6 @@ class Teacher:
         self._its = np.array([known[categories[number]] for number in there])
         told = f"teacher: {self.adapter.folder}, {self._labeler.variant} on {self._labeler.provider}"
         talk.say(told if len(there) == len(categories) else f"{told}; it knows {len(there):,} of the {len(categories):,} categories")
-
-    @property
-    def fingerprint(self) -> str:
-        """What changes when the teacher does: the SHA-256 of its manifest, which has those of its files."""
-        return sha256(self.adapter.folder / MANIFEST)
 
     def targets(self, examples: Examples, advance: Callable[[int], None] = lambda _: None) -> Targets:
         """What it says of every text, `softened` *(texts, classes)*; ``advance`` hears of texts done.

@@ -14,7 +14,7 @@ from catcli.commands.talk import Talk
 from catcli.errors import CatcliError, OutputError, UsageError
 from catcli.evaluation.metrics import TITLES
 from catcli.evaluation.studies import Tuned
-from catcli.products.write import writing
+from catcli.products.write import check_folder, writing
 from catcli.recipe import Recipe
 from catcli.reporting import sentences, tables
 
@@ -78,18 +78,18 @@ def tune(
             raise OutputError(f"-o {target} is being searched for by another run; wait for it, or choose another file.")
         if force:
             places.remove(file)
-            places.remove(_checkpoints(target))
+            places.remove(places.resumable(target))
         # Optuna, torch and scikit-learn take seconds to import: only once the rows are known to be good.
         from catcli.commands.searching import Searcher, kept_in, open_study
 
         study = open_study(file, ready, search, ingredients(recipe, reading))
         with kept_in(file), talk.progress() as advance:
-            searcher = Searcher(study, ready, search, _checkpoints(target), talk, advance)
+            searcher = Searcher(study, ready, search, places.resumable(target), talk, advance)
             best = searcher.search()
             told = searcher.told(best, target)
         with places.whole(target) as place:
             place.write_text(best.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        places.remove(_checkpoints(target))
+        places.remove(places.resumable(target))
         places.remove(target.with_name(f".{target.name}.lock"))
     _show(told, products, reading, file, as_json, talk)
     return told
@@ -103,16 +103,11 @@ def _check_optuna() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def _checkpoints(target: Path) -> Path:
-    return target.with_name(f".{target.name}.catcli-resume")
-
-
 def _check_place(target: Path, file: Path, resume: bool, force: bool) -> None:
     if target.suffix != ".json":
         raise UsageError(f"-o {target}: name a .json file; it gets the best recipe.")
+    check_folder(target)
     above = target.absolute().parent
-    if not above.is_dir():
-        raise OutputError(f"-o {target}: there is no folder {target.parent}; make it with 'mkdir -p {target.parent}'.")
     if not os.access(above, os.W_OK | os.X_OK):
         raise OutputError(f"-o {target}: {above} cannot be written; choose another place.")
     if force:

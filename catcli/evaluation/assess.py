@@ -16,7 +16,7 @@ from catcli.evaluation.reliability import calibration
 from catcli.evaluation.resampling import Classes, Outcomes
 from catcli.evaluation.scores import Disagreeing, compare, evaluate
 from catcli.recipe import Method
-from catcli.runtime.blend import Array, mix, softmax
+from catcli.runtime.blend import Array, mix
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,7 @@ class Assessed:
 def assess(scored: Scored, variant: Variant, blending: Blending, served: Served, disagreeing: Disagreeing | None = None) -> Assessed:
     """Score the blend by ``variant``, LoRA and the linear model, compare them, and see what the thresholds of ``served`` reach."""
     lora, linear, names = scored.lora[variant], scored.linear, scored.names
-    found = {
-        "blend": blending.probabilities(lora, linear, variant),
-        "lora": softmax(np.float32(blending.lora_alone) * lora),
-        "linear": softmax(np.float32(blending.linear_alone) * linear),
-    }
+    found = blending.voices(lora, linear, variant)
     outcomes = {name: scored.outcomes(probabilities) for name, probabilities in found.items()}
     blend = outcomes["blend"]
     unknown, counts = np.unique(scored.truth[scored.truth >= linear.shape[1]], return_counts=True)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import optimize
 
 from catcli.adapter import Blend, Confidence, Manifest, Variant
-from catcli.runtime.blend import Array, calibrated, mix
+from catcli.runtime.blend import Array, calibrated, mix, softmax
 
 Classes = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -123,6 +123,14 @@ class Blending:
     def probabilities(self, lora: Array, linear: Array, variant: Variant) -> Array:
         """The calibrated probabilities of the blend *(rows, classes)*, from logits of the LoRA model's ``variant`` and the linear model."""
         return calibrated(mix(lora, linear, self.blend), self.confidences[variant])
+
+    def voices(self, lora: Array, linear: Array, variant: Variant) -> dict[str, Array]:
+        """`probabilities` of the blend, and those of each model alone, calibrated by itself, by the names of `Evaluation`."""
+        return {
+            "blend": self.probabilities(lora, linear, variant),
+            "lora": softmax(np.float32(self.lora_alone) * lora),
+            "linear": softmax(np.float32(self.linear_alone) * linear),
+        }
 
 
 def class_shares(classes: Classes, weights: Array, count: int) -> Floats:

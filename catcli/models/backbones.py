@@ -146,7 +146,7 @@ class Backbone:
                 f"({listed(sorted(missing), 2)}); copy the model again."
             )
         loaded: PreTrainedModel = model
-        if folder is None and self.kept:
+        if folder is None:
             self.cut(loaded)
         return loaded
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -31,9 +30,6 @@ from catcli.errors import CatcliError, OutputError
 from catcli.products.batch import Batch
 from catcli.products.read import ENDINGS, unpacked
 from catcli.products.write import Form, Sink, filled, is_folder, joined, writing
-
-if sys.platform != "win32":  # which has no flock: two runs to one output are not told apart there
-    import fcntl
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -124,13 +120,8 @@ class Parts:
 
     def _lock(self) -> None:
         self.beside.mkdir(exist_ok=True)
-        lock = self._stack.enter_context((self.beside / "lock").open("w"))
-        if sys.platform == "win32":
-            return
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(f"-o {self.out} is being written by another run; wait for it, or write to another file.") from error
+        if not self._stack.enter_context(places.held(self.beside / "lock")):
+            raise OutputError(f"-o {self.out} is being written by another run; wait for it, or write to another file.")
 
     def _restore(self) -> None:
         """A run that was killed between the two renames that replace a folder left the old one here."""

@@ -65,12 +65,8 @@ def split(keys: Sequence[str], classes: npt.NDArray[np.int64], shares: tuple[int
     depends on the keys' own hashes alone, new rows move few old ones. Of very many rows no more than about ``most`` are held out for each
     part.
     """
-    # Equal keys have equal hashes; of different ones, 64 bits make two alike once in ten million runs of two million keys.
-    hashes = np.fromiter((key_hash(key, seed) for key in keys), dtype=np.uint64, count=len(keys))
-    ranked, key_of = np.unique(hashes, return_inverse=True)  # a key's number is its rank
     count = int(classes.max()) + 1
-    named_key, named_class = np.divmod(np.unique(key_of * count + classes), count)
-    major = _major(key_of, classes, count)
+    key_of, named_key, named_class, major = _numbered(keys, classes, count, seed)
     blocked, rare = _rare(named_key, named_class, major, np.unique(classes), count)
     free = np.flatnonzero(~blocked)
     order = free[np.argsort(major[free], kind="stable")]
@@ -78,7 +74,7 @@ def split(keys: Sequence[str], classes: npt.NDArray[np.int64], shares: tuple[int
     to_choose, to_score = (_scaled(share, len(keys), count, most) for share in shares[1:])
     test = np.minimum(np.maximum(1, np.rint(sizes * to_score)), sizes - 2)
     validation = np.minimum(np.maximum(1, np.rint(sizes * to_choose)), sizes - test - 1)
-    part = np.zeros(len(ranked), np.int64)
+    part = np.zeros(len(major), np.int64)
     part[order] = np.where(within < test, 2, np.where(within < test + validation, 1, 0))
     if len(free):
         pool, whole = _pool(named_key, named_class, blocked), int(blocked.sum())
@@ -95,23 +91,26 @@ def folds(keys: Sequence[str], classes: Rows, count: int, seed: int) -> Rows:
     many in all but for one. A key with rows of several categories goes with the one that most of them name; the only key of a category is
     in no fold, since no model that has not seen it could name it.
     """
-    hashes = np.fromiter((key_hash(key, seed) for key in keys), dtype=np.uint64, count=len(keys))
-    ranked, key_of = np.unique(hashes, return_inverse=True)
-    major = _major(key_of, classes, int(classes.max()) + 1)
+    key_of, _, _, major = _numbered(keys, classes, int(classes.max()) + 1, seed)
     order = np.argsort(major, kind="stable")
     dealt = order[ranks(major[order])[1] > 1]
-    fold = np.full(len(ranked), -1, np.int64)
+    fold = np.full(len(major), -1, np.int64)
     fold[dealt] = np.arange(len(dealt)) % count
     return fold[key_of]
 
 
-def _major(key_of: Rows, classes: Rows, count: int) -> Rows:
-    """The class of each key, by its number, that most of its rows have; of several the first."""
+def _numbered(keys: Sequence[str], classes: Rows, count: int, seed: int) -> tuple[Rows, Rows, Rows, Rows]:
+    """The number of each row's key *(rows,)*, which is its rank; which key has rows of which class, two arrays *(pairs,)*; major classes.
+
+    The last *(keys,)* has the class of each key that most of its rows have, of several the first.
+    """
+    # Equal keys have equal hashes; of different ones, 64 bits make two alike once in ten million runs of two million keys.
+    hashes = np.fromiter((key_hash(key, seed) for key in keys), dtype=np.uint64, count=len(keys))
+    key_of = np.unique(hashes, return_inverse=True)[1]
     pairs, times = np.unique(key_of * count + classes, return_counts=True)
     named_key, named_class = np.divmod(pairs, count)
     first = np.lexsort((named_class, -times, named_key))
-    found: Rows = named_class[first[np.unique(named_key[first], return_index=True)[1]]]
-    return found
+    return key_of, named_key, named_class, named_class[first[np.unique(named_key[first], return_index=True)[1]]]
 
 
 def _rare(keys: Rows, classes: Rows, major: Rows, present: Rows, count: int) -> tuple[npt.NDArray[np.bool_], Rows]:

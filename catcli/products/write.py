@@ -97,6 +97,16 @@ def is_pipe(out: str) -> bool:
     return out == "-" or (path.exists() and not path.is_file() and not path.is_dir())
 
 
+def check_folder(file: Path, option: str = "-o") -> None:
+    """Before the work begins: the folder that ``file`` goes to is there.
+
+    Raises:
+        OutputError: it is not.
+    """
+    if not file.absolute().parent.is_dir():
+        raise OutputError(f"{option} {file}: there is no folder {file.parent}; make it with 'mkdir -p {file.parent}'.")
+
+
 @contextmanager
 def writing(out: str, option: str = "-o") -> Iterator[None]:
     """Turn what a disk or a format refuses into a sentence.
