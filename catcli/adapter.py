@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
+import re
+import shlex
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from catcli import places
 from catcli.errors import AdapterError, OutputError, close_to, listed
@@ -27,11 +29,31 @@ blocks."""
 MANIFEST = "adapter.json"
 PACKAGES = ("catcli", "torch", "transformers", "peft", "optimum-onnx", "onnxruntime-gpu", "onnxruntime", "polars", "scikit-learn")
 
+LIMITS = {MANIFEST: 2**26, "recipe.json": 2**20, "metrics.json": 2**28, "tokenizer.json": 2**27, "probe.parquet": 2**28}
+"""Bytes that files which are read whole may have, far above what a fit writes: 20,000 categories take some megabytes."""
+
+MOST_CATEGORIES, LONGEST_NAME = 1_000_000, 10_000
+"""Categories of an adapter, and characters of a name."""
+
 Variant = Literal["fp32", "int8", "fp16"]
 
 
+def _own(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", name):
+        raise ValueError(f"{name[:80]!r} is no plain name: an adapter's files lie in its own folder")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_own)]
+"""A file of the folder itself: no path, no ``..``."""
+
+Name = Annotated[str, Field(max_length=LONGEST_NAME)]
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Base(_Part):
@@ -40,21 +62,21 @@ class Base(_Part):
     ``blocks`` are those of the published model that it keeps; empty for all.
     """
 
-    name: str
-    hub: str
-    sha256: str
-    revision: str | None = None
+    name: Name
+    hub: Name
+    sha256: Hash
+    revision: Name | None = None
     blocks: tuple[int, ...] = ()
 
 
 class Threshold(_Part):
     """A precision to hold, and the confidence above which rows may be labeled unseen."""
 
-    precision: float
+    precision: Share
     """The share of accepted rows that is to be right."""
-    threshold: float | None
+    threshold: Share | None
     """The confidence from which rows are accepted; null where none could be shown to hold the precision."""
-    accepted: float | None
+    accepted: Share | None
     """Share of the choosing rows' products that lie above it."""
     products: int
     """Products, a row each, that it was looked for among."""
@@ -67,7 +89,7 @@ class Threshold(_Part):
 class CategoryThresholds(_Part):
     """Thresholds for the rows that are labeled with one category."""
 
-    category: str
+    category: Name
     """The category's name."""
     thresholds: tuple[Threshold, ...]
     """One for each precision."""
@@ -76,7 +98,7 @@ class CategoryThresholds(_Part):
 class Confidence(_Part):
     """What calibrates scores: they are divided by ``temperature``, and the log-odds of the best become ``slope`` x theirs + ``shift``."""
 
-    temperature: float
+    temperature: Annotated[float, Field(gt=0)]
     """What scores are divided by before their softmax."""
     slope: float = 1.0
     """What the log-odds of the best category are multiplied by."""
@@ -90,9 +112,9 @@ class Served(_Part):
     ``data`` names the files beside ``file`` that hold its weights, where those pass 2 GiB.
     """
 
-    file: str
+    file: FileName
     confidence: Confidence
-    data: tuple[str, ...] = ()
+    data: tuple[FileName, ...] = ()
     thresholds: tuple[Threshold, ...] = ()
     category_thresholds: tuple[CategoryThresholds, ...] = ()
 
@@ -123,18 +145,31 @@ class Manifest(_Part):
     created: datetime
     base: Base
     method: Method
-    label: str
-    text: tuple[str, ...]
-    prices: tuple[str, ...] = ()
-    group: str | None
-    categories: tuple[str, ...]
-    max_tokens: int
-    pad_id: int
+    label: Name
+    text: Annotated[tuple[Name, ...], Field(min_length=1, max_length=1000)]
+    prices: tuple[Name, ...] = ()
+    group: Name | None
+    categories: Annotated[tuple[Name, ...], Field(min_length=2, max_length=MOST_CATEGORIES)]
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)]
+    pad_id: Annotated[int, Field(ge=0, lt=2**31)]
     blend: Blend
     alone: Alone
     variants: dict[Variant, Served]
-    files: dict[str, str]
-    versions: dict[str, str]
+    files: dict[FileName, Hash]
+    versions: dict[Name, Name]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if len(set(self.categories)) < len(self.categories):
+            raise ValueError("a category stands in it twice")
+        if len(self.blend.offset) not in (0, len(self.categories)):
+            raise ValueError(f"the blend has {len(self.blend.offset)} offsets for {len(self.categories)} categories")
+        if not set(self.prices) <= set(self.text):
+            raise ValueError("prices that are no text column")
+        served = {name for one in self.variants.values() for name in (one.file, *one.data)}
+        if self.files and ("fp32" not in self.variants or not served <= set(self.files)):  # a draft has no hashes yet
+            raise ValueError("a model that serves is not among its files")
+        return self
 
 
 @dataclass(frozen=True)
@@ -159,13 +194,14 @@ class Adapter:
         """The path of one of its files, after its SHA-256 was compared.
 
         Raises:
-            AdapterError: the file is missing, or its bytes are not those that were written.
+            AdapterError: the file is missing, is a link, or its bytes are not those that were written.
         """
         path = self.folder / name
         if name not in self._checked:
             expected = self.manifest.files.get(name)
-            if expected is None or not path.is_file():
+            if expected is None or not os.path.lexists(path):
                 raise AdapterError(f"{self.folder} has no {name}; copy the folder again or fit anew.")
+            check_file(path)
             if sha256(path) != expected:
                 raise AdapterError(
                     f"{path} has changed since it was written (its SHA-256 is not the manifest's); copy it again or fit anew."
@@ -176,6 +212,28 @@ class Adapter:
     def verify(self) -> int:
         """Check every file; returns their bytes in all."""
         return sum(self.file(name).stat().st_size for name in self.manifest.files)
+
+
+def check_file(path: Path) -> None:
+    """A file of an adapter is a file, and no larger than one of its name can be.
+
+    Raises:
+        AdapterError: it is a link, a pipe or a device, which could lead out of the folder or never end, or it is too large.
+        OSError: it is not there.
+    """
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        raise AdapterError(
+            f"{path} is a link to {path.readlink()}; an adapter's files lie in its own folder: copy it with 'cp -rL', which follows links."
+        )
+    if not stat.S_ISREG(status.st_mode):
+        raise AdapterError(f"{path} is no regular file; copy the adapter again from where it was made.")
+    limit = LIMITS.get(path.name)
+    if limit is not None and status.st_size > limit:
+        raise AdapterError(
+            f"{path} has {status.st_size:,} bytes, and no adapter's {path.name} has more than {limit:,}; copy the adapter again from where "
+            "it was made."
+        )
 
 
 def sha256(path: Path) -> str:
@@ -230,6 +288,7 @@ def drafted(target: Path) -> Iterator[Draft]:
     beside: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        places.restore(target, _aside(target))
         beside = places.beside(target)
         beside.mkdir()
         draft = Draft(target.name, beside)
@@ -238,12 +297,14 @@ def drafted(target: Path) -> Iterator[Draft]:
             raise AssertionError("a draft ends with its manifest set")
         umask = os.umask(0)
         os.umask(umask)
-        for path in beside.iterdir():  # safetensors writes for the owner alone; a pipeline's other users read adapters too
-            path.chmod(0o666 & ~umask)
+        for path in beside.iterdir():
+            path.chmod(0o666 & ~umask)  # safetensors writes for the owner alone; a pipeline's other users read adapters too
+            with path.open("rb") as file:
+                os.fsync(file.fileno())  # what is replaced is gone at once, so the new one has to be on the disk
         files = {path.name: sha256(path) for path in sorted(beside.iterdir())}
         manifest = draft.manifest.model_copy(update={"files": files})
         (beside / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        _swap(beside, target)
+        places.replace(beside, target, _aside(target))
     except OSError as error:
         raise OutputError(f"-o {target} cannot be written: {error.strerror or error}; free the place or choose another with -o.") from error
     finally:
@@ -251,18 +312,9 @@ def drafted(target: Path) -> Iterator[Draft]:
             places.remove(beside)
 
 
-def _swap(new: Path, target: Path) -> None:
-    """A folder that is not empty cannot be replaced by a rename: the old one steps aside first, and back if the new one cannot come."""
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    if target.exists():
-        target.rename(old)
-    try:
-        new.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+def _aside(target: Path) -> Path:
+    """Where an adapter that is being replaced waits, on systems that cannot exchange two folders at once."""
+    return places.hidden(target, "old")
 
 
 def now() -> datetime:
@@ -285,7 +337,10 @@ def load(folder: Path) -> Adapter:
         AdapterError: it is none, it is damaged, or a newer catcli made it.
     """
     manifest = folder / MANIFEST
+    with suppress(OSError):
+        places.restore(folder, _aside(folder))
     try:
+        check_file(manifest)
         content = manifest.read_bytes()
     except OSError as error:
         raise AdapterError(f"{folder} is no adapter: it has no {MANIFEST}; 'catcli adapters list' shows those of {store()}.") from error
@@ -295,7 +350,8 @@ def load(folder: Path) -> Adapter:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise AdapterError(f"{manifest} is damaged ({place}: {first['msg']}); copy the folder again or fit anew.") from error
+        said = first["msg"].removeprefix("Value error, ")
+        raise AdapterError(f"{manifest} is damaged ({place[:80]}: {said}); copy the folder again or fit anew.") from error
     return Adapter(folder, parsed)
 
 
@@ -303,10 +359,11 @@ def _check_format(folder: Path, content: bytes) -> None:
     """Before anything else is looked at: a newer format may have what this one does not know."""
     try:
         found = json.loads(content).get("format")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return  # damaged; the caller says so
     if isinstance(found, int) and found not in READ:
-        way = "upgrade catcli" if found > FORMAT else "fit it again with this catcli"
+        again = shlex.join(["catcli", "fit", "products.csv", "--recipe", str(folder / "recipe.json"), "-o", str(folder), "--force"])
+        way = "upgrade catcli" if found > FORMAT else f"'{again}' makes it anew from the rows that it was fitted on"
         raise AdapterError(f"{folder} is of adapter format {found} and this catcli reads {READ[0]} to {FORMAT}; {way}.")
 
 

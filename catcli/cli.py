@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import io
-import os
-import signal
 import sys
-from collections.abc import Callable
-from functools import wraps
-from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from catcli.errors import CatcliError, Terminated
+from catcli.ending import asked_for_json_log, command, wrong_usage
+from catcli.options import (
+    AllowMissing,
+    Balance,
+    Base,
+    Catalog,
+    Delimiter,
+    DeviceOption,
+    Dtype,
+    Encoding,
+    Epochs,
+    Group,
+    InputFormat,
+    Json,
+    LabelOption,
+    Method,
+    PerCategory,
+    Products,
+    RecipeOption,
+    Require,
+    Seed,
+    SplitSeed,
+    TextColumns,
+    TextMapping,
+    VariantOption,
+)
 
 if TYPE_CHECKING:
     from catcli.commands.talk import Talk
-
-P = ParamSpec("P")
 
 app = typer.Typer(
     name="catcli",
@@ -33,122 +51,6 @@ store = typer.Typer(
     name="adapters", help="The adapters of the store: ./adapters, or the folder that CATCLI_ADAPTERS names.", no_args_is_help=True
 )
 app.add_typer(store)
-
-# --- options that several commands share --------------------------------------------------------------------------------------------
-
-Products = Annotated[
-    list[str],
-    typer.Argument(metavar="PRODUCTS...", help="Labeled rows: CSV, TSV, JSON Lines, Parquet, Arrow or Excel; files, folders, globs, or -."),
-]
-Catalog = Annotated[
-    list[str],
-    typer.Argument(metavar="CATALOG...", help="Rows to label: CSV, TSV, JSON Lines, Parquet, Arrow or Excel; files, folders, globs, or -."),
-]
-InputFormat = Annotated[
-    str | None, typer.Option(help="csv, tsv, jsonl, parquet, arrow or excel, where the file's ending does not say.", metavar="FORMAT")
-]
-Delimiter = Annotated[str | None, typer.Option(help="The character between CSV cells, where it is not found.", metavar="CHARACTER")]
-Encoding = Annotated[
-    str | None, typer.Option(help="The encoding of text, where it is not found: UTF-8, UTF-16 and Latin-1 are.", metavar="NAME")
-]
-DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda. auto takes the GPU if there is one.", metavar="DEVICE")]
-VariantOption = Annotated[str, typer.Option(help="auto, fp32, fp16 or int8. auto takes the fastest that gives the same categories here.")]
-TextMapping = Annotated[list[str] | None, typer.Option(help="Read the adapter's TRAINED column from COLUMN.", metavar="TRAINED=COLUMN")]
-AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Go on where a text column of the adapter is not in the file.")]
-Require = Annotated[
-    list[str] | None,
-    typer.Option(help="A score to reach, such as macro_f1=0.9; exit code 3 where it is not. Repeat for several.", metavar="METRIC=VALUE"),
-]
-LabelOption = Annotated[
-    str | None, typer.Option(help="The column with the category; found by name and content by default.", metavar="COLUMN")
-]
-TextColumns = Annotated[
-    list[str] | None, typer.Option(help="A column to read; repeat for several, the most telling first.", metavar="COLUMN")
-]
-Group = Annotated[str | None, typer.Option(help="The column that is equal for all rows of one product.", metavar="COLUMN")]
-Base = Annotated[
-    str | None,
-    typer.Option(
-        help="minilm (embedded; minilm-3 has 3 of its 6 blocks), or from the hub: bert, distilbert, distilroberta, roberta, "
-        "xlm-roberta, albert, mpnet, modernbert, deberta, t5, gpt2, qwen3, or OWNER/MODEL, these with @REVISION; or a folder.  "
-        "[default: minilm]",
-        metavar="NAME",
-    ),
-]
-Method = Annotated[
-    str | None,
-    typer.Option(
-        help="What learns: lora, rslora, dora or pissa adapters, the full base, or its head alone.  [default: lora]", metavar="METHOD"
-    ),
-]
-Balance = Annotated[
-    str | None,
-    typer.Option(
-        help="For rare categories: none, weights (class weights), focal (focal loss) or logit-adjust.  [default: none]", metavar="HOW"
-    ),
-]
-Epochs = Annotated[int | None, typer.Option(help="Most passes over the rows; 2 to 8 by their number by default.")]
-PerCategory = Annotated[
-    int | None, typer.Option(help="Learn from at most N rows of a category, drawn while the files are read.", metavar="N")
-]
-SplitSeed = Annotated[int | None, typer.Option(help="Another seed holds out other products.  [default: 0]")]
-Seed = Annotated[int | None, typer.Option(help="Of training; the split does not depend on it.  [default: 0]")]
-Dtype = Annotated[
-    str | None, typer.Option(help="auto, fp32 or bf16. auto takes bf16 where the device has instructions for it.", metavar="DTYPE")
-]
-RecipeOption = Annotated[
-    str | None,
-    typer.Option(help="One of 'catcli recipes', or a recipe.json, to start from; options given beside it win.", metavar="RECIPE"),
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output in place of tables.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on the way.")]
-
-
-def talk(quiet: bool, verbose: bool) -> Talk:
-    """Where a command prints (imported here, since rich's parts take their time)."""
-    from catcli.commands.talk import Talk
-
-    return Talk(quiet=quiet, verbose=verbose)
-
-
-def sentences(command: Callable[P, object]) -> Callable[P, None]:
-    """Turn what a user can cause into one sentence and its exit code; anything else is a bug and keeps its traceback."""
-    again = "Run the same line again, with --resume to go on." if "resume" in signature(command).parameters else "Run the same line again."
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        signal.signal(signal.SIGTERM, _terminate)
-        try:
-            command(*args, **kwargs)
-            if sys.stdout is not None:  # closed by the caller (>&-)
-                sys.stdout.flush()
-        except CatcliError as error:
-            _stop(str(error), error.exit_code)
-        except KeyboardInterrupt:
-            _stop(f"interrupted; nothing was left half-written. {again}", 130)
-        except Terminated:
-            _stop(f"stopped by SIGTERM; nothing was left half-written. {again}", 143)
-        except BrokenPipeError:
-            # The reader has gone (| head). Python would complain again when it flushes at exit: give it somewhere to flush to.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
-        except OSError as error:
-            # What the rooms below did not foresee is still the machine's doing: a name that is too long, a disk that fails.
-            _stop(f"{error.filename or 'standard output'}: {error.strerror or error}; mend that and run the same line again.", 1)
-
-    return run
-
-
-def _terminate(_number: int, _frame: object) -> NoReturn:
-    raise Terminated
-
-
-def _stop(sentence: str, code: int) -> NoReturn:
-    from catcli.commands.talk import complain
-
-    complain(sentence)
-    raise typer.Exit(code) from None
 
 
 def _version(asked: bool) -> None:
@@ -174,7 +76,7 @@ def root(
     "  catcli fit offers.csv --label 'Category Label' --text 'Product Title' --group 'Cluster ID'\n\n"
     "  catcli fit 'exports/*.parquet' -o adapters/shop --force --epochs 3"
 )
-@sentences
+@command
 def fit(
     products: Products,
     output: Annotated[
@@ -231,8 +133,8 @@ def fit(
     delimiter: Delimiter = None,
     encoding: Encoding = None,
     as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    talk: Talk,
 ) -> None:
     """Labeled products → an adapter: trained, merged, exported to ONNX, scored on rows it never saw."""
     from catcli.commands.fit import fit as run
@@ -276,7 +178,7 @@ def fit(
         as_json=as_json,
         resume=resume,
         require=tuple(require or ()),
-        talk=talk(quiet, verbose),
+        talk=talk,
     )
 
 
@@ -287,7 +189,7 @@ def fit(
     "  catcli predict today.parquet -o labeled.parquet --previous labeled.parquet\n\n"
     "  zcat export.csv.gz | catcli predict - -o - --text title='Product Title' | head"
 )
-@sentences
+@command
 def predict(
     catalog: Catalog,
     output: Annotated[
@@ -341,8 +243,8 @@ def predict(
     delimiter: Delimiter = None,
     encoding: Encoding = None,
     as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    talk: Talk,
 ) -> None:
     """A catalog → the same catalog with categories: every row once, in its order, its columns unchanged."""
     from catcli.commands.predict import Asked, foresee
@@ -373,7 +275,7 @@ def predict(
         delimiter=delimiter,
         encoding=encoding,
     )
-    (foresee if dry_run else run)(catalog, asked, as_json=as_json, talk=talk(quiet, verbose))
+    (foresee if dry_run else run)(catalog, asked, as_json=as_json, talk=talk)
 
 
 @app.command(
@@ -381,7 +283,7 @@ def predict(
     "  catcli report adapters/shop --on checked.csv\n\n  catcli report adapters/old adapters/new\n\n"
     "  catcli report --json | python -m json.tool"
 )
-@sentences
+@command
 def report(
     adapter: Annotated[
         list[str] | None,
@@ -406,8 +308,8 @@ def report(
     encoding: Encoding = None,
     as_json: Json = False,
     json_schema: Annotated[bool, typer.Option("--json-schema", help="Print what every name of --json means, and end.")] = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    talk: Talk,
 ) -> None:
     """How good an adapter is, on rows it never saw: scores with intervals, what may be labeled unseen, and what it confuses."""
     from catcli.commands.report import Asked, schema
@@ -426,14 +328,14 @@ def report(
         delimiter=delimiter,
         encoding=encoding,
     )
-    schema() if json_schema else run(adapter or (), asked, as_json=as_json, talk=talk(quiet, verbose))
+    schema(talk=talk) if json_schema else run(adapter or (), asked, as_json=as_json, talk=talk)
 
 
 @app.command(
     epilog="Examples:\n\n  catcli tune products.csv\n\n  catcli tune products.csv --trials 40 --resume\n\n"
     "  catcli tune products.csv --recipe distilroberta-lora --metric macro_f1 && catcli fit products.csv --recipe products.tuned.json"
 )
-@sentences
+@command
 def tune(
     products: Products,
     output: Annotated[
@@ -464,8 +366,8 @@ def tune(
     delimiter: Delimiter = None,
     encoding: Encoding = None,
     as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    talk: Talk,
 ) -> None:
     """Search learning rate, batch size, weight decay, rank, alpha, dropout and epochs by cross-validation; writes the best recipe."""
     from catcli.commands.preparing import Reading
@@ -495,7 +397,7 @@ def tune(
         force=force,
         reading=Reading(input_format, delimiter, encoding),
         as_json=as_json,
-        talk=talk(quiet, verbose),
+        talk=talk,
     )
 
 
@@ -504,7 +406,7 @@ def tune(
     "  catcli compare products.csv --base distilroberta --base gpt2 --method lora --method full --seed 0 --seed 1\n\n"
     "  catcli compare adapters/old adapters/new --on catalog.parquet --weight revenue --max-churn 0.02"
 )
-@sentences
+@command
 def compare(
     products: Annotated[
         list[str],
@@ -552,13 +454,13 @@ def compare(
     delimiter: Delimiter = None,
     encoding: Encoding = None,
     as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    talk: Talk,
 ) -> None:
     """Bases and methods side by side on one split; or, with --on, the rows of a catalog that change category between two adapters."""
     from catcli.commands.preparing import Reading
 
-    reading, spoken = Reading(input_format, delimiter, encoding), talk(quiet, verbose)
+    reading = Reading(input_format, delimiter, encoding)
     if on is not None:
         from catcli.commands.churn import Asked, churn
 
@@ -578,7 +480,7 @@ def compare(
         }
         asked = Asked(on, weight, max_churn, output, tuple(text or ()), allow_missing, device or "auto", variant, reading)
         asked.check(products, [name for name, value in fitting.items() if value is not None])
-        churn(products, asked, as_json=as_json, talk=spoken)
+        churn(products, asked, as_json=as_json, talk=talk)
         return
     from catcli.commands.compare import Grid
     from catcli.commands.compare import compare as run
@@ -607,12 +509,12 @@ def compare(
         force=force,
         reading=reading,
         as_json=as_json,
-        talk=spoken,
+        talk=talk,
     )
 
 
 @app.command(epilog="Examples:\n\n  catcli bench\n\n  catcli bench catalog.parquet --rows 20000 --against transformers")
-@sentences
+@command
 def bench(
     catalog: Annotated[
         list[str] | None, typer.Argument(metavar="[CATALOG]...", help="Rows to measure with; the adapter's held-out rows by default.")
@@ -628,8 +530,8 @@ def bench(
     device: DeviceOption = None,
     variant: VariantOption = "auto",
     as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    talk: Talk,
 ) -> None:
     """Rows a second on this machine: reading, tokenizing, the two models, writing, and all of it from file to file."""
     from catcli.commands.bench import bench as run
@@ -643,78 +545,76 @@ def bench(
         device=device or "auto",
         variant=variant,
         as_json=as_json,
-        talk=talk(quiet, verbose),
+        talk=talk,
     )
 
 
 @app.command(epilog="Example:\n\n  catcli demo && catcli report catcli-demo/adapters/products")
-@sentences
+@command
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="A new folder for its files.")] = Path("catcli-demo"),
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    talk: Talk,
 ) -> None:
     """Fit, predict and report on a small made-up catalog that ships with catcli. Takes a minute or two."""
     from catcli.commands.demo import demo as run
 
-    run(folder, talk=talk(quiet, verbose))
+    run(folder, talk=talk)
 
 
 @app.command(epilog="Example:\n\n  catcli doctor")
-@sentences
-def doctor(as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False) -> None:
+@command
+def doctor(as_json: Json = False, *, talk: Talk) -> None:
     """What this machine has: processor, GPU, the embedded model, versions."""
     from catcli.commands.doctor import doctor as run
 
-    run(as_json=as_json, talk=talk(quiet, verbose))
+    run(as_json=as_json, talk=talk)
 
 
 @app.command(epilog="Examples:\n\n  catcli recipes\n\n  catcli recipes gpt2-lora > mine.json && catcli fit products.csv --recipe mine.json")
-@sentences
+@command
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this one, as a file that --recipe takes.")] = None,
     as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    talk: Talk,
 ) -> None:
     """The recipes that come with catcli, for 'fit --recipe NAME': the study's models and settings."""
     from catcli.commands.recipes import recipes as run
 
-    run(name, as_json=as_json, talk=talk(quiet, verbose))
+    run(name, as_json=as_json, talk=talk)
 
 
 @store.command("list", epilog="Example:\n\n  catcli adapters list")
-@sentences
-def list_adapters(as_json: Json = False, quiet: Quiet = False, verbose: Verbose = False) -> None:
+@command
+def list_adapters(as_json: Json = False, *, talk: Talk) -> None:
     """The adapters of the store, by name."""
     from catcli.commands.adapters import list_adapters as run
 
-    run(as_json=as_json, talk=talk(quiet, verbose))
+    run(as_json=as_json, talk=talk)
 
 
 @store.command("show", epilog="Example:\n\n  catcli adapters show products")
-@sentences
+@command
 def show_adapter(
     name: Annotated[str, typer.Argument(metavar="ADAPTER", help="A folder, or a name in the store.")],
     as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    *,
+    talk: Talk,
 ) -> None:
     """What an adapter is made of; every file is checked against its SHA-256."""
     from catcli.commands.adapters import show_adapter as run
 
-    run(name, as_json=as_json, talk=talk(quiet, verbose))
+    run(name, as_json=as_json, talk=talk)
 
 
 @store.command("remove", epilog="Example:\n\n  catcli adapters remove products")
-@sentences
-def remove_adapter(
-    name: Annotated[str, typer.Argument(metavar="ADAPTER", help="A name in the store.")], quiet: Quiet = False, verbose: Verbose = False
-) -> None:
+@command
+def remove_adapter(name: Annotated[str, typer.Argument(metavar="ADAPTER", help="A name in the store.")], *, talk: Talk) -> None:
     """Delete an adapter of the store."""
     from catcli.commands.adapters import remove_adapter as run
 
-    run(name, talk=talk(quiet, verbose))
+    run(name, talk=talk)
 
 
 def main() -> None:
@@ -722,4 +622,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for what it cannot draw
-    app()
+    if not asked_for_json_log(sys.argv[1:]):
+        app()
+    try:
+        sys.exit(app(standalone_mode=False))
+    except typer.TyperException as error:
+        wrong_usage(error)

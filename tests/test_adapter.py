@@ -58,7 +58,7 @@ def test_a_missing_file_a_damaged_manifest_and_a_newer_format_get_sentences(copy
     with pytest.raises(AdapterError, match="is of adapter format 99 and this catcli reads 2 to 4; upgrade catcli"):
         adapters.load(copy)
     (copy / "adapter.json").write_text(json.dumps({**manifest, "format": 1}))
-    with pytest.raises(AdapterError, match="is of adapter format 1 and this catcli reads 2 to 4; fit it again with this catcli"):
+    with pytest.raises(AdapterError, match="format 1 and .* 'catcli fit products.csv --recipe .* -o .* --force' makes it anew"):
         adapters.load(copy)
     (copy / "adapter.json").write_text(json.dumps({**manifest, "categories": "none"}))
     with pytest.raises(AdapterError, match=r"adapter\.json is damaged \(categories: .*\); copy the folder again or fit anew"):
@@ -80,10 +80,12 @@ def test_a_draft_that_fails_leaves_the_old_adapter_and_nothing_else(copy: Path) 
 def test_a_finished_draft_replaces_the_old_adapter_whole(copy: Path) -> None:
     manifest = adapters.load(copy).manifest
     with adapters.drafted(copy) as draft:
-        (draft.folder / "only.txt").write_text("new")
+        served = [one.file for one in manifest.variants.values()]
+        for name in served:
+            (draft.folder / name).write_text("new")
         draft.manifest = manifest
-    assert {path.name for path in copy.iterdir()} == {"adapter.json", "only.txt"}
-    assert adapters.load(copy).verify() == 3
+    assert {path.name for path in copy.iterdir()} == {"adapter.json", *served}
+    assert adapters.load(copy).verify() == 3 * len(served)
     assert [path.name for path in copy.parent.iterdir()] == ["small"]
 
 

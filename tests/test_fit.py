@@ -137,7 +137,7 @@ def test_twenty_rows_and_a_category_of_one_are_enough(tmp_path: Path) -> None:
 
 
 def test_a_fit_tells_what_training_took(shop: Shop) -> None:
-    training = Metrics.load(Path(shop.adapter) / "metrics.json").training
+    training = Metrics.of(shop.fitted.adapter).training
     assert not training.refit
     assert 0 < training.passes <= 1
     assert training.lora_rows == shop.fitted.metrics.rows.train

@@ -15,7 +15,7 @@ HEAVY = ("torch", "transformers", "peft", "optimum", "onnxruntime", "polars", "s
 
 # A room may import those of its own floor and of the floors below.
 FLOORS = [
-    {"cli", "__main__"},
+    {"cli", "options", "ending", "__main__"},
     {"commands"},
     {"reporting", "evaluation", "models", "runtime"},
     {"products"},

@@ -29,10 +29,11 @@ from catcli.products.parts import Parts
 from catcli.products.read import open_source
 from catcli.products.review import Review
 from catcli.products.write import Form, output_form
-from catcli.runtime import pipeline
+from catcli.runtime import planning
 from catcli.runtime.labeler import Labeler
-from catcli.runtime.pipeline import CONFIDENCE, PREDICTED, Plan, run
-from catcli.runtime.recall import Previous, Recall
+from catcli.runtime.pipeline import CONFIDENCE, PREDICTED, run
+from catcli.runtime.planning import Plan
+from catcli.runtime.recall import Previous, Recall, Slots, among
 
 TABLES = int(os.environ.get("CATCLI_TABLES", "40"))
 """Random tables that go through every format; the benchmark's figure is of 1,000."""
@@ -48,7 +49,7 @@ def titles(count: int) -> list[str]:
 def small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls of eight texts, and parts of two batches, so that a few hundred rows are many of each."""
     monkeypatch.setattr(Labeler, "texts", 8)
-    monkeypatch.setattr(pipeline, "PART_CALLS", 6)
+    monkeypatch.setattr(planning, "PART_CALLS", 6)
 
 
 @pytest.fixture
@@ -162,22 +163,37 @@ def test_a_text_that_comes_again_is_labeled_once(shop: Shop, catalog: Path, tmp_
 
 
 def test_only_so_many_texts_are_recalled_and_the_oldest_are_forgotten() -> None:
-    recall = Recall(k=1, most=4)
-    hashes = np.arange(1, 7, dtype=np.uint64)
-    for number in hashes:
-        recall.add(np.array([number]), np.array([[number]]), np.array([[0.5]], np.float32))
-    assert recall.find(hashes).known.tolist() == [False, False, True, True, True, True]
-    again = Recall(k=1, most=4)
+    slots, recall = Slots(most=4), Recall(k=1, most=4)
+
+    def add(*numbers: int) -> None:
+        hashes = np.array(numbers, np.uint64)
+        slots.add(hashes)
+        recall.add(hashes, np.array(numbers)[:, None], np.full((len(numbers), 1), 0.5, np.float32))
+
+    def known(slots: Slots, recall: Recall) -> dict[int, int]:
+        found = slots.find(np.arange(1, 20, dtype=np.uint64))
+        numbers = np.arange(1, 20)[found >= 0].tolist()
+        return dict(zip(numbers, recall.get(found[found >= 0])[0][:, 0].tolist(), strict=True))
+
+    add(1, 2, 3)
+    add(4, 5)
+    add(6)
+    assert known(slots, recall) == {3: 3, 4: 4, 5: 5, 6: 6}
+    slots, again = Slots(most=4), Recall(k=1, most=4)
+    slots.load(recall.arrays())
     again.load(recall.arrays())
-    again.add(np.array([7], np.uint64), np.array([[7]]), np.array([[0.5]], np.float32))
-    found = again.find(np.arange(1, 8, dtype=np.uint64))
-    assert found.classes[found.known, 0].tolist() == [4, 5, 6, 7]
+    recall = again
+    add(7)
+    assert known(slots, recall) == {4: 4, 5: 5, 6: 6, 7: 7}
+    add(8, 9, 10, 11, 12, 13)
+    assert known(slots, recall) == {10: 10, 11: 11, 12: 12, 13: 13}
 
 
 def test_an_earlier_output_is_found_by_text() -> None:
     previous = Previous(np.array([9, 3, 9], np.uint64), np.array([1, 2, 3], np.int32), np.array([0.1, 0.2, 0.3], np.float32))
-    found = previous.find(np.array([3, 4, 9], np.uint64))
-    assert (found.known.tolist(), found.classes[found.known, 0].tolist(), len(previous)) == ([True, False, True], [2, 1], 2)
+    asked = np.array([3, 4, 9], np.uint64)
+    known = among(asked, previous.hashes)
+    assert (known.tolist(), previous.get(asked[known])[0][:, 0].tolist(), len(previous)) == ([True, False, True], [2, 1], 2)
 
 
 def test_rows_of_an_earlier_output_are_taken_over(shop: Shop, catalog: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,7 +205,7 @@ def test_rows_of_an_earlier_output_are_taken_over(shop: Shop, catalog: Path, tmp
     asked = Asked(str(labeled), shop.adapter, previous=str(labeled), variant="fp32")  # the same file: read before it is replaced
     summary = predict([str(catalog)], asked, talk=Talk())
     assert (summary.rows, summary.taken_over) == (500, 475)
-    assert 1 <= summary.labeled <= 4  # the new title, once for each of the batches that were on their way together
+    assert summary.labeled == 1
     assert "475 rows taken over from" in capsys.readouterr().err
     after = pl.read_parquet(labeled).sort("sku")
     assert after.filter(pl.col("sku") >= "00025").equals(before.filter(pl.col("sku") >= "00025").select(after.columns))

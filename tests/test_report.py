@@ -30,7 +30,7 @@ from catcli.reporting import sentences
 def test_every_name_of_the_json_is_in_the_schema_and_means_something(
     shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    schema()
+    schema(talk=Talk())
     described = json.loads(capsys.readouterr().out)
     unexplained = [
         f"{kind}.{name}"

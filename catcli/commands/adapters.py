@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 from rich.text import Text
 
 from catcli import adapter as adapters
+from catcli import places
 from catcli.commands.talk import Talk
 from catcli.errors import AdapterError, CatcliError, OutputError
 from catcli.evaluation.metrics import Metrics
@@ -23,7 +23,7 @@ def list_adapters(*, as_json: bool = False, talk: Talk | None = None) -> list[ad
     for folder in adapters.folders():
         try:
             found = adapters.load(folder)
-            metrics = Metrics.load(found.file("metrics.json"))
+            metrics = Metrics.of(found)
         except CatcliError as error:
             facts.append({"name": folder.name, "error": str(error)})
             talk.warn(str(error))
@@ -35,7 +35,7 @@ def list_adapters(*, as_json: bool = False, talk: Talk | None = None) -> list[ad
         cells = (f"{len(found.manifest.categories):,}", *map(tables.share, numbers), f"{found.manifest.created:%Y-%m-%d %H:%M}")
         made.add_row(Text(tables.shortened(found.name)), *cells)
     if as_json:
-        print(json.dumps(facts))
+        talk.result(json.dumps(facts))
     elif good:
         talk.out.print(made)
     elif not facts:
@@ -50,7 +50,7 @@ def show_adapter(name: str, *, as_json: bool = False, talk: Talk | None = None) 
     size = found.verify()
     manifest = found.manifest
     if as_json:
-        print(json.dumps({"folder": str(found.folder), "bytes": size, **manifest.model_dump(mode="json")}))
+        talk.result(json.dumps({"folder": str(found.folder), "bytes": size, **manifest.model_dump(mode="json")}))
         return found
     facts = {
         "folder": str(found.folder),
@@ -84,7 +84,7 @@ def remove_adapter(name: str, *, talk: Talk | None = None) -> None:
         raise AdapterError(f"{name!r} is not in {adapters.store()}; delete a folder elsewhere by hand.")
     talk.detail(f"removing {folder.resolve()}")
     try:
-        shutil.rmtree(folder)
+        places.delete(folder)
     except OSError as error:
         raise OutputError(f"{folder} cannot be deleted: {error.strerror or error}.") from error
     talk.say(f"removed {folder}")

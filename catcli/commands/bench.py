@@ -25,7 +25,7 @@ from catcli.products.write import Form
 from catcli.recipe import check_device
 from catcli.reporting.tables import table
 from catcli.runtime.labeler import Labeler
-from catcli.runtime.pipeline import rows_of_a_batch
+from catcli.runtime.planning import rows_of_a_batch
 
 TRANSFORMERS_ROWS = 512
 """Rows for the transformers pipeline, which is many times slower."""
@@ -115,7 +115,7 @@ def _stages(
     few = texts[:TRANSFORMERS_ROWS]
     peer = pipeline_of(adapter, labeler, few) if against == "transformers" else None  # before the others are timed: it may not be had
     count = len(texts)
-    size = rows_of_a_batch(labeler)
+    size = rows_of_a_batch(labeler.texts)
     yield "reading", count, lambda: [batch.frame for batch in open_source([str(file)]).batches(size)]
     yield "tokenizing", count, lambda: labeler.tokenize(texts)
     tokens = labeler.tokenize(texts)
@@ -168,7 +168,7 @@ def _timed(name: str, rows: int, run: Callable[[], object], repeats: int) -> Sta
 
 def _show(found: Speeds, as_json: bool, talk: Talk) -> None:
     if as_json:
-        print(json.dumps(asdict(found)))
+        talk.result(json.dumps(asdict(found)))
         return
     shown = table(f"{found.rows:,} rows, {found.variant} on {found.provider}", "stage", "rows/s", "lowest", "highest")
     for stage in found.stages:

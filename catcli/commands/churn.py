@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,14 +26,13 @@ from catcli.evaluation.studies import Churn, Flow, Turnover
 from catcli.products.batch import Batch
 from catcli.products.columns import alike, find
 from catcli.products.read import ROWS, Source
-from catcli.products.text import cells_of, composed
+from catcli.products.text import cells_of
 from catcli.products.write import Form, Sink, check_folder, filled, is_folder, is_pipe, output_form, writing
 from catcli.recipe import check_device
 from catcli.reporting import sentences, tables
-from catcli.runtime.blend import Array
 from catcli.runtime.labeler import Labeler
-from catcli.runtime.pipeline import CONFIDENCE, PREDICTED, Plan, run
-from catcli.runtime.recall import Recall, hashes_of
+from catcli.runtime.pipeline import CONFIDENCE, PREDICTED, Known, labeled_here, run
+from catcli.runtime.planning import Plan, Planner
 
 BEFORE, AFTER = "category_before", "category_after"
 SURE_BEFORE, SURE_AFTER = "confidence_before", "confidence_after"
@@ -95,6 +93,7 @@ def churn(names: Sequence[str], asked: Asked, *, as_json: bool = False, talk: Ta
 
         run(told_notes(itertools.chain([first], batches), talk), comparing, readers[0].labeler, readers[0].plan, advance)
     told = counts.told(before, after, source, asked)
+    talk.record("compared", rows=told.rows, changed=told.changed, adapters=[before.fingerprint, after.fingerprint])
     _show(told, asked, as_json, talk)
     if asked.max_churn is not None and told.share > asked.max_churn:
         by = f" by {weight}" if weight else ""
@@ -180,14 +179,14 @@ class _Comparing:
 
     def __init__(self, second: _Reader, weight: str | None, where: str, counts: _Counts, sink: Sink | None) -> None:
         self._second, self._weight, self._where, self._counts, self._sink = second, weight, where, counts, sink
-        self._columns = [column for column in second.plan.text if column is not None]
+        self._planner, self._known = Planner(second.plan, second.labeler.texts), Known(1)
         self._names = pl.Series(second.labeler.categories, dtype=pl.String)
-        self._recall = Recall(1)
         self._header = False
 
     def write(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> None:
         """A batch, with what the first adapter said of it."""
-        classes, confidences = self._labels(rows)
+        [(work, labels)] = labeled_here([self._planner.plan(rows)], self._second.labeler, 1)
+        classes, confidences = (found[:, 0] for found in self._known.of_rows(work, labels))
         weights = None if self._weight is None else _weights(rows, self._weight, self._where, self._counts.rows)
         ours = pl.DataFrame(
             {
@@ -205,24 +204,6 @@ class _Comparing:
 
     def finish_part(self, rows: int, state: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Nothing to do: what was counted stays."""
-
-    def _labels(self, rows: Batch) -> tuple[npt.NDArray[np.int64], Array]:
-        """The second adapter's class and confidence of every row, each different text labeled once."""
-        texts = composed(rows.select(list(dict.fromkeys(self._columns))), self._columns, self._second.plan.prices)
-        distinct, first, owner = np.unique(hashes_of(texts), return_index=True, return_inverse=True)
-        found = self._recall.find(distinct)
-        classes, confidences = found.classes[:, 0].astype(np.int64), found.confidences[:, 0].copy()
-        fresh = np.flatnonzero(~found.known)
-        # Of like length, so that little of a batch is padding; by row within it, so that the order is always the same.
-        fresh = fresh[np.lexsort((first[fresh], texts.str.len_chars().to_numpy()[first[fresh]]))]
-        strings, size = texts.gather(first[fresh]).to_list(), self._second.labeler.texts
-        starts = range(0, len(fresh), size)
-        with ThreadPoolExecutor(self._second.labeler.workers) as pool:
-            for start, labels in zip(starts, pool.map(self._second.labeler.label, (strings[at : at + size] for at in starts)), strict=True):
-                chosen = fresh[start : start + size]
-                classes[chosen], confidences[chosen] = labels.classes[:, 0], labels.confidences[:, 0]
-        self._recall.add(distinct[fresh], classes[fresh, None].astype(np.int32), confidences[fresh, None])
-        return classes[owner], confidences[owner]
 
 
 def _weights(batch: Batch, column: str, where: str, done: int) -> npt.NDArray[np.float64]:
@@ -305,7 +286,7 @@ class _Counts:
 
 def _show(told: Churn, asked: Asked, as_json: bool, talk: Talk) -> None:
     if as_json:
-        print(told.model_dump_json())
+        talk.result(told.model_dump_json())
         return
     if told.flows:
         talk.out.print(tables.flows(told))

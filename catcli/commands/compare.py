@@ -164,7 +164,7 @@ def _fitted(wanted: Sequence[Cell], cells: Cells, force: bool, talk: Talk) -> tu
 
 def _show(told: Compared, products: Sequence[str], reading: Reading, as_json: bool, talk: Talk) -> None:
     if as_json:
-        print(told.model_dump_json())
+        talk.result(told.model_dump_json())
         return
     talk.out.print(tables.models_alone(told))
     talk.out.print(tables.models_blended(told))

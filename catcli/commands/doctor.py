@@ -28,7 +28,7 @@ def doctor(*, as_json: bool = False, talk: Talk | None = None) -> dict[str, str]
     facts["store"] = f"{adapters.store().resolve()}, {len(adapters.folders())} adapters"
     facts.update(adapters.versions())
     if as_json:
-        print(json.dumps(facts))
+        talk.result(json.dumps(facts))
         return facts
     talk.out.print(tables.facts("catcli doctor", facts))
     talk.detail(f"providers that this build of onnxruntime lists: {', '.join(onnxruntime.get_available_providers())}")

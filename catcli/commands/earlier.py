@@ -10,7 +10,8 @@ from catcli.errors import ProductsError
 from catcli.products.read import open_source
 from catcli.products.text import composed
 from catcli.runtime.labeler import Labeler
-from catcli.runtime.pipeline import CONFIDENCE, PREDICTED, Plan
+from catcli.runtime.pipeline import CONFIDENCE, PREDICTED
+from catcli.runtime.planning import Plan
 from catcli.runtime.recall import Previous, hashes_of
 
 CHECKED = 256
@@ -48,11 +49,11 @@ def earlier_labels(file: str, labeler: Labeler, plan: Plan, talk: Talk) -> Previ
     if not len(previous):
         talk.warn(f"--previous {source.name} has no row with a category of this adapter; all rows are labeled")
         return None
-    there = previous.find(hashes_of(pl.Series(sample, dtype=pl.String)))
+    there, sure_there = previous.get(hashes_of(pl.Series(sample, dtype=pl.String)))
     here = labeler.label(sample)
     tolerance = SAME if labeler.variant == "fp32" else SAME_REDUCED
-    close = np.abs(here.confidences[:, 0] - there.confidences[:, 0]) <= tolerance
-    same = float(((here.classes[:, 0] == there.classes[:, 0]) & close).mean())
+    close = np.abs(here.confidences[:, 0] - sure_there[:, 0]) <= tolerance
+    same = float(((here.classes[:, 0] == there[:, 0]) & close).mean())
     if same < MOSTLY:
         talk.warn(
             f"--previous {source.name} was labeled by another adapter or from other text: {same:.0%} of {len(sample)} rows tried "

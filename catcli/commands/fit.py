@@ -236,12 +236,14 @@ def _manifest(names: Sequence[str], columns: Columns, learned: Learned, served: 
 def _show(fitted: Fitted, as_json: bool, talk: Talk) -> None:
     metrics, adapter = fitted.metrics, fitted.adapter
     line = f"catcli predict catalog.parquet -o labeled.parquet --adapter {shlex.quote(str(adapter.folder))}"
+    took = metrics.training
+    talk.record("fitted", rows=metrics.rows.read, seconds=took.seconds, adapter=adapter.fingerprint, folder=str(adapter.folder))
     if as_json:
-        print(json.dumps({"adapter": str(adapter.folder), "predict": line, "metrics": metrics.model_dump(mode="json")}))
+        talk.result(json.dumps({"adapter": str(adapter.folder), "predict": line, "metrics": metrics.model_dump(mode="json")}))
         return
     talk.out.print(tables.parity(metrics))
     talk.say(f"int8 {metrics.int8.reason}")
     talk.out.print(tables.overall(metrics, tables.SHORT))
-    talk.say(f"trained in {metrics.training.seconds:.0f} s on {metrics.training.device}")
+    talk.say(f"trained in {took.seconds:.0f} s on {took.device}")
     talk.out.print(f"adapter: {adapter.folder}", soft_wrap=True)
     talk.out.print(f"next:    {line}", soft_wrap=True)

@@ -45,7 +45,7 @@ class Run:
     @classmethod
     def of(cls, adapter: Adapter) -> Run:
         """Read it from its folder."""
-        manifest, metrics = adapter.manifest, Metrics.load(adapter.file("metrics.json"))
+        manifest, metrics = adapter.manifest, Metrics.of(adapter)
         held = HeldOut.load(adapter.file("heldout.parquet"), manifest.categories)
         blending = Blending.of(manifest)
 

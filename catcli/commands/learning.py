@@ -23,7 +23,7 @@ from catcli.evaluation.metrics import RandomSplit, SplitScores
 from catcli.evaluation.resampling import Outcomes
 from catcli.models.backbones import MINILM, Backbone, backbone
 from catcli.models.checkpoint import Checkpoint
-from catcli.models.classifier import pick_device, use_bf16
+from catcli.models.classifier import device_sentences, pick_device, use_bf16
 from catcli.models.export import Exported, export_fp32, with_fp16, with_int8
 from catcli.models.linear import FOLDS, adjustment, balanced, fit_linear, out_of_fold
 from catcli.models.losses import Targets, learned_shares
@@ -144,7 +144,8 @@ class Learner:
         held = [self.labeled.texts[row] for row in self.parts.held_out]
         linear, linear_logits, crossed = self.train_linear(held)
         linear_done = time.perf_counter()
-        first, again, (lora_rows, unlabeled_rows) = self.train(checkpoints)
+        with device_sentences("What was trained is kept: the same line with --resume goes on."):
+            first, again, (lora_rows, unlabeled_rows) = self.train(checkpoints)
         lora_done = time.perf_counter()
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             place = Path(scratch) if again else folder

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +28,8 @@ from catcli.products.review import Review
 from catcli.products.write import Form, check_folder, is_folder, is_pipe, output_form, piped, writing
 from catcli.recipe import check_device
 from catcli.runtime.labeler import Labeler
-from catcli.runtime.pipeline import ALTERNATIVES, CONFIDENCE, PREDICTED, Plan, Summary, Through, no_rows, rows_of_a_batch, run
+from catcli.runtime.pipeline import ALTERNATIVES, CONFIDENCE, PREDICTED, Summary, Through, no_rows, run
+from catcli.runtime.planning import Plan, rows_of_a_batch
 from catcli.runtime.session import peak_memory
 
 
@@ -137,15 +137,18 @@ def predict(
     ready = prepare(catalog, asked, talk, labeler)
     source = ready.source
     previous = earlier_labels(asked.previous, ready.labeler, ready.plan, talk) if asked.previous else None
+    done = Summary()
     with talk.progress() as bar:
 
         def advance(rows: int, share: float) -> None:
             bar("labeling", rows, rows / share if share else rows)
+            if done.halved:
+                talk.warn("memory is too short for some batches, which are labeled in halves; a smaller --batch-tokens spares the tries.")
 
         if is_pipe(asked.output):
             with _spills(asked) as spills, piped(asked.output, ready.form) as sink:
                 review = _review(ready, spills)
-                summary = run(ready.batches, Through(sink), ready.labeler, ready.plan, advance, previous=previous, review=review)
+                run(ready.batches, Through(sink), ready.labeler, ready.plan, advance, previous=previous, review=review, summary=done)
                 _finish_review(review, ready)
         else:
             mark = _mark(ready)
@@ -156,11 +159,11 @@ def predict(
                     talk.warn("there is nothing to resume: the run starts at the first row")
                 elif parts.discarded:
                     talk.warn(f"{parts.discarded:,} rows that a stopped run had labeled are labeled anew; --resume goes on from them")
-                done = Summary(**parts.left.state) if parts.left.parts else None
-                if done is not None:
+                if parts.left.parts:
+                    done = Summary(**parts.left.state)
                     talk.say(f"going on after {done.rows:,} rows that are done")
                 review = _review(ready, parts.beside, len(parts.left.parts))
-                summary = run(
+                run(
                     ready.batches,
                     parts,
                     ready.labeler,
@@ -175,8 +178,8 @@ def predict(
                     raise ProductsError(f"{source.name} was changed while it was read; run the same line again.")
                 _finish_review(review, ready)
                 parts.finish()
-    _show(summary, ready, as_json, talk)
-    return summary
+    _show(done, ready, as_json, talk)
+    return done
 
 
 def prepare(catalog: Sequence[str], asked: Asked, talk: Talk, labeler: Labeler | None = None) -> Prepared:
@@ -193,7 +196,7 @@ def prepare(catalog: Sequence[str], asked: Asked, talk: Talk, labeler: Labeler |
     for note in labeler.notes:
         talk.warn(note)
     talk.detail(f"adapter {chosen.folder}, {labeler.variant} on {labeler.provider}, ready in {time.perf_counter() - started:.2f} s")
-    batches = told(source.batches(rows_of_a_batch(labeler)), talk)
+    batches = told(source.batches(rows_of_a_batch(labeler.texts)), talk)
     first = next(batches)
     plan = _plan(source, first, chosen, asked, form, talk)
     if asked.precision is not None:
@@ -228,7 +231,7 @@ def foresee(
     rows = None if source.piped else source.count()
     found = Estimate(rows, rows / speed if rows and speed else None, speed, peak_memory(), ready.labeler.variant, ready.labeler.provider)
     if as_json:
-        print(json.dumps(asdict(found)))
+        talk.result(json.dumps(asdict(found)))
         return found
     many = "an unknown number of" if rows is None else f"{rows:,}"
     long = "" if found.seconds is None else f", about {_duration(found.seconds)}"
@@ -338,6 +341,8 @@ def _kept(parts: Parts, talk: Talk) -> Iterator[None]:
         yield
     except BaseException as error:
         rows = parts.kept
+        if rows and isinstance(error, MemoryError):
+            raise CatcliError(f"memory ran out; {rows:,} labeled rows are kept: free some, and --resume goes on from them.") from error
         if rows and isinstance(error, CatcliError):
             raise type(error)(f"{error} {rows:,} labeled rows are kept: --resume goes on from them.") from error
         if rows and isinstance(error, KeyboardInterrupt | Terminated):
@@ -386,16 +391,19 @@ def _duration(seconds: float) -> str:
 def _show(summary: Summary, ready: Prepared, as_json: bool, talk: Talk) -> None:
     asked, labeler = ready.asked, ready.labeler
     speed = (summary.rows - summary.resumed) / max(summary.seconds, 1e-9)
+    counts = {name: value for name, value in asdict(summary).items() if name != "categories"}
+    talk.record("labeled", **counts, adapter=ready.adapter.fingerprint, output=asked.output)
     if as_json:
         facts = {
             **asdict(summary),
             "output": asked.output,
+            "run": talk.run,
+            "adapter": ready.adapter.fingerprint,
             "rows_per_second": speed,
             "variant": labeler.variant,
             "provider": labeler.provider,
         }
-        json.dump(facts, sys.stdout, ensure_ascii=False)
-        print()
+        talk.result(json.dumps(facts, ensure_ascii=False))
         return
     talk.say(f"{summary.rows:,} rows labeled in {summary.seconds:.1f} s ({speed:,.0f} rows/s, {labeler.variant} on {labeler.provider})")
     if asked.previous:

@@ -24,9 +24,9 @@ def recipes(name: str | None = None, *, as_json: bool = False, talk: Talk | None
     if name is not None and name not in there:
         raise ProductsError(f"there is no recipe {name!r}{close_to(name, there)}; those that come with catcli are {', '.join(there)}.")
     if name is not None:
-        print(there[name].model_dump_json(indent=2, exclude_unset=True))
+        talk.result(there[name].model_dump_json(indent=2, exclude_unset=True))
     elif as_json:
-        print(json.dumps({each: recipe.model_dump(mode="json", exclude_unset=True) for each, recipe in there.items()}))
+        talk.result(json.dumps({each: recipe.model_dump(mode="json", exclude_unset=True) for each, recipe in there.items()}))
     else:
         shown = table("Recipes", "name", "method", "settings", "about", names=4)
         for each, recipe in there.items():

@@ -70,7 +70,7 @@ def report(
     if len(chosen) > 1:
         told = side_by_side(chosen)
         if as_json:
-            print(told.model_dump_json())
+            talk.result(told.model_dump_json())
         else:
             talk.out.print(Group(*_beside(told)))
         return told
@@ -81,6 +81,7 @@ def report(
     else:
         view = held_out(chosen[0])
     told = view.told
+    talk.record("scored", rows=told.scored_rows, adapter=chosen[0].fingerprint)
     if asked.html:
         from catcli.reporting.page import page
 
@@ -89,16 +90,16 @@ def report(
             file.write_text(html, encoding="utf-8")
         talk.say(f"written: {asked.html}")
     if as_json:
-        print(told.model_dump_json())
+        talk.result(told.model_dump_json())
     else:
         talk.out.print(Group(*(_fresh(told) if isinstance(told, Fresh) else _held(told))))
     check_demands(told, demands, f"{chosen[0].folder} does not pass.")
     return told
 
 
-def schema() -> None:
+def schema(*, talk: Talk) -> None:
     """Print what every name of ``--json`` means, as JSON Schema."""
-    print(json.dumps(TypeAdapter(Held | Fresh | SideBySide).json_schema(mode="serialization"), indent=2))
+    talk.result(json.dumps(TypeAdapter(Held | Fresh | SideBySide).json_schema(mode="serialization"), indent=2))
 
 
 def _told(told: Evaluation) -> list[RenderableType]:

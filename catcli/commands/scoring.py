@@ -70,7 +70,7 @@ class View:
 
 def held_out(adapter: Adapter) -> View:
     """What the fit measured, and the test rows that it measured it on."""
-    metrics, test, names = Metrics.load(adapter.file("metrics.json")), test_rows(adapter), adapter.manifest.categories
+    metrics, test, names = Metrics.of(adapter), test_rows(adapter), adapter.manifest.categories
     probabilities = Blending.of(adapter.manifest).probabilities(test.lora, test.linear, metrics.variant)
     outcomes = Outcomes.of(probabilities, test.classes, test.products)
     facts = {**dict(metrics), "blend": with_examples(metrics.blend, outcomes, names, test.texts)}
@@ -186,7 +186,7 @@ def side_by_side(adapters: Sequence[Adapter]) -> SideBySide:
     outcomes, found = [], []
     for adapter, test, places in zip(adapters, tests, keyed, strict=True):
         rows = np.array([places[key] for key in shared], np.int64) if comparable else np.arange(len(test.texts))
-        variant = Metrics.load(adapter.file("metrics.json")).variant
+        variant = Metrics.of(adapter).variant
         probabilities = Blending.of(adapter.manifest).probabilities(test.lora[rows], test.linear[rows], variant)
         outcome = Outcomes.of(probabilities, test.classes[rows], products if comparable else test.products)
         outcomes.append(outcome)

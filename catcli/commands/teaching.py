@@ -67,7 +67,7 @@ class Teacher:
         """Say so where the teacher has learned from rows that its pupil is scored on: their scores would flatter."""
         held = labeled.products(parts.held_out)
         its = HeldOut.load(self.adapter.file("heldout.parquet"), self.adapter.manifest.categories).products
-        refit = Metrics.load(self.adapter.file("metrics.json")).training.refit
+        refit = Metrics.of(self.adapter).training.refit
         clean = np.zeros(len(held), np.bool_) if refit else np.isin(held, its)
         if not clean.all():
             since = "was refitted on all of its rows" if refit else "held other rows back"

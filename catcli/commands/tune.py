@@ -73,7 +73,7 @@ def tune(
         talk.warn("the recipe's time budget is left out: a trial that it cuts short would be of another recipe.")
         recipe = recipe.without("time_budget")
     ready = prepared(source, recipe, talk)
-    with writing(str(file), "-o"), places.held(target.with_name(f".{target.name}.lock")) as alone:
+    with writing(str(file), "-o"), places.held(places.hidden(target, "lock")) as alone:
         if not alone:
             raise OutputError(f"-o {target} is being searched for by another run; wait for it, or choose another file.")
         if force:
@@ -90,7 +90,6 @@ def tune(
         with places.whole(target) as place:
             place.write_text(best.model_dump_json(indent=2) + "\n", encoding="utf-8")
         places.remove(places.resumable(target))
-        places.remove(target.with_name(f".{target.name}.lock"))
     _show(told, products, reading, file, as_json, talk)
     return told
 
@@ -136,7 +135,7 @@ def _begins_as_database(file: Path) -> bool:
 
 def _show(told: Tuned, products: Sequence[str], reading: Reading, file: Path, as_json: bool, talk: Talk) -> None:
     if as_json:
-        print(told.model_dump_json())
+        talk.result(told.model_dump_json())
         return
     talk.out.print(tables.trials(told))
     if told.importances:

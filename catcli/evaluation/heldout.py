@@ -11,8 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from catcli.products.categories import Categories
+from catcli.errors import AdapterError
+from catcli.products.categories import UNKNOWN, Categories
+from catcli.products.stored import stored_frame
 from catcli.runtime.blend import Array
+
+MOST_ROWS = 1_000_000
+"""Rows that no fit holds out: see `catcli.products.split.MOST_HELD`."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,18 @@ class HeldOut:
 
     @classmethod
     def load(cls, file: Path, names: Sequence[str]) -> Self:
-        """What `save` wrote."""
-        frame = pl.read_parquet(file)
+        """What `save` wrote.
+
+        Raises:
+            AdapterError: the file holds something else.
+        """
+        logits_of_one = pl.Array(pl.Float32, len(names))
+        text = dict.fromkeys(("text", "part", "category"), pl.String())
+        schema = {**text, "product": pl.UInt64(), "lora_logits": logits_of_one, "linear_logits": logits_of_one}
+        frame = stored_frame(file, schema, MOST_ROWS)
         classes = Categories(tuple(names)).numbers(frame["category"].to_list())
+        if (classes == UNKNOWN).any() or not set(frame["part"]) == {"validation", "test"}:
+            raise AdapterError(f"{file} has rows of other categories or parts than its adapter; copy the adapter again or fit anew.")
         logits = (frame["lora_logits"].to_numpy(), frame["linear_logits"].to_numpy())
         return cls(frame["text"].to_list(), frame["part"].to_list(), frame["product"].to_numpy(), classes, *logits)
 

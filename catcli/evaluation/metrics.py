@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from types import MappingProxyType
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from catcli.adapter import Confidence, Threshold, Variant
+from catcli.adapter import Adapter, Confidence, Threshold, Variant
 from catcli.errors import AdapterError
 from catcli.recipe import Method
 
@@ -338,12 +337,22 @@ class Metrics(Evaluation):
     """Where the models were trained, on how many rows, and how long."""
 
     @classmethod
-    def load(cls, file: Path) -> Metrics:
-        """Read a ``metrics.json``."""
+    def of(cls, adapter: Adapter) -> Metrics:
+        """An adapter's ``metrics.json``.
+
+        Raises:
+            AdapterError: it is damaged, or of another adapter.
+        """
+        file, manifest = adapter.file("metrics.json"), adapter.manifest
         try:
-            return cls.model_validate_json(file.read_bytes())
+            found = cls.model_validate_json(file.read_bytes())
         except ValidationError as error:
             raise AdapterError(f"{file} is damaged: {error.errors()[0]['msg']}; copy the adapter again or fit anew.") from error
+        named = {one.category for one in found.blend.categories}
+        named |= {name for pair in found.blend.confusions for name in (pair.truth, pair.predicted)}
+        if found.variant not in manifest.variants or found.variant not in found.calibration or not named <= set(manifest.categories):
+            raise AdapterError(f"{file} tells of categories or models that its adapter does not have; copy the adapter again or fit anew.")
+        return found
 
 
 # --- what report --json prints -------------------------------------------------------------------------------------------------------

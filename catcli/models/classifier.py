@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from catcli.errors import DeviceError
+from catcli.errors import DeviceError, reason
 from catcli.recipe import Pool
 
 
@@ -91,6 +93,28 @@ def use_bf16(dtype: str, device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def is_memory_short(error: BaseException) -> bool:
+    """Whether an error says that a batch was too large for the memory of a GPU or of the host."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def device_sentences(resume: str) -> Iterator[None]:
+    """Turn a GPU that fails midway, and memory that is too short for anything, into a sentence; ``resume`` says what to type next.
+
+    Raises:
+        DeviceError: one of these.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_memory_short(error):
+            raise DeviceError(f"memory ran out ({reason(error)[:200]}); free some or choose a smaller --base. {resume}") from error
+        if isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):
+            raise DeviceError(f"the GPU failed ({reason(error)[:200]}); --device cpu trains without it. {resume}") from error
+        raise
 
 
 def device_memory() -> int | None:

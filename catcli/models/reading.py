@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from catcli.models.backbones import Backbone
-from catcli.models.classifier import Classifier
+from catcli.models.classifier import Classifier, is_memory_short
 from catcli.models.trunk import Trunk, watched
 from catcli.runtime.blend import Array
 from catcli.runtime.tokens import TokenBatch, Tokenizer
@@ -73,13 +73,25 @@ def infer(
     done = 0
     with torch.inference_mode(), precision(bf16, next(classifier.parameters()).device):
         for batch in tokenizer.batches([ids[row] for row in chosen], INFERENCE_BUDGET):
-            values = look(TokenBatch(batch.ids, batch.mask, chosen[batch.rows])).float().cpu().numpy()
+            values = _looked(look, TokenBatch(batch.ids, batch.mask, chosen[batch.rows]))
             if out is None:
                 out = np.empty((len(chosen), values.shape[1]), dtype=np.float32)
             out[batch.rows] = values
             done += len(batch.rows)
             advance(done)
     return np.empty((0, classifier.head.out_features), dtype=np.float32) if out is None else out
+
+
+def _looked(look: Callable[[TokenBatch], Tensor], batch: TokenBatch) -> Array:
+    """What ``look`` makes of a batch, in halves where memory is too short for it."""
+    try:
+        found: Array = look(batch).float().cpu().numpy()
+    except (RuntimeError, MemoryError) as error:
+        if len(batch.rows) == 1 or not is_memory_short(error):
+            raise
+    else:
+        return found
+    return np.concatenate([_looked(look, half) for half in batch.halves()])
 
 
 def plain_logits(classifier: Classifier, tokenizer: Tokenizer, ids: Ids, advance: Callable[[int], None] = lambda _: None) -> Array:

@@ -18,7 +18,7 @@ from catcli.evaluation.calibration import class_shares
 from catcli.evaluation.metrics import EpochScores
 from catcli.models.backbones import Backbone
 from catcli.models.checkpoint import Checkpoint
-from catcli.models.classifier import Classifier, parameters, pick_device, use_bf16
+from catcli.models.classifier import Classifier, is_memory_short, parameters, pick_device, use_bf16
 from catcli.models.losses import Targets, counted, distilled, log_prior, row_losses
 from catcli.models.methods import learning_rate, prepare
 from catcli.models.probe import fit_probe
@@ -194,6 +194,7 @@ class Trainer:
         # A base that stays as it is gives the same vectors at every pass: they are read once, and the head alone is run.
         self._vectors = torch.from_numpy(task.reading.vectors).to(device) if recipe.method == "head" else None
         self._given: list[Tensor] | None = None
+        self._pieces = 1
         self.learning = {name: parameter for name, parameter in classifier.named_parameters() if parameter.requires_grad}
 
     def train(self, checkpoint: Checkpoint, repeat: Trained | None) -> tuple[list[EpochScores], float, float]:
@@ -289,13 +290,33 @@ class Trainer:
         return [[int(self.task.learn[row]) for row in rows] for rows in batches_of_like_length(lengths, self.recipe.batch_size, generator)]
 
     def _gradient(self, rows: list[int]) -> float:
-        """Add the gradient of a batch's loss, or of this process's part of it; returns its mean loss times the weight of all its rows."""
-        reading, examples = self.task.reading, self.task.examples
-        whole = float(examples.weights[rows].sum())
+        """Add the gradient of a batch's loss, or of this process's part of it; returns its mean loss times the weight of all its rows.
+
+        Where memory is too short for it, this and all later batches are computed in pieces, whose gradients add up to the same.
+        """
+        weights = self.task.examples.weights
+        whole = float(weights[rows].sum())
         mine = workers().share(rows)
         if not mine:
             return 0.0
-        batch = reading.tokenizer.padded(reading.ids, mine)
+        while True:
+            try:
+                loss = sum(self._add_gradient(mine[first :: self._pieces], whole) for first in range(min(self._pieces, len(mine))))
+            except (RuntimeError, MemoryError) as error:
+                if self._pieces >= len(mine) or not is_memory_short(error):
+                    raise
+            else:
+                return loss * whole * whole / float(weights[mine].sum())
+            self.classifier.zero_grad(set_to_none=True)
+            self._pieces *= 2
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.tell.say(f"memory is too short for {len(mine)} rows at once: a batch is computed in {self._pieces} pieces, to one end")
+
+    def _add_gradient(self, rows: list[int], whole: float) -> float:
+        """Add the gradient of some rows' losses over ``whole``, the weight of their batch; returns that sum."""
+        reading, examples = self.task.reading, self.task.examples
+        batch = reading.tokenizer.padded(reading.ids, rows)
         with precision(self.bf16, self.device):
             logits = self._logits(batch)
         truth = torch.as_tensor(examples.classes[batch.rows], device=self.device)
@@ -303,7 +324,7 @@ class Trainer:
         losses = self._losses(logits.float(), truth, batch.rows)
         loss = (losses * weights).sum() / whole
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-        return float(loss.item()) * whole * whole / float(examples.weights[mine].sum())
+        return float(loss.item())
 
     def _losses(self, logits: Tensor, truth: Tensor, rows: Rows) -> Tensor:
         """Each row's loss *(rows,)*, beside a teacher where there is one; ``rows`` are the rows' numbers."""

@@ -64,7 +64,7 @@ class Parts:
         self._check()
         self._mark, self._resume, self._keep = dict(mark), resume, keep
         self.left = Left()
-        self.beside = self._target.with_name(f".{self._target.name}.catcli-parts")
+        self.beside = places.hidden(self._target, "catcli-parts")
         self._stack = ExitStack()
         self._part: tuple[int, _Part] | None = None
         self.discarded = 0
@@ -125,12 +125,7 @@ class Parts:
 
     def _restore(self) -> None:
         """A run that was killed between the two renames that replace a folder left the old one here."""
-        old = self.beside / "old"
-        if old.exists():
-            if self._target.exists():
-                places.remove(old)
-            else:
-                old.rename(self._target)
+        places.restore(self._target, self.beside / "old")
 
     def _find(self, mark: Mapping[str, str], resume: bool) -> Left:
         journal = self.beside / "journal.jsonl"
@@ -219,9 +214,10 @@ class Parts:
     def _replace(self, whole: Path) -> None:
         if self._target.exists():
             whole.chmod(stat.S_IMODE(self._target.stat().st_mode))
-            if self.by_input:
-                self._target.rename(self.beside / "old")  # a folder that is not empty is in the way of a rename
-        whole.rename(self._target)
+        if self.by_input:
+            places.replace(whole, self._target, self.beside / "old")
+        else:
+            whole.rename(self._target)
         _sync(self._target.parent)
 
     def close(self) -> None:

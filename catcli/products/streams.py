@@ -108,7 +108,14 @@ def _below(path: Path) -> Iterator[io.BufferedReader]:
         if sys.stdin is None:
             raise ProductsError("standard input (-) is closed; pipe rows into it or name a file.")
         stream = sys.stdin.buffer
-        yield stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(cast(Any, stream))
+        try:
+            # A reader of its own: a thread that waits in the one of sys.stdin would hold its lock when the process ends.
+            own: Any = os.fdopen(os.dup(stream.fileno()), "rb", buffering=BLOCK)
+        except io.UnsupportedOperation:  # no file of the system's, as where Python calls Python
+            yield stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(cast(Any, stream))
+        else:
+            with own as file:
+                yield file
         return
     with path.open("rb", buffering=BLOCK) as file:
         yield cast(io.BufferedReader, file)

@@ -28,9 +28,15 @@ NAME = 32
 """Cells that a category's name gets."""
 
 
+JOINERS = "\u200c\u200d"
+"""Format characters that shape letters and emoji and do nothing else; those that turn a line around are not among them."""
+
+
 def printable(text: str) -> str:
     """Text without control characters: a product's title must not move the cursor or color the terminal."""
-    return "".join(letter if letter == "\n" or unicodedata.category(letter)[0] != "C" else "�" for letter in text)
+    if text.isprintable():
+        return text
+    return "".join(letter if letter in "\n" + JOINERS or unicodedata.category(letter)[0] != "C" else "�" for letter in text)
 
 
 def shortened(name: str, width: int = NAME) -> str:

@@ -14,10 +14,12 @@ import polars as pl
 
 from catcli.adapter import Adapter, Variant
 from catcli.errors import AdapterError, listed
+from catcli.products.stored import stored_frame
 from catcli.runtime.blend import Array, calibrated, mix
 from catcli.runtime.ngrams import LinearModel
 from catcli.runtime.session import CPU, Session, cuda_is_there
 from catcli.runtime.tokens import Tokenizer
+from catcli.runtime.vetting import vet
 
 SLAB = 2**22
 """Texts are labeled so many at a time that rows times classes stays below this: 16 MiB a float32 matrix."""
@@ -37,12 +39,13 @@ class Labels:
     """What a text is labeled with: the ``k`` most probable classes, the most probable first.
 
     ``classes`` and ``confidences`` have shape *(texts, k)*; ``confidences`` are calibrated probabilities. ``cut`` counts texts of more
-    tokens than the model reads.
+    tokens than the model reads, ``halved`` batches that memory was too short for.
     """
 
     classes: npt.NDArray[np.int64]
     confidences: Array
     cut: int = 0
+    halved: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,18 @@ class Labeler:
         self.categories = manifest.categories
         self.notes: list[str] = []
         self._blend = manifest.blend
-        self._tokenizer = Tokenizer(adapter.file("tokenizer.json").read_text(encoding="utf-8"), manifest.max_tokens, manifest.pad_id)
+        self._tokenizer = Tokenizer.load(adapter.file("tokenizer.json"), manifest.max_tokens, manifest.pad_id)
         self._linear = LinearModel.load(adapter.file("linear.safetensors"))
+        if len(self._linear.bias) != len(self.categories):
+            raise AdapterError(
+                f"{adapter.folder}: its linear model knows {len(self._linear.bias):,} categories and adapter.json names "
+                f"{len(self.categories):,}; copy the adapter again or fit anew."
+            )
         self._sizes = {"batch_tokens": batch_tokens, "workers": workers}
-        self.variant, self._session = self._open(adapter, device, variant, pl.read_parquet(adapter.file("probe.parquet")))
+        logits = pl.Array(pl.Float32, len(self.categories))
+        columns: dict[str, pl.DataType] = {"text": pl.String(), **dict.fromkeys(manifest.variants, logits)}
+        probe = stored_frame(adapter.file("probe.parquet"), columns, PROBE_ROWS)
+        self.variant, self._session = self._open(adapter, device, variant, probe)
         self._confidence = manifest.variants[self.variant].confidence
 
     def _open(self, adapter: Adapter, device: str, asked: str, probe: pl.DataFrame) -> tuple[Variant, Session]:
@@ -96,7 +107,9 @@ class Labeler:
         for name in order:
             for beside in served[name].data:
                 adapter.file(beside)
-            session = Session(adapter.file(served[name].file), device, **self._sizes)
+            file = adapter.file(served[name].file)
+            vet(file, served[name].data)
+            session = Session(file, device, **self._sizes)
             if session.fell_back:
                 self.notes.append("ONNX Runtime did not get the GPU and labels on the CPU; 'catcli doctor' shows what is missing.")
                 return self._open(adapter, "cpu", asked, probe)
@@ -112,6 +125,8 @@ class Labeler:
     def _agrees(self, session: Session, probe: pl.DataFrame, variant: Variant) -> bool:
         there = probe[variant].to_numpy()
         here = lora_logits(self._tokenizer, session, probe["text"].to_list())
+        if here.shape != there.shape:
+            return False
         if variant != "fp32" or session.provider != CPU:
             # int8 rounds otherwise on other instruction sets, and a GPU multiplies in TF32; their categories agree, but for a near tie.
             return bool((here.argmax(1) == there.argmax(1)).mean() >= AGREEMENT)
@@ -168,7 +183,7 @@ class Labeler:
             best = probabilities.argmax(1)[:, None] if k == 1 else np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
             classes[rows] = best
             confidences[rows] = np.take_along_axis(probabilities, best, axis=1)
-        return Labels(classes, confidences, cut)
+        return Labels(classes, confidences, cut, self._session.halvings())
 
 
 def lora_logits(tokenizer: Tokenizer, session: Session, texts: Sequence[str]) -> Array:

@@ -19,8 +19,11 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
+
+from catcli.errors import AdapterError, reason
 
 LONGEST = 5
 """Characters of the longest character n-gram; the shortest has two."""
@@ -210,9 +213,35 @@ class LinearModel:
 
     @classmethod
     def load(cls, file: Path) -> Self:
-        """What `save` wrote."""
-        arrays = load_file(file)
-        vocabularies = tuple(Vocabulary(arrays[f"ngrams.{number}.hashes"], arrays[f"ngrams.{number}.idf"]) for number in range(len(KINDS)))
-        parts = (arrays["weights.data"], arrays["weights.indices"], arrays["weights.indptr"])
-        shape = (len(arrays["weights.indptr"]) - 1, len(arrays["bias"]))
-        return cls(Ngrams(vocabularies), sparse.csr_matrix(parts, shape=shape), arrays["bias"])
+        """What `save` wrote.
+
+        Raises:
+            AdapterError: the file is something else; an index that leads out of an array would crash the process instead.
+        """
+        try:
+            arrays = load_file(file)
+            vocabularies = tuple(
+                Vocabulary(arrays[f"ngrams.{number}.hashes"], arrays[f"ngrams.{number}.idf"]) for number in range(len(KINDS))
+            )
+            data, indices, indptr, bias = (arrays[name] for name in ("weights.data", "weights.indices", "weights.indptr", "bias"))
+        except (SafetensorError, KeyError) as error:
+            raise AdapterError(f"{file} cannot be read as a linear model: {reason(error)}; copy the adapter again or fit anew.") from error
+        features = sum(len(vocabulary.hashes) for vocabulary in vocabularies)
+        sound = (
+            all(array.ndim == 1 and array.dtype == _types().get(name.split(".")[-1]) for name, array in arrays.items())
+            and all(len(found.hashes) == len(found.idf) and (found.hashes[1:] > found.hashes[:-1]).all() for found in vocabularies)
+            and (len(indptr), len(indices)) == (features + 1, len(data))
+            and (indptr[0], indptr[-1]) == (0, len(data))
+            and bool((np.diff(indptr) >= 0).all())
+            and bool(((indices >= 0) & (indices < len(bias))).all())
+            and all(np.isfinite(array).all() for array in (data, bias, *(found.idf for found in vocabularies)))
+        )
+        if not sound:
+            raise AdapterError(f"{file} is no linear model of catcli: its arrays do not fit together; copy the adapter again or fit anew.")
+        return cls(Ngrams(vocabularies), sparse.csr_matrix((data, indices, indptr), shape=(features, len(bias))), bias)
+
+
+def _types() -> dict[str, npt.DTypeLike]:
+    """What the arrays of a saved model hold, by the last word of their names."""
+    real = dict.fromkeys(("data", "bias", "idf"), np.dtype(np.float32))
+    return {**real, "indices": np.dtype(np.int32), "indptr": np.dtype(np.int64), "hashes": np.dtype(np.uint64)}

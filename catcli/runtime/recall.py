@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,51 +23,68 @@ def hashes_of(texts: pl.Series) -> Hashes:
     return texts.hash(7).to_numpy()
 
 
-@dataclass(frozen=True)
-class Found:
-    """For each of some texts: whether it is known, and if so its ``k`` classes and confidences *(texts, k)*."""
+class Slots:
+    """Which texts are among the last ones, and where their labels are kept: the oldest text gives its slot to the newest.
 
-    known: npt.NDArray[np.bool_]
-    classes: Classes
-    confidences: Array
+    It knows a text from when it is to be labeled on, so which texts are known hangs on the rows alone and not on when labels come.
+    """
+
+    def __init__(self, most: int = MOST) -> None:
+        self._slots: dict[int, int] = {}
+        self._hashes = np.zeros(most, np.uint64)
+        self._count = 0
+
+    def find(self, hashes: Hashes) -> npt.NDArray[np.int64]:
+        """The slot of each text *(texts,)*; -1 where it is not among the last."""
+        get = self._slots.get
+        return np.fromiter((get(number, -1) for number in hashes.tolist()), np.int64, len(hashes))
+
+    def add(self, hashes: Hashes) -> None:
+        """Take in texts that were not known."""
+        for number in hashes.tolist():
+            slot = self._count % len(self._hashes)
+            if self._count >= len(self._hashes):
+                self._slots.pop(int(self._hashes[slot]), None)
+            self._hashes[slot] = number
+            self._slots[number] = slot
+            self._count += 1
+
+    def load(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Go on from what `Recall.arrays` gave."""
+        hashes = arrays["hashes"]
+        self._hashes[: len(hashes)], self._count = hashes, int(arrays["count"])
+        self._slots = {number: slot for slot, number in enumerate(hashes.tolist())}
 
 
 class Recall:
-    """The labels of the last texts, oldest forgotten first."""
+    """The labels of the last texts, in the slots that `Slots` gives them."""
 
     def __init__(self, k: int, most: int = MOST) -> None:
-        self._slots: dict[int, int] = {}
         self._hashes = np.zeros(most, np.uint64)
         self._classes = np.zeros((most, k), np.int32)
         self._confidences = np.zeros((most, k), np.float32)
         self._count = 0
 
-    def find(self, hashes: Hashes) -> Found:
-        """What is known of texts with these hashes."""
-        get = self._slots.get
-        slots = np.fromiter((get(number, -1) for number in hashes.tolist()), np.int64, len(hashes))
-        return Found(slots >= 0, self._classes[slots], self._confidences[slots])
+    def get(self, slots: npt.NDArray[np.int64]) -> tuple[Classes, Array]:
+        """Classes and confidences in some slots, each *(slots, k)*."""
+        return self._classes[slots], self._confidences[slots]
 
     def add(self, hashes: Hashes, classes: npt.NDArray[Any], confidences: Array) -> None:
-        """Take in the labels of texts."""
+        """Take in the labels of texts, in the order in which `Slots` took in the texts."""
         most = len(self._hashes)
-        for number, row_classes, row_confidences in zip(hashes.tolist(), classes, confidences, strict=True):
-            if number in self._slots:
-                continue
-            slot = self._count % most
-            if self._count >= most:
-                self._slots.pop(int(self._hashes[slot]), None)
-            self._hashes[slot], self._classes[slot], self._confidences[slot] = number, row_classes, row_confidences
-            self._slots[number] = slot
-            self._count += 1
+        # Of more texts than there are slots the last have them.
+        hashes, classes, confidences, first = hashes[-most:], classes[-most:], confidences[-most:], max(0, len(hashes) - most)
+        slots = (self._count + first + np.arange(len(hashes))) % most
+        self._hashes[slots], self._classes[slots], self._confidences[slots] = hashes, classes, confidences
+        self._count += first + len(hashes)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """What a resumed run has to know to go on alike."""
         filled = min(self._count, len(self._hashes))
         return {
-            "hashes": self._hashes[:filled],
-            "classes": self._classes[:filled],
-            "confidences": self._confidences[:filled],
+            "hashes": self._hashes[:filled].copy(),
+            "classes": self._classes[:filled].copy(),
+            "confidences": self._confidences[:filled].copy(),
             "count": np.array(self._count),
         }
 
@@ -77,7 +93,6 @@ class Recall:
         filled = len(arrays["hashes"])
         self._hashes[:filled], self._classes[:filled] = arrays["hashes"], arrays["classes"]
         self._confidences[:filled], self._count = arrays["confidences"], int(arrays["count"])
-        self._slots = {number: slot for slot, number in enumerate(arrays["hashes"].tolist())}
 
 
 class Previous:
@@ -85,16 +100,22 @@ class Previous:
 
     def __init__(self, hashes: Hashes, classes: Classes, confidences: Array) -> None:
         """Each *(texts,)*; of equal texts the first counts."""
-        self._hashes, first = np.unique(hashes, return_index=True)
+        self.hashes, first = np.unique(hashes, return_index=True)
         self._classes, self._confidences = classes[first], confidences[first]
 
     def __len__(self) -> int:
         """The number of different texts."""
-        return len(self._hashes)
+        return len(self.hashes)
 
-    def find(self, hashes: Hashes) -> Found:
-        """What the earlier output says of texts with these hashes."""
-        if not len(self._hashes):
-            return Found(np.zeros(len(hashes), np.bool_), np.zeros((len(hashes), 1), np.int32), np.zeros((len(hashes), 1), np.float32))
-        places = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
-        return Found(self._hashes[places] == hashes, self._classes[places, None], self._confidences[places, None])
+    def get(self, hashes: Hashes) -> tuple[Classes, Array]:
+        """Classes and confidences *(texts, 1)* of texts that are among them."""
+        places = np.searchsorted(self.hashes, hashes)
+        return self._classes[places, None], self._confidences[places, None]
+
+
+def among(hashes: Hashes, sorted_hashes: Hashes) -> npt.NDArray[np.bool_]:
+    """Whether each of ``hashes`` is in an array of rising ones."""
+    if not len(sorted_hashes):
+        return np.zeros(len(hashes), np.bool_)
+    found: npt.NDArray[np.bool_] = sorted_hashes[np.minimum(np.searchsorted(sorted_hashes, hashes), len(sorted_hashes) - 1)] == hashes
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from catcli.errors import AdapterError, DeviceError, reason
+from catcli.errors import AdapterError, CatcliError, DeviceError, reason
 from catcli.runtime.blend import Array
 from catcli.runtime.tokens import Ids, TokenBatch
 
@@ -20,8 +21,18 @@ onnxruntime.set_default_logger_severity(4)
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
+MEMORY = ("Failed to allocate memory", "bad allocation", "bad_alloc", "out of memory", "ALLOC_FAILED")
+"""What ONNX Runtime says where memory is short, of the host's or a GPU's."""
+
+GPU = ("CUDA failure", "CUDNN failure", "CUBLAS failure", "CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
+"""What it says where a GPU fails."""
+
 GPU_BATCHES = 3
 """Batches in flight on a GPU: one computed, one copied there, one copied back."""
+
+
+class _MemoryShort(Exception):  # noqa: N818  (no error yet: the batch is halved)
+    """Memory is too short for a batch."""
 
 
 class Session:
@@ -39,6 +50,7 @@ class Session:
             # The CUDA and cuDNN libraries may lie in pip packages; preload_dlls finds them there without torch.
             onnxruntime.preload_dlls()
             providers = [CUDA, CPU]
+        self._file, self._lock, self._halved = file, threading.Lock(), 0
         options = onnxruntime.SessionOptions()
         # One thread a batch and as many batches at once as there are cores: threads that share a batch of titles wait for one another at
         # every one of its hundred matrix products.
@@ -66,10 +78,58 @@ class Session:
         return self.provider == CPU
 
     def logits(self, batch: TokenBatch) -> Array:
-        """Logits *(rows, classes)*, float32. Threads that call this at once each get a stream of the GPU's."""
+        """Logits *(rows, classes)*, float32. Threads that call this at once each get a stream of the GPU's.
+
+        A batch that memory is too short for is computed in halves, and those to come are made smaller: see `halvings`.
+
+        Raises:
+            DeviceError: the GPU failed.
+            AdapterError: the model cannot be computed with these tokens.
+            CatcliError: memory is too short for a single text.
+        """
+        try:
+            return self._computed(batch)
+        except _MemoryShort as error:
+            if len(batch.rows) == 1:
+                raise CatcliError(
+                    f"memory is too short for one text of {batch.ids.shape[1]} tokens on {self.provider} ({error}); free some and run the "
+                    "same line again."
+                ) from error
+        with self._lock:
+            self._halved += 1
+            self.budget = max(1, min(self.budget, batch.ids.size // 2))
+        return np.concatenate([self.logits(half) for half in batch.halves()])
+
+    def halvings(self) -> int:
+        """How many batches were halved since this was asked last."""
+        with self._lock:
+            found, self._halved = self._halved, 0
+        return found
+
+    def _computed(self, batch: TokenBatch) -> Array:
         feeds = {"input_ids": batch.ids, "attention_mask": batch.mask}
-        found = bound(self._session, feeds, "cuda") if self.provider == CUDA else self._session.run(["logits"], feeds)[0]
+        try:
+            found = bound(self._session, feeds, "cuda") if self.provider == CUDA else self._session.run(["logits"], feeds)[0]
+        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+            raise self._told(error) from error
         return np.asarray(found, dtype=np.float32)
+
+    def _told(self, error: Exception) -> Exception:
+        """What ONNX Runtime's error means; another's is a bug and stays what it is."""
+        said = str(error)
+        if isinstance(error, MemoryError) or any(word in said for word in MEMORY):
+            return _MemoryShort(reason(error)[:200])
+        if not type(error).__module__.startswith("onnxruntime"):
+            return error
+        if any(word in said for word in GPU):
+            return DeviceError(
+                f"the GPU failed while it labeled ({reason(error)[:300]}); 'catcli doctor' shows whether it still answers, --device cpu does"
+                " without it."
+            )
+        return AdapterError(
+            f"{self._file} cannot be computed ({reason(error)[:300]}); its tokenizer or its weights are not its own: copy the adapter "
+            "again or fit anew."
+        )
 
 
 def bound(session: onnxruntime.InferenceSession, feeds: Mapping[str, Ids], place: str) -> Array:

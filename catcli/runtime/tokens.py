@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import tokenizers
+
+from catcli.errors import AdapterError, reason
 
 Ids = npt.NDArray[np.int64]
 
@@ -20,6 +24,12 @@ class TokenBatch:
     mask: Ids
     rows: Ids
 
+    def halves(self) -> tuple[TokenBatch, TokenBatch]:
+        """Two batches of half as many texts, in the same order."""
+        middle = len(self.rows) // 2
+        first, second = (TokenBatch(self.ids[part], self.mask[part], self.rows[part]) for part in (slice(middle), slice(middle, None)))
+        return first, second
+
 
 class Tokenizer:
     """A tokenizer of the ``json`` of a ``tokenizer.json``, cutting texts at ``max_tokens``, special tokens included.
@@ -27,6 +37,18 @@ class Tokenizer:
     The Rust tokenizer itself rather than transformers' wrapper: the same class serves training and labeling, and labeling starts without
     transformers.
     """
+
+    @classmethod
+    def load(cls, file: Path, max_tokens: int, pad_id: int) -> Self:
+        """That of an adapter.
+
+        Raises:
+            AdapterError: the file holds none.
+        """
+        try:
+            return cls(file.read_text(encoding="utf-8"), max_tokens, pad_id)
+        except Exception as error:  # tokenizers raises plain Exception
+            raise AdapterError(f"{file} holds no tokenizer: {reason(error)}; copy the adapter again or fit anew.") from error
 
     def __init__(self, json: str, max_tokens: int, pad_id: int = 0) -> None:
         self._tokenizer = tokenizers.Tokenizer.from_str(json)

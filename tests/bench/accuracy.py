@@ -89,7 +89,7 @@ def scored(folder: Path, test: pl.DataFrame) -> dict[str, object]:
         guessed = np.array(labeler.categories)[values.argmax(1)]
         macro = f1_score(truth, guessed, average="macro", labels=np.unique(truth), zero_division=0)
         found[name] = [round(float((guessed == truth).mean()), 4), round(float(macro), 4)]
-    return found | {"learned_bytes": Metrics.load(made.file("metrics.json")).training.learned_bytes}
+    return found | {"learned_bytes": Metrics.of(made).training.learned_bytes}
 
 
 def main() -> None:

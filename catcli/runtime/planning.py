@@ -1,0 +1,187 @@
+"""Batches of rows → what is to be labeled of each, together with what; knows no model.
+
+It is settled by the rows alone. int8 scales its numbers by what it computes together, so the same rows have to come together wherever and
+however often they are labeled: in a run that was killed and goes on, by few threads or many, on one machine or several.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from catcli.errors import ProductsError
+from catcli.products.batch import Batch
+from catcli.products.text import composed
+from catcli.runtime.recall import Hashes, Slots, among, hashes_of
+
+CHARACTERS = 32_768
+"""Characters of texts that are labeled in one call, at most: a second's work, and some megabytes of n-grams."""
+
+PART_CALLS, PART_ROWS = 32, 2_000_000
+"""A part of the output is finished after so many calls' worth of labeled texts, or so many rows."""
+
+FIRST_ROWS = 64
+"""Rows of the first batch."""
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do with each row.
+
+    ``text`` are the catalog's columns in the order of the adapter's text columns; one that is None is missing and counts as empty. Those of
+    ``prices`` are read as bands.
+    A row is accepted from ``min_confidence`` on, or from what ``by_category`` has for its category; one that it does not have never is.
+    ``keep`` are the columns that are written, None for all. ``dedupe`` labels a text once that comes again.
+    """
+
+    text: tuple[str | None, ...]
+    top_k: int = 1
+    min_confidence: float = 0.0
+    by_category: Mapping[str, float] | None = None
+    keep: tuple[str, ...] | None = None
+    alternatives_as_json: bool = False
+    dedupe: bool = True
+    prices: frozenset[str] = frozenset()
+
+    def kept(self, columns: Sequence[str]) -> list[str]:
+        """Those of the catalog's columns that are written."""
+        return [name for name in columns if self.keep is None or name in self.keep]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A batch on its way, and what is to be labeled of it.
+
+    ``owner`` *(rows,)* says which of the different texts, whose ``hashes`` have shape *(texts,)*, each row has. Of the texts ``fresh``, by
+    number, are labeled in ``calls``, one after the other; ``recalled`` were labeled before and have their labels in ``slots``; ``earlier``
+    are in an earlier output. ``blank`` rows have no text.
+    """
+
+    batch: Batch
+    begins_part: bool
+    owner: Rows
+    hashes: Hashes
+    fresh: Rows
+    calls: tuple[list[str], ...]
+    recalled: Rows
+    slots: Rows
+    earlier: Rows
+    blank: int
+
+
+class Planner:
+    """Plans batches, in the order of their rows."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        texts: int,
+        *,
+        by_input: bool = False,
+        earlier: Hashes | None = None,
+        done: int = 0,
+        arrays: Mapping[str, npt.NDArray[Any]] | None = None,
+    ) -> None:
+        """``texts`` are labeled in one call; with ``by_input`` the rows of each input are parts of their own.
+
+        ``earlier`` are the rising hashes of the texts of an earlier output; ``done`` rows a run before has finished, and ``arrays`` is what
+        it recalled there.
+        """
+        self._plan, self._texts, self._by_input, self._done = plan, texts, by_input, done
+        self._earlier = np.empty(0, np.uint64) if earlier is None else earlier
+        self._slots = Slots()
+        if arrays:
+            self._slots.load(arrays)
+        self._columns = [column for column in plan.text if column is not None]
+        self._rows_in_part = self._texts_in_part = 0
+        self._part: int | None = None
+
+    def works(self, batches: Iterable[Batch]) -> Iterator[Work]:
+        """All of it."""
+        return map(self.plan, _past(_rising(batches), self._done))
+
+    def plan(self, batch: Batch) -> Work:
+        """What is to be labeled of the next batch."""
+        begins_part = self._begin_part(batch)
+        texts = composed(batch.select(list(dict.fromkeys(self._columns))), self._columns, self._plan.prices)
+        hashes = hashes_of(texts)
+        if self._plan.dedupe:
+            distinct, first, owner = np.unique(hashes, return_index=True, return_inverse=True)
+        else:
+            distinct, first, owner = hashes, np.arange(len(hashes)), np.arange(len(hashes))
+        earlier = among(distinct, self._earlier)
+        slots = self._slots.find(distinct) if self._plan.dedupe else np.full(len(distinct), -1)
+        recalled = np.flatnonzero((slots >= 0) & ~earlier)
+        fresh = np.flatnonzero((slots < 0) & ~earlier)
+        # By length, so that a call's texts fill batches of one length; by row within it, so that the order is always the same.
+        lengths = texts.str.len_chars().to_numpy()[first[fresh]]
+        order = np.lexsort((first[fresh], lengths))
+        fresh, lengths = fresh[order], lengths[order]
+        # The longest first: the calls that end a batch are short ones, and no worker is left alone with a long one.
+        spans = [fresh[start:end] for start, end in reversed(list(_spans(lengths, self._texts)))]
+        calls = tuple(texts.gather(first[chosen]).to_list() for chosen in spans)
+        fresh = np.concatenate([np.empty(0, np.int64), *spans])
+        if self._plan.dedupe:
+            self._slots.add(distinct[fresh])
+        self._rows_in_part += len(batch)
+        self._texts_in_part += len(fresh)
+        blank = int((texts == "").sum())
+        return Work(batch, begins_part, owner, distinct, fresh, calls, recalled, slots[recalled], np.flatnonzero(earlier), blank)
+
+    def _begin_part(self, batch: Batch) -> bool:
+        another = self._by_input and self._part not in (None, batch.part)
+        begins = another or self._texts_in_part >= PART_CALLS * self._texts or self._rows_in_part >= PART_ROWS
+        if begins:
+            self._rows_in_part = self._texts_in_part = 0
+        self._part = batch.part
+        return begins
+
+
+def rows_of_a_batch(texts: int) -> int:
+    """Rows to read at once: many calls of ``texts`` each, so that every call finds texts of like length among them."""
+    return 16 * texts
+
+
+def _spans(lengths: npt.NDArray[Any], most: int) -> Iterator[tuple[int, int]]:
+    """Cuts of rising ``lengths``: at most ``most`` texts and `CHARACTERS` characters each, or one text."""
+    start = total = 0
+    for position, length in enumerate(lengths.tolist()):
+        if position > start and (position - start >= most or total + length > CHARACTERS):
+            yield start, position
+            start, total = position, 0
+        total += length
+    if len(lengths):
+        yield start, len(lengths)
+
+
+def _rising(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches, the first of them cut into pieces that double: whoever waits at the end of a pipe sees its first rows at once."""
+    batches = iter(batches)
+    for batch in itertools.islice(batches, 1):
+        start, count = 0, FIRST_ROWS
+        while len(batch) - start > count:
+            yield batch.slice(start, count)
+            start, count = start + count, 2 * count
+        yield batch.slice(start)
+    yield from batches
+
+
+def _past(batches: Iterable[Batch], rows: int) -> Iterator[Batch]:
+    """The batches after the first ``rows`` rows."""
+    for batch in batches:
+        if not rows:
+            yield batch
+        elif rows >= len(batch):
+            rows -= len(batch)
+        else:
+            yield batch.slice(rows)
+            rows = 0
+    if rows:
+        raise ProductsError(f"the catalog has {rows:,} rows fewer than the stopped run had labeled; run without --resume to start anew.")
