@@ -57,6 +57,9 @@ Balance = Annotated[
         help="For rare categories: none, weights (class weights), focal (focal loss) or logit-adjust.  [default: none]", metavar="HOW"
     ),
 ]
+MergeLabels = Annotated[
+    bool, typer.Option("--merge-labels", help="Take categories that differ only by case or blanks for one, under the most frequent name.")
+]
 Epochs = Annotated[int | None, typer.Option(help="Most passes over the rows; 2 to 8 by their number by default.")]
 PerCategory = Annotated[
     int | None, typer.Option(help="Learn from at most N rows of a category, drawn while the files are read.", metavar="N")

@@ -50,6 +50,7 @@ class Recipe(BaseModel):
     max_tokens: Annotated[int, Field(ge=4, le=8192)] | None = None
     pool: Pool | None = None
     balance: Balance = "none"
+    merge_labels: bool = False
     per_category: Annotated[int, Field(ge=1)] | None = None
     split: tuple[int, int, int] = (80, 10, 10)
     split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

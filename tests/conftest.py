@@ -15,6 +15,9 @@ import pytest
 from catcli.commands.fit import Fitted, fit
 from catcli.recipe import Recipe
 
+FIXTURE = Path(__file__).parent / "fixtures" / "adapter-format-4"
+"""A very small adapter, as the catcli whose format was 4 wrote it: see tests/tiny.py."""
+
 DEMO = Path(__file__).parents[1] / "catcli" / "products" / "demo"
 SHELVES = ("Grocery > Drinks > Coffee", "Beauty > Hair > Shampoo", "Tools > Power Tools > Drills", "Home > Kitchen > Mugs & Cups")
 

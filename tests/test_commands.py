@@ -98,6 +98,25 @@ def test_rows_that_cannot_be_learned_from_get_a_sentence_and_write_nothing(shop:
     assert [path.name for path in tmp_path.iterdir()] == ["products.parquet"]
 
 
+def test_look_alike_categories_are_named_and_merged_where_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from catcli.commands.preparing import prepared
+    from catcli.products.read import open_source
+
+    labels = ["Mugs"] * 8 + ["mugs "] * 3 + ["MUGS"] * 3 + ["Caf\u00e9"] * 3 + ["Cafe\u0301"] * 2 + ["Drills"] * 8
+    pl.DataFrame({"title": [f"thing {number}" for number in range(len(labels))], "category": labels}).write_csv(tmp_path / "x.csv")
+    source = open_source([str(tmp_path / "x.csv")])
+    assert len(prepared(source, Recipe(), Talk()).labeled.categories) == 6
+    said = capsys.readouterr().err
+    assert "note: the categories 'Cafe\u0301', 'Caf\u00e9' and 1 more such group differ only by case or blanks; they are learned as" in said
+    merged = prepared(source, Recipe(merge_labels=True), Talk()).labeled
+    assert merged.categories.names == ("Caf\u00e9", "Drills", "Mugs")
+    assert np.bincount(merged.classes).tolist() == [5, 8, 14]
+    said = capsys.readouterr().err
+    assert (
+        "merged, since they differ only by case or blanks: 'Cafe\u0301' into 'Caf\u00e9', 'MUGS' into 'Mugs', 'mugs ' into 'Mugs'" in said
+    )
+
+
 def test_a_fit_says_what_encoding_it_supposed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "products.csv").write_bytes(b"title,category\ncaf\xe9 mug,Mugs\n")
     with pytest.raises(ProductsError, match="are of one category"):

@@ -140,6 +140,20 @@ def test_new_rows_are_scored_and_unknown_categories_named(shop: Shop, tmp_path: 
     assert "Found on these rows: for predict --min-confidence" in shown
 
 
+def test_new_rows_whose_categories_are_spelled_otherwise_are_told_and_merged_where_asked(
+    shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = pl.read_csv(shop.products, infer_schema=False).head(60)
+    frame.with_columns(category=pl.col("category").str.to_uppercase()).write_csv(tmp_path / "loud.csv")
+    with pytest.raises(ProductsError, match="is of a category that the adapter knows"):
+        report([shop.adapter], Asked(on=str(tmp_path / "loud.csv")), talk=Talk())
+    assert "60 rows of --on" in capsys.readouterr().err
+    told = report([shop.adapter], Asked(on=str(tmp_path / "loud.csv"), merge_labels=True))
+    assert isinstance(told, Fresh)
+    assert told.unknown_categories == ()
+    assert told.blend.accuracy.value > 0.8
+
+
 def test_of_very_many_rows_a_draw_is_scored(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("catcli.commands.scoring.MOST_ROWS", 30)
     told = report([shop.adapter], Asked(on=str(shop.products)))
@@ -172,7 +186,7 @@ def test_a_text_column_may_be_missing_where_that_is_allowed(shop: Shop, tmp_path
 
 
 def test_options_that_mean_nothing_together_are_wrong_usage(shop: Shop) -> None:
-    with pytest.raises(UsageError, match="--label names a column of the rows that --on gives; add --on LABELED"):
+    with pytest.raises(UsageError, match="--label is about the rows that --on gives; add --on LABELED"):
         report([shop.adapter], Asked(label="category"))
     with pytest.raises(UsageError, match="--html is of one adapter; name one of"):
         report([shop.adapter, shop.adapter], Asked(html=Path("x.html")))

@@ -52,6 +52,7 @@ class Asked:
     keep: str | None = None
     previous: str | None = None
     dedupe: bool = True
+    safe_csv: bool = False
     allow_missing: bool = False
     replace_columns: bool = False
     no_clobber: bool = False
@@ -188,7 +189,9 @@ def prepare(catalog: Sequence[str], asked: Asked, talk: Talk, labeler: Labeler |
     if asked.resume and source.piped:
         raise UsageError("--resume: what came through a pipe cannot be read a second time; give the rows as a file.")
     beside = source.format if source.format != "excel" else "csv"
-    form = output_form(asked.output, asked.output_as, beside)
+    form = output_form(asked.output, asked.output_as, beside, safe=asked.safe_csv)
+    if asked.safe_csv and not form.safe and not (asked.review and _review_form(asked).safe):
+        raise UsageError(f"--safe-csv keeps formulas out of CSV and TSV; {form.format} has none: leave it out.")
     _check_output(source, asked)
     chosen = adapters.named(asked.adapter) if asked.adapter else adapters.only()
     started = time.perf_counter()
@@ -273,7 +276,7 @@ def _check_output(source: Source, asked: Asked) -> None:
 
 def _check_review(source: Source, asked: Asked) -> None:
     file = Path(asked.review or "")
-    output_form(str(file), None, option="--review")
+    _review_form(asked)
     check_folder(file, "--review")
     if asked.no_clobber and file.exists():
         raise OutputError(f"--review {file} exists and --no-clobber leaves it alone; choose another name.")
@@ -371,7 +374,11 @@ def _spills(asked: Asked) -> Iterator[Path]:
 def _review(ready: Prepared, spills: Path, done: int = 0) -> Review | None:
     if ready.asked.review is None:
         return None
-    return Review(ready.asked.review, output_form(ready.asked.review, None), CONFIDENCE, spills, done)
+    return Review(ready.asked.review, _review_form(ready.asked), CONFIDENCE, spills, done)
+
+
+def _review_form(asked: Asked) -> Form:
+    return output_form(asked.review or "", None, option="--review", safe=asked.safe_csv)
 
 
 def _finish_review(review: Review | None, ready: Prepared) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import polars as pl
 from catcli import adapter as adapters
 from catcli.commands.talk import Talk
 from catcli.errors import ProductsError, listed
-from catcli.products.categories import Categories, is_label, look_alikes
+from catcli.products.categories import Categories, is_label, merged
 from catcli.products.columns import Columns, choose
 from catcli.products.gather import Gathered, gather
 from catcli.products.labeled import Labeled
@@ -25,6 +25,7 @@ from catcli.products.split import FEWEST, MOST_HELD, Split, product_keys, split
 from catcli.products.text import cells_of, compose
 from catcli.products.unlabeled import Unlabeled, draw_unlabeled
 from catcli.recipe import Recipe
+from catcli.reporting.sentences import counted
 
 HELD_PER_SECOND = 15
 """Rows of each held-out part for every second of a time budget: scoring them takes a fifth of it on two cores."""
@@ -102,7 +103,7 @@ def prepared(source: Source, recipe: Recipe, talk: Talk) -> Ready:
         talk.warn(f"{rows.short:,} rows of {source.name} have fewer cells than the header; the missing ones are taken as empty.")
     columns = choose(rows.frame, rows.label or recipe.label, recipe.text, recipe.group, source.name)
     _say_columns(talk, columns)
-    labeled = labeled_rows(rows, columns, source.name, talk)
+    labeled = labeled_rows(rows, columns, source.name, talk, merge=recipe.merge_labels)
     parts = _split(labeled, recipe, talk)
     unlabeled = _unlabeled(recipe, columns, labeled, talk) if recipe.unlabeled else None
     return Ready(labeled, parts, columns, recipe.but({"label": columns.label, "text": columns.text, "group": columns.group}), unlabeled)
@@ -116,8 +117,8 @@ def _say_columns(talk: Talk, columns: Columns) -> None:
         talk.warn(f"{name!r}: {reason}." if name in columns.text else f"{name!r} is left out: {reason}.")
 
 
-def labeled_rows(gathered: Gathered, columns: Columns, where: str, talk: Talk) -> Labeled:
-    """The rows that have a category, as texts, class numbers and product keys.
+def labeled_rows(gathered: Gathered, columns: Columns, where: str, talk: Talk, *, merge: bool = False) -> Labeled:
+    """The rows that have a category, as texts, class numbers and product keys; with ``merge`` look-alike categories are one.
 
     Raises:
         ProductsError: there is nothing to learn from.
@@ -128,7 +129,11 @@ def labeled_rows(gathered: Gathered, columns: Columns, where: str, talk: Talk) -
     if not len(rows):
         raise ProductsError(f"{where} has {read} rows and none with a category in {columns.label!r}; choose another with --label.")
     labels = cells_of(rows, columns.label).cast(pl.String).to_list()
+    alike = merged(labels)
+    if merge:
+        labels = [alike.get(label, label) for label in labels]
     categories = Categories.of(labels)
+    _check_lengths(categories, columns.label, where)
     if len(categories) < 2:
         raise ProductsError(
             f"all {len(rows)} labeled rows of {where} are of one category, {categories.names[0]!r}; at least two are needed to tell apart: "
@@ -145,10 +150,35 @@ def labeled_rows(gathered: Gathered, columns: Columns, where: str, talk: Talk) -
         talk.warn(f"{unlabeled:,} rows have no category and are left out.")
     if blank:
         talk.warn(f"{blank:,} rows have no text.")
-    for alike in look_alikes(categories.names)[:5]:
-        talk.warn(f"the categories {listed(alike)} differ only by case or blanks; they are learned as different ones.")
+    _tell_look_alikes(alike, merge, talk)
     keys = product_keys(texts, cells_of(rows, columns.group) if columns.group else None)
     return Labeled(texts, categories.numbers(labels), keys, categories, read, unlabeled)
+
+
+def _check_lengths(categories: Categories, label: str, where: str) -> None:
+    longest = max(categories.names, key=len)
+    if len(longest) > adapters.LONGEST_NAME:
+        raise ProductsError(
+            f"{where}: {label!r} has a cell of {len(longest):,} characters ({longest[:40]!r}…), which is no category; choose another "
+            "column with --label, or mend that row."
+        )
+
+
+def _tell_look_alikes(alike: Mapping[str, str], merge: bool, talk: Talk) -> None:
+    groups: dict[str, list[str]] = {}
+    for name, chosen in alike.items():
+        groups.setdefault(chosen, []).append(name)
+    if groups and merge:
+        merged_away = [f"{name!r} into {chosen!r}" for name, chosen in alike.items() if name != chosen]
+        more = f" and {len(merged_away) - 3:,} more" if len(merged_away) > 3 else ""
+        talk.say(f"merged, since they differ only by case or blanks: {', '.join(merged_away[:3])}{more}")
+    elif groups:
+        first = next(iter(groups.values()))
+        more = f" and {counted(len(groups) - 1, 'more such group')}" if len(groups) > 1 else ""
+        talk.warn(
+            f"the categories {listed(first, 5)}{more} differ only by case or blanks; they are learned as different ones, --merge-labels "
+            "makes one of each."
+        )
 
 
 def _split(labeled: Labeled, recipe: Recipe, talk: Talk) -> Split:

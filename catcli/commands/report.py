@@ -29,6 +29,7 @@ class Asked:
     label: str | None = None
     text: Sequence[str] = ()
     allow_missing: bool = False
+    merge_labels: bool = False
     html: Path | None = None
     require: Sequence[str] = ()
     device: str = "auto"
@@ -43,9 +44,9 @@ class Asked:
         if len(names) > 1 and (self.on or self.html or self.require):
             option = "--on" if self.on else "--html" if self.html else "--require"
             raise UsageError(f"{option} is of one adapter; name one of {listed(names)}.")
-        for option, value in (("--label", self.label), ("--text", self.text)):
+        for option, value in (("--label", self.label), ("--text", self.text), ("--merge-labels", self.merge_labels)):
             if value and not self.on:
-                raise UsageError(f"{option} names a column of the rows that --on gives; add --on LABELED.")
+                raise UsageError(f"{option} is about the rows that --on gives; add --on LABELED.")
 
 
 def report(

@@ -22,7 +22,7 @@ from catcli.evaluation.heldout import HeldOut
 from catcli.evaluation.metrics import Beside, Fresh, Held, Metrics, Scores, SideBySide
 from catcli.evaluation.resampling import Outcomes
 from catcli.evaluation.scores import compare_runs, corrected, evaluate
-from catcli.products.categories import is_label
+from catcli.products.categories import is_label, likeness
 from catcli.products.columns import alike, find
 from catcli.products.labeled import disagreeing
 from catcli.products.read import open_source
@@ -49,6 +49,7 @@ class LabeledFile:
     label: str | None = None
     text: Sequence[str] = ()
     allow_missing: bool = False
+    merge_labels: bool = False
     device: str = "auto"
     variant: str = "auto"
     input_format: str | None = None
@@ -110,6 +111,7 @@ def on_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> View:
         talk.say(f"a draw of {most:,} of {most + left_out:,} labeled rows is scored")
     columns = match_text(where, frame.schema, manifest, given.text, allow_missing=given.allow_missing, talk=talk)
     texts = composed(frame, [column for column in columns if column is not None], prices_among(manifest, columns)).to_list()
+    truth = _known_by_look(truth, manifest.categories, given.merge_labels, where, talk)
     unknown = sorted(set(truth.to_list()) - set(manifest.categories))
     if truth.is_in(unknown).all():
         raise ProductsError(
@@ -158,6 +160,23 @@ def _labeled_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> tuple[pl.
             f"--on {source.name} has {len(frame):,} rows and none with a category in {label!r}; choose another with --label."
         )
     return rows, cells_of(rows, label).cast(pl.String), len(frame) - len(rows), source.name
+
+
+def _known_by_look(truth: pl.Series, categories: Sequence[str], merge: bool, where: str, talk: Talk) -> pl.Series:
+    """The true categories; where asked, those that differ from the adapter's only by case or blanks under the adapter's names."""
+    known = {likeness(name): name for name in reversed(categories)}
+    spelled = {name: known[likeness(name)] for name in set(truth.to_list()) - set(categories) if likeness(name) in known}
+    if not spelled:
+        return truth
+    if merge:
+        return truth.replace(spelled)
+    name, theirs = min(spelled.items())
+    rows = int(truth.is_in(list(spelled)).sum())
+    talk.warn(
+        f"{rows:,} rows of --on {where} have categories that differ from the adapter's only by case or blanks ({name!r} for {theirs!r}); "
+        "they count as wrong, --merge-labels takes them for the adapter's."
+    )
+    return truth
 
 
 def _products(frame: pl.DataFrame, texts: Sequence[str], manifest: Manifest) -> npt.NDArray[np.uint64]:

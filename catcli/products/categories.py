@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -44,9 +45,24 @@ def is_label(cells: pl.Series) -> pl.Series:
     return cells.is_not_null() & (cells.cast(pl.String).str.strip_chars() != "").fill_null(value=False)
 
 
-def look_alikes(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Names that differ only by case or blanks, a group each: to a merchant most likely one category."""
+def look_alikes(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Names that differ only by case, blanks or how their letters are encoded, a group each: to a merchant most likely one category."""
     groups = defaultdict(list)
-    for name in names:
-        groups[" ".join(name.casefold().split())].append(name)
+    for name in sorted(names):
+        groups[likeness(name)].append(name)
     return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def merged(labels: Sequence[str]) -> dict[str, str]:
+    """For each label that has a look-alike the one that most rows have; of equally frequent ones the first by code points."""
+    counts = Counter(labels)
+    best: dict[str, str] = {}
+    for group in look_alikes(counts):
+        chosen = min(group, key=lambda name: (-counts[name], name))
+        best.update(dict.fromkeys(group, chosen))
+    return best
+
+
+def likeness(name: str) -> str:
+    """A category's name without case, surplus blanks and variants of encoding (Unicode's NFKC)."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())

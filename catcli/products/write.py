@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,10 +39,14 @@ GROUP_BYTES = 32 * 2**20
 
 @dataclass(frozen=True)
 class Form:
-    """How rows are written: the format, and what compresses it (Parquet compresses inside)."""
+    """How rows are written: the format, what compresses it (Parquet compresses inside), and whether a spreadsheet may open it.
+
+    With ``safe`` no cell of CSV is a formula: see `defused`.
+    """
 
     format: OutputFormat
     packing: Packing = ""
+    safe: bool = False
 
     @property
     def is_text(self) -> bool:
@@ -62,8 +67,8 @@ class Sink(Protocol):
         """Let go of the file, which nobody will read."""
 
 
-def output_form(out: str, asked: str | None, beside: OutputFormat = "csv", option: str = "-o") -> Form:
-    """The form of ``out``: asked for, or told by its ending; CSV on standard output, and ``beside`` for a folder.
+def output_form(out: str, asked: str | None, beside: OutputFormat = "csv", option: str = "-o", *, safe: bool = False) -> Form:
+    """The form of ``out``: asked for, or told by its ending; CSV on standard output, and ``beside`` for a folder. ``safe`` is of CSV.
 
     Raises:
         UsageError: neither says.
@@ -78,7 +83,7 @@ def output_form(out: str, asked: str | None, beside: OutputFormat = "csv", optio
     if found not in get_args(OutputFormat):
         endings = ", ".join(ending for ending, kind in ENDINGS.items() if kind in get_args(OutputFormat))
         raise UsageError(f"{option} {out}: the ending names no format that catcli writes ({endings}); rename it or pass --format.")
-    form = Form(cast(OutputFormat, found), packing)
+    form = Form(cast(OutputFormat, found), packing, safe and found in ("csv", "tsv"))
     if not form.is_text and out == "-":
         raise UsageError(f"--format {found} needs a file to write to; standard output takes csv, tsv or jsonl.")
     if not form.is_text and packing:
@@ -135,18 +140,36 @@ def piped(out: str, form: Form) -> Iterator[Sink]:
         if out == "-":
             if sys.stdout is None:
                 raise OutputError("-o -: standard output is closed; name a file.")
-            with filled(sys.stdout.buffer, form) as sink:
+            with filled(cast(BinaryIO, _Screen(sys.stdout.buffer)) if sys.stdout.isatty() else sys.stdout.buffer, form) as sink:
                 yield sink
         else:
             with Path(out).open("wb") as pipe, filled(pipe, form) as sink:
                 yield sink
 
 
+class _Screen:
+    """A terminal, which shows the control characters of titles as what they are and does not obey them."""
+
+    def __init__(self, below: BinaryIO) -> None:
+        self._below = below
+        self.flush = below.flush
+
+    def write(self, data: bytes) -> int:
+        """Draw some whole lines."""
+        text = data.decode("utf-8", "replace")
+        plain = "".join(letter if letter in "\t\n" or unicodedata.category(letter) not in ("Cc", "Cf") else "�" for letter in text)
+        return self._below.write(plain.encode())
+
+    def seekable(self) -> bool:
+        """Nothing is written twice."""
+        return False
+
+
 @contextmanager
 def filled(file: BinaryIO, form: Form, *, header: bool = True) -> Iterator[Sink]:
     """A sink over an open file; its bytes are complete when the block ends well."""
     packed = _packed(file, form.packing)
-    sink: Sink = _Lines(packed, form.format, header) if form.is_text else (_Parquet if form.format == "parquet" else _Arrow)(packed)
+    sink: Sink = _Lines(packed, form, header) if form.is_text else (_Parquet if form.format == "parquet" else _Arrow)(packed)
     try:
         yield sink
     except BaseException:
@@ -259,17 +282,19 @@ class _Arrow(_Tables):
 class _Lines:
     """CSV, TSV or JSON Lines; the header comes with the first rows."""
 
-    def __init__(self, file: BinaryIO, form: OutputFormat, header: bool) -> None:
+    def __init__(self, file: BinaryIO, form: Form, header: bool) -> None:
         self._file = file
         self._form = form
         self._header = header
 
     def write(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> None:
-        if self._form == "jsonl":
+        if self._form.format == "jsonl":
             self._file.write(spliced(rows, keep, added) if rows.lines is not None else _json(_beside(rows, keep, added)))
             return
-        separator = "\t" if self._form == "tsv" else ","
-        self._file.write(flat(_beside(rows, keep, added)).write_csv(include_header=self._header, separator=separator).encode())
+        separator = "\t" if self._form.format == "tsv" else ","
+        frame = flat(_beside(rows, keep, added))
+        frame = defused(frame) if self._form.safe else frame
+        self._file.write(frame.write_csv(include_header=self._header, separator=separator).encode())
         self._header = False
 
     def close(self) -> None:
@@ -309,6 +334,35 @@ def flat(frame: pl.DataFrame) -> pl.DataFrame:
             cells = [None if cell is None else json.dumps(cell, ensure_ascii=False, default=_as_json) for cell in frame[name].to_list()]
             changed.append(pl.Series(name, cells, dtype=pl.String))
     return without_bytes(frame.with_columns(changed))
+
+
+_FORMULA = r"(^|[;\t\r\n])(\s*)([=+\-@\x{ff0b}\x{ff0d}\x{ff1d}\x{ff20}])"
+"""Where a formula begins: at a cell's beginning, or behind what a spreadsheet of another language takes for the end of one. `=`, `+`, `-`
+and `@` begin one, and so do their full-width forms (OWASP, "CSV Injection")."""
+
+_NUMBER = r"^[+-]?(\d+([.,]\d+)*|[.,]\d+)([eE][+-]?\d+)?\s*%?$"
+
+
+def defused(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with an apostrophe before what a spreadsheet would take for a formula, in cells and in names of columns.
+
+    A spreadsheet shows such a cell as the text that it is. Numbers, signs and all, stay what they are.
+    """
+    names: list[str] = []
+    for name in _defused(pl.Series(frame.columns, dtype=pl.String)):
+        while name in names:
+            name = f"'{name}"  # noqa: PLW2901  # "=a" and "'=a" were two columns and stay two
+        names.append(name)
+    return pl.DataFrame([_defused(cells).alias(name) for cells, name in zip(frame.get_columns(), names, strict=True)])
+
+
+def _defused(cells: pl.Series) -> pl.Series:
+    if cells.dtype in (pl.Categorical, pl.Enum):
+        cells = cells.cast(pl.String)
+    if cells.dtype != pl.String:
+        return cells
+    safe = cells.str.replace_all(_FORMULA, "${1}${2}'${3}")
+    return safe.zip_with(~cells.str.contains(_NUMBER).fill_null(value=False), cells)
 
 
 def without_bytes(frame: pl.DataFrame) -> pl.DataFrame:

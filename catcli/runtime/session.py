@@ -123,7 +123,7 @@ class Session:
             return error
         if any(word in said for word in GPU):
             return DeviceError(
-                f"the GPU failed while it labeled ({reason(error)[:300]}); 'catcli doctor' shows whether it still answers, --device cpu does"
+                f"the GPU failed while it labeled ({reason(error)[:300]}); 'catcli doctor' shows if it still answers, --device cpu does"
                 " without it."
             )
         return AdapterError(

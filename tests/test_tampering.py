@@ -1,0 +1,479 @@
+"""Adapters that came by mail: whatever was done to one ends in a sentence, even where the forger has written new hashes."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import pickle
+import shutil
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import polars as pl
+import pytest
+from conftest import FIXTURE
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import load_file, save_file
+
+from catcli import adapter as adapters
+from catcli.commands.predict import Asked, predict
+from catcli.commands.report import report
+from catcli.errors import AdapterError
+
+SYSTEM_FILE = "/etc/hostname"
+TRICKED = Path("/tmp/catcli-was-tricked")
+
+Tamper = Callable[[Path], object]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of tampering: what is done to the folder, what the sentence says, and whether labeling meets it or the report does."""
+
+    tamper: Tamper
+    sentence: str
+    when_labeling: bool
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def kind(name: str, sentence: str, *, when_labeling: bool = True) -> Callable[[Tamper], Tamper]:
+    def register(tamper: Tamper) -> Tamper:
+        KINDS[name] = Kind(tamper, sentence, when_labeling)
+        return tamper
+
+    return register
+
+
+# --- ways to change a folder, new hashes included -------------------------------------------------------------------------------------
+
+
+def signed(folder: Path) -> None:
+    """Write the hashes of the files as they are now."""
+    manifest = json.loads((folder / "adapter.json").read_text())
+    manifest["files"] = {name: adapters.sha256(folder / name) for name in manifest["files"]}
+    (folder / "adapter.json").write_text(json.dumps(manifest))
+
+
+def put(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    signed(folder)
+
+
+def rewritten(folder: Path, name: str, **changes: object) -> None:
+    """Set some fields of a JSON file; ``__`` leads into one."""
+    told = json.loads((folder / name).read_text())
+    for path, value in changes.items():
+        *steps, last = path.split("__")
+        place = told
+        for step in steps:
+            place = place[step]
+        place[last] = value
+    (folder / name).write_text(json.dumps(told))
+    if name != "adapter.json":
+        signed(folder)
+
+
+def manifest(folder: Path, **changes: object) -> None:
+    rewritten(folder, "adapter.json", **changes)
+
+
+def model(folder: Path, change: Callable[[onnx.ModelProto], object]) -> None:
+    """Change the exported model."""
+    found = onnx.load(folder / "model.onnx", load_external_data=False)
+    change(found)
+    put(folder, "model.onnx", found.SerializeToString())
+
+
+def with_operator(folder: Path, node: onnx.NodeProto) -> None:
+    model(folder, lambda found: found.graph.node.insert(0, node))
+
+
+def weights_from(folder: Path, place: str, length: int = 16) -> None:
+    """Let the model take its weights from another place."""
+
+    def change(found: onnx.ModelProto) -> None:
+        tensor = next(one for one in found.graph.initializer if len(one.raw_data) > 100)
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in {"location": place, "length": str(length)}.items():
+            tensor.external_data.add(key=key, value=value)
+
+    model(folder, change)
+
+
+def arrays(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
+    """Change an array of the linear model."""
+    found = load_file(folder / "linear.safetensors")
+    save_file({**found, name: change(found[name])}, folder / "linear.safetensors")
+    signed(folder)
+
+
+def table(folder: Path, name: str, change: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
+    frame = change(pl.read_parquet(folder / name))
+    frame.write_parquet(folder / name)
+    signed(folder)
+
+
+def linked(folder: Path, name: str) -> None:
+    (folder / name).rename(folder.parent / "elsewhere")
+    (folder / name).symlink_to("../elsewhere")
+
+
+# --- the folder -----------------------------------------------------------------------------------------------------------------------
+
+
+@kind("a byte of a file was changed", "model.onnx has changed since it was written")
+def _(folder: Path) -> None:
+    with (folder / "model.onnx").open("r+b") as file:
+        file.seek(5000)
+        file.write(b"\x00\x01\x02\x03")
+
+
+@kind("a file is missing", "has no linear.safetensors")
+def _(folder: Path) -> None:
+    (folder / "linear.safetensors").unlink()
+
+
+@kind("a file is a link", "model.onnx is a link to ../elsewhere; an adapter's files lie in its own folder")
+def _(folder: Path) -> None:
+    linked(folder, "model.onnx")
+
+
+@kind("the manifest is a link", "adapter.json is a link to ../elsewhere")
+def _(folder: Path) -> None:
+    linked(folder, "adapter.json")
+
+
+@kind("a file is a pipe, which never ends", "tokenizer.json is no regular file")
+def _(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    os.mkfifo(folder / "tokenizer.json")
+
+
+# --- adapter.json ---------------------------------------------------------------------------------------------------------------------
+
+
+@kind("a file's name leads out of the folder", "'../../catalog.csv' is no plain name: an adapter's files lie in its own folder")
+def _(folder: Path) -> None:
+    told = json.loads((folder / "adapter.json").read_text())
+    manifest(folder, files={**told["files"], "../../catalog.csv": "0" * 64})
+
+
+@kind("a model's name is a path", f"'{SYSTEM_FILE}' is no plain name")
+def _(folder: Path) -> None:
+    manifest(folder, variants__fp32__file=SYSTEM_FILE)
+
+
+@kind("a model is none of the files", "a model that serves is not among its files")
+def _(folder: Path) -> None:
+    manifest(folder, variants__fp32__file="other.onnx")
+
+
+@kind("the manifest is no JSON", "adapter.json is damaged (the file: Invalid JSON: EOF while parsing")
+def _(folder: Path) -> None:
+    (folder / "adapter.json").write_text("{")
+
+
+DEEP = b'{"categories": ' + b"[" * 200_000
+
+
+@kind("the manifest is nested without end", "adapter.json is damaged (the file: Invalid JSON: recursion limit exceeded")
+def _(folder: Path) -> None:
+    (folder / "adapter.json").write_bytes(DEEP)
+
+
+@kind("the manifest is larger than any", "has 134,217,728 bytes, and no adapter's adapter.json has more than")
+def _(folder: Path) -> None:
+    os.truncate(folder / "adapter.json", 2**27)
+
+
+@kind("the manifest has a field of its own", "is damaged (on_load: Extra inputs are not permitted)")
+def _(folder: Path) -> None:
+    manifest(folder, on_load="import os")
+
+
+@kind("a number is none", "is damaged (blend.lora: Input should be a finite number)")
+def _(folder: Path) -> None:
+    manifest(folder, blend__lora=float("nan"))
+
+
+@kind("a category stands there twice", "a category stands in it twice")
+def _(folder: Path) -> None:
+    manifest(folder, categories=["Mugs", "Mugs", "Drills", "Coffee"])
+
+
+@kind("a category more than the models know", "its linear model knows 4 categories and adapter.json names 5")
+def _(folder: Path) -> None:
+    manifest(folder, categories=["Mugs", "More", "Drills", "Coffee", "Shampoo"], blend__offset=[])
+
+
+@kind("the blend has fewer offsets", "the blend has 1 offsets for 4 categories")
+def _(folder: Path) -> None:
+    manifest(folder, blend__offset=[0.0])
+
+
+@kind("a name that fills memory", "is damaged (label: String should have at most 10000 characters)")
+def _(folder: Path) -> None:
+    manifest(folder, label="x" * 1_000_000)
+
+
+@kind("the format is of the future", "upgrade catcli")
+def _(folder: Path) -> None:
+    manifest(folder, format=99)
+
+
+# --- the model ------------------------------------------------------------------------------------------------------------------------
+
+
+@kind("the model is no ONNX", "model.onnx is no ONNX file that can be read")
+def _(folder: Path) -> None:
+    put(folder, "model.onnx", b"\x80not a model" * 100)
+
+
+@kind("the model is empty", "model.onnx has the inputs  and the outputs , not 'input_ids', 'attention_mask' and 'logits'")
+def _(folder: Path) -> None:
+    put(folder, "model.onnx", b"")
+
+
+@kind("a loop in the model", "has the operator 'Loop'")
+def _(folder: Path) -> None:
+    with_operator(folder, helper.make_node("Loop", ["input_ids"], ["x"], body=helper.make_graph([], "body", [], [])))
+
+
+@kind("an operator within an operator", "has the operator 'SequenceEmpty'")
+def _(folder: Path) -> None:
+    hidden, nothing = (
+        helper.make_graph([helper.make_node("SequenceEmpty", [], ["y"])], "then", [], []),
+        helper.make_graph([], "else", [], []),
+    )
+    with_operator(folder, helper.make_node("If", ["input_ids"], ["x"], then_branch=hidden, else_branch=nothing))
+
+
+@kind("an operator of another library", "asks for the operators of 'com.evil'")
+def _(folder: Path) -> None:
+    with_operator(folder, helper.make_node("PyOp", ["input_ids"], ["x"], domain="com.evil"))
+    model(folder, lambda found: found.opset_import.add(domain="com.evil", version=1))
+
+
+@kind("an operator of a library that is not named", "has the operator 'com.evil.PyOp'")
+def _(folder: Path) -> None:
+    with_operator(folder, helper.make_node("PyOp", ["input_ids"], ["x"], domain="com.evil"))
+
+
+@kind("functions in the model", "brings functions of its own")
+def _(folder: Path) -> None:
+    own = helper.make_function("own", "f", [], [], [], [helper.make_opsetid("", 18)])
+    model(folder, lambda found: found.functions.append(own))
+
+
+@kind("an opset of the future", "is of ONNX opset 99, not one of 13 to 23")
+def _(folder: Path) -> None:
+    model(folder, lambda found: setattr(found.opset_import[0], "version", 99))
+
+
+@kind("weights from another folder", "takes weights from '../catalog.csv', which is not among its adapter's files")
+def _(folder: Path) -> None:
+    weights_from(folder, "../catalog.csv")
+
+
+@kind("weights from the system", f"takes weights from '{SYSTEM_FILE}'")
+def _(folder: Path) -> None:
+    weights_from(folder, SYSTEM_FILE)
+
+
+@kind("constants from the system", f"takes weights from '{SYSTEM_FILE}'")
+def _(folder: Path) -> None:
+    tensor = TensorProto(name="x", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=SYSTEM_FILE)
+    with_operator(folder, helper.make_node("Constant", [], ["x"], value=tensor))
+
+
+@kind("weights through a link", "model.onnx_data is a link to ../elsewhere")
+def _(folder: Path) -> None:
+    told = json.loads((folder / "adapter.json").read_text())
+    (folder / "model.onnx_data").write_bytes(b"0123456789abcdef")
+    manifest(folder, variants__fp32__data=["model.onnx_data"], files={**told["files"], "model.onnx_data": "0" * 64})
+    weights_from(folder, "model.onnx_data")
+    linked(folder, "model.onnx_data")
+
+
+@kind("weights beyond the end of a file", "takes weights from beyond the 3 bytes of model.onnx_data")
+def _(folder: Path) -> None:
+    told = json.loads((folder / "adapter.json").read_text())
+    (folder / "model.onnx_data").write_bytes(b"few")
+    manifest(folder, variants__fp32__data=["model.onnx_data"], files={**told["files"], "model.onnx_data": "0" * 64})
+    weights_from(folder, "model.onnx_data", 9999)
+
+
+@kind("another input", "has the inputs 'file', 'attention_mask'")
+def _(folder: Path) -> None:
+    model(folder, lambda found: setattr(found.graph.input[0], "name", "file"))
+
+
+@kind("another model", "gives other logits here")
+def _(folder: Path) -> None:
+    def change(found: onnx.ModelProto) -> None:
+        head = next(one for one in found.graph.initializer if one.name.endswith("head.bias"))
+        head.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(head) + np.float32(1), head.name))
+
+    model(folder, change)
+
+
+# --- what lies beside it --------------------------------------------------------------------------------------------------------------
+
+
+class Evil:
+    """What runs a command where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {TRICKED}",)
+
+
+PICKLE = pickle.dumps(Evil())
+
+
+@kind("a pickle in the place of arrays", "linear.safetensors cannot be read as a linear model")
+def _(folder: Path) -> None:
+    put(folder, "linear.safetensors", PICKLE)
+
+
+@kind("arrays with a header without end", "linear.safetensors cannot be read as a linear model")
+def _(folder: Path) -> None:
+    put(folder, "linear.safetensors", struct.pack("<Q", 2**62) + b"{}")
+
+
+@kind("indices that lead out of an array", "its arrays do not fit together")
+def _(folder: Path) -> None:
+    arrays(folder, "weights.indices", lambda found: found + np.int32(1_000_000))
+
+
+@kind("rows that begin before the first", "its arrays do not fit together")
+def _(folder: Path) -> None:
+    arrays(folder, "weights.indptr", lambda found: found - np.int64(5))
+
+
+@kind("arrays of another type", "its arrays do not fit together")
+def _(folder: Path) -> None:
+    arrays(folder, "bias", lambda found: found.astype(np.float64))
+
+
+@kind("arrays of another shape", "its arrays do not fit together")
+def _(folder: Path) -> None:
+    arrays(folder, "bias", lambda found: found[None])
+
+
+@kind("n-grams out of order", "its arrays do not fit together")
+def _(folder: Path) -> None:
+    arrays(folder, "ngrams.0.hashes", lambda found: found[::-1].copy())
+
+
+@kind("no tokenizer", "tokenizer.json holds no tokenizer")
+def _(folder: Path) -> None:
+    put(folder, "tokenizer.json", b'{"version": "1.0"}')
+
+
+@kind("a tokenizer nested without end", "tokenizer.json holds no tokenizer")
+def _(folder: Path) -> None:
+    put(folder, "tokenizer.json", DEEP)
+
+
+@kind("the tokenizer of a larger model", "model.onnx cannot be computed")
+def _(folder: Path) -> None:
+    told = json.loads((folder / "tokenizer.json").read_text())
+    rewritten(folder, "tokenizer.json", model__vocab={word: number * 1000 for word, number in told["model"]["vocab"].items()})
+
+
+@kind("a probe without logits", "probe.parquet: the column 'fp32' is not there")
+def _(folder: Path) -> None:
+    table(folder, "probe.parquet", lambda frame: frame.drop("fp32"))
+
+
+@kind("a probe of other logits", "the column 'fp32' is Array(Float32, shape=(2,)), not Array(Float32, shape=(4,))")
+def _(folder: Path) -> None:
+    table(folder, "probe.parquet", lambda frame: frame.with_columns(fp32=pl.lit([0.0, 0.0], pl.Array(pl.Float32, 2))))
+
+
+@kind("a probe of a million rows", "rows, and no adapter's has more than 16")
+def _(folder: Path) -> None:
+    table(folder, "probe.parquet", lambda frame: pl.concat([frame] * 90_000))
+
+
+@kind("held-out rows that are no Parquet", "heldout.parquet cannot be read as Parquet", when_labeling=False)
+def _(folder: Path) -> None:
+    put(folder, "heldout.parquet", PICKLE)
+
+
+@kind("held-out rows of another category", "heldout.parquet has rows of other categories or parts", when_labeling=False)
+def _(folder: Path) -> None:
+    table(folder, "heldout.parquet", lambda frame: frame.with_columns(category=pl.lit("Unheard of")))
+
+
+@kind("held-out logits that are no numbers", "heldout.parquet has cells without a value", when_labeling=False)
+def _(folder: Path) -> None:
+    nothing = pl.lit([float("nan")] * 4, pl.Array(pl.Float32, 4))
+    table(folder, "heldout.parquet", lambda frame: frame.with_columns(lora_logits=nothing))
+
+
+@kind("scores of another adapter", "metrics.json tells of categories or models that its adapter does not have", when_labeling=False)
+def _(folder: Path) -> None:
+    told = json.loads((folder / "metrics.json").read_text())
+    told["blend"]["categories"][0]["category"] = "Unheard of"
+    put(folder, "metrics.json", json.dumps(told).encode())
+
+
+@kind("scores of a model that is not there", "metrics.json tells of categories or models", when_labeling=False)
+def _(folder: Path) -> None:
+    rewritten(folder, "metrics.json", variant="fp16")
+
+
+@kind("scores without their numbers", "metrics.json is damaged", when_labeling=False)
+def _(folder: Path) -> None:
+    rewritten(folder, "metrics.json", blend=None)
+
+
+# --- tests ----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_run() -> Iterator[None]:
+    yield
+    assert not TRICKED.exists()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_tampering_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "catalog.csv").write_text("title\nblue coffee mug 500 ml\nsteel cordless drill 18V\n")
+    folder = Path(shutil.copytree(FIXTURE, tmp_path / "mailed"))
+    KINDS[name].tamper(folder)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(AdapterError) as raised:
+        if KINDS[name].when_labeling:
+            predict([str(tmp_path / "catalog.csv")], Asked(str(tmp_path / "out.csv"), str(folder), device="cpu"))
+        else:
+            report([str(folder)])
+    assert KINDS[name].sentence in str(raised.value)
+    assert str(raised.value).startswith(str(folder))
+    assert len(str(raised.value)) < 800
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_nothing_in_catcli_unpickles_or_runs_what_it_reads() -> None:
+    forbidden = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "eval", "exec", "torch.load", "yaml.load"}
+    found = []
+    for file in sorted((Path(__file__).parents[1] / "catcli").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [ast.unparse(node.func)] if isinstance(node, ast.Call) else []
+            keywords = {word.arg: ast.unparse(word.value) for word in node.keywords} if isinstance(node, ast.Call) else {}
+            risky = keywords.get("allow_pickle") == "True" or keywords.get("trust_remote_code") == "True"
+            found += [f"{file.name}: {name}" for name in names if name in forbidden or risky]
+    assert found == []
