@@ -291,7 +291,7 @@ def drafted(target: Path) -> Iterator[Draft]:
         places.restore(target, _aside(target))
         beside = places.beside(target)
         beside.mkdir()
-        draft = Draft(target.name, beside)
+        draft = Draft(places.spoken(target.name), beside)
         yield draft
         if draft.manifest is None:
             raise AssertionError("a draft ends with its manifest set")

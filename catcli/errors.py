@@ -2,6 +2,7 @@
 
     CatcliError            exit 1   the run failed: its sentence says what, where, what is there instead and what to type next
     ├── ProductsError      exit 1   a file, a column or a label that was read
+    │   └── ChangedError   exit 1   a file that was changed meanwhile
     ├── OutputError        exit 1   the place that was to be written
     ├── AdapterError       exit 1   an adapter folder: missing, damaged, in the way
     ├── BackboneError      exit 1   a base model: not to be had, not whole, not known
@@ -28,6 +29,10 @@ class CatcliError(Exception):
 
 class ProductsError(CatcliError):
     """A file, a column or a label that was read is not as it has to be."""
+
+
+class ChangedError(ProductsError):
+    """A file was changed while it was read: what was made of it so far is of no use."""
 
 
 class OutputError(CatcliError):
@@ -79,8 +84,12 @@ def reason(error: BaseException) -> str:
     return said.splitlines()[0] if said else type(error).__name__
 
 
+LONGEST_SHOWN = 60
+"""Characters of a name that a sentence shows."""
+
+
 def listed(names: Iterable[str], most: int = 12) -> str:
-    """``'a', 'b' and 3 more``: names as a sentence shows them."""
-    shown = [repr(name) for name in names]
+    """``'a', 'b' and 3 more``: names as a sentence shows them; ``none`` where there are none."""
+    shown = [repr(name if len(name) <= LONGEST_SHOWN else name[: LONGEST_SHOWN - 1] + "…") for name in names]
     extra = len(shown) - most
-    return ", ".join(shown[:most]) + (f" and {extra} more" if extra > 0 else "")
+    return (", ".join(shown[:most]) + (f" and {extra:,} more" if extra > 0 else "")) or "none"

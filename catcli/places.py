@@ -34,6 +34,11 @@ def beside(target: Path) -> Path:
     return place
 
 
+def spoken(path: Path | str) -> str:
+    """A path as files and pages tell it: names are bytes, and those that are no UTF-8 are shown as what they are."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def resumable(target: Path) -> Path:
     """Where what a killed run had done for ``target`` is kept, for ``--resume``."""
     return hidden(target, "catcli-resume")

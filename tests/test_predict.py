@@ -87,17 +87,17 @@ def test_a_run_that_was_stopped_goes_on_to_the_very_same_output(
     whole = Asked(str(tmp_path / f"whole-{name}"), shop.adapter, min_confidence=0.9, review=str(whole_review))
     undisturbed = predict([str(catalog)], whole)
     asked = replace(whole, output=str(tmp_path / name), review=str(review), resume=True)
-    finish = Parts.finish_part
+    keep = Parts.keep
     for stop_after in (1, 2):
         calls = itertools.count()
 
         def stopped(parts: Parts, *arguments: object, calls: Iterator[int] = calls, stop_after: int = stop_after) -> None:
             if next(calls) == stop_after:
                 raise Killed
-            finish(parts, *arguments)  # type: ignore[arg-type]
+            keep(parts, *arguments)  # type: ignore[arg-type]
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(Parts, "finish_part", stopped)
+            patch.setattr(Parts, "keep", stopped)
             predict([str(catalog)], asked)
         assert not (tmp_path / name).exists()
         assert not review.exists()

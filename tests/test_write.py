@@ -53,8 +53,10 @@ def write(path: Path, form: OutputFormat, *frames: pl.DataFrame, each_a_part: bo
         for frame in frames:
             parts.write(Batch(frame, 1.0), frame.columns, NOTHING)
             if each_a_part:
-                parts.finish_part(len(frame), {}, {})
-        parts.finish_part(0, {}, {})
+                parts.finish_part(len(frame))
+                parts.keep({}, {})
+        parts.finish_part(0)
+        parts.keep({}, {})
         parts.finish()
     finally:
         parts.close()
@@ -91,7 +93,8 @@ def test_a_table_comes_out_with_types_that_polars_has_no_name_for(tmp_path: Path
     batch = next(open_source([str(tmp_path / "in.parquet")]).batches())
     parts = parts_of(tmp_path / "out.parquet")
     parts.write(batch, batch.columns, NOTHING)
-    parts.finish_part(1, {}, {})
+    parts.finish_part(1)
+    parts.keep({}, {})
     parts.finish()
     table, out = pq.read_table(tmp_path / "in.parquet"), pq.read_table(tmp_path / "out.parquet")
     assert out.schema.equals(table.schema, check_metadata=True)
@@ -104,13 +107,15 @@ def test_json_lines_come_out_as_they_came_in(tmp_path: Path) -> None:
     batch = next(open_source([str(tmp_path / "in.jsonl")]).batches())
     parts = parts_of(tmp_path / "out.jsonl")
     parts.write(batch, batch.columns, pl.DataFrame({"ours": [1, 2, 3, None]}))
-    parts.finish_part(4, {}, {})
+    parts.finish_part(4)
+    parts.keep({}, {})
     parts.finish()
     out = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
     assert out == [lines[0][:-1] + ', "ours":1}', '{"id": "one", "ours":2}', '{"ours":3}', '{"é": "\\u00e9", "ours":null}']
     parts = parts_of(tmp_path / "less.jsonl")
     parts.write(batch, ["id"], pl.DataFrame({"ours": [1, 2, 3, 4]}))
-    parts.finish_part(4, {}, {})
+    parts.finish_part(4)
+    parts.keep({}, {})
     parts.finish()
     assert json.loads((tmp_path / "less.jsonl").read_text().splitlines()[0]) == {"id": 1.0, "ours": 1}
 
@@ -167,7 +172,8 @@ def test_finished_parts_survive_and_are_gone_on_from(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     parts = parts_of(path)
     parts.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
-    parts.finish_part(3, {"rows": 3}, {"numbers": np.arange(2)})
+    parts.finish_part(3)
+    parts.keep({"rows": 3}, {"numbers": np.arange(2)})
     parts.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
     parts.close()
     assert not path.exists()
@@ -177,7 +183,8 @@ def test_finished_parts_survive_and_are_gone_on_from(tmp_path: Path) -> None:
     again = parts_of(path, resume=True)
     assert (again.left.state, again.left.arrays["numbers"].tolist()) == ({"rows": 3}, [0, 1])
     again.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
-    again.finish_part(3, {"rows": 6}, {})
+    again.finish_part(3)
+    again.keep({"rows": 6}, {})
     again.finish()
     assert len(open_source([str(path)]).read()) == 6
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.csv"]
@@ -186,7 +193,8 @@ def test_finished_parts_survive_and_are_gone_on_from(tmp_path: Path) -> None:
 def test_parts_of_something_else_are_not_gone_on_from(tmp_path: Path) -> None:
     parts = parts_of(tmp_path / "out.csv")
     parts.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
-    parts.finish_part(3, {}, {})
+    parts.finish_part(3)
+    parts.keep({}, {})
     parts.close()
     with pytest.raises(OutputError, match="--resume: the catalog changed since the run that was stopped, so its 3 rows cannot be gone on"):
         parts_of(tmp_path / "out.csv", mark="b", resume=True)
@@ -199,7 +207,8 @@ def test_parts_of_something_else_are_not_gone_on_from(tmp_path: Path) -> None:
 def test_nothing_is_kept_of_what_came_through_a_pipe(tmp_path: Path) -> None:
     with Parts(str(tmp_path / "out.csv"), Form("csv"), [Path("-")], {}, resume=False, keep=False) as parts:
         parts.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
-        parts.finish_part(3, {}, {})
+        parts.finish_part(3)
+        parts.keep({}, {})
         assert parts.kept == 0
     assert list(tmp_path.iterdir()) == []
 
@@ -219,7 +228,8 @@ def test_a_folder_gets_a_file_for_each_input_and_is_replaced_whole(tmp_path: Pat
         with Parts(f"{out}/", output_form(f"{out}/", "parquet"), places_in, {}, resume=False) as parts:
             for number in range(2):
                 parts.write(Batch(FRAME, 1.0, part=number), FRAME.columns, NOTHING)
-                parts.finish_part(3, {}, {})
+                parts.finish_part(3)
+                parts.keep({}, {})
             parts.finish()
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*.parquet")) == ["below/in-1.parquet", "in-0.parquet"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -131,7 +131,8 @@ def _stages(
 def _written(frame: pl.DataFrame, out: Path) -> None:
     with Parts(str(out), Form("parquet"), [Path("in")], {}, resume=False) as parts:
         parts.write(Batch(frame, 1.0), frame.columns, frame.select())
-        parts.finish_part(len(frame), {}, {})
+        parts.finish_part(len(frame))
+        parts.keep({}, {})
         parts.finish()
 
 

@@ -152,7 +152,7 @@ class _Reader:
 
 def _readers(source: Source, first: Batch, chosen: Sequence[Adapter], asked: Asked, talk: Talk) -> list[_Reader]:
     """Both adapters, each with the mappings of ``--text`` that it has columns for."""
-    types = {column: first.type_of(column) for column in first.columns}
+    types = first.types
     if asked.output:
         taken = [name for name in OURS if name in types]
         if taken:
@@ -202,8 +202,11 @@ class _Comparing:
             self._sink.write(rows.take(changed), keep, ours[changed])
             self._header = True
 
-    def finish_part(self, rows: int, state: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    def finish_part(self, rows: int) -> None:
         """Nothing to do: what was counted stays."""
+
+    def keep(self, state: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """The same."""
 
 
 def _weights(batch: Batch, column: str, where: str, done: int) -> npt.NDArray[np.float64]:
@@ -253,8 +256,8 @@ class _Counts:
         # Where no column was named a row counts one, so these are numbers of rows.
         whole, moved = sum(self.weights.values()), sum(flow.weight for flow in flows)
         return Churn(
-            before=str(before.folder),
-            after=str(after.folder),
+            before=places.spoken(before.folder),
+            after=places.spoken(after.folder),
             on=source.name,
             rows=self.rows,
             changed=sum(flow.rows for flow in flows),

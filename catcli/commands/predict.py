@@ -19,7 +19,7 @@ from catcli.commands.acceptance import held, held_by_category
 from catcli.commands.earlier import earlier_labels
 from catcli.commands.matching import match_text, prices_among
 from catcli.commands.talk import Talk
-from catcli.errors import CatcliError, OutputError, ProductsError, Terminated, UsageError, listed
+from catcli.errors import CatcliError, ChangedError, OutputError, ProductsError, Terminated, UsageError, listed
 from catcli.products.batch import Batch
 from catcli.products.columns import find
 from catcli.products.parts import Parts
@@ -163,7 +163,7 @@ def predict(
                 if parts.left.parts:
                     done = Summary(**parts.left.state)
                     talk.say(f"going on after {done.rows:,} rows that are done")
-                review = _review(ready, parts.beside, len(parts.left.parts))
+                review = _review(ready, parts.beside, parts.left.keeps)
                 run(
                     ready.batches,
                     parts,
@@ -176,7 +176,7 @@ def predict(
                     arrays=parts.left.arrays,
                 )
                 if _mark(ready) != mark:
-                    raise ProductsError(f"{source.name} was changed while it was read; run the same line again.")
+                    raise ChangedError(f"{source.name} was changed while it was read; run the same line again once it is finished.")
                 _finish_review(review, ready)
                 parts.finish()
     _show(done, ready, as_json, talk)
@@ -253,6 +253,9 @@ class _Nowhere:
         """The rows are only counted."""
 
     def finish_part(self, *_: object) -> None:
+        """There are no parts."""
+
+    def keep(self, *_: object) -> None:
         """There is nothing to keep."""
 
 
@@ -305,7 +308,7 @@ def _plan(source: Source, first: Batch, adapter: adapters.Adapter, asked: Asked,
     if asked.keep is not None:
         named = {find(name.strip(), columns, "--keep", source.name) for name in asked.keep.split(",") if name.strip()}
         keep = [name for name in keep if name in named]
-    types = {column: first.type_of(column) for column in columns}
+    types = first.types
     text = match_text(source.name, types, adapter.manifest, asked.text, allow_missing=asked.allow_missing, talk=talk)
     return Plan(
         text,
@@ -342,6 +345,9 @@ def _kept(parts: Parts, talk: Talk) -> Iterator[None]:
     """Whatever ends the run, finished parts stay, and the sentence says so."""
     try:
         yield
+    except ChangedError:
+        parts.discard()
+        raise
     except BaseException as error:
         rows = parts.kept
         if rows and isinstance(error, MemoryError):

@@ -127,7 +127,7 @@ def labeled_rows(gathered: Gathered, columns: Columns, where: str, talk: Talk, *
     rows = frame.filter(is_label(cells_of(frame, columns.label)))
     unlabeled = gathered.unlabeled + len(frame) - len(rows)
     if not len(rows):
-        raise ProductsError(f"{where} has {read} rows and none with a category in {columns.label!r}; choose another with --label.")
+        raise ProductsError(f"{where} has {read:,} rows and none with a category in {columns.label!r}; choose another with --label.")
     labels = cells_of(rows, columns.label).cast(pl.String).to_list()
     alike = merged(labels)
     if merge:
@@ -136,8 +136,8 @@ def labeled_rows(gathered: Gathered, columns: Columns, where: str, talk: Talk, *
     _check_lengths(categories, columns.label, where)
     if len(categories) < 2:
         raise ProductsError(
-            f"all {len(rows)} labeled rows of {where} are of one category, {categories.names[0]!r}; at least two are needed to tell apart: "
-            "choose another column with --label or add rows."
+            f"all {len(rows):,} labeled rows of {where} are of one category, {categories.names[0]!r}; at least two are needed to tell "
+            "apart: choose another column with --label or add rows."
         )
     texts = compose(rows, columns.text, columns.prices)
     blank = sum(not text for text in texts)
@@ -186,7 +186,7 @@ def _split(labeled: Labeled, recipe: Recipe, talk: Talk) -> Split:
     parts = split(labeled.keys, labeled.classes, recipe.split, recipe.split_seed, most)
     if not len(parts.test) or not len(parts.validation):
         raise ProductsError(
-            f"{len(labeled.texts)} rows are too few to keep any back for scoring: no category has {FEWEST} different products; "
+            f"{len(labeled.texts):,} rows are too few to keep any back for scoring: no category has {FEWEST} different products; "
             "add labeled rows."
         )
     if len(np.unique(labeled.classes[parts.train])) < 2:

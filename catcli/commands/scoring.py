@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from catcli import places
 from catcli.adapter import Adapter, Manifest
 from catcli.commands.matching import match_text, prices_among
 from catcli.commands.talk import Talk
@@ -27,7 +28,7 @@ from catcli.products.columns import alike, find
 from catcli.products.labeled import disagreeing
 from catcli.products.read import open_source
 from catcli.products.split import key_hash, product_keys
-from catcli.products.text import cells_of, composed
+from catcli.products.text import cells_of, composed, is_plain, type_of
 from catcli.runtime.blend import Array
 from catcli.runtime.labeler import Labeler
 
@@ -75,7 +76,7 @@ def held_out(adapter: Adapter) -> View:
     probabilities = Blending.of(adapter.manifest).probabilities(test.lora, test.linear, metrics.variant)
     outcomes = Outcomes.of(probabilities, test.classes, test.products)
     facts = {**dict(metrics), "blend": with_examples(metrics.blend, outcomes, names, test.texts)}
-    told = Held(**facts, adapter=str(adapter.folder), created=adapter.manifest.created)
+    told = Held(**facts, adapter=places.spoken(adapter.folder), created=adapter.manifest.created)
     return View(adapter, told, names, test.texts, probabilities, outcomes)
 
 
@@ -130,7 +131,7 @@ def on_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> View:
     evaluation, outcomes = assessed.evaluation, assessed.outcomes
     told = Fresh(
         **{**dict(evaluation), "blend": with_examples(evaluation.blend, outcomes, names, texts)},
-        adapter=str(adapter.folder),
+        adapter=places.spoken(adapter.folder),
         created=manifest.created,
         on=where,
         unlabeled=unlabeled,
@@ -154,6 +155,10 @@ def _labeled_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> tuple[pl.
             f"{listed(frame.columns, 30)}."
         )
     label = same[0] if given.label is None else find(given.label, frame.columns, "--label", source.name)
+    if not is_plain(type_of(frame, label)):
+        raise ProductsError(
+            f"--on {source.name}: the cells of {label!r} are {type_of(frame, label)}, not names; choose another with --label."
+        )
     rows = frame.filter(is_label(cells_of(frame, label)))
     if not len(rows):
         raise ProductsError(
@@ -203,14 +208,14 @@ def side_by_side(adapters: Sequence[Adapter]) -> SideBySide:
     # A product is one, whatever each adapter took for its key: those of the first count.
     products = tests[0].products[[keyed[0][key] for key in shared]]
     outcomes, found = [], []
-    for adapter, test, places in zip(adapters, tests, keyed, strict=True):
-        rows = np.array([places[key] for key in shared], np.int64) if comparable else np.arange(len(test.texts))
+    for adapter, test, row_of in zip(adapters, tests, keyed, strict=True):
+        rows = np.array([row_of[key] for key in shared], np.int64) if comparable else np.arange(len(test.texts))
         variant = Metrics.of(adapter).variant
         probabilities = Blending.of(adapter.manifest).probabilities(test.lora[rows], test.linear[rows], variant)
         outcome = Outcomes.of(probabilities, test.classes[rows], products if comparable else test.products)
         outcomes.append(outcome)
         blend = evaluate(probabilities, outcome, adapter.manifest.categories)
-        found.append(Beside(adapter=str(adapter.folder), test_rows=len(test.texts), blend=blend))
+        found.append(Beside(adapter=places.spoken(adapter.folder), test_rows=len(test.texts), blend=blend))
     names = short_names([adapter.folder for adapter in adapters])
     others = zip(outcomes[1:], names[1:], strict=True)
     comparisons = [compare_runs([other], outcomes[:1], name, names[0], len(names) - 1) for other, name in others if comparable]
@@ -231,4 +236,4 @@ def _keyed(test: HeldOut, names: Sequence[str]) -> dict[tuple[str, str, int], in
 def short_names(folders: Sequence[Path]) -> list[str]:
     """The folders' names, or their paths where two have the same."""
     names = [folder.resolve().name for folder in folders]
-    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+    return names if len(set(names)) == len(names) else [places.spoken(folder) for folder in folders]

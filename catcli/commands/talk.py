@@ -79,14 +79,14 @@ class Talk:
         """Something that the user may not expect."""
         if not self.quiet and sentence not in self.warned:
             self.warned.add(sentence)
-            self._line("note", sentence, "yellow", {})
+            self._line("note", one_line(sentence), "yellow", {})
 
     def complain(self, sentence: str, exit_code: int) -> None:
         """Why the run ends early."""
         if self.json_log:
             self._line("error", sentence, "", {"exit_code": exit_code, "seconds": self.seconds})
         else:
-            self.err.print(Text("error: ", style="bold red") + Text(sentence, style=""), soft_wrap=True)
+            self.err.print(Text("error: ", style="bold red") + Text(one_line(sentence), style=""), soft_wrap=True)
         sys.stderr.flush()
 
     def record(self, event: str, **facts: object) -> None:
@@ -150,6 +150,11 @@ class Talk:
                 bar.update(bar.task_ids[0], completed=done, total=total)
 
             yield advance
+
+
+def one_line(sentence: str) -> str:
+    """A sentence whose line breaks are shown, not made: a file's name may hold some, and what follows would pass for a line of ours."""
+    return sentence.replace("\r", "\\r").replace("\n", "\\n")
 
 
 class _Speed(ProgressColumn):

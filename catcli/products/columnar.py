@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catcli.errors import ProductsError, reason
+from catcli.errors import ChangedError, ProductsError, reason
 
 BATCH_BYTES = 8 * 2**20
 """Bytes of a batch, where the file says how long its rows are."""
@@ -55,8 +55,14 @@ def parquet_tables(path: Path, rows: int) -> Iterator[tuple[pa.Table, float]]:
 
 
 def arrow_tables(path: Path, rows: int) -> Iterator[tuple[pa.Table, float]]:
-    """The same of an Arrow IPC file or stream, which is mapped and not loaded; what share has been read it does not say."""
+    """The same of an Arrow IPC file or stream, which is mapped and not loaded; what share has been read it does not say.
+
+    Raises:
+        ChangedError: it has another size than it had. What is mapped and no longer there would end the process, so each piece is copied as
+            soon as the size was looked at.
+    """
     with _sentences(path, "Arrow IPC"), pa.memory_map(str(path)) as file:
+        size = file.size()
         head = file.read(6)
         file.seek(0)
         reader = pa.ipc.open_file(file) if head == b"ARROW1" else pa.ipc.open_stream(file)
@@ -65,10 +71,21 @@ def arrow_tables(path: Path, rows: int) -> Iterator[tuple[pa.Table, float]]:
         for batch in batches:
             step = _step(rows, len(batch), batch.nbytes)
             for start in range(0, len(batch), step):
-                done += len(batch)
-                yield pa.Table.from_batches([batch.slice(start, step)]), 1.0
+                if path.stat().st_size != size:
+                    raise ChangedError(f"{path} was changed while it was read; run the same line again once it is finished.")
+                piece = batch.slice(start, step)
+                piece.validate(full=True)  # a stranger's offsets may lead out of their buffers
+                done += len(piece)
+                yield _copied(piece), 1.0
         if not done:
             yield reader.schema.empty_table(), 1.0
+
+
+def _copied(batch: pa.RecordBatch) -> pa.Table:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return pa.ipc.open_stream(sink.getvalue()).read_all()
 
 
 TABLES = {"parquet": parquet_tables, "arrow": arrow_tables}

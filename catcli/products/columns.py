@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from catcli.errors import ProductsError, close_to, listed
-from catcli.products.text import cells_of, compose, is_plain, is_price, is_textual, words
+from catcli.products.text import cells_of, compose, is_plain, is_price, is_textual, type_of, words
 
 SAMPLE = 20_000
 """Rows that are looked at to tell what a column holds."""
@@ -85,15 +85,15 @@ def choose(frame: pl.DataFrame, label: str | None, text: Sequence[str], group: s
         if found_label in chosen:
             raise ProductsError(f"--text {found_label!r} is the label itself; leave it out.")
         for name in chosen:
-            if not is_textual(frame.schema[name]):
-                raise ProductsError(f"--text {name!r}: its cells are {frame.schema[name]}, not text; choose another column.")
+            if not is_textual(type_of(frame, name)):
+                raise ProductsError(f"--text {name!r}: its cells are {type_of(frame, name)}, not text; choose another column.")
             if gives_away(sample, name, found_label):
                 left_out[name] = "it gives the label away; it is used as you asked, but the scores will promise too much"
     else:
         chosen, left_out = _find_text(sample, found_label, where)
     found_group = find(group, columns, "--group", where) if group else _find_group(sample, {found_label, *chosen})
-    if found_group is not None and not is_plain(frame.schema[found_group]):
-        raise ProductsError(f"--group {found_group!r}: its cells are {frame.schema[found_group]}, not names; choose another column.")
+    if found_group is not None and not is_plain(type_of(frame, found_group)):
+        raise ProductsError(f"--group {found_group!r}: its cells are {type_of(frame, found_group)}, not names; choose another column.")
     return Columns(found_label, chosen, found_group, tuple(name for name in chosen if is_price(sample, name)), left_out)
 
 
@@ -117,8 +117,8 @@ def find_label(sample: pl.DataFrame, label: str | None, text: Sequence[str], whe
     """
     if label:
         found = find(label, sample.columns, "--label", where)
-        if not is_plain(sample.schema[found]):
-            raise ProductsError(f"--label {found!r}: its cells are {sample.schema[found]}, not names; choose another column.")
+        if not is_plain(type_of(sample, found)):
+            raise ProductsError(f"--label {found!r}: its cells are {type_of(sample, found)}, not names; choose another column.")
         return found
     taken = {folded(name) for name in text}
     fits: dict[str, tuple[int, int]] = {}
@@ -177,7 +177,7 @@ def _find_text(sample: pl.DataFrame, label: str, where: str) -> tuple[tuple[str,
 
 
 def _is_text(sample: pl.DataFrame, name: str) -> bool:
-    dtype = sample.schema[name]
+    dtype = type_of(sample, name)
     inner = dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
     if inner not in (pl.String, pl.Categorical, pl.Enum):
         return False
@@ -196,7 +196,7 @@ def _is_prose(cells: pl.Series) -> bool:
 
 def gives_away(sample: pl.DataFrame, column: str, label: str) -> bool:
     """Whether ``column`` is the label in other clothes: its code, its parent path, a breadcrumb that holds it."""
-    if column == label or not is_textual(sample.schema[column]) or isinstance(sample.schema[column], pl.Array):
+    if column == label or not is_textual(type_of(sample, column)) or isinstance(type_of(sample, column), pl.Array):
         return False
     cells = cells_of(sample, column)
     if isinstance(cells.dtype, pl.List):
@@ -224,7 +224,7 @@ def gives_away(sample: pl.DataFrame, column: str, label: str) -> bool:
 def _find_group(sample: pl.DataFrame, taken: set[str]) -> str | None:
     """A column of product numbers by name whose values repeat as offers or variants of one product do."""
     for name in sample.columns:
-        if name in taken or folded(name) not in _GROUPS or not is_plain(sample.schema[name]):
+        if name in taken or folded(name) not in _GROUPS or not is_plain(type_of(sample, name)):
             continue
         cells = cells_of(sample, name)
         if cells.null_count() == 0 and 1.05 <= len(cells) / max(cells.n_unique(), 1) <= 20:

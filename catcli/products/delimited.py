@@ -8,8 +8,10 @@ model labels.
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,9 @@ import polars as pl
 
 from catcli.errors import ProductsError
 from catcli.products.batch import Batch, check_names
-from catcli.products.streams import check_signature, encoding_of, guess_told, opened, shown
+from catcli.products.streams import check_signature, encoding_of, guess_told, opened, shown, undecodable
+
+_EXCEL = re.compile(r"sep=(.)\r?\n?$")
 
 CHARACTERS = 8 * 2**20
 """A batch ends early once it holds so many characters."""
@@ -72,16 +76,17 @@ def rows_of(path: Path, layout: Layout, count: int) -> Iterator[Batch]:
             lines = _Lines(text)
             try:
                 first = next((line for line in lines if line.strip("\r\n")), None)
+                told = _EXCEL.match(first or "")
+                if told:  # Excel's own line, which says how the file is delimited
+                    first = next((line for line in lines if line.strip("\r\n")), None)
                 if first is None:
                     raise ProductsError(f"{shown(path)} is empty: a header line with column names has to come first.")
-                delimiter = layout.delimiter or _delimiter_of(first)
+                delimiter = layout.delimiter or (told[1] if told else _delimiter_of(first))
                 for frame, short in _Table(shown(path), lines, first, delimiter).frames(count):
                     yield Batch(frame, stream.share, short, note=note)
                     note = ""
             except UnicodeError as error:
-                at = f" (byte 0x{error.object[error.start]:02x} after line {lines.number})" if isinstance(error, UnicodeDecodeError) else ""
-                found = encoding.removesuffix("-sig")
-                raise ProductsError(f"{shown(path)} is not {found}{at}; pass --encoding, often latin-1 or cp1252.") from error
+                raise undecodable(error, path, encoding, lines.number) from error
             except csv.Error as error:
                 raise ProductsError(f"{shown(path)} line {lines.number} is no CSV: {error}.") from error
 
@@ -107,12 +112,15 @@ class _Table:
             raw = self._lines.taken()
             if len(raw) > 1:
                 self._check_closed(raw)
-            if not record and width > 1:
+            elif raw and '"' in raw[0]:
+                record = self._literal(raw[0], record)  # noqa: PLW2901  # as it is meant
+            if (not record and width > 1) or record == [_END_OF_DOS]:
                 continue  # a blank line
             if any(record[width:]):
+                above = ", or remove what stands above the header" if width == 1 else ""
                 raise ProductsError(
                     f"{self._path} line {self._lines.number} has {len(record)} cells where the header has {width}; "
-                    "quote the cell that holds the delimiter, or pass --delimiter."
+                    f"quote the cell that holds the delimiter, or pass --delimiter{above}."
                 )
             short += len(record) < width
             records.append(record if len(record) == width else (record + [""] * width)[:width])
@@ -123,6 +131,19 @@ class _Table:
         self._check_whole(raw, records)
         if records or not given:
             yield self._frame(records), short
+
+    def _literal(self, line: str, record: list[str]) -> list[str]:
+        """The cells of a line; where a quote that opens a cell is closed before its end (``"13 inch" TV``), its quotes are letters.
+
+        Python's csv would take them away, and a title would not come out as it came in.
+        """
+        if _opening(self._delimiter).search(line) is None:
+            return record
+        try:
+            return next(csv.reader([line], delimiter=self._delimiter, strict=True), record)
+        except csv.Error:
+            cells = next(csv.reader([line], delimiter=self._delimiter, quoting=csv.QUOTE_NONE), record)
+            return cells if len(cells) == len(self._header) else record
 
     def _frame(self, records: list[list[str]]) -> pl.DataFrame:
         columns = zip(*records, strict=True) if records else ((),) * len(self._header)
@@ -142,11 +163,21 @@ class _Table:
 
     def _check_whole(self, raw: list[str], records: list[list[str]]) -> None:
         """A last line that breaks off in mid-row is a file that was not copied whole."""
-        if records and raw and not raw[-1].endswith(("\n", "\r")):
+        if records and raw and raw != [_END_OF_DOS] and not raw[-1].endswith(("\n", "\r")):
             cells = len(next(csv.reader(raw, delimiter=self._delimiter), []))
             if cells < len(self._header):
                 where = f"in line {self._lines.number}, after {cells} of {len(self._header)} cells"
                 raise ProductsError(f"{self._path} breaks off {where}; copy the file again.")
+
+
+_END_OF_DOS = "\x1a"
+"""What some old programs end a file with."""
+
+
+@functools.cache
+def _opening(delimiter: str) -> re.Pattern[str]:
+    """A quote that opens a cell."""
+    return re.compile(rf'(?:^|{re.escape(delimiter)})"')
 
 
 def _delimiter_of(header: str) -> str:

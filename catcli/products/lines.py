@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from catcli.errors import ProductsError
-from catcli.products.streams import Bytes, check_signature, encoding_of, opened, shown
+from catcli.errors import ProductsError, reason
+from catcli.products.streams import Bytes, check_signature, encoding_of, opened, shown, undecodable
 
 BATCH_BYTES = 8 * 2**20
 """Bytes of lines of a batch."""
@@ -78,12 +78,14 @@ def _utf8(stream: Bytes, encoding: str) -> Iterator[bytes]:
         for number, line in enumerate(stream.file):
             yield line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
         return
+    done = 0
     try:
         with io.TextIOWrapper(stream.file, encoding=encoding, newline="\n") as text:
             for row in text:
+                done += 1
                 yield row.encode("utf-8", "surrogatepass")
     except UnicodeError as error:
-        raise ProductsError(f"{shown(stream.path)} is not {encoding}: {error}; pass another --encoding.") from error
+        raise undecodable(error, stream.path, encoding, done) from error
 
 
 def schema_of(path: Path, encoding: str, rows: int) -> Schema:
@@ -172,11 +174,23 @@ def _frame(path: Path, block: Lines, schema: Mapping[str, pl.DataType] | None) -
 
 
 def _reason(path: Path, block: Lines) -> str | None:
+    """What is wrong with the first line that is; None where none is found."""
     for number, line in zip(block.numbers, block.lines, strict=True):
+        where = f"{shown(path)} line {number}"
         try:
-            found = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            return f"{shown(path)} line {number} is no JSON: {error}; is the file whole? Export or copy it again."
+            found = json.loads(line, parse_constant=_no_json)
+        except RecursionError:
+            return f"{where} is nested too deeply; leave that column out when exporting."
+        except ValueError as error:
+            return f"{where} is no JSON: {error}; is the file whole? Export or copy it again."
         if not isinstance(found, dict):
-            return f"{shown(path)} line {number} is no JSON object but {type(found).__name__}; every line has to be one row, {{...}}."
+            return f"{where} is no JSON object but {type(found).__name__}; every line has to be one row, {{...}}."
+        try:
+            pl.read_ndjson(io.BytesIO(line))
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            return f"{where} cannot be read: {reason(error)}; numbers beyond 64 bits have to be text, in quotes."
     return None
+
+
+def _no_json(word: str) -> None:
+    raise ValueError(f"{word} is no number of JSON, write null")

@@ -1,10 +1,10 @@
 """An output in the making: finished parts beside its place, until it can appear there whole.
 
     .labeled.parquet.catcli-parts/
-    ├── journal.jsonl     what the output is made from, then a line for each part that is safely on disk
+    ├── journal.jsonl     what the output is made from, then a line for each part that is kept
     ├── lock              held while a run writes here
     ├── 000000, 000001 …  the parts
-    ├── memory-….npz      what the run knew when the last part was finished
+    ├── memory-….npz      what the run knew when the last of them was kept
     └── whole             what will be renamed to the output: a file, or a folder of them
 
 A run that is killed leaves this folder; the same line with ``--resume`` goes on from the last line of its journal.
@@ -17,7 +17,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,14 +33,35 @@ from catcli.products.write import Form, Sink, filled, is_folder, joined, writing
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
+_STATE = "state"
+"""The array among a run's memory that holds its counts, as JSON."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished part: its file, the number of the input that its rows came from, and how many they are.
+
+    ``memory`` is the file of what was known after it, if it was the last of those that were kept together.
+    """
+
+    file: str
+    input: int
+    rows: int
+    memory: str = ""
+
 
 @dataclass
 class Left:
     """What an earlier run left: how far it came, and what it knew there."""
 
-    parts: list[dict[str, Any]] = field(default_factory=list)
+    parts: list[Record] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
     arrays: Arrays = field(default_factory=dict)
+
+    @property
+    def keeps(self) -> int:
+        """How often parts were kept."""
+        return sum(bool(part.memory) for part in self.parts)
 
 
 class Parts:
@@ -67,6 +88,8 @@ class Parts:
         self.beside = places.hidden(self._target, "catcli-parts")
         self._stack = ExitStack()
         self._part: tuple[int, _Part] | None = None
+        self._waiting: list[Record] = []
+        self._begun: set[Path] = set()
         self.discarded = 0
 
     def __enter__(self) -> Self:
@@ -82,7 +105,8 @@ class Parts:
                 self.left = self._find(self._mark, self._resume)
                 # Written anew, since a kill may have cut the last line short.
                 self._journal = self._stack.enter_context((self.beside / "journal.new").open("w", encoding="utf-8"))
-                for record in ({"mark": self._mark}, *self.left.parts):
+                self._begun = {self._place(part.input) for part in self.left.parts}
+                for record in ({"mark": self._mark}, *map(asdict, self.left.parts)):
                     self._note(record)
                 (self.beside / "journal.new").replace(self.beside / "journal.jsonl")
                 _sync(self.beside)
@@ -130,10 +154,12 @@ class Parts:
     def _find(self, mark: Mapping[str, str], resume: bool) -> Left:
         journal = self.beside / "journal.jsonl"
         records = list(_records(journal)) if journal.exists() else []
-        parts = [record for record in records if "file" in record]
-        files = [part["file"] for part in parts] + [part["memory"] for part in parts[-1:]]
+        parts = [Record(**record) for record in records if "file" in record]
+        while parts and not parts[-1].memory:  # a kill came between the lines of parts that were to be kept together
+            parts.pop()
+        files = [part.file for part in parts] + [part.memory for part in parts[-1:]]
         if not resume or not parts or not all((self.beside / file).exists() for file in files):
-            self.discarded = sum(part["rows"] for part in parts)
+            self.discarded = sum(part.rows for part in parts)
             for path in self.beside.iterdir():
                 if path.name != "lock":
                     places.remove(path)
@@ -141,16 +167,21 @@ class Parts:
         changed = sorted(name for name in {*mark, *records[0]["mark"]} if mark.get(name) != records[0]["mark"].get(name))
         if changed:
             raise OutputError(
-                f"--resume: {' and '.join(changed)} changed since the run that was stopped, so its {sum(p['rows'] for p in parts):,} rows "
+                f"--resume: {' and '.join(changed)} changed since the run that was stopped, so its {sum(p.rows for p in parts):,} rows "
                 f"cannot be gone on from; run without --resume to start anew."
             )
-        with np.load(self.beside / parts[-1]["memory"], allow_pickle=False) as arrays:
-            return Left(parts, parts[-1]["state"], dict(arrays))
+        with np.load(self.beside / parts[-1].memory, allow_pickle=False) as saved:
+            arrays = dict(saved)
+        return Left(parts, json.loads(bytes(arrays.pop(_STATE))), arrays)
 
     @property
     def kept(self) -> int:
         """Rows that a run which ends now leaves for the next."""
-        return sum(part["rows"] for part in self.left.parts) if self._keep else 0
+        return sum(part.rows for part in self.left.parts) if self._keep else 0
+
+    def discard(self) -> None:
+        """Leave nothing for the next run: what was done is of no use to it."""
+        self._keep = False
 
     # --- during -------------------------------------------------------------------------------------------------------------------------
 
@@ -158,28 +189,38 @@ class Parts:
         """Add rows to the part at hand."""
         with writing(self.out):
             if self._part is None:
-                header = not any(self._place(part["input"]) == self._place(rows.part) for part in self.left.parts)
-                self._part = (rows.part, _Part(self.beside / f"{len(self.left.parts):06}", self.form, header))
+                place, number = self._place(rows.part), len(self.left.parts) + len(self._waiting)
+                self._part = (rows.part, _Part(self.beside / f"{number:06}", self.form, place not in self._begun))
+                self._begun.add(place)
             self._part[1].sink.write(rows, keep, added)
 
-    def finish_part(self, rows: int, state: Mapping[str, Any], arrays: Arrays) -> None:
-        """Make the ``rows`` written since the last call survive a kill, with what the run knows now."""
-        if self._part is None:
+    def finish_part(self, rows: int) -> None:
+        """Complete the part of the ``rows`` written since the last call."""
+        if self._part is not None:
+            (number, part), self._part = self._part, None
+            with writing(self.out):
+                part.finish()
+            self._waiting.append(Record(part.path.name, number, rows))
+
+    def keep(self, state: Mapping[str, Any], arrays: Arrays) -> None:
+        """Make the parts that are complete survive a kill, with what the run knows now."""
+        if not self._waiting:
             return
         with writing(self.out):
-            (number, part), self._part = self._part, None
-            part.finish()
-            memory = f"memory-{part.path.name}.npz"
+            memory = f"memory-{self._waiting[-1].file}.npz"
+            told = np.frombuffer(json.dumps(dict(state)).encode(), np.uint8)
             with (self.beside / memory).open("wb") as saved:
-                np.savez(saved, **dict(arrays))  # type: ignore[arg-type]  # its stubs take every keyword for allow_pickle
+                np.savez(saved, **{**arrays, _STATE: told})  # type: ignore[arg-type]  # its stubs take every keyword for allow_pickle
                 saved.flush()
                 os.fsync(saved.fileno())
             _sync(self.beside)
-            record = {"file": part.path.name, "input": number, "rows": rows, "memory": memory, "state": dict(state)}
-            self._note(record)
+            kept = [*self._waiting[:-1], replace(self._waiting[-1], memory=memory)]
+            self._waiting = []
+            for record in kept:
+                self._note(asdict(record))
             for earlier in self.left.parts[-1:]:
-                places.remove(self.beside / earlier["memory"])
-            self.left.parts.append(record)
+                places.remove(self.beside / earlier.memory)
+            self.left.parts.extend(kept)
 
     def _place(self, number: int) -> Path:
         """The file that the rows of an input go to: one for all, or one each in a folder."""
@@ -199,8 +240,10 @@ class Parts:
             places.remove(whole)
             if self.by_input:
                 whole.mkdir()
-            for place in dict.fromkeys(self._place(part["input"]) for part in self.left.parts):
-                parts = [self.beside / part["file"] for part in self.left.parts if self._place(part["input"]) == place]
+            by_place: dict[Path, list[Path]] = {}
+            for part in self.left.parts:
+                by_place.setdefault(self._place(part.input), []).append(self.beside / part.file)
+            for place, parts in by_place.items():
                 target = whole / place if self.by_input else whole
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if len(parts) == 1:

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 
 import polars as pl
 
-from catcli.errors import ProductsError, UsageError, listed, reason
+from catcli.errors import ChangedError, ProductsError, UsageError, listed, reason
 from catcli.products import delimited, lines
 from catcli.products.batch import Batch, check_alike, check_names
 from catcli.products.streams import STANDARD_INPUT, check_signature, guess_told, opened, shown
@@ -117,7 +117,7 @@ class Source:
         columns: list[str] | None = None
         types: Mapping[str, object] = {}
         for number, file in enumerate(self.files):
-            for batch in self._of(file, rows):
+            for batch in unchanged(file.path, self._of(file, rows)):
                 if columns is None:
                     columns, types = batch.columns, batch.table_types
                 if batch.table_types != types:
@@ -195,6 +195,27 @@ def open_source(
     return Source(tuple(files), formats[files[0].path], delimiter, encoding)
 
 
+def unchanged(path: Path, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches of a file, which has to be the same at their end.
+
+    Raises:
+        ChangedError: it is not.
+    """
+    before = _stamp(path)
+    yield from batches
+    if _stamp(path) != before:
+        raise ChangedError(f"{shown(path)} was changed while it was read; run the same line again once it is finished.")
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What tells a file from what it becomes when somebody writes to it or puts another in its place."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:  # standard input, or gone
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 # --- names → files -------------------------------------------------------------------------------------------------------------------
 
 _SPOOLED = "catcli-standard-input-"
@@ -203,6 +224,8 @@ _SPOOLED = "catcli-standard-input-"
 def _expand(pattern: str, input_format: str | None) -> list[File]:
     if pattern == "-":
         return [_standard_input(input_format)]
+    if re.match(r"(https?|ftps?)://", pattern):
+        raise ProductsError(f"{pattern} is an address of the web, which is not read; download it and name the file.")
     path = Path(pattern)
     if path.is_dir():
         return _in_folder(path, input_format)
@@ -213,6 +236,8 @@ def _expand(pattern: str, input_format: str | None) -> list[File]:
         return [File(path, Path(path.name))]
     # glob.glob, since a pattern may be absolute and Path.glob takes none that is.
     matches = sorted(match for match in map(Path, glob.glob(pattern, recursive=True)) if match.is_file())  # noqa: PTH207
+    if not matches and path.is_symlink():
+        raise ProductsError(f"{pattern} is a link to {path.readlink()}, which is not there or is the link itself; name the file.")
     if not matches:
         near = sorted(path.parent.glob("*")) if path.parent.is_dir() else []
         there = [entry.name for entry in near if _ending(entry) in ENDINGS]
@@ -329,7 +354,7 @@ def _tables(path: Path, form: Format, rows: int) -> Iterator[Batch]:
     if form == "arrow" and not head.startswith(b"ARROW1"):
         check_signature(path, wanted, head)
     for table, share in TABLES[form](path, rows):
-        yield Batch(table, share)
+        yield Batch(table, share, where=shown(path))
 
 
 def _workbook(path: Path) -> Iterator[Batch]:
@@ -342,5 +367,6 @@ def _workbook(path: Path) -> Iterator[Batch]:
     except ModuleNotFoundError as error:
         raise ProductsError(f"reading {path} takes one package more: pip install 'catcli[excel]'.") from error
     except Exception as error:  # calamine's errors are of a class of their own, which is not here without it
-        raise ProductsError(f"{path} cannot be read as an Excel workbook: {reason(error)}; save it again, or as CSV.") from error
+        why = "it has no sheet" if isinstance(error, IndexError) else reason(error)
+        raise ProductsError(f"{path} cannot be read as an Excel workbook: {why}; save it again, or as CSV.") from error
     yield Batch(frame, 1.0)

@@ -37,7 +37,7 @@ class Review:
     def __init__(self, file: str, form: Form, by: str, spills: Path, done: int = 0) -> None:
         """``spills`` is the folder for what waits, ``done`` the parts that an earlier run has finished there; those after them go."""
         self._file, self._form, self._by, self._spills = file, form, by, spills
-        self._part = done
+        self.parts = done
         self._writer: Any = None
         for path in self._found():
             if int(path.name.removeprefix("review-")) >= done:
@@ -57,7 +57,7 @@ class Review:
             table = table_of(rows, keep, added)
         with writing(self._file, "--review"):
             if self._writer is None:
-                self._writer = pa.ipc.new_file(str(self._spills / f"review-{self._part:06}"), table.schema)
+                self._writer = pa.ipc.new_file(str(self._spills / f"review-{self.parts:06}"), table.schema)
             self._writer.write_table(table)
 
     def finish_part(self) -> None:
@@ -66,9 +66,9 @@ class Review:
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None
-                with (self._spills / f"review-{self._part:06}").open("rb") as spill:
+                with (self._spills / f"review-{self.parts:06}").open("rb") as spill:
                     os.fsync(spill.fileno())
-            self._part += 1
+            self.parts += 1
 
     def finish(self, keep: Sequence[str], nothing: Batch, added: pl.DataFrame) -> None:
         """Write the file. Without any rows it has the columns ``keep`` of ``nothing`` and those of ``added``."""

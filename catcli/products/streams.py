@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
+from catcli import places
 from catcli.errors import ProductsError
 
 STANDARD_INPUT = Path("-")
@@ -22,14 +23,28 @@ STANDARD_INPUT = Path("-")
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
+BZIP2, XZ = b"BZh", b"\xfd7zXZ\x00"
+
 SIGNATURES = {
     b"PAR1": "a Parquet file",
     b"PK\x03\x04": "a zip archive or an Excel workbook",
+    b"\xd0\xcf\x11\xe0": "an Office document of the old kind",
     GZIP: "gzip-compressed twice",
     ZSTD: "zstd-compressed twice",
+    BZIP2: "bzip2-compressed",
+    XZ: "xz-compressed",
+    b"7z\xbc\xaf": "a 7z archive",
     b"ARROW1": "an Arrow IPC file",
+    b"FEA1": "a Feather file of the first version",
     b"%PDF": "a PDF",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"GIF8": "a picture",
+    b"SQLite format 3": "a database of SQLite",
 }
+
+MARKUP = {b"<!doctype html": "a web page", b"<html": "a web page", b"<?xml": "XML", b"[{": "JSON", b'{"': "JSON"}
+"""What text of other kinds begins with, after blanks."""
 
 HEAD = 4096
 """Bytes that are looked at before anything is read."""
@@ -72,7 +87,7 @@ class Bytes:
 
 def shown(path: Path) -> str:
     """A path as sentences call it."""
-    return "standard input" if path == STANDARD_INPUT else str(path)
+    return "standard input" if path == STANDARD_INPUT else places.spoken(path)
 
 
 @contextmanager
@@ -99,7 +114,7 @@ def opened(path: Path) -> Iterator[Bytes]:
     except UnicodeError:
         raise
     except OSError as error:
-        raise ProductsError(f"{shown(path)} cannot be read: {error.strerror or error}; is it whole?") from error
+        raise ProductsError(f"{shown(path)} cannot be read: {error.strerror or error}; is it whole, and may you read it?") from error
 
 
 @contextmanager
@@ -123,9 +138,12 @@ def _below(path: Path) -> Iterator[io.BufferedReader]:
 
 def check_signature(path: Path, wanted: str, head: bytes) -> None:
     """Stop at a file whose first bytes say that it is something else than ``wanted``."""
-    for signature, kind in SIGNATURES.items():
-        if head.startswith(signature):
-            raise ProductsError(f"{shown(path)} is {kind}, not {wanted}; unpack, rename or export it first.")
+    begins = head.removeprefix(codecs.BOM_UTF8).lstrip()[:20].lower()
+    kinds = [kind for signature, kind in SIGNATURES.items() if head.startswith(signature)]
+    kinds += [kind for signature, kind in MARKUP.items() if begins.startswith(signature) and kind not in wanted]
+    if kinds:
+        way = "pass --input-format jsonl if every line is one row" if kinds[0] == "JSON" else "unpack, rename or export it first"
+        raise ProductsError(f"{shown(path)} is {kinds[0]}, not {wanted}; {way}.")
 
 
 def encoding_of(stream: Bytes) -> str:
@@ -138,16 +156,31 @@ def encoding_of(stream: Bytes) -> str:
         ProductsError: it is of none of these.
     """
     head, path = stream.head, stream.path
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     zeros = head[::2].count(0), head[1::2].count(0)
     if max(zeros) > len(head) // 4 > min(zeros):
         return "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
+    if sum(zeros) > max(64, len(head) // 10):
+        raise ProductsError(
+            f"{shown(path)} holds NUL bytes and is no text; is it of another format, or was it cut by a crash? Export it again."
+        )
     if path == STANDARD_INPUT:
         return _found(path, [head])
     with opened(path) as again:
         blocks = iter(lambda: again.file.read(BLOCK), b"")
         return _found(path, itertools.islice(blocks, LOOKED_AT // BLOCK) if again.packed else blocks)
+
+
+def undecodable(error: UnicodeError, path: Path, encoding: str, after: int) -> ProductsError:
+    """What is wrong with a text that cannot be decoded; ``after`` lines could."""
+    found = encoding.removesuffix("-sig")
+    if isinstance(error, UnicodeDecodeError) and error.end >= len(error.object) and "truncated" in error.reason:
+        return ProductsError(f"{shown(path)} breaks off in mid-character (as {found}) after line {after}; copy the file again.")
+    at = f" (byte 0x{error.object[error.start]:02x} after line {after})" if isinstance(error, UnicodeDecodeError) else ""
+    return ProductsError(f"{shown(path)} is not {found}{at}; pass another --encoding, often latin-1 or cp1252.")
 
 
 def guess_told(path: Path, encoding: str, asked: str | None) -> str:

@@ -88,9 +88,9 @@ def _matching(name: str, batch: Batch, where: str) -> str:
             f"--unlabeled {where} has no column {name!r}, which the labeled rows are read from; its columns are "
             f"{listed(batch.columns, 30)}: name them alike in both files, or choose columns that both have with --text."
         )
-    if not is_textual(batch.type_of(same[0])):
+    if not is_textual(batch.types[same[0]]):
         raise ProductsError(
-            f"--unlabeled {where}: the cells of {same[0]!r} are {batch.type_of(same[0])}, not text; choose other columns with --text."
+            f"--unlabeled {where}: the cells of {same[0]!r} are {batch.types[same[0]]}, not text; choose other columns with --text."
         )
     return same[0]
 
@@ -98,4 +98,4 @@ def _matching(name: str, batch: Batch, where: str) -> str:
 def _grouping(group: str | None, batch: Batch) -> str | None:
     """The column that tells products there too, where there is one and it can."""
     same = alike(group, batch.columns) if group else []
-    return same[0] if len(same) == 1 and is_plain(batch.type_of(same[0])) else None
+    return same[0] if len(same) == 1 and is_plain(batch.types[same[0]]) else None

@@ -223,7 +223,8 @@ def _typed(columns: Sequence[str]) -> Iterator[None]:
         yield
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise OutputError(
-            f"this format cannot hold one of the columns {listed(columns)}: {error}; write JSON Lines or CSV instead."
+            f"this format cannot hold one of the columns {listed(columns)}: {error}; write JSON Lines or CSV instead, or leave that column "
+            "out with --keep."
         ) from error
 
 
@@ -327,12 +328,14 @@ def spliced(rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> bytes:
 
 
 def flat(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with nested cells as JSON text and bytes as base64, since CSV knows neither."""
+    """The frame with nested cells as JSON text, durations as ISO 8601 has them and bytes as base64, since CSV knows none of these."""
     changed = []
     for name, dtype in frame.schema.items():
         if dtype.is_nested():
             cells = [None if cell is None else json.dumps(cell, ensure_ascii=False, default=_as_json) for cell in frame[name].to_list()]
             changed.append(pl.Series(name, cells, dtype=pl.String))
+        elif isinstance(dtype, pl.Duration):
+            changed.append(cells_of(frame, name).dt.to_string("iso").alias(name))
     return without_bytes(frame.with_columns(changed))
 
 

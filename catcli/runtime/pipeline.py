@@ -80,8 +80,11 @@ class Output(Protocol):
     def write(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> None:
         """Add rows."""
 
-    def finish_part(self, rows: int, state: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Make the ``rows`` written since the last call survive a kill."""
+    def finish_part(self, rows: int) -> None:
+        """Complete the part of the ``rows`` written since the last call."""
+
+    def keep(self, state: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Make the parts that are complete survive a kill, with what a run has to know to go on from them."""
 
 
 class Through:
@@ -92,8 +95,11 @@ class Through:
     def __init__(self, sink: Sink) -> None:
         self.write = sink.write
 
-    def finish_part(self, rows: int, state: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    def finish_part(self, rows: int) -> None:
         """Nothing to do: what went into a pipe is gone."""
+
+    def keep(self, state: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """The same."""
 
 
 def run(
@@ -197,27 +203,22 @@ class Finisher:
     def through(self, works: Iterable[Done]) -> Summary:
         """All of it."""
         started = time.perf_counter()
-        writes: deque[Future[None]] = deque()
         in_part = 0
-        with _threads(1) as writing:
-
-            def hand(task: Callable[..., None], *given: object) -> None:
-                """To the writer, which does one thing after the other."""
-                if len(writes) >= WRITE_BEHIND:
-                    writes.popleft().result()
-                writes.append(writing.submit(task, *given))
-
+        with _threads(1) as pool:
+            writer = _Writer(pool)
             for work, labels in works:
                 if work.begins_part:
-                    hand(self._finish_part, in_part, self._state(), self._known.arrays())
+                    writer.hand(self._output.finish_part, in_part)
                     in_part = 0
+                if work.keeps:
+                    writer.hand(self._keep, self._state(), self._known.arrays())
                 added, suggested = self._finished(work, labels)
-                hand(self._write, work.batch, self._plan.kept(work.batch.columns), added, suggested)
+                writer.hand(self._write, work.batch, self._plan.kept(work.batch.columns), added, suggested)
                 in_part += len(work.batch)
                 self._advance(self.summary.rows, work.batch.share)
-            hand(self._finish_part, in_part, self._state(), self._known.arrays())
-            while writes:
-                writes.popleft().result()
+            writer.hand(self._output.finish_part, in_part)
+            writer.hand(self._keep, self._state(), self._known.arrays())
+            writer.wait()
         self.summary.seconds = time.perf_counter() - started
         self.summary.categories = self._by_category()
         return self.summary
@@ -229,10 +230,10 @@ class Finisher:
             rows = np.flatnonzero(added.get_column(PREDICTED).is_null().to_numpy())
             self._review.write(batch.take(rows), keep, added.with_columns(suggested)[rows])
 
-    def _finish_part(self, rows: int, state: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    def _keep(self, state: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         if self._review is not None:
             self._review.finish_part()  # before the output's: what it counts as done has its doubtful rows on disk
-        self._output.finish_part(rows, state, arrays)
+        self._output.keep(state, arrays)
 
     def _state(self) -> dict[str, Any]:
         """The counts so far, for a journal."""
@@ -258,6 +259,35 @@ class Finisher:
         self.summary.taken_over += int(np.isin(work.owner, work.earlier).sum())
         suggested = self._names.gather(classes[:, 0]).alias(PREDICTED) if self._review is not None else None
         return our_columns(self._names, classes, confidences, accepted, self._plan), suggested
+
+
+class _Writer:
+    """A thread that does one thing after the other, a little behind; what comes after something that failed is not done."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
+        self._waiting: deque[Future[None]] = deque()
+        self._failed = False
+
+    def hand(self, task: Callable[..., None], *given: object) -> None:
+        """Have something done; raises what an earlier thing raised."""
+        if len(self._waiting) >= WRITE_BEHIND:
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(self._do, task, *given))
+
+    def wait(self) -> None:
+        """Until all is done."""
+        while self._waiting:
+            self._waiting.popleft().result()
+
+    def _do(self, task: Callable[..., None], *given: object) -> None:
+        if self._failed:  # a part with rows missing must not be called finished
+            return
+        try:
+            task(*given)
+        except BaseException:
+            self._failed = True
+            raise
 
 
 def our_columns(

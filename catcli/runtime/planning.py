@@ -23,7 +23,7 @@ CHARACTERS = 32_768
 """Characters of texts that are labeled in one call, at most: a second's work, and some megabytes of n-grams."""
 
 PART_CALLS, PART_ROWS = 32, 2_000_000
-"""A part of the output is finished after so many calls' worth of labeled texts, or so many rows."""
+"""What was done is kept after so many calls' worth of labeled texts, or so many rows."""
 
 FIRST_ROWS = 64
 """Rows of the first batch."""
@@ -61,11 +61,13 @@ class Work:
 
     ``owner`` *(rows,)* says which of the different texts, whose ``hashes`` have shape *(texts,)*, each row has. Of the texts ``fresh``, by
     number, are labeled in ``calls``, one after the other; ``recalled`` were labeled before and have their labels in ``slots``; ``earlier``
-    are in an earlier output. ``blank`` rows have no text.
+    are in an earlier output. ``blank`` rows have no text. A work that ``begins_part`` is the first of a part of the output; where
+    ``keeps`` is set too, all that came before is to survive a kill.
     """
 
     batch: Batch
     begins_part: bool
+    keeps: bool
     owner: Rows
     hashes: Hashes
     fresh: Rows
@@ -109,7 +111,11 @@ class Planner:
 
     def plan(self, batch: Batch) -> Work:
         """What is to be labeled of the next batch."""
-        begins_part = self._begin_part(batch)
+        keeps = self._texts_in_part >= PART_CALLS * self._texts or self._rows_in_part >= PART_ROWS
+        begins_part = keeps or (self._by_input and self._part not in (None, batch.part))
+        if keeps:
+            self._rows_in_part = self._texts_in_part = 0
+        self._part = batch.part
         texts = composed(batch.select(list(dict.fromkeys(self._columns))), self._columns, self._plan.prices)
         hashes = hashes_of(texts)
         if self._plan.dedupe:
@@ -133,15 +139,7 @@ class Planner:
         self._rows_in_part += len(batch)
         self._texts_in_part += len(fresh)
         blank = int((texts == "").sum())
-        return Work(batch, begins_part, owner, distinct, fresh, calls, recalled, slots[recalled], np.flatnonzero(earlier), blank)
-
-    def _begin_part(self, batch: Batch) -> bool:
-        another = self._by_input and self._part not in (None, batch.part)
-        begins = another or self._texts_in_part >= PART_CALLS * self._texts or self._rows_in_part >= PART_ROWS
-        if begins:
-            self._rows_in_part = self._texts_in_part = 0
-        self._part = batch.part
-        return begins
+        return Work(batch, begins_part, keeps, owner, distinct, fresh, calls, recalled, slots[recalled], np.flatnonzero(earlier), blank)
 
 
 def rows_of_a_batch(texts: int) -> int:
