@@ -46,12 +46,16 @@ class Tools:
 
 @dataclass(frozen=True)
 class Command:
-    """A command on a case: its line, the options of the case that it takes, what it writes, and which promises of the case it keeps."""
+    """A command on a case: its line, the options of the case that it takes, what it writes, and which promises of the case it keeps.
+
+    ``beside`` is what it writes besides, where it succeeds.
+    """
 
     line: Callable[[str, Tools], Sequence[object]]
     takes: frozenset[str]
     writes: str
     promises: Callable[[Case], str | None]
+    beside: str = ""
 
     @property
     def ending(self) -> str:
@@ -87,6 +91,7 @@ COMMANDS: dict[str, Command] = {
         LABELED,
         "best.json",
         lambda case: case.read or case.learn,
+        beside="best.study",
     ),
     "compare": Command(
         lambda name, tools: ["compare", "-o", "grid", "--base", tools.base, "--method", "head", "--epochs", "1", "--", name],
@@ -155,7 +160,7 @@ def seen(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         status = path.lstat()
-        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        content = str(path.readlink()) if path.is_symlink() else hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         found[str(path.relative_to(folder))] = f"{status.st_mode} {status.st_mtime_ns} {content}"
     return found
 
@@ -164,7 +169,8 @@ def fault(result: Result, command: Command, case: Case, before: Mapping[str, str
     """What is wrong, or None."""
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         return f"a traceback: {type(result.exception).__name__}: {result.exception}"
-    after = {name: state for name, state in seen(folder).items() if name.split("/")[0] != command.writes or name in before}
+    ours = {command.writes, *([command.beside] if result.exit_code == 0 else [])}
+    after = {name: state for name, state in seen(folder).items() if name.split("/")[0] not in ours or name in before}
     changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name) and not (folder / name).is_dir())
     if changed or set(after) - set(before):
         return f"the folder has changed: {changed or sorted(set(after) - set(before))}"

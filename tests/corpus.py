@@ -276,7 +276,7 @@ text("Excel's line that names the delimiter", "sep=;\n" + delimited(delimiter=";
 text(
     "a header of commas over rows of semicolons",
     "title,category\n" + delimited(delimiter=";").split("\n", 1)[1],
-    learn="none with a category",
+    learn="no column of shop.csv looks like the category",
     score="none with a category",
     rows=len(ROWS),
 )
@@ -561,7 +561,11 @@ parquet(
     pa.Table.from_arrays([pa.array(TITLES), pa.array(CATEGORIES), pa.array(TITLES)], ["title", "category", "title"]),
     {"read": "has the column 'title' 2 times"},
 )
-parquet("Parquet without columns", pa.table({}), NO_TITLE)
+parquet(
+    "Parquet without columns",
+    pa.table({}),
+    {"learn": "has columns (none) and no rows", "label": "has no column 'title'", "score": "'category'"},
+)
 parquet("Parquet without rows", columns().slice(0, 0), NO_ROWS)
 parquet("Parquet with metadata of a megabyte", columns().replace_schema_metadata({"note": "x" * 1_000_000}), WHOLE)
 for codec in ("gzip", "brotli", "lz4", "snappy", "zstd"):

@@ -18,6 +18,7 @@ from catcli.evaluation.assess import Assessed, Scored, assess
 from catcli.evaluation.calibration import Blending, fit_scale
 from catcli.evaluation.resampling import Outcomes
 from catcli.models.checkpoint import Checkpoint
+from catcli.models.export import FILES
 from catcli.models.linear import adjustment, out_of_fold
 from catcli.models.losses import learned_shares
 from catcli.models.reading import plain_logits
@@ -118,4 +119,4 @@ def tested(ready: Ready, recipe: Recipe, checkpoints: Path, talk: Talk, tell: Te
     rows = held_out[choosing:]
     names, method = labeled.categories.names, learner.recipe.method
     scored = Scored({"fp32": logits[choosing:]}, linear[choosing:], labeled.classes[rows], labeled.products(rows), names, method)
-    return assess(scored, "fp32", blending, Served(file="", confidence=blending.confidences["fp32"]))
+    return assess(scored, "fp32", blending, Served(file=FILES["fp32"], confidence=blending.confidences["fp32"]))

@@ -201,10 +201,15 @@ def unchanged(path: Path, batches: Iterator[Batch]) -> Iterator[Batch]:
     Raises:
         ChangedError: it is not.
     """
-    before = _stamp(path)
-    yield from batches
+    before, changed = _stamp(path), f"{shown(path)} was changed while it was read; run the same line again once it is finished."
+    try:
+        yield from batches
+    except ProductsError as error:
+        if _stamp(path) != before:
+            raise ChangedError(changed) from error
+        raise
     if _stamp(path) != before:
-        raise ChangedError(f"{shown(path)} was changed while it was read; run the same line again once it is finished.")
+        raise ChangedError(changed)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
