@@ -19,7 +19,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from catcli import places
-from catcli.errors import AdapterError, OutputError, close_to, listed
+from catcli.errors import AdapterError, OutputError, close_to, is_disk_full, listed
 from catcli.recipe import Method
 
 FORMAT = 4
@@ -267,6 +267,8 @@ def check_free(folder: Path, force: bool) -> None:
         raise AdapterError(f"{folder} exists; pass --force to replace it, or -o for another folder.")
     if folder.exists() and not (folder / MANIFEST).exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise AdapterError(f"{folder} is no adapter, so --force does not replace it; choose another folder with -o.")
+    if places.spoken(folder) != str(folder):
+        raise OutputError(f"-o {places.spoken(folder)}: this name is no UTF-8, and safetensors writes no other; choose another.")
     above = next(place for place in folder.absolute().parents if place.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise OutputError(f"-o {folder}: {above} cannot be written; choose another folder with -o.")
@@ -305,8 +307,13 @@ def drafted(target: Path) -> Iterator[Draft]:
         manifest = draft.manifest.model_copy(update={"files": files})
         (beside / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         places.replace(beside, target, _aside(target))
-    except OSError as error:
-        raise OutputError(f"-o {target} cannot be written: {error.strerror or error}; free the place or choose another with -o.") from error
+    except Exception as error:
+        if is_disk_full(error):
+            raise OutputError(f"-o {target}: the disk is full; free some space and run the same line again, with --resume.") from error
+        if isinstance(error, OSError):
+            why = error.strerror or error
+            raise OutputError(f"-o {target} cannot be written: {why}; free the place or choose another with -o.") from error
+        raise
     finally:
         if beside is not None:
             places.remove(beside)

@@ -17,6 +17,7 @@ Whatever is raised outside this tree is a bug of catcli and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -76,6 +77,13 @@ def close_to(name: str, known: Iterable[str]) -> str:
     folded = {candidate.casefold(): candidate for candidate in known}
     match = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
     return f" (did you mean {folded[match[0]]!r}?)" if match else ""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that a disk is full; libraries that write by themselves raise errors of their own for it."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left on device" in str(error)
 
 
 def reason(error: BaseException) -> str:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from catcli import places
+from catcli.errors import OutputError, is_disk_full, reason
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,15 @@ class Checkpoint:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         beside = places.beside(self.file)
         told = json.dumps({"fingerprint": self.fingerprint, "progress": progress})
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, metadata={"catcli": told})
-        beside.replace(self.file)
+        try:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, metadata={"catcli": told})
+            beside.replace(self.file)
+        except (OSError, SafetensorError) as error:
+            places.remove(beside)
+            why = "the disk is full" if is_disk_full(error) else reason(error)
+            raise OutputError(
+                f"{self.file}, which keeps the training, cannot be written: {why}; free some space and run the same line again."
+            ) from error
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """What `save` kept; None where there is nothing, or nothing of this run."""

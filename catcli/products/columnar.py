@@ -6,6 +6,7 @@ exist that hold all rows in one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,9 +31,13 @@ def _sentences(path: Path, wanted: str) -> Iterator[None]:
         raise ProductsError(f"{path} cannot be read as {wanted}: {reason(error)}; is it whole? Export or copy it again.") from error
 
 
+def _opened(path: Path) -> pa.NativeFile:
+    return pa.OSFile(os.fsencode(path))  # a name is bytes, which need not be UTF-8
+
+
 def parquet_rows(path: Path) -> int:
     """How many rows a Parquet file says it has."""
-    with _sentences(path, "Parquet"), pq.ParquetFile(path) as file:
+    with _sentences(path, "Parquet"), pq.ParquetFile(_opened(path)) as file:
         return int(file.metadata.num_rows)
 
 
@@ -42,7 +47,7 @@ def parquet_tables(path: Path, rows: int) -> Iterator[tuple[pa.Table, float]]:
     Raises:
         ProductsError: it cannot be read, or gives another number of rows than it says it has.
     """
-    with _sentences(path, "Parquet"), pq.ParquetFile(path, buffer_size=PAGE, pre_buffer=False) as file:
+    with _sentences(path, "Parquet"), pq.ParquetFile(_opened(path), buffer_size=PAGE, pre_buffer=False) as file:
         said, done, schema = file.metadata.num_rows, 0, file.schema_arrow
         size = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
         for batch in file.iter_batches(batch_size=_step(rows, said, size)):
@@ -61,7 +66,7 @@ def arrow_tables(path: Path, rows: int) -> Iterator[tuple[pa.Table, float]]:
         ChangedError: it has another size than it had. What is mapped and no longer there would end the process, so each piece is copied as
             soon as the size was looked at.
     """
-    with _sentences(path, "Arrow IPC"), pa.memory_map(str(path)) as file:
+    with _sentences(path, "Arrow IPC"), pa.memory_map(os.fsencode(path)) as file:
         size = file.size()
         head = file.read(6)
         file.seek(0)

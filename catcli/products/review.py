@@ -57,7 +57,7 @@ class Review:
             table = table_of(rows, keep, added)
         with writing(self._file, "--review"):
             if self._writer is None:
-                self._writer = pa.ipc.new_file(str(self._spills / f"review-{self.parts:06}"), table.schema)
+                self._writer = _spill(self._spills / f"review-{self.parts:06}", table.schema)
             self._writer.write_table(table)
 
     def finish_part(self) -> None:
@@ -97,7 +97,7 @@ class Review:
                 numbers = np.searchsorted(edges, _values(table, self._by), side="right")
                 for number in np.unique(numbers):
                     chosen = table.filter(pa.array(numbers == number))
-                    writers[number] = writers[number] or pa.ipc.new_file(str(ranges[number]), table.schema)
+                    writers[number] = writers[number] or _spill(ranges[number], table.schema)
                     writers[number].write_table(chosen)
         for writer, path in zip(writers, ranges, strict=True):
             if writer is None:
@@ -121,9 +121,13 @@ class Review:
         return np.unique((places_of + 1) / BINS)
 
 
+def _spill(path: Path, schema: pa.Schema) -> pa.ipc.RecordBatchFileWriter:
+    return pa.ipc.new_file(pa.OSFile(os.fsencode(path), "wb"), schema)  # a name is bytes, which need not be UTF-8
+
+
 def _tables(path: Path) -> Iterator[pa.Table]:
     """A file's tables, mapped and not loaded."""
-    with pa.memory_map(str(path)) as file:
+    with pa.memory_map(os.fsencode(path)) as file:
         reader = pa.ipc.open_file(file)
         for number in range(reader.num_record_batches):
             yield pa.Table.from_batches([reader.get_batch(number)])

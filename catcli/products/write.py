@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import errno
 import gzip
 import itertools
 import json
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, cast, get_ar
 
 import polars as pl
 
-from catcli.errors import OutputError, UsageError, listed
+from catcli.errors import OutputError, UsageError, is_disk_full, listed
 from catcli.products.batch import Batch
 from catcli.products.read import ENDINGS, PACKED, unpacked
 from catcli.products.text import cells_of
@@ -75,6 +74,8 @@ def output_form(out: str, asked: str | None, beside: OutputFormat = "csv", optio
     """
     if asked is not None and asked not in get_args(OutputFormat):
         raise UsageError(f"--format {asked}: choose one of {', '.join(get_args(OutputFormat))}.")
+    if not out:
+        raise UsageError(f"{option}: the name is empty; name a file, a folder that ends in /, or - for standard output.")
     path = Path(out)
     packing = cast(Packing, path.suffix.lower() if out != "-" and path.suffix.lower() in PACKED else "")
     found = asked or ("csv" if out == "-" else ENDINGS.get(unpacked(path).suffix.lower()))
@@ -103,13 +104,16 @@ def is_pipe(out: str) -> bool:
 
 
 def check_folder(file: Path, option: str = "-o") -> None:
-    """Before the work begins: the folder that ``file`` goes to is there.
+    """Before the work begins: the folder that ``file`` goes to is there and can be written.
 
     Raises:
         OutputError: it is not.
     """
-    if not file.absolute().parent.is_dir():
+    folder = file.absolute().parent
+    if not folder.is_dir():
         raise OutputError(f"{option} {file}: there is no folder {file.parent}; make it with 'mkdir -p {file.parent}'.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{option} {file} cannot be written: Permission denied; choose another folder.")
 
 
 @contextmanager
@@ -124,7 +128,7 @@ def writing(out: str, option: str = "-o") -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if is_disk_full(error):
             raise OutputError(f"{option} {out}: the disk is full; free some space and run the same line again.") from error
         raise OutputError(f"{option} {out} cannot be written: {error.strerror or error}.") from error
     except pl.exceptions.PanicException as error:  # how polars' writers meet a type that they do not know
