@@ -263,6 +263,8 @@ def check_free(folder: Path, force: bool) -> None:
         AdapterError: something is there and ``force`` was not given, or it is no adapter and would be lost.
         OutputError: the place above cannot be written.
     """
+    if places.is_bucket(folder):
+        raise OutputError(f"-o {folder}: an adapter is made on a disk; name a folder, and copy it.")
     if folder.exists() and not force:
         raise AdapterError(f"{folder} exists; pass --force to replace it, or -o for another folder.")
     if folder.exists() and not (folder / MANIFEST).exists() and not (folder.is_dir() and not any(folder.iterdir())):

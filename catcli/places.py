@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,15 @@ def beside(target: Path) -> Path:
     place = target.with_name(f"{prefix}{os.getpid()}.part")
     remove(place)
     return place
+
+
+BUCKETS = ("s3", "s3a", "gs", "az", "abfs", "abfss")
+"""What addresses of object stores begin with."""
+
+
+def is_bucket(place: str | Path) -> bool:
+    """Whether a name is of a bucket; a `Path` of one has lost one of its two slashes."""
+    return re.match(rf"({'|'.join(BUCKETS)}):/", str(place)) is not None
 
 
 def spoken(path: Path | str) -> str:

@@ -123,7 +123,7 @@ def _form(source: Source, asked: Asked) -> Form:
     """How the changed rows are written; stops at a place that cannot take them."""
     if asked.output is None:
         return Form("csv")
-    if Path(asked.output).resolve() in {path.resolve() for path in source.paths}:
+    if Path(asked.output).resolve() in {path.resolve() for path in source.paths if isinstance(path, Path)}:
         raise UsageError(f"-o {asked.output} is one of the inputs; write to another file.")
     check_folder(Path(asked.output))
     try:

@@ -20,11 +20,14 @@ from catcli.commands.earlier import earlier_labels
 from catcli.commands.matching import match_text, prices_among
 from catcli.commands.talk import Talk
 from catcli.errors import CatcliError, ChangedError, OutputError, ProductsError, Terminated, UsageError, listed
+from catcli.places import is_bucket
 from catcli.products.batch import Batch
+from catcli.products.buckets import Object, Place, below, looked_up
 from catcli.products.columns import find
-from catcli.products.parts import Parts
+from catcli.products.parts import Parts, place_for
 from catcli.products.read import Source, open_source
 from catcli.products.review import Review
+from catcli.products.streams import stamp
 from catcli.products.write import Form, check_folder, is_folder, is_pipe, output_form, piped, writing
 from catcli.recipe import check_device
 from catcli.runtime.labeler import Labeler
@@ -263,28 +266,43 @@ class _Nowhere:
 
 
 def _check_output(source: Source, asked: Asked) -> None:
-    out = Path(asked.output)
     if asked.review:
         _check_review(source, asked)
     if asked.output == "-":
         return
-    if asked.no_clobber and out.exists():
-        raise OutputError(f"-o {out} exists and --no-clobber leaves it alone; choose another name.")
-    inside = [
-        path for path in source.paths if path.resolve() == out.resolve() or (out.is_dir() and path.resolve().is_relative_to(out.resolve()))
-    ]
-    if inside:
+    if asked.no_clobber and _exists(asked.output):
+        raise OutputError(f"-o {asked.output} exists and --no-clobber leaves it alone; choose another name.")
+    if any(_is_or_holds(asked.output, path) for path in source.paths):
         raise UsageError(f"-o {asked.output} is one of the inputs; write to another {'folder' if is_folder(asked.output) else 'file'}.")
 
 
+def _exists(out: str) -> bool:
+    if is_bucket(out):
+        return bool(below(out)) if is_folder(out) else looked_up(out) is not None
+    return Path(out).exists()
+
+
+def _is_or_holds(out: str, path: Place) -> bool:
+    """Whether an output is an input, or a folder with it."""
+    if isinstance(path, Object):
+        return path.url == out or (is_folder(out) and path.url.startswith(out))
+    if is_bucket(out):
+        return False
+    place = Path(out)
+    return path.resolve() == place.resolve() or (place.is_dir() and path.resolve().is_relative_to(place.resolve()))
+
+
 def _check_review(source: Source, asked: Asked) -> None:
-    file = Path(asked.review or "")
+    review = asked.review or ""
     _review_form(asked)
-    check_folder(file, "--review")
-    if asked.no_clobber and file.exists():
-        raise OutputError(f"--review {file} exists and --no-clobber leaves it alone; choose another name.")
-    if file.resolve() in {Path(asked.output).resolve(), *(path.resolve() for path in source.paths)}:
-        raise UsageError(f"--review {file} is the output or one of the inputs; write to another file.")
+    if not is_bucket(review):
+        check_folder(Path(review), "--review")
+    if asked.no_clobber and _exists(review):
+        raise OutputError(f"--review {review} exists and --no-clobber leaves it alone; choose another name.")
+    buckets = is_bucket(review) or is_bucket(asked.output)
+    same = review == asked.output if buckets else Path(review).resolve() == Path(asked.output).resolve()
+    if same or any(_is_or_holds(review, path) for path in source.paths):
+        raise UsageError(f"--review {review} is the output or one of the inputs; write to another file.")
 
 
 def told(batches: Iterator[Batch], talk: Talk) -> Iterator[Batch]:
@@ -323,8 +341,8 @@ def _plan(source: Source, first: Batch, adapter: adapters.Adapter, asked: Asked,
 
 def _mark(ready: Prepared) -> dict[str, str]:
     """What an output is made from, by the names under which a sentence speaks of it."""
-    paths = [path for path in ready.source.paths if path.exists()]
-    facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    paths = ready.source.paths
+    facts = [(str(path if isinstance(path, Object) else path.resolve()), (stamp(path) or ())[:2]) for path in paths]
     source = (ready.source.format, ready.source.delimiter, ready.source.encoding)
     asked = replace(ready.asked, output="", previous=None, resume=False, no_clobber=False, adapter=None, workers=None)
     asked = replace(asked, input_format=None, delimiter=None, encoding=None)  # these are told with the catalog
@@ -335,8 +353,8 @@ def _mark(ready: Prepared) -> dict[str, str]:
         "catcli or what it runs on": repr((__version__, pl.__version__, ready.labeler.variant, ready.labeler.provider)),
     }
     if ready.asked.previous:
-        earlier = Path(ready.asked.previous).stat()
-        told["the file of --previous"] = repr((earlier.st_size, earlier.st_mtime_ns))
+        earlier = open_source([ready.asked.previous])
+        told["the file of --previous"] = repr([(stamp(path) or ())[:2] for path in earlier.paths])
     return {name: hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest() for name, value in told.items()}
 
 
@@ -369,7 +387,7 @@ def _spills(asked: Asked) -> Iterator[Path]:
         yield Path()
         return
     with writing(asked.review, "--review"):
-        folder = places.beside(Path(asked.review).absolute().with_suffix(".spills"))
+        folder = places.beside(place_for(asked.review).with_suffix(".spills"))
         folder.mkdir()
     try:
         yield folder

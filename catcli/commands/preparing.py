@@ -16,6 +16,7 @@ import polars as pl
 from catcli import adapter as adapters
 from catcli.commands.talk import Talk
 from catcli.errors import ProductsError, listed
+from catcli.products.buckets import Object
 from catcli.products.categories import Categories, is_label, merged
 from catcli.products.columns import Columns, choose
 from catcli.products.gather import Gathered, gather
@@ -67,10 +68,11 @@ def ingredients(recipe: Recipe, reading: Reading) -> dict[str, str]:
 
 
 def digest(source: Source) -> str:
-    """The SHA-256 of the files' names and bytes."""
+    """The SHA-256 of the files' names and bytes; an object of a bucket is told by its tag."""
     told = hashlib.sha256()
     for path in source.paths:
-        told.update(f"{path.name} {adapters.sha256(path)}\n".encode("utf-8", "surrogatepass"))
+        content = path.etag if isinstance(path, Object) else adapters.sha256(path)
+        told.update(f"{path.name} {content}\n".encode("utf-8", "surrogatepass"))
     return told.hexdigest()
 
 

@@ -16,7 +16,7 @@ from catcli.commands.talk import Talk
 from catcli.errors import UsageError, listed
 from catcli.evaluation.demands import Demand, check_demands
 from catcli.evaluation.metrics import Evaluation, Fresh, Held, SideBySide
-from catcli.products.write import writing
+from catcli.products.write import check_folder, writing
 from catcli.recipe import check_device
 from catcli.reporting import sentences, tables
 
@@ -87,6 +87,7 @@ def report(
         from catcli.reporting.page import page
 
         html = page(view.adapter.name, told, view.names, view.texts, view.probabilities, view.outcomes)
+        check_folder(asked.html, "--html")
         with writing(str(asked.html), "--html"), places.whole(asked.html) as file:
             file.write_text(html, encoding="utf-8")
         talk.say(f"written: {asked.html}")

@@ -14,12 +14,12 @@ import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import polars as pl
 
 from catcli.errors import ProductsError
 from catcli.products.batch import Batch, check_names
+from catcli.products.buckets import Place
 from catcli.products.streams import check_signature, encoding_of, guess_told, opened, shown, undecodable
 
 _EXCEL = re.compile(r"sep=(.)\r?\n?$")
@@ -61,7 +61,7 @@ class _Lines:
         return line
 
 
-def rows_of(path: Path, layout: Layout, count: int) -> Iterator[Batch]:
+def rows_of(path: Place, layout: Layout, count: int) -> Iterator[Batch]:
     """The rows of a file in order, about ``count`` at a time; where there are none, the columns alone. A cell is text, an empty one null.
 
     Raises:

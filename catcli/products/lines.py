@@ -7,12 +7,12 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from catcli.errors import ProductsError, reason
+from catcli.products.buckets import Place
 from catcli.products.streams import Bytes, check_signature, encoding_of, opened, shown, undecodable
 
 BATCH_BYTES = 8 * 2**20
@@ -36,7 +36,7 @@ class Lines:
     share: float
 
 
-def checked(path: Path, encoding: str | None) -> str:
+def checked(path: Place, encoding: str | None) -> str:
     """The encoding of a file: the one asked for, or found.
 
     Raises:
@@ -49,7 +49,7 @@ def checked(path: Path, encoding: str | None) -> str:
         return encoding or encoding_of(stream)
 
 
-def blocks_of(path: Path, encoding: str, count: int) -> Iterator[Lines]:
+def blocks_of(path: Place, encoding: str, count: int) -> Iterator[Lines]:
     """The lines of a file that are not blank, at most ``count`` at a time.
 
     Raises:
@@ -88,7 +88,7 @@ def _utf8(stream: Bytes, encoding: str) -> Iterator[bytes]:
         raise undecodable(error, stream.path, encoding, done) from error
 
 
-def schema_of(path: Path, encoding: str, rows: int) -> Schema:
+def schema_of(path: Place, encoding: str, rows: int) -> Schema:
     """The columns that any line has, in the order in which they first come, with a type that holds them all.
 
     All lines are looked at: with a sample, a price that turns into "n/a" at row 90,000 would stop the run there. A mapping whose keys are
@@ -104,7 +104,7 @@ def schema_of(path: Path, encoding: str, rows: int) -> Schema:
     return schema
 
 
-def _open_ended(path: Path, block: Lines) -> set[str]:
+def _open_ended(path: Place, block: Lines) -> set[str]:
     """The columns whose mappings have more than `MOST_KEYS` keys in some lines of a block."""
     keys: defaultdict[str, set[str]] = defaultdict(set)
     stride = max(1, len(block.lines) // LOOKED_AT)
@@ -115,7 +115,7 @@ def _open_ended(path: Path, block: Lines) -> set[str]:
     return {name for name, found in keys.items() if len(found) > MOST_KEYS}
 
 
-def _without(path: Path, block: Lines, columns: set[str]) -> Lines:
+def _without(path: Place, block: Lines, columns: set[str]) -> Lines:
     """The lines with null in some columns."""
     if not columns:
         return block
@@ -123,7 +123,7 @@ def _without(path: Path, block: Lines, columns: set[str]) -> Lines:
     return replace(block, lines=[json.dumps({**row, **dict.fromkeys(columns & row.keys())}).encode() for row in rows])
 
 
-def _rows(path: Path, block: Lines, chosen: slice) -> Iterator[dict[str, Any]]:
+def _rows(path: Place, block: Lines, chosen: slice) -> Iterator[dict[str, Any]]:
     for line in block.lines[chosen]:
         try:
             row = json.loads(line)
@@ -157,13 +157,13 @@ def _type(dtype: pl.DataType | DataTypeClass) -> pl.DataType:
     return dtype if isinstance(dtype, pl.DataType) else dtype()
 
 
-def frames_of(path: Path, encoding: str, count: int, schema: Mapping[str, pl.DataType]) -> Iterator[tuple[pl.DataFrame, Lines]]:
+def frames_of(path: Place, encoding: str, count: int, schema: Mapping[str, pl.DataType]) -> Iterator[tuple[pl.DataFrame, Lines]]:
     """The lines as frames of ``schema``, and as they stand."""
     for block in blocks_of(path, encoding, count):
         yield _frame(path, block, schema), block
 
 
-def _frame(path: Path, block: Lines, schema: Mapping[str, pl.DataType] | None) -> pl.DataFrame:
+def _frame(path: Place, block: Lines, schema: Mapping[str, pl.DataType] | None) -> pl.DataFrame:
     try:
         frame = pl.read_ndjson(io.BytesIO(b"\n".join(block.lines)), schema=schema, infer_schema_length=None)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
@@ -173,7 +173,7 @@ def _frame(path: Path, block: Lines, schema: Mapping[str, pl.DataType] | None) -
     return frame
 
 
-def _reason(path: Path, block: Lines) -> str | None:
+def _reason(path: Place, block: Lines) -> str | None:
     """What is wrong with the first line that is; None where none is found."""
     for number, line in zip(block.numbers, block.lines, strict=True):
         where = f"{shown(path)} line {number}"

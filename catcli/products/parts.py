@@ -12,8 +12,10 @@ A run that is killed leaves this folder; the same line with ``--resume`` goes on
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -27,7 +29,9 @@ import polars as pl
 
 from catcli import places
 from catcli.errors import CatcliError, OutputError
+from catcli.places import is_bucket
 from catcli.products.batch import Batch
+from catcli.products.buckets import below, upload
 from catcli.products.read import ENDINGS, unpacked
 from catcli.products.write import Form, Sink, filled, is_folder, joined, writing
 
@@ -78,8 +82,7 @@ class Parts:
             OutputError: the place cannot be written.
         """
         self.out, self.form = out, form
-        # Through a link, so that what it points to is replaced and not the link.
-        self._target = Path(os.path.realpath(out))
+        self._target = place_for(out)
         self.by_input = is_folder(out)
         self._places = [_renamed(place, form) for place in places_in]
         self._check()
@@ -126,6 +129,9 @@ class Parts:
 
     def _check(self) -> None:
         parent = self._target.parent
+        if is_bucket(self.out):
+            self._check_bucket()
+            return
         if not parent.is_dir():
             raise OutputError(f"-o {self.out}: there is no folder {parent}; make it with 'mkdir -p {parent}'.")
         if self.by_input and len(set(self._places)) < len(self._places):
@@ -141,6 +147,16 @@ class Parts:
                 raise OutputError(
                     f"-o {self.out} holds {others[0]!r}, which this run would not write; a folder is replaced whole, so give a new one."
                 )
+
+    def _check_bucket(self) -> None:
+        if not os.access(self._target.parent, os.W_OK | os.X_OK):
+            raise OutputError(
+                f"-o {self.out}: its parts are kept in {self._target.parent}, which cannot be written; run from another folder."
+            )
+        ours = {self.out + place.as_posix() for place in self._places}
+        others = [one.url for one in below(self.out) if one.url not in ours] if self.by_input else []
+        if others:
+            raise OutputError(f"-o {self.out} holds {others[0]!r}, which this run would not write; give a new prefix.")
 
     def _lock(self) -> None:
         self.beside.mkdir(exist_ok=True)
@@ -247,10 +263,14 @@ class Parts:
                 target = whole / place if self.by_input else whole
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if len(parts) == 1:
-                    parts[0].rename(target)
+                    _linked(parts[0], target)
                 else:
                     joined(parts, target, self.form)
-            self._replace(whole)
+            if is_bucket(self.out):
+                for place in by_place:
+                    upload(whole / place if self.by_input else whole, self.out + (place.as_posix() if self.by_input else ""))
+            else:
+                self._replace(whole)
         self.close()
         places.remove(self.beside)
 
@@ -271,6 +291,14 @@ class Parts:
         self._stack.close()
         if not (self._keep and self.left.parts) and self.beside.exists():
             places.remove(self.beside)
+
+
+def place_for(out: str) -> Path:
+    """Where an output is on its way: its own place, or for a bucket one in the working directory that is this bucket's alone."""
+    if not is_bucket(out):
+        # Through a link, so that what it points to is replaced and not the link.
+        return Path(os.path.realpath(out))
+    return Path.cwd() / f"{Path(out).name}-{hashlib.sha256(out.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
 class _Part:
@@ -296,6 +324,14 @@ class _Part:
 
 class _Abandoned(Exception):  # noqa: N818  (says to what is open that its bytes are of no use)
     pass
+
+
+def _linked(part: Path, target: Path) -> None:
+    """The part under another name too: where a kill comes before the output stands, ``--resume`` finds all parts."""
+    try:
+        os.link(part, target)
+    except OSError:  # a disk without such links
+        shutil.copyfile(part, target)
 
 
 def _renamed(place: Path, form: Form) -> Path:

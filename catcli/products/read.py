@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import glob
+import io
 import re
 import shutil
 import sys
@@ -22,9 +23,11 @@ from urllib.parse import unquote
 import polars as pl
 
 from catcli.errors import ChangedError, ProductsError, UsageError, listed, reason
+from catcli.places import is_bucket
 from catcli.products import delimited, lines
 from catcli.products.batch import Batch, check_alike, check_names
-from catcli.products.streams import STANDARD_INPUT, check_signature, guess_told, opened, shown
+from catcli.products.buckets import MAGIC, Object, Place, below, looked_up, matching, near
+from catcli.products.streams import STANDARD_INPUT, check_signature, guess_told, opened, shown, size_of, stamp
 
 Format = Literal["csv", "tsv", "jsonl", "parquet", "arrow", "excel"]
 
@@ -55,7 +58,7 @@ HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 class File:
     """One file: where it is, its place below the folder that was named, and the columns that its path spells (``year=2026``)."""
 
-    path: Path
+    path: Place
     place: Path
     spelled: tuple[tuple[str, str | None], ...] = ()
 
@@ -70,7 +73,7 @@ class Source:
     encoding: str | None = None
 
     @property
-    def paths(self) -> tuple[Path, ...]:
+    def paths(self) -> tuple[Place, ...]:
         """Where the files are; `STANDARD_INPUT` and the copy of what came through a pipe among them."""
         return tuple(file.path for file in self.files)
 
@@ -85,7 +88,7 @@ class Source:
         return self._named(self.paths[0]) if len(self.paths) == 1 else f"{self._named(self.paths[0])} and {len(self.paths) - 1} more"
 
     @staticmethod
-    def _named(path: Path) -> str:
+    def _named(path: Place) -> str:
         return "standard input" if path.name.startswith(_SPOOLED) else shown(path)
 
     @property
@@ -95,7 +98,7 @@ class Source:
         return re.sub(r"[^\w-]+", "-", name).strip("-") or "products"
 
     @cached_property
-    def line_encodings(self) -> Mapping[Path, str]:
+    def line_encodings(self) -> Mapping[Place, str]:
         """Of JSON Lines: each file's encoding, for which a plain file is looked through once."""
         return {path: lines.checked(path, self.encoding) for path in self.paths}
 
@@ -113,7 +116,7 @@ class Source:
 
         Standard input can be read once only.
         """
-        sizes = [path.stat().st_size if path != STANDARD_INPUT else 0 for path in self.paths]
+        sizes = list(map(size_of, self.paths))
         columns: list[str] | None = None
         types: Mapping[str, object] = {}
         for number, file in enumerate(self.files):
@@ -150,7 +153,7 @@ class Source:
             check_names(shown(file.path), batch.columns)
             yield _with(batch, file.spelled, file.path)
 
-    def _readers(self, path: Path, rows: int) -> Iterator[Batch]:
+    def _readers(self, path: Place, rows: int) -> Iterator[Batch]:
         if self.format in ("csv", "tsv"):
             layout = delimited.Layout("\t" if self.format == "tsv" and not self.delimiter else self.delimiter, self.encoding)
             yield from delimited.rows_of(path, layout, rows)
@@ -186,7 +189,7 @@ def open_source(
     if list(patterns).count("-") > 1:
         raise UsageError("standard input (-) can be read only once.")
     files = [file for pattern in patterns for file in _expand(pattern, input_format)]
-    formats: dict[Path, Any] = {file.path: input_format or _format_of(file.path) for file in files}
+    formats: dict[Place, Any] = {file.path: input_format or _format_of(file.path) for file in files}
     if len(set(formats.values())) > 1:
         raise ProductsError(f"the inputs are of several formats ({', '.join(sorted(set(formats.values())))}); give one format a run.")
     spelled = [{name for name, _ in file.spelled} for file in files]
@@ -195,30 +198,21 @@ def open_source(
     return Source(tuple(files), formats[files[0].path], delimiter, encoding)
 
 
-def unchanged(path: Path, batches: Iterator[Batch]) -> Iterator[Batch]:
+def unchanged(path: Place, batches: Iterator[Batch]) -> Iterator[Batch]:
     """The batches of a file, which has to be the same at their end.
 
     Raises:
         ChangedError: it is not.
     """
-    before, changed = _stamp(path), f"{shown(path)} was changed while it was read; run the same line again once it is finished."
+    before, changed = stamp(path), f"{shown(path)} was changed while it was read; run the same line again once it is finished."
     try:
         yield from batches
     except ProductsError as error:
-        if _stamp(path) != before:
+        if stamp(path) != before:
             raise ChangedError(changed) from error
         raise
-    if _stamp(path) != before:
+    if stamp(path) != before:
         raise ChangedError(changed)
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What tells a file from what it becomes when somebody writes to it or puts another in its place."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:  # standard input, or gone
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 # --- names → files -------------------------------------------------------------------------------------------------------------------
@@ -231,6 +225,8 @@ def _expand(pattern: str, input_format: str | None) -> list[File]:
         return [_standard_input(input_format)]
     if re.match(r"(https?|ftps?)://", pattern):
         raise ProductsError(f"{pattern} is an address of the web, which is not read; download it and name the file.")
+    if is_bucket(pattern):
+        return _in_bucket(pattern, input_format)
     path = Path(pattern)
     if path.is_dir():
         return _in_folder(path, input_format)
@@ -252,6 +248,28 @@ def _expand(pattern: str, input_format: str | None) -> list[File]:
     return [File(match, match.relative_to(root), _spelled(match.relative_to(root))) for match in matches]
 
 
+def _in_bucket(pattern: str, input_format: str | None) -> list[File]:
+    """The objects of this name, of this pattern, or below this prefix."""
+    one = None if pattern.endswith("/") else looked_up(pattern)
+    if one is not None:
+        return [File(one, Path(one.name))]
+    root, found = matching(pattern) if MAGIC.search(pattern) else (pattern.rstrip("/"), below(pattern))
+    placed = ((one, Path(one.url.removeprefix(root).lstrip("/"))) for one in found)
+    files = [
+        File(one, place, _spelled(place))
+        for one, place in placed
+        if MAGIC.search(pattern) or (_is_visible(place) and (input_format is not None or _ending(one) in ENDINGS))
+    ]
+    if not files:
+        raise ProductsError(f"there is no object {pattern} that holds products; {near(pattern.rstrip('/'))}.")
+    return files
+
+
+def _is_visible(place: Path) -> bool:
+    """Whether no part of a path begins with a dot or an underscore: those are other programs' notes."""
+    return not any(part.startswith((".", "_")) for part in place.parts)
+
+
 def _fixed(parts: Sequence[str]) -> Iterator[str]:
     """The parts of a pattern before the first that stands for several names."""
     for part in parts[:-1]:
@@ -261,12 +279,11 @@ def _fixed(parts: Sequence[str]) -> Iterator[str]:
 
 
 def _in_folder(folder: Path, input_format: str | None) -> list[File]:
-    """The files of a folder and of those below it; names that begin with a dot or an underscore are other programs' notes."""
+    """The files of a folder and of those below it."""
     found = []
     for path in sorted(folder.rglob("*")):
         place = path.relative_to(folder)
-        hidden = any(part.startswith((".", "_")) for part in place.parts)
-        if path.is_file() and not hidden and (input_format is not None or _ending(path) in ENDINGS):
+        if path.is_file() and _is_visible(place) and (input_format is not None or _ending(path) in ENDINGS):
             found.append(File(path, place, _spelled(place)))
     if not found:
         raise ProductsError(f"the folder {folder} holds no products: no file in it ends in {', '.join(ENDINGS)}.")
@@ -300,11 +317,11 @@ def unpacked(path: Path) -> Path:
     return path.with_suffix("") if path.suffix.lower() in PACKED else path
 
 
-def _ending(path: Path) -> str:
-    return unpacked(path).suffix.lower()
+def _ending(path: Place) -> str:
+    return unpacked(Path(path.name)).suffix.lower()
 
 
-def _format_of(path: Path) -> Format:
+def _format_of(path: Place) -> Format:
     if path == STANDARD_INPUT or path.name.startswith(_SPOOLED):
         return "csv"
     found = ENDINGS.get(_ending(path))
@@ -321,7 +338,7 @@ def _format_of(path: Path) -> Format:
 # --- files → batches -----------------------------------------------------------------------------------------------------------------
 
 
-def _with(batch: Batch, spelled: Sequence[tuple[str, str | None]], path: Path) -> Batch:
+def _with(batch: Batch, spelled: Sequence[tuple[str, str | None]], path: Place) -> Batch:
     """The rows with the columns that their path spells, as text."""
     if not spelled:
         return batch
@@ -337,7 +354,7 @@ def _with(batch: Batch, spelled: Sequence[tuple[str, str | None]], path: Path) -
     return replace(batch, rows=rows, lines=None)
 
 
-def _json_lines(path: Path, encoding: str, rows: int, schema: lines.Schema, note: str) -> Iterator[Batch]:
+def _json_lines(path: Place, encoding: str, rows: int, schema: lines.Schema, note: str) -> Iterator[Batch]:
     given = False
     for frame, block in lines.frames_of(path, encoding, rows, schema):
         yield Batch(frame, block.share, lines=block.lines, note="" if given else note)
@@ -346,7 +363,7 @@ def _json_lines(path: Path, encoding: str, rows: int, schema: lines.Schema, note
         raise ProductsError(f"{shown(path)} has only blank lines: it has no JSON Lines in it.")
 
 
-def _tables(path: Path, form: Format, rows: int) -> Iterator[Batch]:
+def _tables(path: Place, form: Format, rows: int) -> Iterator[Batch]:
     from catcli.products.columnar import TABLES
 
     wanted = {"parquet": "Parquet", "arrow": "Arrow IPC"}[form]
@@ -362,13 +379,15 @@ def _tables(path: Path, form: Format, rows: int) -> Iterator[Batch]:
         yield Batch(table, share, where=shown(path))
 
 
-def _workbook(path: Path) -> Iterator[Batch]:
+def _workbook(path: Place) -> Iterator[Batch]:
     """The first sheet of a workbook; a sheet holds a million rows at most, so it is read whole."""
     with opened(path) as stream:
         if not stream.head.startswith(b"PK\x03\x04"):
             raise ProductsError(f"{path} is no Excel workbook (.xlsx); if it is text, pass --input-format csv.")
     try:
-        frame = pl.read_excel(path, engine="calamine", infer_schema_length=None)
+        frame = pl.read_excel(
+            io.BytesIO(path.opened().read()) if isinstance(path, Object) else path, engine="calamine", infer_schema_length=None
+        )
     except ModuleNotFoundError as error:
         raise ProductsError(f"reading {path} takes one package more: pip install 'catcli[excel]'.") from error
     except Exception as error:  # calamine's errors are of a class of their own, which is not here without it

@@ -18,7 +18,9 @@ import polars as pl
 import pyarrow as pa
 
 from catcli import places
+from catcli.places import is_bucket
 from catcli.products.batch import Batch
+from catcli.products.buckets import upload
 from catcli.products.write import Form, filled, spliced, table_of, writing
 
 RANGE_ROWS, MOST_RANGES = 50_000, 256
@@ -72,7 +74,7 @@ class Review:
 
     def finish(self, keep: Sequence[str], nothing: Batch, added: pl.DataFrame) -> None:
         """Write the file. Without any rows it has the columns ``keep`` of ``nothing`` and those of ``added``."""
-        target = Path(self._file)
+        target = self._spills / "whole-review" if is_bucket(self._file) else Path(self._file)
         with writing(self._file, "--review"), places.whole(target) as place, place.open("wb") as file, filled(file, self._form) as sink:
             empty = True
             for table in self._sorted():
@@ -83,6 +85,8 @@ class Review:
                     sink.write(Batch(table, 1.0), table.column_names, pl.DataFrame())
             if empty:
                 sink.write(nothing, keep, added)
+        if is_bucket(self._file):
+            upload(target, self._file, "--review")
 
     def _sorted(self) -> Iterator[pa.Table]:
         """All rows, sorted; of equal ones the earlier first."""

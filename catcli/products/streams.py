@@ -17,6 +17,7 @@ from typing import IO, Any, cast
 
 from catcli import places
 from catcli.errors import ProductsError
+from catcli.products.buckets import Object, Place, looked_up
 
 STANDARD_INPUT = Path("-")
 """Stands for standard input among paths."""
@@ -63,7 +64,7 @@ class Bytes:
     """A stream of plain bytes, and how much of the file below it has been read."""
 
     file: io.BufferedReader
-    path: Path
+    path: Place
     _below: IO[bytes]
     _size: int
 
@@ -85,13 +86,32 @@ class Bytes:
         return min(1.0, self._below.tell() / self._size)
 
 
-def shown(path: Path) -> str:
+def shown(path: Place) -> str:
     """A path as sentences call it."""
-    return "standard input" if path == STANDARD_INPUT else places.spoken(path)
+    return "standard input" if path == STANDARD_INPUT else places.spoken(str(path))
+
+
+def size_of(path: Place) -> int:
+    """Bytes of a file; 0 of standard input, which nobody knows."""
+    if isinstance(path, Object):
+        return path.size
+    return 0 if path == STANDARD_INPUT else path.stat().st_size
+
+
+def stamp(path: Place) -> tuple[object, ...] | None:
+    """What tells a file from what it becomes when somebody writes to it or puts another in its place; None where there is none."""
+    if isinstance(path, Object):
+        now = looked_up(path.url)
+        return None if now is None else (now.size, now.etag)
+    try:
+        status = path.stat()
+    except FileNotFoundError:  # standard input, or gone
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Bytes]:
+def opened(path: Place) -> Iterator[Bytes]:
     """The bytes of a file, or of standard input, unpacked.
 
     Raises:
@@ -100,7 +120,7 @@ def opened(path: Path) -> Iterator[Bytes]:
     try:
         with _below(path) as below:
             head = below.peek(4)
-            size = 0 if path == STANDARD_INPUT else os.fstat(below.fileno()).st_size
+            size = size_of(path)
             file = below
             if head.startswith(GZIP):
                 file = io.BufferedReader(cast(Any, gzip.GzipFile(fileobj=below)), BLOCK)
@@ -118,7 +138,7 @@ def opened(path: Path) -> Iterator[Bytes]:
 
 
 @contextmanager
-def _below(path: Path) -> Iterator[io.BufferedReader]:
+def _below(path: Place) -> Iterator[io.BufferedReader]:
     if path == STANDARD_INPUT:
         if sys.stdin is None:
             raise ProductsError("standard input (-) is closed; pipe rows into it or name a file.")
@@ -132,11 +152,11 @@ def _below(path: Path) -> Iterator[io.BufferedReader]:
             with own as file:
                 yield file
         return
-    with path.open("rb", buffering=BLOCK) as file:
+    with path.opened() if isinstance(path, Object) else path.open("rb", buffering=BLOCK) as file:
         yield cast(io.BufferedReader, file)
 
 
-def check_signature(path: Path, wanted: str, head: bytes) -> None:
+def check_signature(path: Place, wanted: str, head: bytes) -> None:
     """Stop at a file whose first bytes say that it is something else than ``wanted``."""
     begins = head.removeprefix(codecs.BOM_UTF8).lstrip()[:20].lower()
     kinds = [kind for signature, kind in SIGNATURES.items() if head.startswith(signature)]
@@ -174,7 +194,7 @@ def encoding_of(stream: Bytes) -> str:
         return _found(path, itertools.islice(blocks, LOOKED_AT // BLOCK) if again.packed else blocks)
 
 
-def undecodable(error: UnicodeError, path: Path, encoding: str, after: int) -> ProductsError:
+def undecodable(error: UnicodeError, path: Place, encoding: str, after: int) -> ProductsError:
     """What is wrong with a text that cannot be decoded; ``after`` lines could."""
     found = encoding.removesuffix("-sig")
     if isinstance(error, UnicodeDecodeError) and error.end >= len(error.object) and "truncated" in error.reason:
@@ -183,14 +203,14 @@ def undecodable(error: UnicodeError, path: Path, encoding: str, after: int) -> P
     return ProductsError(f"{shown(path)} is not {found}{at}; pass another --encoding, often latin-1 or cp1252.")
 
 
-def guess_told(path: Path, encoding: str, asked: str | None) -> str:
+def guess_told(path: Place, encoding: str, asked: str | None) -> str:
     """What is to be said where `encoding_of` can only suppose; nothing where it knows or was told."""
     if asked or encoding != "cp1252":
         return ""
     return f"{shown(path)} is not UTF-8 and is read as Windows-1252 (Latin-1); --encoding says otherwise."
 
 
-def _found(path: Path, blocks: Iterable[bytes]) -> str:
+def _found(path: Place, blocks: Iterable[bytes]) -> str:
     utf8, is_utf8, undefined = codecs.getincrementaldecoder("utf-8")(), True, False
     for block in blocks:
         undefined = undefined or any(byte in block for byte in _UNDEFINED)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, cast, get_ar
 import polars as pl
 
 from catcli.errors import OutputError, UsageError, is_disk_full, listed
+from catcli.places import is_bucket
 from catcli.products.batch import Batch
 from catcli.products.read import ENDINGS, PACKED, unpacked
 from catcli.products.text import cells_of
@@ -94,7 +95,7 @@ def output_form(out: str, asked: str | None, beside: OutputFormat = "csv", optio
 
 def is_folder(out: str) -> bool:
     """Whether ``out`` means a folder: it is one, or ends like one."""
-    return out != "-" and (out.endswith(("/", os.sep)) or Path(out).is_dir())
+    return out != "-" and (out.endswith(("/", os.sep)) or (not is_bucket(out) and Path(out).is_dir()))
 
 
 def is_pipe(out: str) -> bool:
@@ -110,6 +111,8 @@ def check_folder(file: Path, option: str = "-o") -> None:
         OutputError: it is not.
     """
     folder = file.absolute().parent
+    if is_bucket(file):
+        raise OutputError(f"{option} {file}: only predict writes to a bucket; name a file, and copy it.")
     if not folder.is_dir():
         raise OutputError(f"{option} {file}: there is no folder {file.parent}; make it with 'mkdir -p {file.parent}'.")
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -1,0 +1,276 @@
+"""Objects of S3, Google and Azure buckets as if they were files.
+
+By obstore, the Python side of the Rust crate ``object_store`` that polars itself reads buckets with: credentials and endpoints come from
+the environment under the names that polars takes (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ``GOOGLE_SERVICE_ACCOUNT``,
+``AZURE_STORAGE_ACCOUNT_NAME`` and their kin). polars' own readers give frames, not bytes; here the readers of `catcli.products.read` get
+the bytes, so that a bucket gives the very rows that the same files on a disk would.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from catcli.errors import CatcliError, ChangedError, OutputError, ProductsError, listed
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
+MAGIC = re.compile(r"[*?[]")
+"""What makes a name a pattern."""
+
+RETRIES = 8
+"""Times that a request is tried again, for most of a minute in all."""
+
+RETRY: RetryConfig = {
+    "max_retries": RETRIES,
+    "retry_timeout": timedelta(minutes=3),
+    "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=15), "base": 2},
+}
+
+TIMES: ClientConfig = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=10)}
+"""What one request may take: a block is some megabytes."""
+
+BLOCK = 8 * 2**20
+"""Bytes of a text that are asked for at once."""
+
+CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION ('aws configure export-credentials --format env' prints them)",
+    "gs": "GOOGLE_SERVICE_ACCOUNT or GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+"""The variables that say who asks."""
+
+
+class Address(NamedTuple):
+    """``s3://shop/exports/a.csv``: the bucket ``s3://shop`` and the key ``exports/a.csv``."""
+
+    bucket: str
+    key: str
+
+    @classmethod
+    def of(cls, url: str) -> Address:
+        """The two parts of an address.
+
+        Raises:
+            ProductsError: it names no bucket.
+        """
+        found = re.fullmatch(r"(\w+://[^/]+)(?:/(.*))?", url, re.DOTALL)
+        if found is None:
+            raise ProductsError(f"{url} names no bucket; write {url.split(':', maxsplit=1)[0]}://BUCKET/KEY.")
+        return cls(found[1], found[2] or "")
+
+
+@dataclass(frozen=True)
+class Object:
+    """An object, with as much of a `Path` as readers look at."""
+
+    url: str
+    size: int
+    etag: str
+
+    def __str__(self) -> str:
+        """As it is named."""
+        return self.url
+
+    @property
+    def name(self) -> str:
+        """The last part of its key."""
+        return self.url.rpartition("/")[2]
+
+    @property
+    def suffix(self) -> str:
+        """The ending of its name."""
+        return PurePosixPath(self.name).suffix
+
+    def opened(self, block: int = BLOCK) -> io.BufferedReader:
+        """Its bytes, asked for in blocks."""
+        return io.BufferedReader(Range(self), block)
+
+
+Place = Path | Object
+"""Where rows come from."""
+
+
+class Range(io.RawIOBase):
+    """Reads an object in ranges; each has to be of the object as it was when it was looked up."""
+
+    def __init__(self, source: Object) -> None:
+        self._source, self._at = source, 0
+        self._store, self._key = _store(Address.of(source.url).bucket), Address.of(source.url).key
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """The byte that is read next."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go elsewhere."""
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._source.size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401  # whatever holds bytes
+        """Fill ``buffer`` with what comes next; returns how many bytes that was."""
+        end = min(self._at + len(buffer), self._source.size)
+        if end <= self._at:
+            return 0
+        found = self._fetched(self._at, end)
+        buffer[: len(found)] = found
+        self._at += len(found)
+        return len(found)
+
+    def _fetched(self, start: int, end: int) -> bytes:
+        import obstore
+        from obstore.exceptions import BaseError, GenericError, PreconditionError
+
+        options: Any = {"range": (start, end), **({"if_match": self._source.etag} if self._source.etag else {})}
+        for attempt in range(RETRIES + 1):
+            try:
+                return bytes(obstore.get(self._store, self._key, options=options).bytes())
+            except PreconditionError as error:
+                raise ChangedError(f"{self._source} was changed while it was read; run the same line again once it is finished.") from error
+            except GenericError as error:
+                # A request is tried again by the library; what breaks off in the midst of its answer is tried again here.
+                if attempt == RETRIES or not _broke_off(error):
+                    raise ProductsError(_told(self._source.url, "cannot be read", error)) from error
+                time.sleep(min(0.2 * 2**attempt, 10))
+            except BaseError as error:
+                raise ProductsError(_told(self._source.url, "cannot be read", error)) from error
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _broke_off(error: Exception) -> bool:
+    """Whether the answer had begun."""
+    return any(word in str(error) for word in ("error decoding response body", "request or response body error", "connection closed"))
+
+
+@functools.cache
+def _store(bucket: str) -> ObjectStore:
+    """A bucket, with what the environment says of it."""
+    from obstore.exceptions import BaseError
+    from obstore.store import from_url
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
+    client: Any = {**TIMES, **({"allow_http": True} if endpoint.startswith("http://") else {})}
+    try:
+        return from_url(bucket.replace("s3a://", "s3://"), client_options=client, retry_config=RETRY)
+    except BaseError as error:
+        raise ProductsError(_told(bucket, "cannot be asked", error)) from error
+
+
+def _told(url: str, what: str, error: Exception) -> str:
+    """A sentence of what the library says, in which its own first line is the gist."""
+    said = " ".join(str(error).partition("Debug source")[0].split())
+    kind = "s3" if url.startswith("s3") else url[:2] if url[:2] in CREDENTIALS else "az"
+    denied = re.search(
+        r"\b(401|403)\b|Unauthenticated|Forbidden|AccessDenied|credential|must be specified|169\.254\.169\.254|metadata", said
+    )
+    if denied:
+        return (
+            f"{url} {what}: it takes credentials, which the environment does not have or which are not allowed to; set {CREDENTIALS[kind]}."
+        )
+    if "NoSuchBucket" in said:
+        return f"{url} {what}: there is no such bucket; check its name, and the endpoint in AWS_ENDPOINT_URL."
+    return f"{url} {what}, after {RETRIES} tries: {said[:300]}; is the network up? Run the same line again."
+
+
+@contextmanager
+def _asking(url: str) -> Iterator[None]:
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except BaseError as error:
+        raise ProductsError(_told(url, "cannot be asked", error)) from error
+
+
+# --- names → objects -----------------------------------------------------------------------------------------------------------------
+
+
+def looked_up(url: str) -> Object | None:
+    """The object of this very name; None where there is none."""
+    import obstore
+    from obstore.exceptions import NotFoundError
+
+    address = Address.of(url)
+    with _asking(url):
+        try:
+            found = obstore.head(_store(address.bucket), address.key)
+        except (FileNotFoundError, NotFoundError):
+            return None
+    return Object(url, found["size"], found["e_tag"] or "")
+
+
+def below(url: str) -> list[Object]:
+    """All objects below a prefix, by name."""
+    import obstore
+
+    address = Address.of(url)
+    with _asking(url):
+        pages = obstore.list(_store(address.bucket), address.key.rstrip("/") or None)
+        found = [Object(f"{address.bucket}/{one['path']}", one["size"], one["e_tag"] or "") for page in pages for one in page]
+    return sorted(found, key=lambda one: one.url)
+
+
+def matching(pattern: str) -> tuple[str, list[Object]]:
+    """The objects that a pattern names, and the prefix before its first part that stands for several; ``**`` is any number of parts."""
+    fixed = pattern[: MAGIC.search(pattern).start()].rpartition("/")[0]  # type: ignore[union-attr]  # it has one
+    wanted = re.compile(translated(pattern), re.DOTALL)
+    return fixed, [one for one in below(fixed) if wanted.fullmatch(one.url)]
+
+
+def translated(pattern: str) -> str:
+    """A pattern of the shell as a regular expression."""
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[!^]?[^]]+\])", pattern)
+    known = {"**/": r"(?:.*/)?", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}
+    made = (
+        known.get(part) or ("[" + part[1:].replace("!", "^", 1) if part.startswith("[!") else part) if number % 2 else re.escape(part)
+        for number, part in enumerate(parts)
+    )
+    return "".join(made)
+
+
+def near(url: str) -> str:
+    """What a sentence says of the objects beside one that is not there."""
+    above = url.rpartition("/")[0]
+    names = [one.name for one in below(above)]
+    return f"{above} holds {listed(names, 5)}" if names else f"{above} holds nothing"
+
+
+# --- files → objects -----------------------------------------------------------------------------------------------------------------
+
+
+def upload(file: Path, url: str, option: str = "-o") -> None:
+    """Put a file into a bucket: its object appears whole, in the place of one that was there.
+
+    Raises:
+        OutputError: it cannot be put there; whatever stood there stands.
+    """
+    import obstore
+    from obstore.exceptions import BaseError
+
+    address, size = Address.of(url), file.stat().st_size
+    # S3 takes ten thousand pieces of an object.
+    chunk = max(8 * 2**20, -(-size // 9_000))
+    try:
+        with file.open("rb") as opened:
+            obstore.put(_store(address.bucket), address.key, opened, chunk_size=chunk, max_concurrency=4)
+    except (BaseError, CatcliError) as error:
+        said = str(error) if isinstance(error, CatcliError) else _told(url, "cannot be written", error)
+        raise OutputError(f"{option} {said}") from error

@@ -1,0 +1,222 @@
+"""Buckets in and out, on a network that fails: the very bytes that a disk gives, or one sentence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import FIXTURE, catcli
+from corpus import ROWS, SHEET, columns, delimited, lines, objects, workbook
+from pyarrow import feather
+from s3 import FAULTS, Server, error_500, every, server
+
+from catcli.commands.fit import fit
+from catcli.commands.predict import Asked, predict
+from catcli.commands.report import Asked as Told
+from catcli.commands.report import report
+from catcli.errors import ChangedError, OutputError, ProductsError, UsageError
+from catcli.products import buckets
+from catcli.products.read import open_source
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Server]:
+    pytest.importorskip("moto", reason="the S3 server of the tests is moto's: pip install '.[test]'")
+    with server() as made:
+        yield made
+
+
+@pytest.fixture
+def s3(running: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    """The server without an object and without a fault, and a folder of the test's own to work in."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    for name, value in running.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(
+        buckets.RETRY, "backoff", {"init_backoff": timedelta(milliseconds=5), "max_backoff": timedelta(milliseconds=50), "base": 2}
+    )
+    monkeypatch.chdir(tmp_path)
+    buckets._store.cache_clear()
+    running.faults.requests.clear()
+    running.faults.fault = lambda _handler, _number: False
+    for key in list(running.keys()):
+        running.client.delete_object(Bucket="shop", Key=key)
+    yield running
+    running.faults.fault = lambda _handler, _number: False
+    buckets._store.cache_clear()
+
+
+def labeled(source: str, out: str, **options: object) -> None:
+    predict([source], Asked(out, str(FIXTURE), device="cpu", **options))  # type: ignore[arg-type]
+
+
+def as_files(folder: Path) -> dict[str, bytes]:
+    """The same rows in every format."""
+    (folder / "shop.csv").write_text(delimited())
+    (folder / "shop.jsonl").write_text(lines(objects(price=1.5)))
+    pq.write_table(columns(sku=pa.array([f"{number:05}" for number in range(48)])), folder / "shop.parquet", row_group_size=10)
+    feather.write_feather(columns(), folder / "shop.arrow", chunksize=16)
+    (folder / "shop.xlsx").write_bytes(workbook(SHEET))
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+# --- in and out -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["shop.csv", "shop.jsonl", "shop.parquet", "shop.arrow", "shop.xlsx"])
+def test_what_comes_out_of_a_bucket_and_into_one_is_what_a_disk_gives(s3: Server, tmp_path: Path, name: str) -> None:
+    (tmp_path / "files").mkdir()
+    s3.put(f"in/{name}", as_files(tmp_path / "files")[name])
+    ending = "csv" if name.endswith("xlsx") else name.partition(".")[2]
+    labeled(f"files/{name}", f"here.{ending}", top_k=2)
+    labeled(f"s3://shop/in/{name}", f"s3://shop/out/labeled.{ending}", top_k=2)
+    assert s3.get(f"out/labeled.{ending}") == (tmp_path / f"here.{ending}").read_bytes()
+    assert s3.keys() == [f"in/{name}", f"out/labeled.{ending}"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["files", f"here.{ending}"]
+
+
+def test_patterns_prefixes_and_spelled_columns_are_those_of_a_disk(s3: Server, tmp_path: Path) -> None:
+    for country, part in (("de", ROWS[:20]), ("at%20x", ROWS[20:])):
+        folder = tmp_path / "shop" / f"country={country}" / "year=2026"
+        folder.mkdir(parents=True)
+        (folder / "part.csv").write_text(delimited(part))
+        (folder / "_SUCCESS").write_text("")
+    for path in (tmp_path / "shop").rglob("*"):
+        if path.is_file():
+            s3.put(path.relative_to(tmp_path).as_posix(), path.read_bytes())
+    for pattern in ("shop", "shop/**/*.csv", "shop/country=*/year=2026/part.csv", "shop/country=d?/**/[!_]*.csv"):
+        here, there = open_source([pattern]).read().frame, open_source([f"s3://shop/{pattern}"]).read().frame
+        assert there.equals(here), pattern
+    labeled("shop", "out/")
+    labeled("s3://shop/shop/", "s3://shop/out/")
+    for path in (tmp_path / "out").rglob("*.csv"):
+        assert s3.get(path.relative_to(tmp_path).as_posix()) == path.read_bytes()
+    with pytest.raises(OutputError, match=r"-o s3://shop/shop/ holds 's3://shop/shop/.*_SUCCESS', which this run would not write"):
+        labeled("shop/country=de", "s3://shop/shop/")
+
+
+def test_odd_names_are_names(s3: Server) -> None:
+    for key in ("a b/ü ☕.csv", "shop[1].csv", "x=1/a%20b.csv"):
+        s3.put(key, delimited().encode())
+        assert len(open_source([f"s3://shop/{key}"]).read()) == len(ROWS), key
+
+
+def test_fit_report_review_and_previous_read_buckets_too(s3: Server, tmp_path: Path) -> None:
+    from small_bases import save_base
+
+    from catcli.recipe import Recipe
+
+    s3.put("products.csv", delimited().encode())
+    recipe = Recipe(base=str(save_base("bert", tmp_path / "base")), epochs=1, rank=2, max_tokens=16, refit=False, device="cpu")
+    fitted = fit(["s3://shop/products.csv"], recipe=recipe, output=tmp_path / "new")
+    assert fitted.metrics.rows.read == len(ROWS)
+    assert report([str(FIXTURE)], Told(on="s3://shop/products.csv")).scored_rows == len(ROWS)  # type: ignore[union-attr]
+    labeled("s3://shop/products.csv", "s3://shop/labeled.csv", review="s3://shop/review.csv", min_confidence=0.9)
+    labeled("s3://shop/products.csv", "here.csv", review="review.csv", min_confidence=0.9)
+    assert s3.get("review.csv") == (tmp_path / "review.csv").read_bytes()
+    labeled("s3://shop/products.csv", "s3://shop/again.csv", previous="s3://shop/labeled.csv")
+    assert s3.get("again.csv").count(b"\n") == len(ROWS) + 1
+
+
+# --- faults ---------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["shop.csv", "shop.parquet", "shop.arrow", "shop.jsonl"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_network_that_fails_now_and_then_changes_nothing(s3: Server, tmp_path: Path, name: str, fault: str) -> None:
+    (tmp_path / "files").mkdir()
+    s3.put(name, as_files(tmp_path / "files")[name])
+    ending = name.partition(".")[2]
+    labeled(f"files/{name}", f"here.{ending}")
+    for first in (0, 1):
+        s3.faults.fault = every(FAULTS[fault], of=2 if fault != "slow" else 3, first=first)
+        labeled(f"s3://shop/{name}", f"s3://shop/out.{ending}")
+        assert s3.get(f"out.{ending}") == (tmp_path / f"here.{ending}").read_bytes()
+
+
+def test_a_network_that_is_down_ends_in_a_sentence_and_what_stood_there_stands(s3: Server, tmp_path: Path) -> None:
+    s3.put("shop.csv", delimited().encode())
+    s3.put("out.csv", b"before")
+    for fault in ("500", "503", "cut off"):
+        s3.faults.fault = FAULTS[fault]
+        with pytest.raises(
+            ProductsError, match=r"s3://shop/shop\.csv cannot be asked, after 8 tries: .*; is the network up\? Run the same line again\.$"
+        ):
+            labeled("s3://shop/shop.csv", "s3://shop/out.csv")
+    s3.faults.fault = lambda handler, number: handler.command in ("PUT", "POST") and error_500(handler, number)
+    with pytest.raises(
+        OutputError, match=r"-o s3://shop/out\.csv cannot be written, after 8 tries: .*48 labeled rows are kept: --resume goes on"
+    ):
+        labeled("s3://shop/shop.csv", "s3://shop/out.csv")
+    assert s3.get("out.csv") == b"before"
+    assert s3.uploads() == []
+    s3.faults.fault = lambda _handler, _number: False
+    labeled("s3://shop/shop.csv", "s3://shop/out.csv", resume=True)
+    assert s3.get("out.csv").count(b"\n") == len(ROWS) + 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_object_that_is_replaced_while_it_is_read_stops_the_run(s3: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buckets, "BLOCK", 256)
+    s3.put("shop.csv", delimited().encode())
+    batches = open_source(["s3://shop/shop.csv"]).batches(4)
+    next(batches)
+    s3.put("shop.csv", delimited(ROWS[::-1]).encode())
+    with pytest.raises(ChangedError, match=r"s3://shop/shop\.csv was changed while it was read; run the same line again"):
+        list(batches)
+
+
+# --- what is not there ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("s3://shop/nothing.csv", r"there is no object s3://shop/nothing\.csv that holds products; s3://shop holds 'shop\.csv'\."),
+        ("s3://shop/*.parquet", r"there is no object s3://shop/\*\.parquet that holds products; s3://shop holds 'shop\.csv'\."),
+        ("s3://elsewhere/shop.csv", r"there is no such bucket; check its name, and the endpoint in AWS_ENDPOINT_URL\."),
+        ("s3:///shop.csv", r"s3:///shop\.csv names no bucket; write s3://BUCKET/KEY\."),
+        ("s3://shop/shop.txt", r"s3://shop/shop\.txt: the ending '\.txt' names no format that catcli reads"),
+    ],
+)
+def test_what_is_not_in_a_bucket_is_named(s3: Server, url: str, sentence: str) -> None:
+    s3.put("shop.csv", delimited().encode())
+    if url.endswith("txt"):
+        s3.put("shop.txt", b"x")
+    with pytest.raises(ProductsError, match=sentence):
+        labeled(url, "out.csv")
+
+
+def test_places_that_buckets_cannot_be_and_outputs_that_are_there_get_a_sentence(s3: Server, tmp_path: Path) -> None:
+    s3.put("shop.csv", delimited().encode())
+    with pytest.raises(UsageError, match=r"-o s3://shop/shop\.csv is one of the inputs; write to another file"):
+        labeled("s3://shop/shop.csv", "s3://shop/shop.csv")
+    with pytest.raises(OutputError, match=r"-o s3://shop/shop\.csv exists and --no-clobber leaves it alone"):
+        (tmp_path / "here.csv").write_text(delimited())
+        labeled("here.csv", "s3://shop/shop.csv", no_clobber=True)
+    with pytest.raises(OutputError, match="only predict writes to a bucket"):
+        report([str(FIXTURE)], Told(html=Path("s3://shop/page.html")))
+    ran = catcli("fit", "here.csv", "-o", "s3://shop/adapter", cwd=tmp_path)
+    assert (ran.returncode, "an adapter is made on a disk" in ran.stderr) == (1, True), ran.stderr
+
+
+def test_missing_credentials_are_named_with_what_to_set() -> None:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in set(os.environ) - set(plain):
+            patch.delenv(name)
+        for url, name in (("az://shop/x.csv", "AZURE_STORAGE_ACCOUNT_NAME"), ("s3://shop/x.csv", "AWS_ACCESS_KEY_ID")):
+            patch.setitem(buckets.RETRY, "max_retries", 0)
+            patch.setitem(buckets.TIMES, "timeout", timedelta(seconds=2))
+            patch.setitem(buckets.TIMES, "connect_timeout", timedelta(seconds=1))
+            buckets._store.cache_clear()
+            with pytest.raises(ProductsError, match=rf"it takes credentials, .*; set {name}"):
+                open_source([url])
+    buckets._store.cache_clear()
