@@ -231,8 +231,13 @@ def predict(
     ] = False,
     device: DeviceOption = None,
     variant: VariantOption = "auto",
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: workers on a Ray cluster label, to the same output (pip install 'catcli[ray]').")
+    ] = "local",
     batch_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of a batch; by the device by default.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Batches at once; one a core by default.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Batches at once, one a core by default; with --engine ray its workers, one a GPU.")
+    ] = None,
     allow_missing: AllowMissing = False,
     replace_columns: Annotated[
         bool, typer.Option("--replace-columns", help="Drop columns of the catalog that have the names of ours.")
@@ -253,7 +258,8 @@ def predict(
     talk: Talk,
 ) -> None:
     """A catalog → the same catalog with categories: every row once, in its order, its columns unchanged."""
-    from catcli.commands.predict import Asked, foresee
+    from catcli.commands.foresee import foresee
+    from catcli.commands.predict import Asked
     from catcli.commands.predict import predict as run
 
     asked = Asked(
@@ -267,6 +273,7 @@ def predict(
         review=review,
         device=device or "auto",
         variant=variant,
+        engine=engine,
         batch_tokens=batch_tokens,
         workers=workers,
         keep=keep,

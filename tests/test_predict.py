@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from catcli.commands.bench import bench
-from catcli.commands.predict import Asked, foresee, predict
+from catcli.commands.foresee import foresee
+from catcli.commands.predict import Asked, predict
 from catcli.commands.talk import Talk
 from catcli.errors import AdapterError, ProductsError, UsageError
 from catcli.products.batch import Batch

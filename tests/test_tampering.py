@@ -238,7 +238,7 @@ def _(folder: Path) -> None:
     put(folder, "model.onnx", b"\x80not a model" * 100)
 
 
-@kind("the model is empty", "model.onnx has the inputs  and the outputs , not 'input_ids', 'attention_mask' and 'logits'")
+@kind("the model is empty", "model.onnx has the inputs none and the outputs none, not 'input_ids', 'attention_mask' and 'logits'")
 def _(folder: Path) -> None:
     put(folder, "model.onnx", b"")
 

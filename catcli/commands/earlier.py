@@ -9,6 +9,7 @@ from catcli.commands.talk import Talk
 from catcli.errors import ProductsError
 from catcli.products.read import open_source
 from catcli.products.text import composed
+from catcli.runtime.cluster import Cluster
 from catcli.runtime.labeler import Labeler
 from catcli.runtime.pipeline import CONFIDENCE, PREDICTED
 from catcli.runtime.planning import Plan
@@ -21,7 +22,7 @@ SAME, SAME_REDUCED, MOSTLY = 1e-3, 0.06, 0.98
 """Confidences of one adapter differ by no more than this from run to run (int8 scales by the batch), in so large a share of rows."""
 
 
-def earlier_labels(file: str, labeler: Labeler, plan: Plan, talk: Talk) -> Previous | None:
+def earlier_labels(file: str, labeler: Labeler | Cluster, plan: Plan, talk: Talk) -> Previous | None:
     """The labels of an earlier output of this adapter; none where another made it."""
     source = open_source([file])
     text = [column for column in plan.text if column is not None]

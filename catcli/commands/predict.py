@@ -6,11 +6,14 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy.typing as npt
 import polars as pl
 
 from catcli import __version__, places
@@ -18,22 +21,23 @@ from catcli import adapter as adapters
 from catcli.commands.acceptance import held, held_by_category
 from catcli.commands.earlier import earlier_labels
 from catcli.commands.matching import match_text, prices_among
+from catcli.commands.outputs import check_output, review_form
 from catcli.commands.talk import Talk
-from catcli.errors import CatcliError, ChangedError, OutputError, ProductsError, Terminated, UsageError, listed
-from catcli.places import is_bucket
+from catcli.errors import CatcliError, ChangedError, ProductsError, Terminated, UsageError, listed
 from catcli.products.batch import Batch
-from catcli.products.buckets import Object, Place, below, looked_up
+from catcli.products.buckets import Object
 from catcli.products.columns import find
 from catcli.products.parts import Parts, place_for
 from catcli.products.read import Source, open_source
 from catcli.products.review import Review
 from catcli.products.streams import stamp
-from catcli.products.write import Form, check_folder, is_folder, is_pipe, output_form, piped, writing
+from catcli.products.write import Form, is_folder, is_pipe, output_form, piped, writing
 from catcli.recipe import check_device
+from catcli.runtime.cluster import Cluster
 from catcli.runtime.labeler import Labeler
-from catcli.runtime.pipeline import ALTERNATIVES, CONFIDENCE, PREDICTED, Summary, Through, no_rows, run
-from catcli.runtime.planning import Plan, rows_of_a_batch
-from catcli.runtime.session import peak_memory
+from catcli.runtime.pipeline import ALTERNATIVES, CONFIDENCE, PREDICTED, Advance, Done, Finisher, Output, Summary, Through, no_rows, run
+from catcli.runtime.planning import Plan, Planner, rows_of_a_batch
+from catcli.runtime.recall import Previous
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Asked:
     allow_missing: bool = False
     replace_columns: bool = False
     no_clobber: bool = False
+    engine: str = "local"
     resume: bool = False
     output_as: str | None = None
     input_format: str | None = None
@@ -76,6 +81,8 @@ class Asked:
         for option, value in (("--top-k", self.top_k), ("--workers", self.workers), ("--batch-tokens", self.batch_tokens)):
             if value is not None and value < 1:
                 raise UsageError(f"{option} {value}: a whole number above 0.")
+        if self.engine not in ("local", "ray"):
+            raise UsageError(f"--engine {self.engine}: choose local or ray.")
         if self.output == "-" and as_json:
             raise UsageError("--json and -o - would both write to standard output; give -o a file.")
         if self.resume and is_pipe(self.output):
@@ -105,22 +112,10 @@ class Prepared:
     source: Source
     form: Form
     adapter: adapters.Adapter
-    labeler: Labeler
+    labeler: Labeler | Cluster
     plan: Plan
     batches: Iterator[Batch]
     nothing: Batch
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a run would take: seconds and bytes of memory, by a sample of its first rows."""
-
-    rows: int | None
-    seconds: float | None
-    rows_per_second: float
-    memory: int
-    variant: str
-    provider: str
 
 
 def predict(
@@ -138,8 +133,13 @@ def predict(
     """
     talk = talk or Talk.silent()
     asked.check(as_json)
-    ready = prepare(catalog, asked, talk, labeler)
-    source = ready.source
+    with ExitStack() as opened:
+        ready = prepare(catalog, asked, talk, labeler, opened)
+        return _labeled(ready, as_json, talk)
+
+
+def _labeled(ready: Prepared, as_json: bool, talk: Talk) -> Summary:
+    asked, source = ready.asked, ready.source
     previous = earlier_labels(asked.previous, ready.labeler, ready.plan, talk) if asked.previous else None
     done = Summary()
     with talk.progress() as bar:
@@ -152,13 +152,12 @@ def predict(
         if is_pipe(asked.output):
             with _spills(asked) as spills, piped(asked.output, ready.form) as sink:
                 review = _review(ready, spills)
-                run(ready.batches, Through(sink), ready.labeler, ready.plan, advance, previous=previous, review=review, summary=done)
+                label(ready, Through(sink), advance, talk, previous=previous, review=review, summary=done)
                 _finish_review(review, ready)
         else:
             mark = _mark(ready)
             places = [file.place for file in source.files]
-            keep = not source.piped
-            with Parts(asked.output, ready.form, places, mark, resume=asked.resume, keep=keep) as parts, _kept(parts, talk):
+            with Parts(asked.output, ready.form, places, mark, resume=asked.resume, keep=not source.piped) as parts, _kept(parts, talk):
                 if asked.resume and not parts.left.parts:
                     talk.warn("there is nothing to resume: the run starts at the first row")
                 elif parts.discarded:
@@ -167,17 +166,7 @@ def predict(
                     done = Summary(**parts.left.state)
                     talk.say(f"going on after {done.rows:,} rows that are done")
                 review = _review(ready, parts.beside, parts.left.keeps)
-                run(
-                    ready.batches,
-                    parts,
-                    ready.labeler,
-                    ready.plan,
-                    advance,
-                    previous=previous,
-                    review=review,
-                    summary=done,
-                    arrays=parts.left.arrays,
-                )
+                label(ready, parts, advance, talk, previous=previous, review=review, summary=done, arrays=parts.left.arrays)
                 if _mark(ready) != mark:
                     raise ChangedError(f"{source.name} was changed while it was read; run the same line again once it is finished.")
                 _finish_review(review, ready)
@@ -186,123 +175,74 @@ def predict(
     return done
 
 
-def prepare(catalog: Sequence[str], asked: Asked, talk: Talk, labeler: Labeler | None = None) -> Prepared:
-    """Look at the first rows, load the adapter, and settle what is read from which column."""
+def label(
+    ready: Prepared,
+    output: Output,
+    advance: Advance,
+    talk: Talk,
+    *,
+    previous: Previous | None = None,
+    review: Review | None = None,
+    summary: Summary,
+    arrays: Mapping[str, npt.NDArray[Any]] | None = None,
+) -> None:
+    """Label all rows by the engine that was asked for; the rows that come out are the same."""
+    plan, labeler = ready.plan, ready.labeler
+    if isinstance(labeler, Labeler):
+        run(ready.batches, output, labeler, plan, advance, previous=previous, review=review, summary=summary, arrays=arrays)
+        return
+    earlier = previous.hashes if previous is not None else None
+    planner = partial(Planner, plan, labeler.texts, by_input=output.by_input, earlier=earlier, done=summary.rows, arrays=arrays)
+    finisher = Finisher(labeler.categories, plan, output, advance, previous=previous, review=review, summary=summary, arrays=arrays)
+    with closing(labeler.labeled(ready.source, planner, finisher.k, talk.warn)) as works:
+        finisher.through(_heard(works, talk))
+
+
+def _heard(works: Iterator[Done], talk: Talk) -> Iterator[Done]:
+    """The works; what a reader elsewhere notes of a batch is said."""
+    for work, labels in works:
+        if work.batch.note:
+            talk.warn(work.batch.note)
+        yield work, labels
+
+
+def prepare(catalog: Sequence[str], asked: Asked, talk: Talk, labeler: Labeler | None, opened: ExitStack) -> Prepared:
+    """Look at the first rows, load the adapter, and settle what is read from which column; what has to be closed goes to ``opened``."""
     source = open_source(catalog, input_format=asked.input_format, delimiter=asked.delimiter, encoding=asked.encoding)
     if asked.resume and source.piped:
         raise UsageError("--resume: what came through a pipe cannot be read a second time; give the rows as a file.")
+    if asked.engine == "ray" and source.piped:
+        raise UsageError("--engine ray: what comes through a pipe is here and not on the cluster; give the rows as a file.")
     beside = source.format if source.format != "excel" else "csv"
     form = output_form(asked.output, asked.output_as, beside, safe=asked.safe_csv)
-    if asked.safe_csv and not form.safe and not (asked.review and _review_form(asked).safe):
+    if asked.safe_csv and not form.safe and not (asked.review and review_form(asked).safe):
         raise UsageError(f"--safe-csv keeps formulas out of CSV and TSV; {form.format} has none: leave it out.")
-    _check_output(source, asked)
+    check_output(source, asked)
     chosen = adapters.named(asked.adapter) if asked.adapter else adapters.only()
     started = time.perf_counter()
-    labeler = labeler or Labeler(chosen, asked.device, asked.variant, asked.batch_tokens, asked.workers)
-    for note in labeler.notes:
+    used = labeler or _labeler(chosen, asked, opened)
+    for note in used.notes:
         talk.warn(note)
-    talk.detail(f"adapter {chosen.folder}, {labeler.variant} on {labeler.provider}, ready in {time.perf_counter() - started:.2f} s")
-    batches = told(source.batches(rows_of_a_batch(labeler.texts)), talk)
+    talk.detail(f"adapter {chosen.folder}, {used.variant} on {used.provider}, ready in {time.perf_counter() - started:.2f} s")
+    batches = told(source.batches(rows_of_a_batch(used.texts)), talk)
     first = next(batches)
     plan = _plan(source, first, chosen, asked, form, talk)
     if asked.precision is not None:
-        served = chosen.manifest.variants[labeler.variant]
+        served = chosen.manifest.variants[used.variant]
         if asked.by_category:
             plan = replace(plan, by_category=held_by_category(served, asked.precision, chosen.folder, talk))
         else:
             plan = replace(plan, min_confidence=held(served, asked.precision, chosen.folder, talk))
-    return Prepared(asked, source, form, chosen, labeler, plan, itertools.chain([first], batches), first.slice(0, 0))
+    return Prepared(asked, source, form, chosen, used, plan, itertools.chain([first], batches), first.slice(0, 0))
 
 
-def foresee(
-    catalog: Sequence[str],
-    asked: Asked,
-    *,
-    as_json: bool = False,
-    talk: Talk | None = None,
-) -> Estimate:
-    """What the run would take, by its first rows; nothing is written.
-
-    Raises:
-        CatcliError: what `predict` would raise before the first row.
-    """
-    talk = talk or Talk.silent()
-    asked.check(as_json)
-    ready = prepare(catalog, asked, talk)
-    source = ready.source
-    sample = next(ready.batches)
-    sample = sample.slice(0, 4 * ready.labeler.texts)
-    summary = run([sample], _Nowhere(), ready.labeler, ready.plan, lambda *_: None)
-    speed = summary.rows / summary.seconds if summary.rows else 0.0
-    rows = None if source.piped else source.count()
-    found = Estimate(rows, rows / speed if rows and speed else None, speed, peak_memory(), ready.labeler.variant, ready.labeler.provider)
-    if as_json:
-        talk.result(json.dumps(asdict(found)))
-        return found
-    many = "an unknown number of" if rows is None else f"{rows:,}"
-    long = "" if found.seconds is None else f", about {_duration(found.seconds)}"
-    talk.out.print(
-        f"{many} rows{long} at {speed:,.0f} rows/s ({found.variant} on {found.provider}); {found.memory / 2**20:,.0f} MiB of memory",
-        soft_wrap=True,
-    )
-    talk.say("nothing was written; texts that come again, and the rows of --previous, make it faster")
-    return found
-
-
-class _Nowhere:
-    by_input = False
-
-    def write(self, *_: object) -> None:
-        """The rows are only counted."""
-
-    def finish_part(self, *_: object) -> None:
-        """There are no parts."""
-
-    def keep(self, *_: object) -> None:
-        """There is nothing to keep."""
+def _labeler(adapter: adapters.Adapter, asked: Asked, opened: ExitStack) -> Labeler | Cluster:
+    """The adapter, loaded here or on a cluster."""
+    options = (adapter, asked.device, asked.variant, asked.batch_tokens, asked.workers)
+    return opened.enter_context(Cluster(*options)) if asked.engine == "ray" else Labeler(*options)
 
 
 # --- before --------------------------------------------------------------------------------------------------------------------------
-
-
-def _check_output(source: Source, asked: Asked) -> None:
-    if asked.review:
-        _check_review(source, asked)
-    if asked.output == "-":
-        return
-    if asked.no_clobber and _exists(asked.output):
-        raise OutputError(f"-o {asked.output} exists and --no-clobber leaves it alone; choose another name.")
-    if any(_is_or_holds(asked.output, path) for path in source.paths):
-        raise UsageError(f"-o {asked.output} is one of the inputs; write to another {'folder' if is_folder(asked.output) else 'file'}.")
-
-
-def _exists(out: str) -> bool:
-    if is_bucket(out):
-        return bool(below(out)) if is_folder(out) else looked_up(out) is not None
-    return Path(out).exists()
-
-
-def _is_or_holds(out: str, path: Place) -> bool:
-    """Whether an output is an input, or a folder with it."""
-    if isinstance(path, Object):
-        return path.url == out or (is_folder(out) and path.url.startswith(out))
-    if is_bucket(out):
-        return False
-    place = Path(out)
-    return path.resolve() == place.resolve() or (place.is_dir() and path.resolve().is_relative_to(place.resolve()))
-
-
-def _check_review(source: Source, asked: Asked) -> None:
-    review = asked.review or ""
-    _review_form(asked)
-    if not is_bucket(review):
-        check_folder(Path(review), "--review")
-    if asked.no_clobber and _exists(review):
-        raise OutputError(f"--review {review} exists and --no-clobber leaves it alone; choose another name.")
-    buckets = is_bucket(review) or is_bucket(asked.output)
-    same = review == asked.output if buckets else Path(review).resolve() == Path(asked.output).resolve()
-    if same or any(_is_or_holds(review, path) for path in source.paths):
-        raise UsageError(f"--review {review} is the output or one of the inputs; write to another file.")
 
 
 def told(batches: Iterator[Batch], talk: Talk) -> Iterator[Batch]:
@@ -344,7 +284,7 @@ def _mark(ready: Prepared) -> dict[str, str]:
     paths = ready.source.paths
     facts = [(str(path if isinstance(path, Object) else path.resolve()), (stamp(path) or ())[:2]) for path in paths]
     source = (ready.source.format, ready.source.delimiter, ready.source.encoding)
-    asked = replace(ready.asked, output="", previous=None, resume=False, no_clobber=False, adapter=None, workers=None)
+    asked = replace(ready.asked, output="", previous=None, resume=False, no_clobber=False, adapter=None, workers=None, engine="local")
     asked = replace(asked, input_format=None, delimiter=None, encoding=None)  # these are told with the catalog
     told = {
         "the catalog": repr((facts, source)),
@@ -398,11 +338,7 @@ def _spills(asked: Asked) -> Iterator[Path]:
 def _review(ready: Prepared, spills: Path, done: int = 0) -> Review | None:
     if ready.asked.review is None:
         return None
-    return Review(ready.asked.review, _review_form(ready.asked), CONFIDENCE, spills, done)
-
-
-def _review_form(asked: Asked) -> Form:
-    return output_form(asked.review or "", None, option="--review", safe=asked.safe_csv)
+    return Review(ready.asked.review, review_form(ready.asked), CONFIDENCE, spills, done)
 
 
 def _finish_review(review: Review | None, ready: Prepared) -> None:
@@ -413,15 +349,10 @@ def _finish_review(review: Review | None, ready: Prepared) -> None:
 # --- after ---------------------------------------------------------------------------------------------------------------------------
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
 def _show(summary: Summary, ready: Prepared, as_json: bool, talk: Talk) -> None:
     asked, labeler = ready.asked, ready.labeler
     speed = (summary.rows - summary.resumed) / max(summary.seconds, 1e-9)
+    engine = f", {labeler.workers} Ray workers" if isinstance(labeler, Cluster) else ""
     counts = {name: value for name, value in asdict(summary).items() if name != "categories"}
     talk.record("labeled", **counts, adapter=ready.adapter.fingerprint, output=asked.output)
     if as_json:
@@ -436,7 +367,9 @@ def _show(summary: Summary, ready: Prepared, as_json: bool, talk: Talk) -> None:
         }
         talk.result(json.dumps(facts, ensure_ascii=False))
         return
-    talk.say(f"{summary.rows:,} rows labeled in {summary.seconds:.1f} s ({speed:,.0f} rows/s, {labeler.variant} on {labeler.provider})")
+    talk.say(
+        f"{summary.rows:,} rows labeled in {summary.seconds:.1f} s ({speed:,.0f} rows/s, {labeler.variant} on {labeler.provider}{engine})"
+    )
     if asked.previous:
         talk.say(f"{summary.taken_over:,} rows taken over from {asked.previous}, {summary.rows - summary.taken_over:,} labeled")
     if asked.precision is not None or asked.min_confidence:

@@ -96,7 +96,7 @@ class Planner:
         ``earlier`` are the rising hashes of the texts of an earlier output; ``done`` rows a run before has finished, and ``arrays`` is what
         it recalled there.
         """
-        self._plan, self._texts, self._by_input, self._done = plan, texts, by_input, done
+        self._plan, self.texts, self._by_input, self._done = plan, texts, by_input, done
         self._earlier = np.empty(0, np.uint64) if earlier is None else earlier
         self._slots = Slots()
         if arrays:
@@ -111,7 +111,7 @@ class Planner:
 
     def plan(self, batch: Batch) -> Work:
         """What is to be labeled of the next batch."""
-        keeps = self._texts_in_part >= PART_CALLS * self._texts or self._rows_in_part >= PART_ROWS
+        keeps = self._texts_in_part >= PART_CALLS * self.texts or self._rows_in_part >= PART_ROWS
         begins_part = keeps or (self._by_input and self._part not in (None, batch.part))
         if keeps:
             self._rows_in_part = self._texts_in_part = 0
@@ -131,7 +131,7 @@ class Planner:
         order = np.lexsort((first[fresh], lengths))
         fresh, lengths = fresh[order], lengths[order]
         # The longest first: the calls that end a batch are short ones, and no worker is left alone with a long one.
-        spans = [fresh[start:end] for start, end in reversed(list(_spans(lengths, self._texts)))]
+        spans = [fresh[start:end] for start, end in reversed(list(_spans(lengths, self.texts)))]
         calls = tuple(texts.gather(first[chosen]).to_list() for chosen in spans)
         fresh = np.concatenate([np.empty(0, np.int64), *spans])
         if self._plan.dedupe:

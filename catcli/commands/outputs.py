@@ -1,0 +1,61 @@
+"""What ``catcli predict`` looks at before it writes: whether an output may be where it was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from catcli.errors import OutputError, UsageError
+from catcli.places import is_bucket
+from catcli.products.buckets import Object, Place, below, looked_up
+from catcli.products.read import Source
+from catcli.products.write import Form, check_folder, is_folder, output_form
+
+if TYPE_CHECKING:
+    from catcli.commands.predict import Asked
+
+
+def check_output(source: Source, asked: Asked) -> None:
+    """Stop where the output or the review is an input, or is there and not to be replaced."""
+    if asked.review:
+        _check_review(source, asked)
+    if asked.output == "-":
+        return
+    if asked.no_clobber and _exists(asked.output):
+        raise OutputError(f"-o {asked.output} exists and --no-clobber leaves it alone; choose another name.")
+    if any(_is_or_holds(asked.output, path) for path in source.paths):
+        raise UsageError(f"-o {asked.output} is one of the inputs; write to another {'folder' if is_folder(asked.output) else 'file'}.")
+
+
+def _exists(out: str) -> bool:
+    if is_bucket(out):
+        return bool(below(out)) if is_folder(out) else looked_up(out) is not None
+    return Path(out).exists()
+
+
+def _is_or_holds(out: str, path: Place) -> bool:
+    """Whether an output is an input, or a folder with it."""
+    if isinstance(path, Object):
+        return path.url == out or (is_folder(out) and path.url.startswith(out))
+    if is_bucket(out):
+        return False
+    place = Path(out)
+    return path.resolve() == place.resolve() or (place.is_dir() and path.resolve().is_relative_to(place.resolve()))
+
+
+def _check_review(source: Source, asked: Asked) -> None:
+    review = asked.review or ""
+    review_form(asked)
+    if not is_bucket(review):
+        check_folder(Path(review), "--review")
+    if asked.no_clobber and _exists(review):
+        raise OutputError(f"--review {review} exists and --no-clobber leaves it alone; choose another name.")
+    buckets = is_bucket(review) or is_bucket(asked.output)
+    same = review == asked.output if buckets else Path(review).resolve() == Path(asked.output).resolve()
+    if same or any(_is_or_holds(review, path) for path in source.paths):
+        raise UsageError(f"--review {review} is the output or one of the inputs; write to another file.")
+
+
+def review_form(asked: Asked) -> Form:
+    """How the rows for a review are written."""
+    return output_form(asked.review or "", None, option="--review", safe=asked.safe_csv)

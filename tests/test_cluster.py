@@ -1,0 +1,220 @@
+"""Labeling on a Ray cluster: the very bytes of a run on one machine, whoever is lost on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import psutil
+import pytest
+from conftest import FIXTURE, catcli
+from s3 import server
+
+from catcli.commands.predict import Asked, predict
+from catcli.errors import CatcliError, DeviceError
+
+pytest.importorskip("ray.data", reason="labeling on a cluster is Ray's: pip install '.[ray]'")
+
+WORKERS = ("--engine", "ray", "--workers", "2", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40,000 rows as one file and as a folder of two parts, some of them alike, some without text."""
+    folder = tmp_path_factory.mktemp("catalog")
+    chosen = random.Random(3)
+    words = [f"word{number}" for number in range(3000)]
+    titles = [" ".join(chosen.choices(words, k=chosen.randint(0, 14))) for _ in range(40_000)]
+    frame = pl.DataFrame({"id": range(len(titles)), "title": titles})
+    (folder / "parts").mkdir()
+    frame[:15_000].write_csv(folder / "parts" / "a.csv")
+    frame[15_000:].write_csv(folder / "parts" / "b.csv")
+    frame.write_parquet(folder / "catalog.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local(catalog: Path) -> bytes:
+    """What this machine makes of the catalog."""
+    predict([str(catalog / "catalog.parquet")], Asked(str(catalog / "local.csv"), str(FIXTURE), device="cpu"))
+    return (catalog / "local.csv").read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def started(catalog: Path, out: Path) -> psutil.Popen:
+    line = [
+        sys.executable,
+        "-m",
+        "catcli",
+        "predict",
+        str(catalog / "catalog.parquet"),
+        "-o",
+        str(out),
+        "--adapter",
+        str(FIXTURE),
+        *WORKERS,
+    ]
+    return psutil.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "300"})
+
+
+def title(process: psutil.Process) -> str:
+    """What a process of Ray calls itself; nothing for one that has gone."""
+    try:
+        return str((process.cmdline() or [""])[0])
+    except psutil.Error:
+        return ""
+
+
+def kill_midway(run: psutil.Popen, what: str) -> None:
+    """Kill the process of a run that has the name, a moment after it has got to work."""
+    deadline = time.monotonic() + 120
+    while not (found := [process for process in run.children(recursive=True) if title(process).startswith(what)]):
+        assert run.poll() is None, "the run was over before it could be disturbed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.7)
+    found[0].kill()
+
+
+# --- the same rows -------------------------------------------------------------------------------------------------------------------
+
+
+def test_two_workers_give_the_bytes_of_one_machine(catalog: Path, local: bytes, tmp_path: Path) -> None:
+    ran = catcli(
+        *("predict", catalog / "catalog.parquet", "-o", "out.csv", "--adapter", FIXTURE, *WORKERS, "--json"), cwd=tmp_path, check=True
+    )
+    assert (tmp_path / "out.csv").read_bytes() == local
+    assert json.loads(ran.stdout)["rows"] == 40_000
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+
+
+def test_parts_keep_their_order_and_are_written_as_parts(catalog: Path, tmp_path: Path) -> None:
+    asked = ("--adapter", FIXTURE, "--device", "cpu", "--top-k", "2", "--min-confidence", "0.3", "--keep", "id")
+    catcli("predict", catalog / "parts", "-o", "here/", *asked, "--review", "here.csv", cwd=tmp_path, check=True)
+    catcli("predict", catalog / "parts", "-o", "there/", *asked, "--review", "there.csv", *WORKERS, cwd=tmp_path, check=True)
+    assert [path.name for path in sorted((tmp_path / "there").iterdir())] == ["a.csv", "b.csv"]
+    for name in ("a.csv", "b.csv"):
+        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()
+    assert (tmp_path / "here.csv").read_bytes() == (tmp_path / "there.csv").read_bytes()
+
+
+def test_an_earlier_output_is_taken_over(catalog: Path, local: bytes, tmp_path: Path) -> None:
+    (tmp_path / "earlier.csv").write_bytes(local)
+    head = pl.read_parquet(catalog / "catalog.parquet").head(1000)
+    head.with_columns(title=pl.col("title") + pl.when(pl.col("id") % 10 == 0).then(pl.lit(" new")).otherwise(pl.lit(""))).write_csv(
+        tmp_path / "today.csv"
+    )
+    asked = ("--adapter", FIXTURE, "--device", "cpu", "--previous", "earlier.csv", "--input-format", "csv")
+    catcli("predict", "today.csv", "-o", "here.csv", *asked, cwd=tmp_path, check=True)
+    catcli("predict", "today.csv", "-o", "there.csv", *asked, *WORKERS, cwd=tmp_path, check=True)
+    assert (tmp_path / "here.csv").read_bytes() == (tmp_path / "there.csv").read_bytes()
+
+
+def test_from_a_bucket_into_a_bucket(catalog: Path, local: bytes, tmp_path: Path) -> None:
+    with server() as running:
+        running.client.upload_file(str(catalog / "catalog.parquet"), "shop", "in/catalog.parquet")
+        line = ("predict", "s3://shop/in/catalog.parquet", "-o", "s3://shop/out.csv", "--adapter", FIXTURE, *WORKERS)
+        catcli(*line, cwd=tmp_path, check=True, **running.environment)
+        assert running.client.get_object(Bucket="shop", Key="out.csv")["Body"].read() == local
+
+
+# --- what is lost on the way ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_is_killed_midway_costs_no_row(catalog: Path, local: bytes, tmp_path: Path) -> None:
+    run = started(catalog, tmp_path / "out.csv")
+    kill_midway(run, "ray::MapWorker(MapBatches(_Worker)).submit")
+    said = run.communicate()[1]
+    assert run.returncode == 0, said
+    assert (tmp_path / "out.csv").read_bytes() == local
+    assert "a worker was lost; another has taken its place" in said
+
+
+def test_a_reader_that_is_killed_midway_costs_no_row(catalog: Path, local: bytes, tmp_path: Path) -> None:
+    run = started(catalog, tmp_path / "out.csv")
+    kill_midway(run, "ray::ReadWorks")
+    said = run.communicate()[1]
+    assert run.returncode == 0, said
+    assert (tmp_path / "out.csv").read_bytes() == local
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_stopped_takes_its_cluster_along_and_goes_on_here(
+    catalog: Path, local: bytes, tmp_path: Path, stop: signal.Signals
+) -> None:
+    out, journal = tmp_path / "out.csv", tmp_path / ".out.csv.catcli-parts" / "journal.jsonl"
+    run = started(catalog, out)
+    deadline = time.monotonic() + 120
+    while not (journal.exists() and len(journal.read_text().splitlines()) > 1):
+        assert run.poll() is None, "the run was over before it could be disturbed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    # Ray's own agents ask for a minute after a cluster that was killed, and then go.
+    others = [process for process in run.children(recursive=True) if "Agent" not in title(process)]
+    run.send_signal(stop)
+    said = run.communicate()[1]
+    assert run.returncode == (-stop if stop == signal.SIGKILL else 128 + stop), said
+    assert not out.exists()
+    assert not psutil.wait_procs(others, timeout=60)[1]
+    ran = catcli(
+        *("predict", catalog / "catalog.parquet", "-o", out, "--adapter", FIXTURE, "--device", "cpu", "--resume"), cwd=tmp_path, check=True
+    )
+    assert out.read_bytes() == local
+    assert "going on after" in ran.stderr
+
+
+# --- sentences -----------------------------------------------------------------------------------------------------------------------
+
+
+def sentence(ask: Callable[[], object]) -> str:
+    with pytest.raises(CatcliError) as raised:
+        ask()
+    return str(raised.value)
+
+
+def test_what_is_wrong_with_a_row_is_said_as_it_is_here(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.csv"
+    bad.write_text("title\n" + "mug\n" * 20_000 + "one,two\n")
+
+    def ask(engine: str) -> str:
+        return sentence(lambda: predict([str(bad)], Asked(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu", engine=engine)))
+
+    assert ask("ray") == ask("local")
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.csv"]
+
+
+def test_a_cluster_that_nobody_runs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    (tmp_path / "some.csv").write_text("title\nmug\n")
+    asked = Asked(str(tmp_path / "out.csv"), str(FIXTURE), engine="ray")
+    said = sentence(lambda: predict([str(tmp_path / "some.csv")], asked))
+    assert said.startswith(f"RAY_ADDRESS is 127.0.0.1:{port}, where no Ray cluster answers")
+
+
+def test_without_the_extra_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    (tmp_path / "some.csv").write_text("title\nmug\n")
+    asked = Asked(str(tmp_path / "out.csv"), str(FIXTURE), engine="ray")
+    said = sentence(lambda: predict([str(tmp_path / "some.csv")], asked))
+    assert said == "--engine ray takes one package more: pip install 'catcli[ray]'."
+
+
+def test_a_cluster_without_a_gpu_says_so(tmp_path: Path) -> None:
+    (tmp_path / "some.csv").write_text("title\nmug\n")
+    with pytest.raises(DeviceError, match="the Ray cluster has no GPU"):
+        predict([str(tmp_path / "some.csv")], Asked(str(tmp_path / "out.csv"), str(FIXTURE), engine="ray", device="cuda"))
