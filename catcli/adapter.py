@@ -9,7 +9,7 @@ import re
 import shlex
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -274,6 +274,27 @@ def check_free(folder: Path, force: bool) -> None:
     above = next(place for place in folder.absolute().parents if place.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise OutputError(f"-o {folder}: {above} cannot be written; choose another folder with -o.")
+
+
+@contextmanager
+def alone(target: Path) -> Iterator[None]:
+    """The adapter ``target`` is made by this process only: two fits would train from one another's checkpoints.
+
+    Raises:
+        AdapterError: another process is at it.
+        OutputError: the place above cannot be written.
+    """
+    with ExitStack() as opened:
+        try:
+            target.absolute().parent.mkdir(parents=True, exist_ok=True)
+            mine = opened.enter_context(places.held(places.hidden(target.absolute(), "lock")))
+        except OSError as error:
+            raise OutputError(
+                f"-o {target} cannot be written: {error.strerror or error}; free the place or choose another with -o."
+            ) from error
+        if not mine:
+            raise AdapterError(f"another catcli is fitting {target}; wait until it has ended, or choose another folder with -o.")
+        yield
 
 
 @dataclass

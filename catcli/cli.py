@@ -629,6 +629,25 @@ def show_adapter(
     run(name, as_json=as_json, talk=talk)
 
 
+@store.command("export", epilog="Example:\n\n  catcli adapters export products -o to-mail/products --without-rows")
+@command
+def export_adapter(
+    name: Annotated[str, typer.Argument(metavar="ADAPTER", help="A folder, or a name in the store.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The copy's folder.", metavar="FOLDER")],
+    without_rows: Annotated[
+        bool,
+        typer.Option("--without-rows", help="Leave no text of a product in the copy: its held-out rows keep only logits and categories."),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the adapter that is there.")] = False,
+    *,
+    talk: Talk,
+) -> None:
+    """Copy an adapter to hand it on, every file checked on the way."""
+    from catcli.commands.exporting import export_adapter as run
+
+    run(name, output, without_rows=without_rows, force=force, talk=talk)
+
+
 @store.command("remove", epilog="Example:\n\n  catcli adapters remove products")
 @command
 def remove_adapter(name: Annotated[str, typer.Argument(metavar="ADAPTER", help="A name in the store.")], *, talk: Talk) -> None:

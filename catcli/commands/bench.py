@@ -101,6 +101,8 @@ def _rows(catalog: Sequence[str], adapter: adapters.Adapter, rows: int) -> pl.Da
         frame = batch.select([name for name in wanted if name not in missing]).head(rows)
     else:
         held = HeldOut.load(adapter.file("heldout.parquet"), adapter.manifest.categories)
+        if not held.has_texts:
+            raise ProductsError(f"{adapter.folder} was exported without rows; name a catalog to measure with: catcli bench catalog.csv.")
         texts = [*held.part("validation").texts, *held.part("test").texts]
         frame = pl.DataFrame({wanted[0]: (texts * (rows // max(len(texts), 1) + 1))[:rows]})
     if not len(frame):

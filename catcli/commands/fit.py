@@ -7,6 +7,7 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,7 +84,8 @@ def fit(
     target = output or adapters.store() / source.stem
     adapters.check_free(target, force)
     ready = prepared(source, recipe, talk)
-    fitted = _train_and_write(ready, target, run)
+    with nullcontext() if HELPS else adapters.alone(target):
+        fitted = _train_and_write(ready, target, run)
     _show(fitted, as_json, talk)
     return fitted
 

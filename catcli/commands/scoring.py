@@ -58,6 +58,10 @@ class LabeledFile:
     encoding: str | None = None
 
 
+LEFT_OUT = "(left out of this copy)"
+"""What stands in the place of a row's text where the adapter was exported without rows."""
+
+
 @dataclass(frozen=True)
 class View:
     """What is told of an adapter, and the rows behind it: ``probabilities`` *(rows, classes)* are the blend's."""
@@ -75,9 +79,14 @@ def held_out(adapter: Adapter) -> View:
     metrics, test, names = Metrics.of(adapter), test_rows(adapter), adapter.manifest.categories
     probabilities = Blending.of(adapter.manifest).probabilities(test.lora, test.linear, metrics.variant)
     outcomes = Outcomes.of(probabilities, test.classes, test.products)
-    facts = {**dict(metrics), "blend": with_examples(metrics.blend, outcomes, names, test.texts)}
+    texts, blend = test.texts, metrics.blend
+    if test.has_texts:
+        blend = with_examples(blend, outcomes, names, texts)
+    else:
+        texts = [LEFT_OUT] * len(texts)
+    facts = {**dict(metrics), "blend": blend}
     told = Held(**facts, adapter=places.spoken(adapter.folder), created=adapter.manifest.created)
-    return View(adapter, told, names, test.texts, probabilities, outcomes)
+    return View(adapter, told, names, texts, probabilities, outcomes)
 
 
 def test_rows(adapter: Adapter) -> HeldOut:
@@ -199,7 +208,8 @@ def _products(frame: pl.DataFrame, texts: Sequence[str], manifest: Manifest) -> 
 def side_by_side(adapters: Sequence[Adapter]) -> SideBySide:
     """Compare adapters on the test rows that all of them have; where these are too few, score each on its own.
 
-    Only rows that no adapter learned from are in all their test parts, so none has an advantage.
+    Only rows that no adapter learned from are in all their test parts, so none has an advantage. A copy without texts has none to tell
+    them by.
     """
     tests = [test_rows(adapter) for adapter in adapters]
     keyed = [_keyed(test, adapter.manifest.categories) for test, adapter in zip(tests, adapters, strict=True)]
@@ -225,7 +235,9 @@ def side_by_side(adapters: Sequence[Adapter]) -> SideBySide:
 def _keyed(test: HeldOut, names: Sequence[str]) -> dict[tuple[str, str, int], int]:
     """Where each row is, by its text, its category and how often both came before."""
     seen: Counter[tuple[str, str]] = Counter()
-    found = {}
+    found: dict[tuple[str, str, int], int] = {}
+    if not test.has_texts:
+        return found
     for place, (text, number) in enumerate(zip(test.texts, test.classes, strict=True)):
         pair = (text, names[number])
         found[(*pair, seen[pair])] = place

@@ -35,6 +35,11 @@ class HeldOut:
     lora: Array
     linear: Array
 
+    @property
+    def has_texts(self) -> bool:
+        """Whether the rows' texts are there; `catcli adapters export --without-rows` leaves them empty."""
+        return any(self.texts)
+
     def save(self, file: Path, names: Sequence[str]) -> None:
         """As Parquet, categories by name."""
         logits = pl.Array(pl.Float32, len(names))

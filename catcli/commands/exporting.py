@@ -1,0 +1,58 @@
+"""``catcli adapters export``: a copy of an adapter to hand on, with the rows that it carries or without a word of them."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from catcli import adapter as adapters
+from catcli.adapter import Adapter
+from catcli.commands.talk import Talk
+from catcli.evaluation.heldout import HeldOut
+from catcli.runtime.labeler import PROBE_ROWS, Labeler, lora_logits, save_probe
+from catcli.runtime.session import Session
+from catcli.runtime.tokens import Tokenizer
+
+ROWS = frozenset({"heldout.parquet", "probe.parquet"})
+"""The files that hold texts of products."""
+
+
+def export_adapter(name: str, output: Path, *, without_rows: bool = False, force: bool = False, talk: Talk | None = None) -> Adapter:
+    """Copy an adapter to the folder ``output``, every file checked on the way.
+
+    With ``without_rows`` the held-out rows keep their logits, categories and product hashes, by which the copy is reported, but not their
+    texts; and the probe rows, by which it is tried out where it is loaded, are categories' names in place of products.
+
+    Raises:
+        AdapterError: there is no such adapter, a file of it is damaged, or the output is taken.
+        OutputError: the output cannot be written.
+    """
+    talk = talk or Talk.silent()
+    found = adapters.named(name)
+    adapters.check_free(output, force)
+    size = found.verify()
+    if without_rows:
+        Labeler(found, "cpu")  # what is written below has to be what the adapter computes, so it is tried out first
+    with adapters.drafted(output) as draft:
+        for file in found.manifest.files:
+            if not without_rows or file not in ROWS:
+                shutil.copyfile(found.file(file), draft.folder / file)
+        if without_rows:
+            _write_without_rows(found, draft.folder)
+        draft.manifest = found.manifest
+    talk.record("exported", bytes=size, adapter=found.fingerprint, folder=str(output))
+    talk.say(f"written: {output}" + (", without the texts of its rows" if without_rows else ""))
+    return adapters.load(output)
+
+
+def _write_without_rows(adapter: Adapter, folder: Path) -> None:
+    manifest = adapter.manifest
+    held = HeldOut.load(adapter.file("heldout.parquet"), manifest.categories)
+    replace(held, texts=[""] * len(held.texts)).save(folder / "heldout.parquet", manifest.categories)
+    tokenizer = Tokenizer.load(adapter.file("tokenizer.json"), manifest.max_tokens, manifest.pad_id)
+    texts = manifest.categories[:PROBE_ROWS]
+    logits = {
+        variant: lora_logits(tokenizer, Session(adapter.file(served.file), "cpu"), texts) for variant, served in manifest.variants.items()
+    }
+    save_probe(folder / "probe.parquet", texts, logits)
