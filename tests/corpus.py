@@ -379,7 +379,12 @@ text(
     rows=48,
 )
 text("marks heaped on letters", delimited(titled(lambda title: title.replace("u", "u" + "\u0301\u0327" * 40))), **WHOLE)
-text("letters without width", delimited([("\u200b".join(title), category) for title, category in ROWS]), **WHOLE)
+text(
+    "letters without width",
+    delimited([("\u200b".join(title), category) for title, category in ROWS]),
+    rows=48,
+    learn="no column of shop.csv looks like product text",
+)
 text("letters of private use and beyond the first plane", delimited(titled(lambda title: f"\ue000{title}\U0010fffd𝕄")), **WHOLE)
 text(
     "titles of punctuation",
