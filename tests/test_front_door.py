@@ -16,7 +16,18 @@ from conftest import SHELVES, Shop, catcli
 
 from catcli.reporting.tables import shortened
 
-COMMANDS = ["fit", "predict", "report", "demo", "doctor", "adapters", "adapters list", "adapters show", "adapters remove"]
+COMMANDS = [
+    "fit",
+    "predict",
+    "report",
+    "demo",
+    "doctor",
+    "adapters",
+    "adapters list",
+    "adapters show",
+    "adapters remove",
+    "adapters export",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -66,7 +66,7 @@ def test_the_label_by_hand_is_the_label_of_predict(shop: Shop, tmp_path: Path) -
 
 
 def test_every_option_of_the_contract_in_the_readme_exists(tmp_path: Path) -> None:
-    commands: tuple[list[str], ...] = (["fit"], ["predict"], ["report"], ["tune"], ["compare"], ["bench"], [])
+    commands: tuple[list[str], ...] = (["fit"], ["predict"], ["report"], ["tune"], ["compare"], ["bench"], ["adapters", "export"], [])
     shown = "".join(catcli(*command, "--help", cwd=tmp_path, COLUMNS="200").stdout for command in commands)
     for option in set(re.findall(r"`[^`]*?(--[a-z][a-z-]+)", README)):
         assert option in shown, option
