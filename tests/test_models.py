@@ -32,7 +32,7 @@ from catcli.products.examples import Examples
 from catcli.recipe import Method, Recipe
 from catcli.runtime.blend import Array
 from catcli.runtime.session import Session
-from catcli.runtime.tokens import Tokenizer
+from catcli.runtime.tokens import TokenBatch, Tokenizer
 
 CLASSES = 3
 
@@ -253,6 +253,38 @@ def test_a_training_that_begins_above_the_lower_blocks_learns_the_same(base: Bac
         learned.append(weights(learner))
     assert alike(learned[0], learned[1], tolerance=2e-3)  # what enters the lowest adapter is kept in half precision
     assert not alike(learned[0], weights(trainer(base, dropout=0.0)[0]), tolerance=2e-3)
+
+
+def test_a_batch_that_memory_is_too_short_for_teaches_the_same_in_pieces(base: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, task = trainer(base, dtype="fp32")
+    learner.classifier.eval()  # without dropout, whose draws hang on the shape of a batch
+    rows, said = task.learn[:8].tolist(), list[str]()
+
+    def gradient() -> tuple[float, dict[str, torch.Tensor]]:
+        learner.classifier.zero_grad(set_to_none=True)
+        with learner._entered() as learner._given:
+            loss = learner._gradient(rows)
+        return loss, {name: parameter.grad.clone() for name, parameter in learner.learning.items() if parameter.grad is not None}
+
+    whole = gradient()
+    real = learner._logits
+
+    def short(batch: TokenBatch) -> torch.Tensor:
+        if len(batch.rows) > 2:
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte"
+            )
+        return real(batch)
+
+    monkeypatch.setattr(learner, "_logits", short)
+    learner.tell = Tell(say=said.append)
+    pieces = gradient()
+    assert pieces[0] == pytest.approx(whole[0], rel=1e-5)
+    assert whole[1]
+    assert alike(whole[1], pieces[1], 1e-5)
+    assert [line.split(":")[1] for line in said] == [f" a batch is computed in {count} pieces, to one end" for count in (2, 4)]
+    assert gradient()[0] == pieces[0]
+    assert len(said) == 2
 
 
 def test_a_backbone_is_whole_again_after_training(base: Backbone, tmp_path: Path) -> None:
