@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn, get_type_hints
@@ -38,10 +38,10 @@ def command(body: Callable[..., object]) -> Callable[..., None]:
     """
     signature = inspect.signature(body)
     hints = get_type_hints(body, localns={"Talk": object}, include_extras=True)  # it is not imported here: see `_talk`
-    again = "Run the same line again, with --resume to go on." if "resume" in signature.parameters else "Run the same line again."
 
     @wraps(body)
     def run(*, quiet: bool, verbose: bool, log_format: str, **options: object) -> None:
+        again = _again(options)
         talk = _talk(quiet, verbose, log_format)
         signals = Signals()
         try:
@@ -54,19 +54,18 @@ def command(body: Callable[..., object]) -> Callable[..., None]:
             talk.record("ended", exit_code=0)
         except CatcliError as error:
             _stop(talk, str(error), error.exit_code)
-        except KeyboardInterrupt:
-            _stop(talk, f"interrupted; nothing was left half-written. {again}", 130)
-        except Terminated:
-            _stop(talk, f"stopped by SIGTERM; nothing was left half-written. {again}", 143)
+        except (KeyboardInterrupt, Terminated) as stopped:
+            said, code = ("interrupted", 130) if isinstance(stopped, KeyboardInterrupt) else ("stopped by SIGTERM", 143)
+            _stop(talk, f"{said}; {again}", code)
         except BrokenPipeError:
             # The reader has gone (| head). Python would complain again when it flushes at exit: give it somewhere to flush to.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _unread()
             raise typer.Exit(0) from None
         except OSError as error:
             # What the rooms below did not foresee is still the machine's doing: a name that is too long, a disk that fails.
             _stop(talk, f"{error.filename or 'standard output'}: {error.strerror or error}; mend that and run the same line again.", 1)
         except MemoryError:
-            _stop(talk, f"memory ran out; free some, or give a smaller --batch-size, --batch-tokens or --per-category. {again}", 1)
+            _stop(talk, f"memory ran out; free some, or give a smaller --batch-size, --batch-tokens or --per-category; {again}", 1)
         finally:
             signals.release()
 
@@ -76,6 +75,21 @@ def command(body: Callable[..., object]) -> Callable[..., None]:
     vars(run).update(__signature__=signature.replace(parameters=shown))
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     return run
+
+
+def _unread() -> None:
+    """Nobody reads standard output any more."""
+    if sys.stdout is not None:  # closed by the caller (>&-)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _again(options: Mapping[str, object]) -> str:
+    """What a run that is stopped leaves, and how to go on."""
+    if options.get("output") == "-":
+        return "what went out is not all. Run the same line again."
+    inputs = options.get("catalog") or options.get("products") or ()
+    kept = "resume" in options and not (isinstance(inputs, Sequence) and "-" in inputs)
+    return "nothing was left half-written. Run the same line again" + (", with --resume to go on." if kept else ".")
 
 
 def _spoken() -> list[inspect.Parameter]:

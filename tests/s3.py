@@ -15,7 +15,7 @@ from typing import Any
 import boto3
 from moto.server import ThreadedMotoServer
 
-KEYS = {"AWS_ACCESS_KEY_ID": "anyone", "AWS_SECRET_ACCESS_KEY": "anything", "AWS_REGION": "us-east-1"}
+KEYS = {"AWS_ACCESS_KEY_ID": "anyone", "AWS_SECRET_ACCESS_KEY": "never-to-be-told", "AWS_REGION": "us-east-1"}
 
 Fault = Callable[["_Handler", int], bool]
 """What is done with a request, by its number, in place of passing it on; False where it is passed on."""

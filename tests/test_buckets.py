@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +18,7 @@ import pytest
 from conftest import FIXTURE, catcli
 from corpus import ROWS, SHEET, columns, delimited, lines, objects, workbook
 from pyarrow import feather
-from s3 import FAULTS, Server, error_500, every, server
+from s3 import FAULTS, KEYS, Server, error_500, every, server
 
 from catcli.commands.fit import fit
 from catcli.commands.predict import Asked, predict
@@ -205,6 +210,39 @@ def test_places_that_buckets_cannot_be_and_outputs_that_are_there_get_a_sentence
         report([str(FIXTURE)], Told(html=Path("s3://shop/page.html")))
     ran = catcli("fit", "here.csv", "-o", "s3://shop/adapter", cwd=tmp_path)
     assert (ran.returncode, "an adapter is made on a disk" in ran.stderr) == (1, True), ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("s3://my shop/a.csv", "this is no name of a bucket or an object"),
+        ("s3://shop/a//b.csv", "this is no name of a bucket or an object"),
+        ("s3://shop/../a.csv", "this is no name of a bucket or an object"),
+        ("s3://shop/[z-a].csv", "is no pattern"),
+    ],
+)
+def test_names_that_cannot_be_get_a_sentence(s3: Server, url: str, said: str) -> None:
+    assert s3
+    with pytest.raises(ProductsError, match=said):
+        open_source([url])
+
+
+def test_two_names_of_one_bucket_are_one_place(s3: Server) -> None:
+    s3.client.put_object(Bucket="shop", Key="a.csv", Body=delimited(ROWS).encode())
+    with pytest.raises(UsageError, match="is one of the inputs"):
+        labeled("s3a://shop/a.csv", "s3://shop/a.csv")
+
+
+def test_ctrl_c_is_heard_while_a_bucket_says_nothing(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        environment = {**os.environ, "AWS_ENDPOINT_URL": endpoint, **KEYS}
+        line = [sys.executable, "-m", "catcli", "predict", "s3://shop/a.csv", "-o", "out.csv", "--adapter", str(FIXTURE)]
+        with subprocess.Popen(line, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as run:
+            time.sleep(3)
+            run.send_signal(signal.SIGINT)
+            said = run.communicate(timeout=20)[1]
+    assert (run.returncode, said.startswith("error: interrupted")) == (130, True)
 
 
 def test_missing_credentials_are_named_with_what_to_set() -> None:

@@ -129,6 +129,9 @@ def test_from_a_bucket_into_a_bucket(catalog: Path, local: bytes, tmp_path: Path
         line = ("predict", "s3://shop/in/catalog.parquet", "-o", "s3://shop/out.csv", "--adapter", FIXTURE, *WORKERS)
         catcli(*line, cwd=tmp_path, check=True, **running.environment)
         assert running.client.get_object(Bucket="shop", Key="out.csv")["Body"].read() == local
+    logs = [file.read_bytes() for file in Path("/tmp/ray/session_latest/logs").resolve().rglob("*") if file.is_file()]
+    assert logs
+    assert not any(running.environment["AWS_SECRET_ACCESS_KEY"].encode() in log for log in logs)
 
 
 # --- what is lost on the way ---------------------------------------------------------------------------------------------------------

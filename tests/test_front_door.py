@@ -134,6 +134,35 @@ def test_a_closed_pipe_ends_quietly(shop: Shop, tmp_path: Path) -> None:
     assert result.stderr == ""
 
 
+def test_a_log_that_nobody_reads_any_more_does_not_stop_the_work(shop: Shop, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    for extra in ((), ("--log-format", "json")):
+        line = [sys.executable, "-m", "catcli", "predict", str(shop.catalog), "-o", "out.csv", "--adapter", shop.adapter, *extra]
+        assert subprocess.run(line, cwd=tmp_path, stderr=writing, check=False).returncode == 0
+        assert (tmp_path / "out.csv").exists()
+        (tmp_path / "out.csv").unlink()
+    os.close(writing)
+
+
+def test_a_pipe_whose_reader_goes_is_named(shop: Shop, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    line = [sys.executable, "-m", "catcli", "predict", str(shop.catalog), "-o", "fifo", "--format", "csv", "--adapter", shop.adapter]
+    with subprocess.Popen(line, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as run:
+        (tmp_path / "fifo").open("rb").close()
+        said = run.communicate(timeout=60)[1]
+    assert run.returncode == 1
+    assert "error: -o fifo: who read it has gone before the end" in said
+
+
+def test_a_review_in_the_folder_that_is_replaced_is_refused(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    line = ("predict", shop.catalog, "-o", "out/", "--adapter", shop.adapter, "--min-confidence", "0.9", "--review", "out/review.csv")
+    ran = catcli(*line, cwd=tmp_path)
+    assert ran.returncode == 2
+    assert "lies in the folder out/, which is replaced as a whole" in " ".join(ran.stderr.split())
+
+
 @pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "stopped by SIGTERM")])
 def test_a_signal_ends_with_a_sentence_and_leaves_nothing_half_written(
     shop: Shop, tmp_path: Path, number: int, code: int, word: str

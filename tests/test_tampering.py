@@ -25,6 +25,7 @@ from catcli import adapter as adapters
 from catcli.commands.predict import Asked, predict
 from catcli.commands.report import report
 from catcli.errors import AdapterError
+from catcli.runtime.session import Session
 
 SYSTEM_FILE = "/etc/hostname"
 TRICKED = Path("/tmp/catcli-was-tricked")
@@ -439,6 +440,37 @@ def _(folder: Path) -> None:
     rewritten(folder, "metrics.json", blend=None)
 
 
+def called(folder: Path, name: str) -> None:
+    (folder / "model.onnx").rename(folder / name)
+    told = json.loads((folder / "adapter.json").read_text())
+    told["files"][name] = told["files"].pop("model.onnx")
+    told["variants"]["fp32"]["file"] = name
+    (folder / "adapter.json").write_text(json.dumps(told))
+
+
+@kind("a model that ONNX Runtime would read as another format", "model.ort is named otherwise than models are")
+def _(folder: Path) -> None:
+    called(folder, "model.ort")
+
+
+@kind("a model that onnx would read as text", "model.textproto is named otherwise than models are")
+def _(folder: Path) -> None:
+    called(folder, "model.textproto")
+
+
+@kind("weights from before the file", "takes weights from beyond the")
+def _(folder: Path) -> None:
+    def change(found: onnx.ModelProto) -> None:
+        tensor = next(one for one in found.graph.initializer if len(one.raw_data) > 100)
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in {"location": "linear.safetensors", "offset": "-8", "length": "16"}.items():
+            tensor.external_data.add(key=key, value=value)
+
+    manifest(folder, variants__fp32__data=["linear.safetensors"])
+    model(folder, change)
+
+
 # --- tests ----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -463,6 +495,14 @@ def test_every_kind_of_tampering_is_named(tmp_path: Path, name: str) -> None:
     assert str(raised.value).startswith(str(folder))
     assert len(str(raised.value)) < 800
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_the_session_reads_the_format_that_was_vetted(tmp_path: Path) -> None:
+    """Bytes that are ONNX to protobuf and have the name of ONNX Runtime's own format at byte 4 are not run as the latter."""
+    both = tmp_path / "model.onnx"
+    both.write_bytes(b"\x08\x0a\x12\x06ORTM" + bytes(64))
+    with pytest.raises(AdapterError, match="cannot be loaded by ONNX Runtime: .*(?i:protobuf|onnx)"):
+        Session(both, "cpu")
 
 
 def test_nothing_in_catcli_unpickles_or_runs_what_it_reads() -> None:

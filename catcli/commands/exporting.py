@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from catcli import adapter as adapters
-from catcli.adapter import Adapter
+from catcli.adapter import Adapter, Variant
 from catcli.commands.talk import Talk
 from catcli.evaluation.heldout import HeldOut
-from catcli.runtime.labeler import PROBE_ROWS, Labeler, lora_logits, save_probe
-from catcli.runtime.session import Session
-from catcli.runtime.tokens import Tokenizer
+from catcli.runtime.blend import Array
+from catcli.runtime.labeler import PROBE_ROWS, Labeler, save_probe
 
 ROWS = frozenset({"heldout.parquet", "probe.parquet"})
 """The files that hold texts of products."""
@@ -32,8 +31,6 @@ def export_adapter(name: str, output: Path, *, without_rows: bool = False, force
     found = adapters.named(name)
     adapters.check_free(output, force)
     size = found.verify()
-    if without_rows:
-        Labeler(found, "cpu")  # what is written below has to be what the adapter computes, so it is tried out first
     with adapters.drafted(output) as draft:
         for file in found.manifest.files:
             if not without_rows or file not in ROWS:
@@ -50,9 +47,9 @@ def _write_without_rows(adapter: Adapter, folder: Path) -> None:
     manifest = adapter.manifest
     held = HeldOut.load(adapter.file("heldout.parquet"), manifest.categories)
     replace(held, texts=[""] * len(held.texts)).save(folder / "heldout.parquet", manifest.categories)
-    tokenizer = Tokenizer.load(adapter.file("tokenizer.json"), manifest.max_tokens, manifest.pad_id)
-    texts = manifest.categories[:PROBE_ROWS]
-    logits = {
-        variant: lora_logits(tokenizer, Session(adapter.file(served.file), "cpu"), texts) for variant, served in manifest.variants.items()
-    }
+    texts, logits = manifest.categories[:PROBE_ROWS], dict[Variant, Array]()
+    for variant in manifest.variants:
+        # Loaded as predict does, vetted and tried out: what is written has to be what the adapter computes.
+        labeler = Labeler(adapter, "cpu", variant)
+        logits[variant] = labeler.lora(labeler.tokenize(texts))
     save_probe(folder / "probe.parquet", texts, logits)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from catcli.errors import OutputError, UsageError
 from catcli.places import is_bucket
-from catcli.products.buckets import Object, Place, below, looked_up
+from catcli.products.buckets import Object, Place, below, looked_up, plain
 from catcli.products.read import Source
 from catcli.products.write import Form, check_folder, is_folder, output_form
 
@@ -36,7 +36,7 @@ def _exists(out: str) -> bool:
 def _is_or_holds(out: str, path: Place) -> bool:
     """Whether an output is an input, or a folder with it."""
     if isinstance(path, Object):
-        return path.url == out or (is_folder(out) and path.url.startswith(out))
+        return plain(path.url) == plain(out) or (is_folder(out) and plain(path.url).startswith(plain(out)))
     if is_bucket(out):
         return False
     place = Path(out)
@@ -54,6 +54,14 @@ def _check_review(source: Source, asked: Asked) -> None:
     same = review == asked.output if buckets else Path(review).resolve() == Path(asked.output).resolve()
     if same or any(_is_or_holds(review, path) for path in source.paths):
         raise UsageError(f"--review {review} is the output or one of the inputs; write to another file.")
+    if is_folder(asked.output) and _is_in(review, asked.output):
+        raise UsageError(f"--review {review} lies in the folder {asked.output}, which is replaced as a whole; write it beside.")
+
+
+def _is_in(file: str, folder: str) -> bool:
+    if is_bucket(file) or is_bucket(folder):
+        return plain(file).startswith(plain(folder))
+    return Path(file).resolve().is_relative_to(Path(folder).resolve())
 
 
 def review_form(asked: Asked) -> Form:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -35,10 +36,23 @@ class PlainConsole(Console):
     def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
         super().__init__(stderr=stderr, quiet=quiet, highlight=False, markup=False, emoji=False)
 
+    def on_broken_pipe(self) -> None:
+        """Who reads the results has gone, which ends the run; one who reads the talk does not."""
+        if not self.stderr:
+            raise BrokenPipeError
+        unheard()
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """What is drawn, its text `printable`; the controls are rich's own."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+def unheard() -> None:
+    """Nobody reads standard error any more: what is said from now on goes nowhere, and the work goes on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stderr.fileno())
+    os.close(nowhere)
 
 
 @dataclass(frozen=True)
@@ -109,7 +123,10 @@ class Talk:
             return
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         told = {"time": now, "run": self.run, "level": level, "message": sentence, **facts}
-        print(json.dumps(told), file=self.err.file, flush=True)
+        try:
+            print(json.dumps(told), file=self.err.file, flush=True)
+        except BrokenPipeError:
+            unheard()
 
     @contextmanager
     def progress(self) -> Iterator[Advance]:

@@ -12,13 +12,15 @@ import functools
 import io
 import os
 import re
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from catcli.errors import CatcliError, ChangedError, OutputError, ProductsError, listed
 
@@ -97,6 +99,8 @@ class Object:
         return io.BufferedReader(Range(self), block)
 
 
+Answer = TypeVar("Answer")
+
 Place = Path | Object
 """Where rows come from."""
 
@@ -137,12 +141,12 @@ class Range(io.RawIOBase):
 
     def _fetched(self, start: int, end: int) -> bytes:
         import obstore
-        from obstore.exceptions import BaseError, GenericError, PreconditionError
+        from obstore.exceptions import GenericError, PreconditionError
 
         options: Any = {"range": (start, end), **({"if_match": self._source.etag} if self._source.etag else {})}
         for attempt in range(RETRIES + 1):
             try:
-                return bytes(obstore.get(self._store, self._key, options=options).bytes())
+                return heard(lambda: bytes(obstore.get(self._store, self._key, options=options).bytes()))
             except PreconditionError as error:
                 raise ChangedError(f"{self._source} was changed while it was read; run the same line again once it is finished.") from error
             except GenericError as error:
@@ -150,9 +154,32 @@ class Range(io.RawIOBase):
                 if attempt == RETRIES or not _broke_off(error):
                     raise ProductsError(_told(self._source.url, "cannot be read", error)) from error
                 time.sleep(min(0.2 * 2**attempt, 10))
-            except BaseError as error:
+            except _failures() as error:
                 raise ProductsError(_told(self._source.url, "cannot be read", error)) from error
         raise AssertionError("the last attempt returns or raises")
+
+
+def heard(ask: Callable[[], Answer]) -> Answer:
+    """What a request gives; a signal is heard while it is waited for, to which obstore's own wait, minutes of it, is deaf."""
+    if threading.current_thread() is not threading.main_thread():
+        return ask()
+    answer: Future[Answer] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:  # noqa: BLE001  # it is raised where it was asked
+            answer.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return answer.result()
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What obstore raises: errors of its own, and Python's for a name that cannot be and for what is not there."""
+    from obstore.exceptions import BaseError
+
+    return BaseError, ValueError, FileNotFoundError
 
 
 def _broke_off(error: Exception) -> bool:
@@ -160,17 +187,22 @@ def _broke_off(error: Exception) -> bool:
     return any(word in str(error) for word in ("error decoding response body", "request or response body error", "connection closed"))
 
 
+def plain(url: str) -> str:
+    """An address by the first of the names that its kind of bucket has."""
+    kind, separator, rest = url.partition("://")
+    return {"s3a": "s3", "abfs": "az", "abfss": "az"}.get(kind, kind) + separator + rest
+
+
 @functools.cache
 def _store(bucket: str) -> ObjectStore:
     """A bucket, with what the environment says of it."""
-    from obstore.exceptions import BaseError
     from obstore.store import from_url
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
     client: Any = {**TIMES, **({"allow_http": True} if endpoint.startswith("http://") else {})}
     try:
         return from_url(bucket.replace("s3a://", "s3://"), client_options=client, retry_config=RETRY)
-    except BaseError as error:
+    except _failures() as error:
         raise ProductsError(_told(bucket, "cannot be asked", error)) from error
 
 
@@ -185,18 +217,18 @@ def _told(url: str, what: str, error: Exception) -> str:
         return (
             f"{url} {what}: it takes credentials, which the environment does not have or which are not allowed to; set {CREDENTIALS[kind]}."
         )
-    if "NoSuchBucket" in said:
+    if isinstance(error, ValueError):
+        return f"{url} {what}: this is no name of a bucket or an object ({said[:200]}); check how it is written."
+    if "NoSuchBucket" in said or isinstance(error, FileNotFoundError):
         return f"{url} {what}: there is no such bucket; check its name, and the endpoint in AWS_ENDPOINT_URL."
     return f"{url} {what}, after {RETRIES} tries: {said[:300]}; is the network up? Run the same line again."
 
 
 @contextmanager
 def _asking(url: str) -> Iterator[None]:
-    from obstore.exceptions import BaseError
-
     try:
         yield
-    except BaseError as error:
+    except _failures() as error:
         raise ProductsError(_told(url, "cannot be asked", error)) from error
 
 
@@ -211,7 +243,7 @@ def looked_up(url: str) -> Object | None:
     address = Address.of(url)
     with _asking(url):
         try:
-            found = obstore.head(_store(address.bucket), address.key)
+            found = heard(lambda: obstore.head(_store(address.bucket), address.key))
         except (FileNotFoundError, NotFoundError):
             return None
     return Object(url, found["size"], found["e_tag"] or "")
@@ -223,7 +255,7 @@ def below(url: str) -> list[Object]:
 
     address = Address.of(url)
     with _asking(url):
-        pages = obstore.list(_store(address.bucket), address.key.rstrip("/") or None)
+        pages = heard(lambda: list(obstore.list(_store(address.bucket), address.key.rstrip("/") or None)))
         found = [Object(f"{address.bucket}/{one['path']}", one["size"], one["e_tag"] or "") for page in pages for one in page]
     return sorted(found, key=lambda one: one.url)
 
@@ -231,7 +263,10 @@ def below(url: str) -> list[Object]:
 def matching(pattern: str) -> tuple[str, list[Object]]:
     """The objects that a pattern names, and the prefix before its first part that stands for several; ``**`` is any number of parts."""
     fixed = pattern[: MAGIC.search(pattern).start()].rpartition("/")[0]  # type: ignore[union-attr]  # it has one
-    wanted = re.compile(translated(pattern), re.DOTALL)
+    try:
+        wanted = re.compile(translated(pattern), re.DOTALL)
+    except re.error as error:
+        raise ProductsError(f"{pattern} is no pattern: {error}; write * for any letters, [a-z] for one of several.") from error
     return fixed, [one for one in below(fixed) if wanted.fullmatch(one.url)]
 
 
@@ -263,14 +298,14 @@ def upload(file: Path, url: str, option: str = "-o") -> None:
         OutputError: it cannot be put there; whatever stood there stands.
     """
     import obstore
-    from obstore.exceptions import BaseError
 
     address, size = Address.of(url), file.stat().st_size
     # S3 takes ten thousand pieces of an object.
     chunk = max(8 * 2**20, -(-size // 9_000))
     try:
         with file.open("rb") as opened:
-            obstore.put(_store(address.bucket), address.key, opened, chunk_size=chunk, max_concurrency=4)
-    except (BaseError, CatcliError) as error:
-        said = str(error) if isinstance(error, CatcliError) else _told(url, "cannot be written", error)
-        raise OutputError(f"{option} {said}") from error
+            heard(lambda: obstore.put(_store(address.bucket), address.key, opened, chunk_size=chunk, max_concurrency=4))
+    except CatcliError as error:
+        raise OutputError(f"{option} {error}") from error
+    except _failures() as error:
+        raise OutputError(f"{option} {_told(url, 'cannot be written', error)}") from error

@@ -128,8 +128,10 @@ def writing(out: str, option: str = "-o") -> Iterator[None]:
     """
     try:
         yield
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError as error:
+        if out == "-":  # as with | head: see `catcli.ending`
+            raise
+        raise OutputError(f"{option} {out}: who read it has gone before the end; run the same line again.") from error
     except OSError as error:
         if is_disk_full(error):
             raise OutputError(f"{option} {out}: the disk is full; free some space and run the same line again.") from error

@@ -11,18 +11,14 @@ those of a run on one machine of the same kind. Ray does again what a lost worke
 
 from __future__ import annotations
 
-import io
 import itertools
-import logging
+import math
 import os
-import signal
-import socket
 import tempfile
 import uuid
-import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -30,9 +26,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from catcli import adapter as adapters
 from catcli.adapter import MANIFEST, Adapter, Variant
-from catcli.errors import CatcliError, DeviceError, reason
+from catcli.errors import CatcliError, DeviceError
 from catcli.products.buckets import Object
 from catcli.products.read import Source
+from catcli.runtime.joining import joined, quiet, unwrapped, unwrapping
 from catcli.runtime.labeler import Labeler, Labels
 from catcli.runtime.pipeline import Done
 from catcli.runtime.planning import Planner, Work, rows_of_a_batch
@@ -43,17 +40,11 @@ if TYPE_CHECKING:
 THREADS = 4
 """Cores of a worker, at most, where there is no GPU: each of them labels a call of its own."""
 
-ANSWER = 10
-"""Seconds in which a cluster has to answer."""
+PATIENCE = 600
+"""Seconds in which a cluster, which may have to start machines first, has to have a place for a worker."""
 
 CREDENTIALS = ("AWS_", "GOOGLE_", "AZURE_")
-"""What variables of the environment begin with that say who asks a bucket; workers on other machines get them."""
-
-SILENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # Ray would tell its makers about the cluster that it starts
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # otherwise it warns of a change to come
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-}
+"""What variables of the environment begin with that say who asks a bucket; the task that reads gets them, wherever it runs."""
 
 
 @dataclass(frozen=True)
@@ -80,30 +71,49 @@ class Cluster:
             DeviceError: ``device`` is ``cuda`` and the cluster has no GPU.
         """
         self.categories, self.adapter, self.notes = adapter.manifest.categories, adapter, list[str]()
-        self._ray = _ray()
-        with _quiet():
-            resources: Mapping[str, float] = self._ray.cluster_resources()
-            gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-            if device == "cuda" and not gpus:
-                raise DeviceError("--device cuda: the Ray cluster has no GPU; --device cpu labels without.")
-            on_gpu = gpus > 0 and device != "cpu"
-            self.workers = workers or (gpus if on_gpu else max(1, cpus // THREADS))
-            self._cpus = 1 if on_gpu else max(1, min(THREADS, cpus // self.workers))
-            self._gpus = min(1.0, gpus / self.workers) if on_gpu else 0.0
-            # An actor hands the files out, to workers that take the place of lost ones too: objects of the store may be gone by then.
-            self._files = self._ray.remote(num_cpus=0)(_Files).remote(_packed(adapter))
-            self._made: dict[str, Any] = {
-                "files": self._files,
-                "device": "cuda" if on_gpu else "cpu",
-                "batch_tokens": batch_tokens,
-                "threads": None if on_gpu else self._cpus,
-            }
-            remote = self._ray.remote(num_cpus=self._cpus, num_gpus=self._gpus)(_Loaded)
-            self._first = remote.remote(**self._made, variant=variant)
-            facts: Facts = _unwrapped(lambda: self._ray.get(self._first.facts.remote()))
+        self._ray = joined()
+        with quiet():
+            try:
+                facts = self._joined(adapter, device, variant, batch_tokens, workers)
+            except BaseException:
+                self._ray.shutdown()
+                raise
         self._made["variant"] = facts.variant  # of all workers: labels of several variants are not alike
         self.variant, self.provider, self.texts = facts.variant, facts.provider, facts.texts
         self.notes += facts.notes
+
+    def _joined(self, adapter: Adapter, device: str, variant: str, batch_tokens: int | None, workers: int | None) -> Facts:
+        """Settle how many workers of what size there are, and load the adapter on the first."""
+        resources: Mapping[str, float] = self._ray.cluster_resources()
+        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+        # A worker lies on one machine: the cores of all together are no measure of what one of them has.
+        largest = max(int(node["Resources"].get("CPU", 0)) for node in self._ray.nodes() if node["Alive"])
+        if device == "cuda" and not gpus:
+            raise DeviceError("--device cuda: the Ray cluster has no GPU; --device cpu labels without.")
+        on_gpu = gpus > 0 and device != "cpu"
+        self.workers = workers or (gpus if on_gpu else max(1, cpus // THREADS))
+        self._cpus = 1 if on_gpu else max(1, min(THREADS, largest, cpus // self.workers))
+        self._gpus = 1 / math.ceil(self.workers / gpus) if on_gpu else 0.0
+        # An actor hands the files out, to workers that take the place of lost ones too: objects of the store may be gone by then.
+        holder = self._ray.remote(num_cpus=0, scheduling_strategy=_here())(_Files)
+        self._files = holder.remote(_packed(adapter))
+        self._made: dict[str, Any] = {
+            "files": self._files,
+            "device": "cuda" if on_gpu else "cpu",
+            "batch_tokens": batch_tokens,
+            "threads": None if on_gpu else self._cpus,
+        }
+        remote = self._ray.remote(num_cpus=self._cpus, num_gpus=self._gpus)(_Loaded)
+        self._first = remote.remote(**self._made, variant=variant)
+        place = "GPU" if on_gpu else f"{self._cpus} cores"
+        try:
+            facts: Facts = unwrapped(lambda: self._ray.get(self._first.facts.remote(), timeout=PATIENCE))
+        except TimeoutError as error:
+            raise CatcliError(
+                f"--engine ray: in {PATIENCE // 60} minutes the cluster had no place for a worker ({place}); wait until others have ended, "
+                "or give it more machines."
+            ) from error
+        return facts
 
     def __enter__(self) -> Self:
         """Ready."""
@@ -111,12 +121,12 @@ class Cluster:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         """Leave the cluster; one that was started here ends."""
-        with _quiet():
+        with quiet():
             self._ray.shutdown()
 
     def label(self, texts: Sequence[str], top_k: int = 1) -> Labels:
         """Labels of some texts, by one worker."""
-        found: Labels = _unwrapped(lambda: self._ray.get(self._first.label.remote(texts, top_k)))
+        found: Labels = unwrapped(lambda: self._ray.get(self._first.label.remote(texts, top_k)))
         return found
 
     def labeled(self, source: Source, planner: Callable[[], Planner], k: int, warn: Callable[[str], None]) -> Generator[Done]:
@@ -124,9 +134,9 @@ class Cluster:
 
         ``planner`` makes the planner, where the rows are read.
         """
-        with _quiet():
+        with quiet():
             self._ray.kill(self._first)  # its place is needed
-            frames = _unwrapping(self._dataset(source, planner, k).iter_batches(batch_size=None, batch_format="pandas", prefetch_batches=1))
+            frames = unwrapping(self._dataset(source, planner, k).iter_batches(batch_size=None, batch_format="pandas", prefetch_batches=1))
             seen: set[str] = set()
             for frame in frames:
                 for work, labels, worker in frame.itertuples(index=False):
@@ -140,19 +150,17 @@ class Cluster:
 
     def _dataset(self, source: Source, planner: Callable[[], Planner], k: int) -> Any:  # noqa: ANN401  # Ray carries no types
         import ray.data
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
         context.target_max_block_size = 1  # a work is a block, and a block is what a worker takes
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         local = not all(isinstance(path, Object) for path in source.paths)
         works = ray.data.read_datasource(
             _datasource(source, planner, rows_of_a_batch(self.texts)),
             override_num_blocks=1,
             num_cpus=0,
-            **({"scheduling_strategy": here} if local else {}),
+            **({"scheduling_strategy": _here()} if local else {}),
         )
         return works.map_batches(
             _Worker,
@@ -165,6 +173,14 @@ class Cluster:
         )
 
 
+def _here() -> Any:  # noqa: ANN401  # Ray carries no types
+    """On this machine, which lives as long as the run does, and has the files."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
 def _datasource(source: Source, planner: Callable[[], Planner], rows: int) -> Any:  # noqa: ANN401  # a class that is not there without Ray
     """The works of a source, a row each, read by one task: what is recalled of a text hangs on all rows before it."""
     import pandas as pd
@@ -172,8 +188,12 @@ def _datasource(source: Source, planner: Callable[[], Planner], rows: int) -> An
     from ray.data.block import BlockMetadata
 
     folder = str(Path.cwd())
+    # Not by the environment of Ray's jobs, which stands in its logs.
+    remote = any(isinstance(path, Object) for path in source.paths)
+    told = {name: value for name, value in os.environ.items() if remote and name.startswith(CREDENTIALS)}
 
     def read() -> Iterator[pd.DataFrame]:
+        os.environ.update(told)
         with suppress(OSError):
             os.chdir(folder)  # names of files are as this process was given them
         try:
@@ -260,104 +280,3 @@ def _packed(adapter: Adapter) -> dict[str, bytes]:
     served = adapter.manifest.variants.values()
     names = ["tokenizer.json", "linear.safetensors", "probe.parquet", *(name for one in served for name in (one.file, *one.data))]
     return {MANIFEST: (adapter.folder / MANIFEST).read_bytes(), **{name: adapter.file(name).read_bytes() for name in names}}
-
-
-def _ray() -> Any:  # noqa: ANN401  # a module that is not there without the extra
-    """Ray, connected."""
-    os.environ.update({name: value for name, value in SILENT.items() if name not in os.environ})
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise CatcliError("--engine ray takes one package more: pip install 'catcli[ray]'.") from error
-    _check_address(os.environ.get("RAY_ADDRESS", ""))
-    handler = signal.getsignal(signal.SIGTERM)
-    told = {name: value for name, value in os.environ.items() if name.startswith(CREDENTIALS)}
-    with _quiet():
-        try:
-            ray.init(
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-                include_dashboard=False,
-                runtime_env={"env_vars": told},
-            )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise CatcliError(
-                f"--engine ray: the cluster cannot be joined or started ({reason(error)[:300]}); check RAY_ADDRESS, set "
-                "RAY_AUTH_MODE=token if it asks for a token, or unset both for a cluster of this machine alone."
-            ) from error
-    signal.signal(signal.SIGTERM, handler)  # Ray puts its own in its place
-    return ray
-
-
-def _check_address(address: str) -> None:
-    """Stop at an address where nobody listens, which Ray itself would try for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not (colon and port.isdigit()):
-        return
-    try:
-        socket.create_connection((host, int(port)), ANSWER).close()
-    except (OSError, OverflowError) as error:
-        raise CatcliError(
-            f"RAY_ADDRESS is {address}, where no Ray cluster answers ({reason(error)}); start one with 'ray start --head', or unset it."
-        ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Ray says much: by its loggers, to standard output, where results go, and from C++ to the process's own standard error."""
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), _without_stderr():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextmanager
-def _without_stderr() -> Iterator[None]:
-    """What is written to the process's standard error goes nowhere, but for what Python writes there, ours among it."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # closed by the caller (2>&-)
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        with os.fdopen(os.dup(kept), "w", encoding="utf-8", errors="replace") as ours, redirect_stderr(ours):
-            yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def _unwrapped(ask: Callable[[], Any]) -> Any:  # noqa: ANN401  # whatever a worker gives
-    """What a worker answers; its error as it was raised there."""
-    from ray.exceptions import RayError
-
-    try:
-        return ask()
-    except RayError as error:
-        raise _original(error) from error
-
-
-def _unwrapping(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    from ray.exceptions import RayError
-
-    try:
-        yield from frames
-    except RayError as error:
-        raise _original(error) from error
-
-
-def _original(error: BaseException) -> BaseException:
-    """The sentence that was raised on a worker; of anything else Ray's own error, which has its traceback."""
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        found = waiting.pop()
-        if isinstance(found, CatcliError) and type(found).__module__.startswith("catcli"):
-            return found
-        if found is not None:
-            waiting += [getattr(found, "cause", None), found.__cause__]
-    return error

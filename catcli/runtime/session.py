@@ -55,6 +55,8 @@ class Session:
         # One thread a batch and as many batches at once as there are cores: threads that share a batch of titles wait for one another at
         # every one of its hundred matrix products.
         options.intra_op_num_threads = 1
+        # What was vetted is ONNX; ONNX Runtime would take a file for another format by its name or its bytes.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own

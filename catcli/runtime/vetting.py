@@ -44,8 +44,11 @@ def vet(file: Path, beside: Collection[str]) -> None:
     Raises:
         AdapterError: it is no ONNX file, or has what none of ours has.
     """
+    # By its name onnx would take it for text, and ONNX Runtime for a format of its own: what is looked at has to be what is run.
+    if file.suffix != ".onnx":
+        raise AdapterError(f"{file} is named otherwise than models are, which end in .onnx: do not use it, fit one of your own.")
     try:
-        model = onnx.load(file, load_external_data=False)
+        model = onnx.load(file, format="protobuf", load_external_data=False)
     except (DecodeError, ValueError, RecursionError) as error:
         raise AdapterError(f"{file} is no ONNX file that can be read; copy the adapter again from where it was made.") from error
     problem = next(_problems(model, file, beside), None)
@@ -81,7 +84,7 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
         yield found
         for node in found.node:
             for attribute in node.attribute:
-                waiting.extend([attribute.g] if attribute.HasField("g") else attribute.graphs)
+                waiting.extend([*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs])
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -97,8 +100,8 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             yield from (sparse.values, sparse.indices)
         for node in one.node:
             for attribute in node.attribute:
-                yield from [attribute.t] if attribute.HasField("t") else attribute.tensors
-                for sparse in [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else attribute.sparse_tensors:
+                yield from [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
+                for sparse in [*([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []), *attribute.sparse_tensors]:
                     yield from (sparse.values, sparse.indices)
 
 
@@ -112,9 +115,9 @@ def _misplaced(tensor: onnx.TensorProto, file: Path, beside: Collection[str]) ->
         yield f"takes weights from {place[:80]!r}, which is not among its adapter's files"
         return
     try:
-        end = int(told.get("offset", "0")) + int(told.get("length", "0"))
+        offset, length = int(told.get("offset", "0")), int(told.get("length", "0"))
     except ValueError:
-        end = -1
+        offset = length = -1
     size = (file.parent / place).stat().st_size
-    if not 0 <= end <= size or any(dimension < 0 for dimension in tensor.dims):
+    if min(offset, length) < 0 or offset + length > size or any(dimension < 0 for dimension in tensor.dims):
         yield f"takes weights from beyond the {size:,} bytes of {place}"
