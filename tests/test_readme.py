@@ -37,7 +37,7 @@ def environment() -> dict[str, str]:
 
 def masked(line: str) -> str:
     """Digits differ from machine to machine, words and the places of columns do not."""
-    return re.sub(r"\d+(\.\d+)?|─+", "#", line).replace(" ", "").replace("int#", "").replace("fp#", "")
+    return re.sub(r"\d+(,\d{3})*(\.\d+)?|─+", "#", line).replace(" ", "").replace("int#", "").replace("fp#", "")
 
 
 def steady(line: str) -> bool:
