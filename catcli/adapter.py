@@ -289,12 +289,14 @@ def alone(target: Path) -> Iterator[None]:
             target.absolute().parent.mkdir(parents=True, exist_ok=True)
             mine = opened.enter_context(places.held(places.hidden(target.absolute(), "lock")))
         except OSError as error:
-            raise OutputError(
-                f"-o {target} cannot be written: {error.strerror or error}; free the place or choose another with -o."
-            ) from error
+            raise _unwritable(target, error) from error
         if not mine:
             raise AdapterError(f"another catcli is fitting {target}; wait until it has ended, or choose another folder with -o.")
         yield
+
+
+def _unwritable(target: Path, error: OSError) -> OutputError:
+    return OutputError(f"-o {target} cannot be written: {error.strerror or error}; free the place or choose another with -o.")
 
 
 @dataclass
@@ -334,8 +336,7 @@ def drafted(target: Path) -> Iterator[Draft]:
         if is_disk_full(error):
             raise OutputError(f"-o {target}: the disk is full; free some space and run the same line again, with --resume.") from error
         if isinstance(error, OSError):
-            why = error.strerror or error
-            raise OutputError(f"-o {target} cannot be written: {why}; free the place or choose another with -o.") from error
+            raise _unwritable(target, error) from error
         raise
     finally:
         if beside is not None:

@@ -79,8 +79,10 @@ def command(body: Callable[..., object]) -> Callable[..., None]:
 
 def _unread() -> None:
     """Nobody reads standard output any more."""
+    from catcli.commands.talk import unheard
+
     if sys.stdout is not None:  # closed by the caller (>&-)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        unheard(sys.stdout)
 
 
 def _again(options: Mapping[str, object]) -> str:

@@ -7,6 +7,7 @@ takes over where one dies.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import json
@@ -65,6 +66,7 @@ def _written(write: Callable[[io.BytesIO], object]) -> bytes:
     return file.getvalue()
 
 
+@functools.cache
 def files() -> dict[str, bytes]:
     """A small sound file of each format, by name."""
     sheet, table = delimited(ROWS).encode(), columns()

@@ -32,7 +32,7 @@ from catcli.products.review import Review
 from catcli.products.write import Form, output_form
 from catcli.runtime import planning
 from catcli.runtime.labeler import Labeler
-from catcli.runtime.pipeline import CONFIDENCE, PREDICTED, run
+from catcli.runtime.pipeline import CONFIDENCE, PREDICTED, here, run
 from catcli.runtime.planning import Plan
 from catcli.runtime.recall import Previous, Recall, Slots, among
 
@@ -271,7 +271,8 @@ def test_columns_types_and_order_come_out_as_they_came_in(shop: Shop, tmp_path: 
         source = open_source([str(tmp_path / f"in.{ending}")], delimiter="," if ending == "csv" else None)
         with Parts(str(through), output_form(str(through), None), [Path("in")], {}, resume=False) as parts:
             columns = next(iter(source.batches())).columns
-            run(source.batches(), parts, labeler, Plan(("title" if "title" in columns else None, None, None)), lambda *_: None)
+            plan = Plan(("title" if "title" in columns else None, None, None))
+            run(here(source.batches(), labeler), parts, labeler, plan, lambda *_: None)
             parts.finish()
         if ending == "jsonl":
             rows = [json.loads(line) for line in through.read_text(encoding="utf-8").split("\n")[:-1]]

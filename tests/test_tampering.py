@@ -97,14 +97,14 @@ def with_operator(folder: Path, node: onnx.NodeProto) -> None:
     model(folder, lambda found: found.graph.node.insert(0, node))
 
 
-def weights_from(folder: Path, place: str, length: int = 16) -> None:
+def weights_from(folder: Path, place: str, length: int = 16, offset: int = 0) -> None:
     """Let the model take its weights from another place."""
 
     def change(found: onnx.ModelProto) -> None:
         tensor = next(one for one in found.graph.initializer if len(one.raw_data) > 100)
         tensor.ClearField("raw_data")
         tensor.data_location = TensorProto.EXTERNAL
-        for key, value in {"location": place, "length": str(length)}.items():
+        for key, value in {"location": place, "offset": str(offset), "length": str(length)}.items():
             tensor.external_data.add(key=key, value=value)
 
     model(folder, change)
@@ -460,15 +460,8 @@ def _(folder: Path) -> None:
 
 @kind("weights from before the file", "takes weights from beyond the")
 def _(folder: Path) -> None:
-    def change(found: onnx.ModelProto) -> None:
-        tensor = next(one for one in found.graph.initializer if len(one.raw_data) > 100)
-        tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in {"location": "linear.safetensors", "offset": "-8", "length": "16"}.items():
-            tensor.external_data.add(key=key, value=value)
-
     manifest(folder, variants__fp32__data=["linear.safetensors"])
-    model(folder, change)
+    weights_from(folder, "linear.safetensors", offset=-8)
 
 
 # --- tests ----------------------------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from catcli.products.write import Form, Sink, check_folder, filled, is_folder, i
 from catcli.recipe import check_device
 from catcli.reporting import sentences, tables
 from catcli.runtime.labeler import Labeler
-from catcli.runtime.pipeline import CONFIDENCE, PREDICTED, Known, labeled_here, run
+from catcli.runtime.pipeline import CONFIDENCE, PREDICTED, Known, here, labeled_here, run
 from catcli.runtime.planning import Plan, Planner
 
 BEFORE, AFTER = "category_before", "category_after"
@@ -91,7 +91,8 @@ def churn(names: Sequence[str], asked: Asked, *, as_json: bool = False, talk: Ta
         def advance(rows: int, share: float) -> None:
             bar("labeling twice", rows, rows / share if share else rows)
 
-        run(told_notes(itertools.chain([first], batches), talk), comparing, readers[0].labeler, readers[0].plan, advance)
+        rows = told_notes(itertools.chain([first], batches), talk)
+        run(here(rows, readers[0].labeler), comparing, readers[0].labeler, readers[0].plan, advance)
     told = counts.told(before, after, source, asked)
     talk.record("compared", rows=told.rows, changed=told.changed, adapters=[before.fingerprint, after.fingerprint])
     _show(told, asked, as_json, talk)

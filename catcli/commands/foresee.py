@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 
-from catcli.commands.predict import Asked, label, prepare
+from catcli.commands.predict import Asked, engine_of, prepare
 from catcli.commands.talk import Talk
 from catcli.errors import UsageError
-from catcli.runtime.pipeline import Summary
+from catcli.runtime.pipeline import run
 from catcli.runtime.session import peak_memory
 
 
@@ -47,8 +47,8 @@ def foresee(
     source = ready.source
     sample = next(ready.batches)
     sample = sample.slice(0, 4 * ready.labeler.texts)
-    summary = Summary()
-    label(replace(ready, batches=iter([sample])), _Nowhere(), lambda *_: None, talk, summary=summary)
+    engine = engine_of(replace(ready, batches=iter([sample])), talk)
+    summary = run(engine, _Nowhere(), ready.labeler, ready.plan, lambda *_: None)
     speed = summary.rows / summary.seconds if summary.rows else 0.0
     rows = None if source.piped else source.count()
     found = Estimate(rows, rows / speed if rows and speed else None, speed, peak_memory(), ready.labeler.variant, ready.labeler.provider)

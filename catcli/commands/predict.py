@@ -6,14 +6,11 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy.typing as npt
 import polars as pl
 
 from catcli import __version__, places
@@ -35,9 +32,8 @@ from catcli.products.write import Form, is_folder, is_pipe, output_form, piped, 
 from catcli.recipe import check_device
 from catcli.runtime.cluster import Cluster
 from catcli.runtime.labeler import Labeler
-from catcli.runtime.pipeline import ALTERNATIVES, CONFIDENCE, PREDICTED, Advance, Done, Finisher, Output, Summary, Through, no_rows, run
+from catcli.runtime.pipeline import ALTERNATIVES, CONFIDENCE, PREDICTED, Done, Engine, Summary, Through, here, no_rows, run
 from catcli.runtime.planning import Plan, Planner, rows_of_a_batch
-from catcli.runtime.recall import Previous
 
 
 @dataclass(frozen=True)
@@ -141,7 +137,7 @@ def predict(
 def _labeled(ready: Prepared, as_json: bool, talk: Talk) -> Summary:
     asked, source = ready.asked, ready.source
     previous = earlier_labels(asked.previous, ready.labeler, ready.plan, talk) if asked.previous else None
-    done = Summary()
+    done, engine = Summary(), engine_of(ready, talk)
     with talk.progress() as bar:
 
         def advance(rows: int, share: float) -> None:
@@ -152,7 +148,7 @@ def _labeled(ready: Prepared, as_json: bool, talk: Talk) -> Summary:
         if is_pipe(asked.output):
             with _spills(asked) as spills, piped(asked.output, ready.form) as sink:
                 review = _review(ready, spills)
-                label(ready, Through(sink), advance, talk, previous=previous, review=review, summary=done)
+                run(engine, Through(sink), ready.labeler, ready.plan, advance, previous=previous, review=review, summary=done)
                 _finish_review(review, ready)
         else:
             mark = _mark(ready)
@@ -166,7 +162,8 @@ def _labeled(ready: Prepared, as_json: bool, talk: Talk) -> Summary:
                     done = Summary(**parts.left.state)
                     talk.say(f"going on after {done.rows:,} rows that are done")
                 review = _review(ready, parts.beside, parts.left.keeps)
-                label(ready, parts, advance, talk, previous=previous, review=review, summary=done, arrays=parts.left.arrays)
+                arrays = parts.left.arrays
+                run(engine, parts, ready.labeler, ready.plan, advance, previous=previous, review=review, summary=done, arrays=arrays)
                 if _mark(ready) != mark:
                     raise ChangedError(f"{source.name} was changed while it was read; run the same line again once it is finished.")
                 _finish_review(review, ready)
@@ -175,35 +172,20 @@ def _labeled(ready: Prepared, as_json: bool, talk: Talk) -> Summary:
     return done
 
 
-def label(
-    ready: Prepared,
-    output: Output,
-    advance: Advance,
-    talk: Talk,
-    *,
-    previous: Previous | None = None,
-    review: Review | None = None,
-    summary: Summary,
-    arrays: Mapping[str, npt.NDArray[Any]] | None = None,
-) -> None:
-    """Label all rows by the engine that was asked for; the rows that come out are the same."""
-    plan, labeler = ready.plan, ready.labeler
+def engine_of(ready: Prepared, talk: Talk) -> Engine:
+    """What labels: this process, or the cluster that was asked for. The rows that come out are the same."""
+    labeler = ready.labeler
     if isinstance(labeler, Labeler):
-        run(ready.batches, output, labeler, plan, advance, previous=previous, review=review, summary=summary, arrays=arrays)
-        return
-    earlier = previous.hashes if previous is not None else None
-    planner = partial(Planner, plan, labeler.texts, by_input=output.by_input, earlier=earlier, done=summary.rows, arrays=arrays)
-    finisher = Finisher(labeler.categories, plan, output, advance, previous=previous, review=review, summary=summary, arrays=arrays)
-    with closing(labeler.labeled(ready.source, planner, finisher.k, talk.warn)) as works:
-        finisher.through(_heard(works, talk))
+        return here(ready.batches, labeler)
 
+    def labeled(planner: Callable[[], Planner], k: int) -> Generator[Done]:
+        with closing(labeler.labeled(ready.source, planner, k, talk.warn)) as works:
+            for work, labels in works:
+                if work.batch.note:  # by a reader elsewhere; what one here notes is said as it reads
+                    talk.warn(work.batch.note)
+                yield work, labels
 
-def _heard(works: Iterator[Done], talk: Talk) -> Iterator[Done]:
-    """The works; what a reader elsewhere notes of a batch is said."""
-    for work, labels in works:
-        if work.batch.note:
-            talk.warn(work.batch.note)
-        yield work, labels
+    return labeled
 
 
 def prepare(catalog: Sequence[str], asked: Asked, talk: Talk, labeler: Labeler | None, opened: ExitStack) -> Prepared:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Self
+from typing import Self, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -40,7 +40,7 @@ class PlainConsole(Console):
         """Who reads the results has gone, which ends the run; one who reads the talk does not."""
         if not self.stderr:
             raise BrokenPipeError
-        unheard()
+        unheard(sys.stderr)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """What is drawn, its text `printable`; the controls are rich's own."""
@@ -48,10 +48,10 @@ class PlainConsole(Console):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
-def unheard() -> None:
-    """Nobody reads standard error any more: what is said from now on goes nowhere, and the work goes on."""
+def unheard(stream: TextIO) -> None:
+    """Nobody reads ``stream`` any more: what is written to it from now on goes nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stderr.fileno())
+    os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
@@ -126,7 +126,7 @@ class Talk:
         try:
             print(json.dumps(told), file=self.err.file, flush=True)
         except BrokenPipeError:
-            unheard()
+            unheard(sys.stderr)
 
     @contextmanager
     def progress(self) -> Iterator[Advance]:

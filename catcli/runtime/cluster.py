@@ -70,7 +70,7 @@ class Cluster:
             AdapterError: the adapter cannot be loaded there.
             DeviceError: ``device`` is ``cuda`` and the cluster has no GPU.
         """
-        self.categories, self.adapter, self.notes = adapter.manifest.categories, adapter, list[str]()
+        self.categories, self.notes = adapter.manifest.categories, list[str]()
         self._ray = joined()
         with quiet():
             try:
@@ -230,7 +230,6 @@ class _Loaded:
     def __init__(self, files: Any, device: str, variant: str, batch_tokens: int | None, threads: int | None) -> None:  # noqa: ANN401
         self._files, self._options = files, (device, variant, batch_tokens, threads)
         self._labeler: Labeler | None = None
-        self.threads = threads
 
     @property
     def labeler(self) -> Labeler:

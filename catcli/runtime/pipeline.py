@@ -21,6 +21,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
@@ -46,7 +47,20 @@ Advance = Callable[[int, float], None]
 Done = tuple[Work, Sequence[Labels]]
 """A work, and the labels of each of its calls."""
 
+Engine = Callable[[Callable[[], Planner], int], Generator[Done]]
+"""Called with what makes the planner and the classes that are wanted of a text: all works with their labels, in the order of their rows."""
+
 Item = TypeVar("Item")
+
+
+class Served(Protocol):
+    """What a run asks of the labeler, wherever it is loaded."""
+
+    categories: tuple[str, ...]
+
+    @property
+    def texts(self) -> int:
+        """Texts of a call."""
 
 
 @dataclass
@@ -103,9 +117,9 @@ class Through:
 
 
 def run(
-    batches: Iterable[Batch],
+    labeled: Engine,
     output: Output,
-    labeler: Labeler,
+    labeler: Served,
     plan: Plan,
     advance: Advance,
     *,
@@ -114,16 +128,26 @@ def run(
     summary: Summary | None = None,
     arrays: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> Summary:
-    """Label all rows of ``batches`` on this machine and write them to ``output`` in their order; ``review`` gets those not accepted.
+    """Have all rows ``labeled``, by ``labeler``, and write them to ``output`` in their order; ``review`` gets those not accepted.
 
     ``summary`` and ``arrays`` are those of the last finished part of a run that goes on; its rows are read past.
     """
     summary = summary or Summary()
     earlier = previous.hashes if previous is not None else None
-    planner = Planner(plan, labeler.texts, by_input=output.by_input, earlier=earlier, done=summary.rows, arrays=arrays)
+    planner = partial(Planner, plan, labeler.texts, by_input=output.by_input, earlier=earlier, done=summary.rows, arrays=arrays)
     finisher = Finisher(labeler.categories, plan, output, advance, previous=previous, review=review, summary=summary, arrays=arrays)
-    with ahead(batches, READ_AHEAD) as read, closing(labeled_here(planner.works(read), labeler, finisher.k)) as done:
+    with closing(labeled(planner, finisher.k)) as done:
         return finisher.through(done)
+
+
+def here(batches: Iterable[Batch], labeler: Labeler) -> Engine:
+    """Batches, labeled by the threads of this process."""
+
+    def labeled(planner: Callable[[], Planner], k: int) -> Generator[Done]:
+        with ahead(batches, READ_AHEAD) as read:
+            yield from labeled_here(planner().works(read), labeler, k)
+
+    return labeled
 
 
 def labeled_here(works: Iterable[Work], labeler: Labeler, k: int) -> Generator[Done]:
