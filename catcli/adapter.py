@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,9 +16,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from catcli import places
+from catcli import atomic, places
 from catcli.errors import AdapterError, OutputError, close_to, is_disk_full, listed
 from catcli.recipe import Method
 
@@ -29,7 +29,7 @@ blocks."""
 MANIFEST = "adapter.json"
 PACKAGES = ("catcli", "torch", "transformers", "peft", "optimum-onnx", "onnxruntime-gpu", "onnxruntime", "polars", "scikit-learn")
 
-LIMITS = {MANIFEST: 2**26, "recipe.json": 2**20, "metrics.json": 2**28, "tokenizer.json": 2**27, "probe.parquet": 2**28}
+LIMITS = {MANIFEST: 2**25, "recipe.json": 2**20, "metrics.json": 2**26, "tokenizer.json": 2**26, "probe.parquet": 2**28}
 """Bytes that files which are read whole may have, far above what a fit writes: 20,000 categories take some megabytes."""
 
 MOST_CATEGORIES, LONGEST_NAME = 1_000_000, 10_000
@@ -50,6 +50,9 @@ FileName = Annotated[str, AfterValidator(_own)]
 Name = Annotated[str, Field(max_length=LONGEST_NAME)]
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Number = Annotated[float, Field(ge=-1e9, le=1e9)]
+"""A number that cannot overflow float32 where it is multiplied by a logit; fitted ones are below a hundred."""
 
 
 class _Part(BaseModel):
@@ -78,11 +81,11 @@ class Threshold(_Part):
     """The confidence from which rows are accepted; null where none could be shown to hold the precision."""
     accepted: Share | None
     """Share of the choosing rows' products that lie above it."""
-    products: int
+    products: Count
     """Products, a row each, that it was looked for among."""
-    missing: int | None
+    missing: Count | None
     """Where there is no threshold: at least how many more such products it takes to show one; null where more would not help."""
-    best: float | None
+    best: Share | None
     """Where there is no threshold: the precision of the surest rows that were tested; null where there were too few to test."""
 
 
@@ -98,11 +101,11 @@ class CategoryThresholds(_Part):
 class Confidence(_Part):
     """What calibrates scores: they are divided by ``temperature``, and the log-odds of the best become ``slope`` x theirs + ``shift``."""
 
-    temperature: Annotated[float, Field(gt=0)]
+    temperature: Annotated[float, Field(ge=1e-9, le=1e9)]
     """What scores are divided by before their softmax."""
-    slope: float = 1.0
+    slope: Number = 1.0
     """What the log-odds of the best category are multiplied by."""
-    shift: float = 0.0
+    shift: Number = 0.0
     """What is added to them then."""
 
 
@@ -122,16 +125,16 @@ class Served(_Part):
 class Blend(_Part):
     """What the logits of the two models are multiplied by before they are added, and what is added for each class besides."""
 
-    lora: float
-    linear: float
-    offset: tuple[float, ...] = ()
+    lora: Number
+    linear: Number
+    offset: tuple[Number, ...] = ()
 
 
 class Alone(_Part):
     """What each model's logits are multiplied by where it stands alone: the inverse of its temperature."""
 
-    lora: float
-    linear: float
+    lora: Number
+    linear: Number
 
 
 class Manifest(_Part):
@@ -142,7 +145,7 @@ class Manifest(_Part):
     """
 
     format: int
-    created: datetime
+    created: AwareDatetime
     base: Base
     method: Method
     label: Name
@@ -178,17 +181,14 @@ class Adapter:
 
     folder: Path
     manifest: Manifest
+    fingerprint: str
+    """The SHA-256 of its manifest as it was read, which has those of its files: another adapter has another."""
     _checked: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @property
     def name(self) -> str:
         """The folder's name, which is the adapter's."""
         return self.folder.name
-
-    @property
-    def fingerprint(self) -> str:
-        """The SHA-256 of its manifest, which has those of its files: another adapter has another."""
-        return sha256(self.folder / MANIFEST)
 
     def file(self, name: str) -> Path:
         """The path of one of its files, after its SHA-256 was compared.
@@ -287,7 +287,7 @@ def alone(target: Path) -> Iterator[None]:
     with ExitStack() as opened:
         try:
             target.absolute().parent.mkdir(parents=True, exist_ok=True)
-            mine = opened.enter_context(places.held(places.hidden(target.absolute(), "lock")))
+            mine = opened.enter_context(atomic.file_lock(places.hidden(target.absolute(), "lock")))
         except OSError as error:
             raise _unwritable(target, error) from error
         if not mine:
@@ -306,46 +306,75 @@ class Draft:
     name: str
     folder: Path
     manifest: Manifest | None = None
+    finish: Callable[[Path], None] | None = None
+    """Called with the folder once its manifest is written: for what is made of the manifest itself, a signature."""
 
 
 @contextmanager
-def drafted(target: Path) -> Iterator[Draft]:
-    """A draft beside ``target`` that takes its place when the block ends well, and is gone when it does not."""
+def drafted(target: Path, *, sealed: bool = False) -> Iterator[Draft]:
+    """A draft beside ``target`` that takes its place when the block ends well, and is gone when it does not.
+
+    What is ``sealed`` was fitted here, of models that nobody else made: see `is_sealed`.
+    """
     target = target.absolute()  # "." has a name then
-    beside: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        places.restore(target, _aside(target))
-        beside = places.beside(target)
-        beside.mkdir()
-        draft = Draft(places.spoken(target.name), beside)
-        yield draft
-        if draft.manifest is None:
-            raise AssertionError("a draft ends with its manifest set")
-        umask = os.umask(0)
-        os.umask(umask)
-        for path in beside.iterdir():
-            path.chmod(0o666 & ~umask)  # safetensors writes for the owner alone; a pipeline's other users read adapters too
-            with path.open("rb") as file:
-                os.fsync(file.fileno())  # what is replaced is gone at once, so the new one has to be on the disk
-        files = {path.name: sha256(path) for path in sorted(beside.iterdir())}
-        manifest = draft.manifest.model_copy(update={"files": files})
-        (beside / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        places.replace(beside, target, _aside(target))
+        with atomic.private_folder(target) as private:
+            folder = private / "new"
+            folder.mkdir()
+            draft = Draft(places.spoken(target.name), folder)
+            yield draft
+            if draft.manifest is None:
+                raise AssertionError("a draft ends with its manifest set")
+            files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+            manifest = draft.manifest.model_copy(update={"files": files})
+            (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            if draft.finish is not None:
+                draft.finish(folder)
+            for path in folder.iterdir():
+                path.chmod(atomic.new_file_mode())  # safetensors writes for the owner alone; a pipeline's other users read adapters too
+                atomic.sync(path)  # what is replaced is gone at once, so the new one has to be on the disk
+            if sealed:
+                _seal(folder, manifest)
+            atomic.sync(folder)
+            atomic.replace(folder, target, private / "old")
     except Exception as error:
         if is_disk_full(error):
             raise OutputError(f"-o {target}: the disk is full; free some space and run the same line again, with --resume.") from error
         if isinstance(error, OSError):
             raise _unwritable(target, error) from error
         raise
-    finally:
-        if beside is not None:
-            places.remove(beside)
 
 
-def _aside(target: Path) -> Path:
-    """Where an adapter that is being replaced waits, on systems that cannot exchange two folders at once."""
-    return places.hidden(target, "old")
+SEAL, MAX_SEAL = ".made-here", 2**20
+"""The file in the folder of an adapter that was fitted on this machine, and the bytes that it may have."""
+
+
+def is_sealed(adapter: Adapter) -> bool:
+    """Whether the adapter was fitted on this machine and no file of it was touched since, so that its models need not be tried out.
+
+    Its seal has each file's inode and the time of its last change of any kind, which the system sets and no archive or copy can bring.
+    """
+    seal = adapter.folder / SEAL
+    try:
+        status = seal.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SEAL or status.st_uid != os.geteuid():
+            return False
+        return bool(json.loads(seal.read_bytes()) == _marks(adapter.folder, adapter.manifest, adapter.fingerprint))
+    except (OSError, ValueError, AttributeError):  # no seal, another one, or no such thing as owners
+        return False
+
+
+def _seal(folder: Path, manifest: Manifest) -> None:
+    path = folder / SEAL
+    path.write_text(json.dumps(_marks(folder, manifest, sha256(folder / MANIFEST))), encoding="utf-8")
+    atomic.sync(path)
+
+
+def _marks(folder: Path, manifest: Manifest, fingerprint: str) -> dict[str, object]:
+    stats = {name: (folder / name).lstat() for name in sorted({MANIFEST, *manifest.files})}
+    files = {name: [status.st_ino, status.st_ctime_ns, status.st_size] for name, status in stats.items()}
+    return {"manifest": fingerprint, "files": files}
 
 
 def now() -> datetime:
@@ -368,8 +397,6 @@ def load(folder: Path) -> Adapter:
         AdapterError: it is none, it is damaged, or a newer catcli made it.
     """
     manifest = folder / MANIFEST
-    with suppress(OSError):
-        places.restore(folder, _aside(folder))
     try:
         check_file(manifest)
         content = manifest.read_bytes()
@@ -383,7 +410,7 @@ def load(folder: Path) -> Adapter:
         place = ".".join(str(part) for part in first["loc"]) or "the file"
         said = first["msg"].removeprefix("Value error, ")
         raise AdapterError(f"{manifest} is damaged ({place[:80]}: {said}); copy the folder again or fit anew.") from error
-    return Adapter(folder, parsed)
+    return Adapter(folder, parsed, hashlib.sha256(content).hexdigest())
 
 
 def _check_format(folder: Path, content: bytes) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from catcli.ending import asked_for_json_log, command, wrong_usage
+from catcli.ending import asked_for_json_log, command, plain_tracebacks, wrong_usage
 from catcli.options import (
     AllowMissing,
     Balance,
@@ -32,8 +32,10 @@ from catcli.options import (
     Require,
     Seed,
     SplitSeed,
+    TeacherOption,
     TextColumns,
     TextMapping,
+    Unlabeled,
     VariantOption,
 )
 
@@ -115,13 +117,8 @@ def fit(
         bool, typer.Option("--no-refit", help="Ship the models that were scored; by default they learn from all rows once more.")
     ] = False,
     seed: Seed = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option(help="Learn from what this adapter says of every text, beside the labels (KD-LoRA).", metavar="ADAPTER"),
-    ] = None,
-    unlabeled: Annotated[
-        str | None, typer.Option(help="Rows without categories, or a glob of them, that the teacher labels to learn from.", metavar="FILE")
-    ] = None,
+    teacher: TeacherOption = None,
+    unlabeled: Unlabeled = None,
     time_budget: Annotated[
         str | None, typer.Option(help="What the whole fit may take, such as 90s, 10m or 2h; it trains as far as that goes.", metavar="TIME")
     ] = None,
@@ -174,7 +171,7 @@ def fit(
     }
     run(
         products,
-        recipe=Recipe.load(recipe).but(given),
+        recipe=Recipe.start(recipe, given),
         output=output,
         force=force,
         reading=Reading(input_format, delimiter, encoding),
@@ -258,6 +255,9 @@ def predict(
     talk: Talk,
 ) -> None:
     """A catalog → the same catalog with categories: every row once, in its order, its columns unchanged."""
+    from catcli.commands.starting import begin_trial
+
+    begin_trial(adapter, variant)
     from catcli.commands.foresee import foresee
     from catcli.commands.predict import Asked
     from catcli.commands.predict import predict as run
@@ -375,6 +375,8 @@ def tune(
     per_category: PerCategory = None,
     split_seed: SplitSeed = None,
     seed: Seed = None,
+    teacher: TeacherOption = None,
+    unlabeled: Unlabeled = None,
     device: DeviceOption = None,
     dtype: Dtype = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a search: one that was killed, or with more --trials.")] = False,
@@ -403,12 +405,14 @@ def tune(
         "per_category": per_category,
         "split_seed": split_seed,
         "seed": seed,
+        "teacher": teacher,
+        "unlabeled": unlabeled,
         "device": device,
         "dtype": dtype,
     }
     run(
         products,
-        recipe=Recipe.load(recipe).but(given),
+        recipe=Recipe.start(recipe, given),
         search=Search(trials, folds, None if timeout is None else seconds_of("--timeout", timeout), metric),
         output=output,
         resume=resume,
@@ -455,6 +459,8 @@ def compare(
     per_category: PerCategory = None,
     epochs: Epochs = None,
     split_seed: SplitSeed = None,
+    teacher: TeacherOption = None,
+    unlabeled: Unlabeled = None,
     dtype: Dtype = None,
     on: Annotated[
         str | None, typer.Option(help="A catalog: which of its rows the second adapter would put into another category.", metavar="CATALOG")
@@ -495,6 +501,8 @@ def compare(
             "--per-category": per_category,
             "--epochs": epochs,
             "--split-seed": split_seed,
+            "--teacher": teacher,
+            "--unlabeled": unlabeled,
             "--dtype": dtype,
             "--force": force or None,
         }
@@ -519,12 +527,14 @@ def compare(
         "per_category": per_category,
         "epochs": epochs,
         "split_seed": split_seed,
+        "teacher": teacher,
+        "unlabeled": unlabeled,
         "device": device,
         "dtype": dtype,
     }
     run(
         products,
-        recipe=Recipe.load(recipe).but(given),
+        recipe=Recipe.start(recipe, given, repeated={"base": base}),
         grid=Grid(tuple(base or ()), tuple(method or ()), tuple(balance or ()), tuple(seed or ())),
         output=None if output is None else Path(output),
         force=force,
@@ -659,6 +669,7 @@ def remove_adapter(name: Annotated[str, typer.Argument(metavar="ADAPTER", help="
 
 def main() -> None:
     """The command ``catcli``."""
+    plain_tracebacks()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for what it cannot draw

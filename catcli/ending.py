@@ -10,9 +10,10 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Annotated, NoReturn, get_type_hints
 
 import typer
@@ -125,6 +126,19 @@ def wrong_usage(error: typer.TyperException) -> NoReturn:
     """What is wrong with a command line, as a line of the log."""
     _talk(quiet=False, verbose=False, log_format="json").complain(error.format_message(), error.exit_code)
     sys.exit(error.exit_code)
+
+
+def plain_tracebacks() -> None:
+    """Have the traceback of a bug printed without control codes: what it tells may be of a stranger's file."""
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        from catcli.reporting.tables import printable
+
+        if sys.stderr is not None:
+            sys.stderr.write(printable("".join(traceback.format_exception(kind, error, trace))))
+
+    sys.excepthook = show
+    threading.excepthook = lambda told: show(told.exc_type, told.exc_value or told.exc_type(), told.exc_traceback)
 
 
 class Signals:

@@ -66,6 +66,12 @@ PerCategory = Annotated[
 ]
 SplitSeed = Annotated[int | None, typer.Option(help="Another seed holds out other products.  [default: 0]")]
 Seed = Annotated[int | None, typer.Option(help="Of training; the split does not depend on it.  [default: 0]")]
+TeacherOption = Annotated[
+    str | None, typer.Option(help="Learn from what this adapter says of every text, beside the labels (KD-LoRA).", metavar="ADAPTER")
+]
+Unlabeled = Annotated[
+    str | None, typer.Option(help="Rows without categories, or a glob of them, that the teacher labels to learn from.", metavar="FILE")
+]
 Dtype = Annotated[
     str | None, typer.Option(help="auto, fp32 or bf16. auto takes bf16 where the device has instructions for it.", metavar="DTYPE")
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from catcli.atomic import read_bounded
 from catcli.errors import ProductsError, UsageError, close_to
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -16,6 +18,9 @@ Dtype = Literal["auto", "fp32", "bf16"]
 Method = Literal["lora", "rslora", "dora", "pissa", "full", "head"]
 Pool = Literal["mean", "cls", "last"]
 Balance = Literal["none", "weights", "focal", "logit-adjust"]
+
+MAX_RECIPE = 2**20
+"""Bytes of a recipe's file."""
 
 ADAPTED: tuple[Method, ...] = ("lora", "rslora", "dora", "pissa")
 """Methods that put adapters beside frozen weights."""
@@ -108,7 +113,7 @@ class Recipe(BaseModel):
         if name in there:
             return there[name]
         try:
-            return cls.model_validate_json(file.read_bytes())
+            return cls.model_validate_json(read_bounded(file, MAX_RECIPE))
         except OSError as error:
             raise ProductsError(
                 f"--recipe {name}: {error.strerror or error}{close_to(name, there)}; give the recipe.json of an adapter folder, or one of "
@@ -116,6 +121,35 @@ class Recipe(BaseModel):
             ) from error
         except ValidationError as error:
             raise ProductsError(f"--recipe {name}: {'; '.join(in_flag_names(error))}.") from error
+
+    @classmethod
+    def start(cls, name: str | None, given: Mapping[str, object], *, repeated: Mapping[str, object] | None = None) -> Recipe:
+        """What `load` gives for ``name``, with the flags that were ``given`` in its place; ``repeated`` are given in another way.
+
+        Raises:
+            UsageError: the recipe is a file that names what is to be read beside the rows, which only who runs it may do: a recipe that
+                came by mail could name a private file, or a bucket that is then asked with the credentials of this machine.
+        """
+        recipe = cls.load(name)
+        flags = {flag for flag, value in {**given, **(repeated or {})}.items() if value not in (None, (), [])}
+        unasked = {flag: place for flag, place in recipe.places().items() if flag not in flags} if name and Path(name).is_file() else {}
+        if unasked:
+            line = shlex.join(word for flag, place in unasked.items() for word in (f"--{flag}", place))
+            raise UsageError(
+                f"--recipe {name} reads other files ({line}), which a recipe cannot ask for by itself; type this too if you want it, or "
+                "remove it from the recipe."
+            )
+        return recipe.but(given)
+
+    def places(self) -> dict[str, str]:
+        """The files that it reads beside the rows, by the names of their flags: a teacher, unlabeled rows, and a base in a folder."""
+        in_folder = self.base.startswith((".", "/", "~")) or Path(self.base).is_dir()
+        found = {"teacher": self.teacher, "unlabeled": self.unlabeled, "base": self.base if in_folder else None}
+        return {flag: place for flag, place in found.items() if place is not None}
+
+    def options(self, file: str) -> str:
+        """What to type to start from it once it is written to ``file``."""
+        return shlex.join(["--recipe", file, *(word for flag, place in self.places().items() for word in (f"--{flag}", place))])
 
     def but(self, changes: Mapping[str, object]) -> Recipe:
         """This recipe with the flags that were given in their place; None leaves what the recipe says.

@@ -24,7 +24,7 @@ from tiny import tiny_products
 from typer.testing import CliRunner
 
 from catcli import adapter as adapters
-from catcli import places
+from catcli import atomic
 from catcli.cli import app
 from catcli.commands.predict import Asked, predict
 from catcli.errors import AdapterError, CatcliError, DeviceError
@@ -134,17 +134,17 @@ def test_of_two_fits_to_one_folder_the_second_is_told(tmp_path: Path) -> None:
 
 def test_an_exchange_that_a_kill_left_half_done_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where two folders cannot be exchanged at once the old one steps aside first."""
-    monkeypatch.setattr(places, "_exchanged", lambda *_: False)
+    monkeypatch.setattr(atomic, "_exchanged", lambda *_: False)
     old, new, aside = tmp_path / "made", tmp_path / "new", tmp_path / ".made.old"
     for folder, content in ((old, "old"), (new, "new")):
         folder.mkdir()
         (folder / "file").write_text(content)
     old.rename(aside)  # as far as the kill let it come
-    places.restore(old, aside)
+    atomic.restore(old, aside)
     assert (old / "file").read_text() == "old"
-    places.replace(new, old, aside)
+    atomic.replace(new, old, aside)
     assert (old / "file").read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    assert (aside / "file").read_text() == "old"
 
 
 def test_ctrl_c_ends_a_run_that_waits_for_a_silent_pipe(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from catcli import atomic
 from catcli.errors import OutputError, UsageError
 from catcli.products.batch import Batch
 from catcli.products.parts import Parts
@@ -240,8 +241,9 @@ def test_a_folder_gets_a_file_for_each_input_and_is_replaced_whole(tmp_path: Pat
 
 
 def test_a_folder_that_a_kill_left_aside_comes_back(tmp_path: Path) -> None:
+    atomic.claim(tmp_path / ".out.catcli-parts")
     old = tmp_path / ".out.catcli-parts" / "old"
-    old.mkdir(parents=True)
+    old.mkdir()
     (old / "in-0.csv").write_text("mine")
     with Parts(f"{tmp_path / 'out'}/", output_form(f"{tmp_path / 'out'}/", "csv"), [Path("in-0.csv")], {}, resume=False):
         pass

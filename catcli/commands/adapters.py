@@ -7,7 +7,7 @@ import json
 from rich.text import Text
 
 from catcli import adapter as adapters
-from catcli import places
+from catcli import atomic
 from catcli.commands.talk import Talk
 from catcli.errors import AdapterError, CatcliError, OutputError
 from catcli.evaluation.metrics import Metrics
@@ -84,7 +84,7 @@ def remove_adapter(name: str, *, talk: Talk | None = None) -> None:
         raise AdapterError(f"{name!r} is not in {adapters.store()}; delete a folder elsewhere by hand.")
     talk.detail(f"removing {folder.resolve()}")
     try:
-        places.delete(folder)
+        atomic.delete(folder)
     except OSError as error:
         raise OutputError(f"{folder} cannot be deleted: {error.strerror or error}.") from error
     talk.say(f"removed {folder}")

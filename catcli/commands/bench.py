@@ -149,11 +149,13 @@ def pipeline_of(adapter: adapters.Adapter, labeler: Labeler, texts: list[str]) -
     base = backbone(adapter.manifest.base.name)
     if base.architecture.encoder:
         raise UsageError(f"--against transformers: its pipeline has no classifier on the encoder of {base.hub} alone; leave it out.")
-    model = AutoModelForSequenceClassification.from_pretrained(base.folder, num_labels=len(labeler.categories)).eval()
+    model = AutoModelForSequenceClassification.from_pretrained(
+        base.folder, num_labels=len(labeler.categories), use_safetensors=True, trust_remote_code=False
+    ).eval()
     base.cut(model.base_model)
     model.config.pad_token_id = base.pad_id  # GPT-2 has none, and its pipeline asks for one
     device = 0 if labeler.provider.startswith("CUDA") else -1
-    tokenizer = AutoTokenizer.from_pretrained(base.folder)
+    tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
     tokenizer.pad_token_id = base.pad_id
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device=device)
     return lambda: classify(texts, batch_size=64, truncation=True, max_length=adapter.manifest.max_tokens)

@@ -17,7 +17,7 @@ from typing import NoReturn
 from pydantic import TypeAdapter
 
 from catcli import adapter as adapters
-from catcli import places
+from catcli import atomic, places
 from catcli.adapter import Adapter
 from catcli.commands.preparing import Reading, ingredients
 from catcli.commands.talk import Talk
@@ -133,7 +133,7 @@ class Cells:
         with writing(str(self.folder), "-o"):
             self.folder.mkdir(parents=True, exist_ok=True)
             journal = {**self._journal(), cell.name: marks}
-            with places.whole(self.folder / JOURNAL) as place:
+            with atomic.atomic_write(self.folder / JOURNAL) as place:
                 place.write_text(json.dumps(journal, indent=2) + "\n", encoding="utf-8")
 
     def _mark(self, cell: Cell) -> dict[str, str]:

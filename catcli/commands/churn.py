@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from catcli import adapter as adapters
-from catcli import places
+from catcli import atomic, places
 from catcli.adapter import Adapter
 from catcli.commands.matching import match_text, prices_among
 from catcli.commands.predict import told as told_notes
@@ -139,7 +139,7 @@ def _changed_rows(out: str | None, form: Form) -> Iterator[Sink | None]:
     if out is None:
         yield None
         return
-    with writing(out, "-o"), places.whole(Path(out)) as place, place.open("wb") as file, filled(file, form) as sink:
+    with writing(out, "-o"), atomic.atomic_write(Path(out)) as place, place.open("wb") as file, filled(file, form) as sink:
         yield sink
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from catcli import places
+from catcli import atomic
 from catcli.adapter import MANIFEST, Adapter
 from catcli.commands.cells import Cell, Cells, Failure
 from catcli.commands.preparing import Reading, digest, prepared
@@ -123,11 +122,11 @@ def compare(
     recipe_file = str(folder / BEST) if best.base else None
     told = graded.told({name: failure.why for name, failure in failed.items()}, str(folder / PAGE), recipe_file)
     with writing(str(folder), "-o"):
-        with places.whole(folder / PAGE) as place:
+        with atomic.atomic_write(folder / PAGE) as place:
             place.write_text(comparison_page(source.stem, told, graded.names, graded.shown()), encoding="utf-8")
         if recipe_file:
             chosen = Recipe.load(str(Path(best.adapters[0]) / "recipe.json")).but({"refit": recipe.refit})
-            with places.whole(folder / BEST) as place:
+            with atomic.atomic_write(folder / BEST) as place:
                 place.write_text(chosen.model_dump_json(indent=2) + "\n", encoding="utf-8")
     _show(told, products, reading, as_json, talk)
     if failed:
@@ -174,4 +173,4 @@ def _show(told: Compared, products: Sequence[str], reading: Reading, as_json: bo
     talk.out.print(f"lowest log loss on the validation rows: {told.best}", soft_wrap=True)
     talk.out.print(f"page:    {told.page}", soft_wrap=True)
     if told.recipe:
-        talk.out.print(f"next:    {reading.line('fit', products)} --recipe {shlex.quote(told.recipe)}", soft_wrap=True)
+        talk.out.print(f"next:    {reading.line('fit', products)} {Recipe.load(told.recipe).options(told.recipe)}", soft_wrap=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catcli import adapter as adapters
-from catcli import places
+from catcli import atomic, places
 from catcli.adapter import Variant
 from catcli.commands.preparing import Reading, Ready, prepared
 from catcli.commands.talk import Talk
@@ -97,13 +97,13 @@ def _train_and_write(ready: Ready, target: Path, run: Run) -> Fitted:
 
     talk, demands, checkpoints = run.talk, run.demands, places.resumable(target)
     if not run.resume:
-        places.remove(checkpoints)  # by every process, before any trains: none may take up what another has not
+        atomic.discard(checkpoints)  # by every process, before any trains: none may take up what another has not
     if HELPS:
         Learner(ready, talk, Tell(), run.started).train(checkpoints)
         raise SystemExit(0)
     if run.resume and not checkpoints.exists():
         talk.say("there is nothing to resume; the fit begins anew.")
-    with talk.progress() as advance, adapters.drafted(target) as draft:
+    with talk.progress() as advance, adapters.drafted(target, sealed=True) as draft, atomic.claimed(checkpoints):
         learner = Learner(ready, talk, Tell(advance, talk.say), run.started)
         learned = learner.learn(draft.folder, checkpoints)
         for number, epoch in enumerate(learned.first.epochs, 1):
@@ -117,7 +117,7 @@ def _train_and_write(ready: Ready, target: Path, run: Run) -> Fitted:
             again = "the training is kept: the same line with --resume and without --require writes it all the same."
             check_demands(metrics, demands, f"nothing was written, and {again}")
         _write(draft, ready, learned, metrics, served)
-    places.remove(checkpoints)
+    atomic.discard(checkpoints)
     return Fitted(adapters.load(target), metrics)
 
 

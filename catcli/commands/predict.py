@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from catcli import __version__, places
+from catcli import __version__, atomic
 from catcli import adapter as adapters
 from catcli.commands.acceptance import held, held_by_category
 from catcli.commands.earlier import earlier_labels
@@ -270,7 +270,7 @@ def _mark(ready: Prepared) -> dict[str, str]:
     asked = replace(asked, input_format=None, delimiter=None, encoding=None)  # these are told with the catalog
     told = {
         "the catalog": repr((facts, source)),
-        "the adapter": (ready.adapter.folder / "adapter.json").read_text(encoding="utf-8"),
+        "the adapter": ready.adapter.fingerprint,
         "the options": repr((asked, ready.plan, ready.form)),
         "catcli or what it runs on": repr((__version__, pl.__version__, ready.labeler.variant, ready.labeler.provider)),
     }
@@ -308,13 +308,10 @@ def _spills(asked: Asked) -> Iterator[Path]:
     if asked.review is None:
         yield Path()
         return
-    with writing(asked.review, "--review"):
-        folder = places.beside(place_for(asked.review).with_suffix(".spills"))
-        folder.mkdir()
-    try:
+    with ExitStack() as opened:
+        with writing(asked.review, "--review"):
+            folder = opened.enter_context(atomic.private_folder(place_for(asked.review).with_suffix(".spills")))
         yield folder
-    finally:
-        places.remove(folder)
 
 
 def _review(ready: Prepared, spills: Path, done: int = 0) -> Review | None:

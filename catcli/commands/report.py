@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from rich.console import Group, RenderableType
 
 from catcli import adapter as adapters
-from catcli import places
+from catcli import atomic
 from catcli.commands.talk import Talk
 from catcli.errors import UsageError, listed
 from catcli.evaluation.demands import Demand, check_demands
@@ -88,7 +88,7 @@ def report(
 
         html = page(view.adapter.name, told, view.names, view.texts, view.probabilities, view.outcomes)
         check_folder(asked.html, "--html")
-        with writing(str(asked.html), "--html"), places.whole(asked.html) as file:
+        with writing(str(asked.html), "--html"), atomic.atomic_write(asked.html) as file:
             file.write_text(html, encoding="utf-8")
         talk.say(f"written: {asked.html}")
     if as_json:

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from sqlalchemy import URL
 from sqlalchemy.exc import DatabaseError
 
-from catcli import places
+from catcli import atomic
 from catcli.commands.learning import Learner
 from catcli.commands.preparing import Ready
 from catcli.commands.talk import Advance, Talk
@@ -180,7 +180,7 @@ class Searcher:
                 score = trials.run(recipe, self.checkpoints, after, self.asked.metric)
             except (TrainingError, torch.OutOfMemoryError) as error:
                 self.talk.warn(f"trial {done + 1}: {reason(error)}")
-        places.remove(self.checkpoints)
+        atomic.clear(self.checkpoints)
         if score is None:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from catcli import places
+from catcli import atomic, places
 from catcli.commands.preparing import Reading, ingredients, prepared
 from catcli.commands.talk import Talk
 from catcli.errors import CatcliError, OutputError, UsageError
@@ -65,7 +64,7 @@ def tune(
     _check_optuna()
     source = reading.open(products)
     target = output or Path(f"{source.stem}.tuned.json")
-    file = target.with_suffix(".study")
+    file, checkpoints = target.with_suffix(".study"), places.resumable(target)
     _check_place(target, file, resume, force)
     if resume and not file.exists():
         talk.say("there is nothing to resume; the search begins anew.")
@@ -73,23 +72,23 @@ def tune(
         talk.warn("the recipe's time budget is left out: a trial that it cuts short would be of another recipe.")
         recipe = recipe.without("time_budget")
     ready = prepared(source, recipe, talk)
-    with writing(str(file), "-o"), places.held(places.hidden(target, "lock")) as alone:
+    with writing(str(file), "-o"), atomic.file_lock(places.hidden(target, "lock")) as alone:
         if not alone:
             raise OutputError(f"-o {target} is being searched for by another run; wait for it, or choose another file.")
         if force:
-            places.remove(file)
-            places.remove(places.resumable(target))
+            file.unlink(missing_ok=True)
+            atomic.discard(checkpoints)
         # Optuna, torch and scikit-learn take seconds to import: only once the rows are known to be good.
         from catcli.commands.searching import Searcher, kept_in, open_study
 
         study = open_study(file, ready, search, ingredients(recipe, reading))
-        with kept_in(file), talk.progress() as advance:
-            searcher = Searcher(study, ready, search, places.resumable(target), talk, advance)
+        with kept_in(file), atomic.claimed(checkpoints), talk.progress() as advance:
+            searcher = Searcher(study, ready, search, checkpoints, talk, advance)
             best = searcher.search()
             told = searcher.told(best, target)
-        with places.whole(target) as place:
+        with atomic.atomic_write(target) as place:
             place.write_text(best.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        places.remove(places.resumable(target))
+        atomic.discard(checkpoints)
     _show(told, products, reading, file, as_json, talk)
     return told
 
@@ -148,4 +147,4 @@ def _show(told: Tuned, products: Sequence[str], reading: Reading, file: Path, as
     elif told.best == 1:
         talk.out.print("The recipe that it began with is the best.", soft_wrap=True)
     talk.out.print(f"recipe:  {told.recipe} (the trials: {file})", soft_wrap=True)
-    talk.out.print(f"next:    {reading.line('fit', products)} --recipe {shlex.quote(told.recipe)}", soft_wrap=True)
+    talk.out.print(f"next:    {reading.line('fit', products)} {Recipe.load(told.recipe).options(told.recipe)}", soft_wrap=True)

@@ -9,12 +9,11 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from catcli.errors import AdapterError
 from catcli.products.categories import UNKNOWN, Categories
-from catcli.products.stored import stored_frame
 from catcli.runtime.blend import Array
+from catcli.runtime.stored import HASH, TEXT, logits_type, read_columns, write_columns
 
 MOST_ROWS = 1_000_000
 """Rows that no fit holds out: see `catcli.products.split.MOST_HELD`."""
@@ -42,17 +41,11 @@ class HeldOut:
 
     def save(self, file: Path, names: Sequence[str]) -> None:
         """As Parquet, categories by name."""
-        logits = pl.Array(pl.Float32, len(names))
-        pl.DataFrame(
-            {
-                "text": self.texts,
-                "part": self.parts,
-                "product": pl.Series(self.products, dtype=pl.UInt64),
-                "category": [names[number] for number in self.classes],
-                "lora_logits": pl.Series(self.lora, dtype=logits),
-                "linear_logits": pl.Series(self.linear, dtype=logits),
-            }
-        ).write_parquet(file)
+        write_columns(
+            file,
+            {"text": self.texts, "part": self.parts, "category": [names[number] for number in self.classes]},
+            {"product": self.products, "lora_logits": self.lora, "linear_logits": self.linear},
+        )
 
     @classmethod
     def load(cls, file: Path, names: Sequence[str]) -> Self:
@@ -61,15 +54,14 @@ class HeldOut:
         Raises:
             AdapterError: the file holds something else.
         """
-        logits_of_one = pl.Array(pl.Float32, len(names))
-        text = dict.fromkeys(("text", "part", "category"), pl.String())
-        schema = {**text, "product": pl.UInt64(), "lora_logits": logits_of_one, "linear_logits": logits_of_one}
-        frame = stored_frame(file, schema, MOST_ROWS)
-        classes = Categories(tuple(names)).numbers(frame["category"].to_list())
-        if (classes == UNKNOWN).any() or not set(frame["part"]) == {"validation", "test"}:
+        logits = logits_type(len(names))
+        types = {**dict.fromkeys(("text", "part", "category"), TEXT), "product": HASH, "lora_logits": logits, "linear_logits": logits}
+        stored = read_columns(file, types, MOST_ROWS)
+        texts, numbers = stored.texts, stored.numbers
+        classes = Categories(tuple(names)).numbers(texts["category"])
+        if (classes == UNKNOWN).any() or set(texts["part"]) != {"validation", "test"}:
             raise AdapterError(f"{file} has rows of other categories or parts than its adapter; copy the adapter again or fit anew.")
-        logits = (frame["lora_logits"].to_numpy(), frame["linear_logits"].to_numpy())
-        return cls(frame["text"].to_list(), frame["part"].to_list(), frame["product"].to_numpy(), classes, *logits)
+        return cls(texts["text"], texts["part"], numbers["product"], classes, numbers["lora_logits"], numbers["linear_logits"])
 
     def part(self, name: str) -> Self:
         """The rows of one part."""

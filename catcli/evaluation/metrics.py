@@ -32,7 +32,7 @@ TITLES: Mapping[str, str] = MappingProxyType(
 class Numbers(BaseModel):
     """Something that was measured: frozen, every field with its meaning behind it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Estimate(Numbers):

@@ -19,7 +19,6 @@ import tokenizers
 import torch
 import transformers
 from peft import PeftModel
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
@@ -28,8 +27,10 @@ from transformers.utils import logging
 from catcli.adapter import sha256
 from catcli.errors import BackboneError, UsageError, close_to, listed, reason
 from catcli.models.architectures import ARCHITECTURES, Architecture
+from catcli.models.base_folder import BaseFolder
 from catcli.models.hub import fetch, has_weights
 from catcli.recipe import ADAPTED, Pool, Recipe
+from catcli.runtime.tokens import check_growth, is_tokenizers
 
 HUB = {
     "bert": "google-bert/bert-base-uncased",
@@ -47,6 +48,9 @@ HUB = {
 }
 """Short names of models on the hub. Which commit was loaded is written into the adapter, and asked for again."""
 
+SLACK, MAX_BUFFERS = 2**24, 2**30
+"""Parameters that weights may lack besides, a pooler's among them, and numbers of tables that a model makes by itself."""
+
 LONGEST = 512
 """Tokens of a text where the architecture sets no limit of its own."""
 
@@ -58,7 +62,8 @@ class Backbone:
     ``name`` gets it again as ``--base``; ``hub`` is its public name, which PEFT writes down, ``revision`` the hub's commit. ``published``
     is the SHA-256 that its weights have to have, where that is known beforehand. ``targets`` are the linear layers that get an adapter,
     ``layers`` the numbers of the blocks they are in, None for all. ``kept`` are the blocks of the published model that this one has, None
-    for all; ``layers`` counts these alone. ``longest`` is the most tokens that its positions allow, ``lr`` the
+    for all; ``layers`` counts these alone. ``folder`` is the path of ``base_folder``,
+    a private copy, where the model is not embedded. ``longest`` is the most tokens that its positions allow, ``lr`` the
     learning rate that suits adapters in it.
     """
 
@@ -74,6 +79,7 @@ class Backbone:
     kept: tuple[int, ...] | None = None
     revision: str | None = None
     published: str | None = None
+    base_folder: BaseFolder | None = None
     # "LoRA: Low-Rank Adaptation of Large Language Models" (Hu et al. 2021), appendix D: 4e-4 and 5e-4 for RoBERTa base.
     lr: float = 5e-4
 
@@ -117,14 +123,15 @@ class Backbone:
         if folder is None:
             self.check()
         config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+        if folder is None:
+            self._check_size(config)
         if folder is not None and self.kept:
             config.num_hidden_layers = len(self.kept)  # what was saved there are these blocks alone
         _without_dropout(config)
         config.use_cache = False  # nothing is generated
         if config.model_type == "modernbert":
             config.reference_compile = False  # it compiles itself where a GPU is, anew for every shape
-        encoder = self.architecture.encoder
-        kind: Any = getattr(transformers, encoder) if encoder else MODEL_MAPPING[type(config)]
+        kind = self._class_of(config)
         options = {"add_pooling_layer": False} if self.architecture.pooler else {}
         with _quiet_loading():
             try:
@@ -137,18 +144,40 @@ class Backbone:
                     output_loading_info=True,
                     **options,
                 )
-            except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-                raise BackboneError(f"--base {self.name}: {folder or self.folder} cannot be loaded: {reason(error)}.") from error
+            except Exception as error:  # whatever a library makes of a stranger's numbers
+                if isinstance(error, MemoryError | torch.OutOfMemoryError):
+                    raise
+                raise BackboneError(f"--base {self.name} cannot be loaded: {reason(error)[:300]}; copy the model again.") from error
         if told["missing_keys"] or told["mismatched_keys"]:
             missing = [*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])]
             raise BackboneError(
-                f"--base {self.name}: the weights in {folder or self.folder} lack {len(missing)} tensors that its config.json asks for "
+                f"--base {self.name}: its weights lack {len(missing)} tensors that its config.json asks for "
                 f"({listed(sorted(missing), 2)}); copy the model again."
             )
         loaded: PreTrainedModel = model
         if folder is None:
             self.cut(loaded)
         return loaded
+
+    def _class_of(self, config: PretrainedConfig) -> Any:  # noqa: ANN401  # transformers' classes share no type
+        encoder = self.architecture.encoder
+        return getattr(transformers, encoder) if encoder else MODEL_MAPPING[type(config)]
+
+    def _check_size(self, config: PretrainedConfig) -> None:
+        """A configuration asks for no more numbers than its weights' files hold: the others would be made, and could fill memory."""
+        if self.base_folder is None:
+            return
+        with _quiet_loading():
+            try:
+                with torch.device("meta"):
+                    model = self._class_of(config)(config)
+            except Exception as error:  # whatever a library makes of a stranger's numbers
+                raise BackboneError(f"--base {self.name}: no model can be made of its config.json: {reason(error)[:300]}.") from error
+        asked, there = sum(tensor.numel() for tensor in model.parameters()), self.base_folder.parameters()
+        if asked > 2 * there + SLACK or sum(tensor.numel() for tensor in model.buffers()) > MAX_BUFFERS:
+            raise BackboneError(
+                f"--base {self.name}: its config.json asks for {asked:,} parameters and its weights hold {there:,}; copy the model again."
+            )
 
     def cut(self, model: PreTrainedModel) -> None:
         """Leave ``model``, which has all blocks of the published one, those that this base keeps."""
@@ -190,9 +219,12 @@ class Backbone:
             else:
                 fast = AutoTokenizer.from_pretrained(self.folder, use_fast=True, trust_remote_code=False).backend_tokenizer
                 found, size = fast.to_str(), fast.get_vocab_size()
-        except Exception as error:  # tokenizers raises plain Exception, and transformers what its converters do
-            raise BackboneError(f"--base {self.name}: no tokenizer can be made of what {self.folder} holds: {reason(error)}.") from error
-        known = _config(self.folder, self.name).get("vocab_size")
+            check_growth(found)
+        except BaseException as error:
+            if not is_tokenizers(error):  # or what transformers' converters raise
+                raise
+            raise BackboneError(f"--base {self.name}: no tokenizer can be made of its files: {reason(error)[:300]}.") from error
+        known = json.loads((self.folder / "config.json").read_bytes()).get("vocab_size")
         if isinstance(known, int) and size > known:
             raise BackboneError(
                 f"--base {self.name}: its tokenizer has {size:,} tokens and its model knows {known:,}; they are not of one model."
@@ -310,27 +342,28 @@ def _published_as(folder: Path) -> tuple[str, str | None]:
 
 def _in_folder(folder: Path, name: str, public: str, revision: str | None = None) -> Backbone:
     """The model in a folder as transformers saves one."""
-    told = _config(folder, name)
-    kind = told.get("model_type")
-    if kind not in ARCHITECTURES:
+    base = BaseFolder(folder, name)
+    kind = base.config.get("model_type")
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise BackboneError(f"--base {name} is of the architecture {kind!r}; those known here are {', '.join(sorted(ARCHITECTURES))}.")
-    if not has_weights(folder):
+    if not has_weights(base.path):
         raise BackboneError(
             f"--base {name}: {folder} has no model.safetensors, and pickled weights, which can run code, are not loaded; save the model "
             "there with save_pretrained(FOLDER)."
         )
     architecture = ARCHITECTURES[kind]
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, TypeError) as error:
-        raise BackboneError(f"--base {name}: {folder / 'config.json'} cannot be read: {reason(error)}.") from error
+        config = AutoConfig.from_pretrained(base.path, trust_remote_code=False)
+    except Exception as error:  # whatever a library makes of a stranger's values
+        raise BackboneError(f"--base {name}: {folder / 'config.json'} cannot be read: {reason(error)[:300]}.") from error
     # T5 and its kin learn distances instead of positions and take any length.
     positions = getattr(config, "max_position_embeddings", None) or LONGEST
     pad_id = next((one for one in (config.pad_token_id, config.eos_token_id) if isinstance(one, int)), 0)
     return Backbone(
         name=name,
         hub=public,
-        folder=folder,
+        folder=base.path,
+        base_folder=base,
         architecture=architecture,
         pool=architecture.pool,
         targets=architecture.targets,
@@ -338,16 +371,3 @@ def _in_folder(folder: Path, name: str, public: str, revision: str | None = None
         pad_id=pad_id,
         revision=revision,
     )
-
-
-def _config(folder: Path, name: str) -> dict[str, Any]:
-    """What the folder's ``config.json`` says, before transformers makes anything of it."""
-    file = folder / "config.json"
-    try:
-        told = json.loads(file.read_bytes())
-    except OSError as error:
-        there = listed(sorted(path.name for path in folder.iterdir()), 5) or "nothing"
-        raise BackboneError(f"--base {name}: {folder} has no config.json, so it is no model; it holds {there}.") from error
-    except ValueError as error:
-        raise BackboneError(f"--base {name}: {file} is no JSON: {reason(error)}; copy the model again.") from error
-    return told if isinstance(told, dict) else {}

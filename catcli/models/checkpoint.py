@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from catcli import places
+from catcli import atomic
 from catcli.errors import OutputError, is_disk_full, reason
 
 
@@ -26,13 +26,13 @@ class Checkpoint:
     def save(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
         """Keep ``tensors`` and ``progress``, numbers that JSON can hold, in place of what was kept before."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        beside = places.beside(self.file)
+        beside = atomic.temporary(self.file)
         told = json.dumps({"fingerprint": self.fingerprint, "progress": progress})
         try:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, metadata={"catcli": told})
             beside.replace(self.file)
         except (OSError, SafetensorError) as error:
-            places.remove(beside)
+            beside.unlink(missing_ok=True)
             why = "the disk is full" if is_disk_full(error) else reason(error)
             raise OutputError(
                 f"{self.file}, which keeps the training, cannot be written: {why}; free some space and run the same line again."

@@ -7,7 +7,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import Discussion, HfApi, snapshot_download
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -29,8 +29,8 @@ _COMMIT = re.compile("[0-9a-f]{40}")
 def fetch(repository: str, revision: str | None) -> Path:
     """The folder of the model at ``revision``, the main branch by default; its name is the commit. One that is here is not asked for again.
 
-    Where that revision holds pickles alone, the one that the hub's converter offers is taken, as transformers does. Without a connection
-    what was fetched before is taken.
+    Where the main branch holds pickles alone, safetensors that the hub's converter offered are taken if the model's owners have merged
+    them; a request that is still open may be anybody's, and has to be named. Without a connection what was fetched before is taken.
 
     Raises:
         BackboneError: it cannot be had, or nobody has converted it.
@@ -38,11 +38,18 @@ def fetch(repository: str, revision: str | None) -> Path:
     folder = _snapshot(repository, revision)
     if not has_weights(folder):
         kept = [other for other in folder.parent.iterdir() if has_weights(other)] if revision is None else []
-        offered = _converted(repository) if revision is None else None
-        if offered is not None:
-            folder = _snapshot(repository, offered)
+        offers = _converted(repository) if revision is None else []
+        merged = [offer.git_reference for offer in offers if offer.status == "merged"]
+        if merged:
+            folder = _snapshot(repository, merged[0])
         elif kept:
             folder = max(kept, key=lambda other: other.stat().st_mtime)
+        elif offers:
+            raise BackboneError(
+                f"--base {repository}: the hub holds no safetensors of it; its converter offers some as {offers[0].git_reference}, which "
+                "the model's owners have not merged: look at it there and name it, "
+                f"--base {repository}@{offers[0].git_reference}."
+            )
         else:
             raise BackboneError(
                 f"--base {repository}: the hub holds no safetensors of it at {revision or 'its main branch'}, and pickled weights, which "
@@ -99,10 +106,10 @@ def _folder(repository: str, revision: str | None, *, here: bool) -> Path:
     return Path(snapshot_download(repository, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED, local_files_only=here))
 
 
-def _converted(repository: str) -> str | None:
-    """The revision that the converter offers; None where it offers none or the hub cannot be asked."""
+def _converted(repository: str) -> list[Discussion]:
+    """The open and merged requests of the converter; none where it offers none or the hub cannot be reached."""
     try:
         offers = HfApi().get_repo_discussions(repository, author=CONVERTER, discussion_type="pull_request")
-        return next((offer.git_reference for offer in offers if offer.status in ("open", "merged")), None)
+        return [offer for offer in offers if offer.status in ("open", "merged") and offer.git_reference]
     except OSError:
-        return None
+        return []

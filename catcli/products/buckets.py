@@ -208,7 +208,7 @@ def _store(bucket: str) -> ObjectStore:
 
 def _told(url: str, what: str, error: Exception) -> str:
     """A sentence of what the library says, in which its own first line is the gist."""
-    said = " ".join(str(error).partition("Debug source")[0].split())
+    said = re.sub(r"(?<=//)[^/@\s]+@", "", " ".join(str(error).partition("Debug source")[0].split()))  # a password in an endpoint
     kind = "s3" if url.startswith("s3") else url[:2] if url[:2] in CREDENTIALS else "az"
     denied = re.search(
         r"\b(401|403)\b|Unauthenticated|Forbidden|AccessDenied|credential|must be specified|169\.254\.169\.254|metadata", said

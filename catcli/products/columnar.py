@@ -6,19 +6,25 @@ exist that hold all rows in one.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from catcli.errors import ChangedError, ProductsError, reason
 from catcli.products.buckets import Object, Place, Range
 from catcli.products.streams import size_of
 
-BATCH_BYTES = 8 * 2**20
-"""Bytes of a batch, where the file says how long its rows are."""
+BATCH_BYTES, DECODED_BYTES = 8 * 2**20, 64 * 2**20
+"""Bytes of a batch as the file says how long its rows are, and at most once repeated cells are written out."""
+
+MAX_CELL = 2**24
+"""Bytes of a cell."""
 
 PAGE, FAR_PAGE = 2**20, 4 * 2**20
 """Bytes of a column chunk that are read at once, from a disk and from a bucket."""
@@ -57,14 +63,51 @@ def parquet_tables(path: Place, rows: int) -> Iterator[tuple[pa.Table, float]]:
     page = FAR_PAGE if isinstance(path, Object) else PAGE
     with _sentences(path, "Parquet"), pq.ParquetFile(_opened(path), buffer_size=page, pre_buffer=False) as file:
         said, done, schema = file.metadata.num_rows, 0, file.schema_arrow
-        size = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
-        for batch in file.iter_batches(batch_size=_step(rows, said, size)):
-            done += len(batch)
-            yield pa.Table.from_batches([batch], schema), done / max(said, 1)
+        groups = range(file.metadata.num_row_groups)
+        step = _step(rows, said, sum(file.metadata.row_group(group).total_byte_size for group in groups))
+        steps = ((_decoded_step(path, file, group, step), group) for group in groups)
+        for size, run in itertools.groupby(steps, lambda pair: pair[0]):
+            for batch in file.iter_batches(batch_size=size, row_groups=[group for _, group in run]):
+                done += len(batch)
+                yield pa.Table.from_batches([batch], schema), done / max(said, 1)
     if done != said:
         raise ProductsError(f"{path} gave {done:,} of its {said:,} rows: it is damaged; export or copy it again.")
     if not said:
         yield schema.empty_table(), 1.0
+
+
+def _decoded_step(path: Place, file: pq.ParquetFile, group: int, step: int) -> int:
+    """At most ``step`` rows, so few that a row group's repeated cells, which its columns hold once, stay within `DECODED_BYTES`.
+
+    A column of 479 bytes can stand for a text of a megabyte in each of a hundred thousand rows.
+    """
+    told = file.metadata.row_group(group)
+    columns = [told.column(number) for number in range(told.num_columns)]
+    texts = [
+        column for column in columns if column.physical_type == "BYTE_ARRAY" and any("DICTIONARY" in kind for kind in column.encodings)
+    ]
+    large = [column for column in texts if column.total_uncompressed_size * min(step, max(column.num_values, 1)) > DECODED_BYTES]
+    if not large:
+        return step
+    names = [column.path_in_schema for column in large]
+    with pq.ParquetFile(_opened(path), metadata=file.metadata, read_dictionary=names, pre_buffer=False) as encoded:
+        first = next(encoded.iter_batches(batch_size=1, row_groups=[group], columns=names), None)
+    longest = [] if first is None else [_checked(path, name, length) for name, length in _longest(first)]
+    values = max(int(column.num_values) for column in large) // max(int(told.num_rows), 1) + 1  # of a cell that is a list
+    return max(1, min(step, DECODED_BYTES // max(1, values * sum(longest))))
+
+
+def _longest(batch: pa.RecordBatch) -> Iterator[tuple[str, int]]:
+    """The longest cell of each column's dictionaries, of lists and structs too."""
+    waiting = list(zip(batch.schema.names, batch.columns, strict=True))
+    while waiting:
+        name, array = waiting.pop()
+        if pa.types.is_dictionary(array.type):
+            yield name, int(pc.max(pc.binary_length(array.dictionary)).as_py() or 0)
+        elif pa.types.is_struct(array.type):
+            waiting += [(f"{name}.{array.type.field(number).name}", array.field(number)) for number in range(array.type.num_fields)]
+        elif pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_map(array.type):
+            waiting.append((f"{name}.element", array.values))
 
 
 def arrow_tables(path: Place, rows: int) -> Iterator[tuple[pa.Table, float]]:
@@ -82,7 +125,7 @@ def arrow_tables(path: Place, rows: int) -> Iterator[tuple[pa.Table, float]]:
         batches = (reader.get_batch(n) for n in range(reader.num_record_batches)) if head == b"ARROW1" else reader
         done = 0
         for batch in batches:
-            step = _step(rows, len(batch), batch.nbytes)
+            step = _step(rows, len(batch), max(batch.nbytes, _decoded_bytes(path, batch)))
             for start in range(0, len(batch), step):
                 if size_of(path) != size:
                     raise ChangedError(f"{path} was changed while it was read; run the same line again once it is finished.")
@@ -92,6 +135,41 @@ def arrow_tables(path: Place, rows: int) -> Iterator[tuple[pa.Table, float]]:
                 yield _copied(piece), 1.0
         if not done:
             yield reader.schema.empty_table(), 1.0
+
+
+def _decoded_bytes(path: Place, batch: pa.RecordBatch) -> int:
+    """Bytes of a batch, on the scale of `BATCH_BYTES`, once repeated cells are written out, were all as long as the longest.
+
+    A dictionary holds a repeated cell once, and so do views, which may all lead to the same bytes.
+    """
+    longest = 0
+    for name, array in zip(batch.schema.names, batch.columns, strict=True):
+        words = array.dictionary if pa.types.is_dictionary(array.type) else array
+        is_view = pa.types.is_string_view(words.type) or pa.types.is_binary_view(words.type)
+        if is_view or (words is not array and _is_bytes(words.type)):
+            longest += _checked(path, name, _longest_view(words) if is_view else int(pc.max(pc.binary_length(words)).as_py() or 0))
+    return longest * len(batch) * BATCH_BYTES // DECODED_BYTES
+
+
+def _longest_view(array: pa.Array) -> int:
+    """The longest of texts or bytes in views, each of which begins with its length (Arrow Columnar Format, "Binary View")."""
+    lengths = np.frombuffer(array.buffers()[1] or b"", np.int32)[::4][array.offset :][: len(array)]
+    return int(lengths.max(initial=0))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def _checked(path: Place, name: str, length: int) -> int:
+    """The length of a cell that is not too long to be read."""
+    if length > MAX_CELL:
+        raise ProductsError(
+            f"{path}: a cell of the column {name!r} has {length:,} bytes, and the most that are read are {MAX_CELL:,}; leave that column "
+            "out of the file."
+        )
+    return length
 
 
 def _copied(batch: pa.RecordBatch) -> pa.Table:

@@ -27,6 +27,9 @@ _EXCEL = re.compile(r"sep=(.)\r?\n?$")
 CHARACTERS = 8 * 2**20
 """A batch ends early once it holds so many characters."""
 
+MAX_RECORD = 2**24
+"""Characters of a row, header or cell; a file of two megabytes can unpack to one of two gigabytes."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -39,8 +42,10 @@ class Layout:
 class _Lines:
     """The lines of a file, remembering those of the record at hand and counting characters."""
 
-    def __init__(self, lines: Iterator[str]) -> None:
-        self._lines = lines
+    def __init__(self, path: Place, text: io.TextIOWrapper) -> None:
+        self._path = path
+        self._lines = iter(functools.partial(text.readline, MAX_RECORD + 1), "")
+        self._size = 0
         self.record: list[str] = []
         self.characters = 0
         self.number = 0
@@ -50,14 +55,22 @@ class _Lines:
 
     def taken(self) -> list[str]:
         """The lines of the record that was just read; the next one starts empty."""
-        record, self.record = self.record, []
+        record, self.record, self._size = self.record, [], 0
         return record
 
     def __next__(self) -> str:
         line = next(self._lines)
         self.record.append(line)
         self.characters += len(line)
+        self._size += len(line)
         self.number += 1
+        if self._size > MAX_RECORD:
+            first = self.number - len(self.record) + 1
+            way = "is a quote in it not closed?" if len(self.record) > 1 else "is it a table, and not cut by other ends of line?"
+            raise ProductsError(
+                f"{shown(self._path)}: the row that begins in line {first}, {self.record[0][:60].strip()!r}, has more than the "
+                f"{MAX_RECORD:,} characters that are read; {way}"
+            )
         return line
 
 
@@ -73,7 +86,7 @@ def rows_of(path: Place, layout: Layout, count: int) -> Iterator[Batch]:
         encoding = layout.encoding or encoding_of(stream)
         note = guess_told(path, encoding, layout.encoding)
         with io.TextIOWrapper(stream.file, encoding=encoding, newline="") as text:
-            lines = _Lines(text)
+            lines = _Lines(path, text)
             try:
                 first = next((line for line in lines if line.strip("\r\n")), None)
                 told = _EXCEL.match(first or "")

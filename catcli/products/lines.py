@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
 
@@ -18,6 +19,9 @@ from catcli.products.streams import Bytes, check_signature, encoding_of, opened,
 BATCH_BYTES = 8 * 2**20
 """Bytes of lines of a batch."""
 
+MAX_LINE = 2**24
+"""Bytes of a line, or characters where the encoding is none of UTF-8's."""
+
 MOST_KEYS, LOOKED_AT = 100, 200
 """Keys that a mapping may have to be a type of its own, and lines of a block in which they are counted."""
 
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from polars.datatypes import DataTypeClass
 
 Schema = dict[str, pl.DataType]
+Text = TypeVar("Text", str, bytes)
 
 
 @dataclass(frozen=True)
@@ -75,17 +80,28 @@ def blocks_of(path: Place, encoding: str, count: int) -> Iterator[Lines]:
 
 def _utf8(stream: Bytes, encoding: str) -> Iterator[bytes]:
     if encoding in ("utf-8", "utf-8-sig"):
-        for number, line in enumerate(stream.file):
+        for number, line in enumerate(_bounded(stream, stream.file.readline, b"")):
             yield line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
         return
     done = 0
     try:
         with io.TextIOWrapper(stream.file, encoding=encoding, newline="\n") as text:
-            for row in text:
+            for row in _bounded(stream, text.readline, ""):
                 done += 1
                 yield row.encode("utf-8", "surrogatepass")
     except UnicodeError as error:
         raise undecodable(error, stream.path, encoding, done) from error
+
+
+def _bounded(stream: Bytes, readline: Callable[[int], Text], end: Text) -> Iterator[Text]:
+    """The lines of a file, none longer than `MAX_LINE`."""
+    for number, line in enumerate(iter(functools.partial(readline, MAX_LINE + 1), end), 1):
+        if len(line) > MAX_LINE:
+            raise ProductsError(
+                f"{shown(stream.path)}: line {number} has more than the {MAX_LINE:,} characters that are read; is it JSON Lines, one "
+                "object a line?"
+            )
+        yield line
 
 
 def schema_of(path: Place, encoding: str, rows: int) -> Schema:

@@ -15,9 +15,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-import stat
-from collections.abc import Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,8 +28,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from catcli import places
-from catcli.errors import CatcliError, OutputError
+from catcli import atomic, places
+from catcli.errors import CatcliError, OutputError, reason
 from catcli.places import is_bucket
 from catcli.products.batch import Batch
 from catcli.products.buckets import below, upload
@@ -94,6 +95,7 @@ class Parts:
         self._waiting: list[Record] = []
         self._begun: set[Path] = set()
         self.discarded = 0
+        self._alone = False
 
     def __enter__(self) -> Self:
         """Take the place, and find what an earlier run left there.
@@ -112,7 +114,7 @@ class Parts:
                 for record in ({"mark": self._mark}, *map(asdict, self.left.parts)):
                     self._note(record)
                 (self.beside / "journal.new").replace(self.beside / "journal.jsonl")
-                _sync(self.beside)
+                atomic.sync(self.beside)
         except CatcliError:
             self._stack.close()
             raise
@@ -159,36 +161,55 @@ class Parts:
             raise OutputError(f"-o {self.out} holds {others[0]!r}, which this run would not write; give a new prefix.")
 
     def _lock(self) -> None:
-        self.beside.mkdir(exist_ok=True)
-        if not self._stack.enter_context(places.held(self.beside / "lock")):
+        atomic.claim(self.beside)
+        try:
+            alone = self._stack.enter_context(atomic.file_lock(self.beside / "lock"))
+        except FileNotFoundError:  # the run that had the folder has just ended, and taken it away
+            alone = False
+        if not alone:
             raise OutputError(f"-o {self.out} is being written by another run; wait for it, or write to another file.")
+        self._alone = True
 
     def _restore(self) -> None:
         """A run that was killed between the two renames that replace a folder left the old one here."""
-        places.restore(self._target, self.beside / "old")
+        atomic.restore(self._target, self.beside / "old")
 
     def _find(self, mark: Mapping[str, str], resume: bool) -> Left:
-        journal = self.beside / "journal.jsonl"
-        records = list(_records(journal)) if journal.exists() else []
-        parts = [Record(**record) for record in records if "file" in record]
+        made_from, parts = self._read_journal()
         while parts and not parts[-1].memory:  # a kill came between the lines of parts that were to be kept together
             parts.pop()
         files = [part.file for part in parts] + [part.memory for part in parts[-1:]]
         if not resume or not parts or not all((self.beside / file).exists() for file in files):
             self.discarded = sum(part.rows for part in parts)
-            for path in self.beside.iterdir():
-                if path.name != "lock":
-                    places.remove(path)
+            atomic.clear(self.beside, keep=("lock",))
             return Left()
-        changed = sorted(name for name in {*mark, *records[0]["mark"]} if mark.get(name) != records[0]["mark"].get(name))
+        changed = sorted(name for name in {*mark, *made_from} if mark.get(name) != made_from.get(name))
         if changed:
             raise OutputError(
                 f"--resume: {' and '.join(changed)} changed since the run that was stopped, so its {sum(p.rows for p in parts):,} rows "
                 f"cannot be gone on from; run without --resume to start anew."
             )
-        with np.load(self.beside / parts[-1].memory, allow_pickle=False) as saved:
-            arrays = dict(saved)
-        return Left(parts, json.loads(bytes(arrays.pop(_STATE))), arrays)
+        memory = self.beside / parts[-1].memory
+        try:
+            arrays = _arrays(memory)
+            return Left(parts, json.loads(bytes(arrays.pop(_STATE))), arrays)
+        except (ValueError, KeyError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+            raise self._damaged(memory, error) from error
+
+    def _read_journal(self) -> tuple[dict[str, str], list[Record]]:
+        """What an earlier run's output was made from, and its parts; nothing where no run left a journal."""
+        journal = self.beside / "journal.jsonl"
+        if not journal.exists():
+            return {}, []
+        try:
+            return _journal_of(journal, len(self._places))
+        except (ValueError, TypeError, KeyError) as error:
+            if not self._resume:
+                return {}, []  # it is about to be cleared away
+            raise self._damaged(journal, error) from error
+
+    def _damaged(self, file: Path, error: BaseException) -> OutputError:
+        return OutputError(f"--resume: {file} is damaged ({reason(error)[:200]}); run without --resume to start anew.")
 
     @property
     def kept(self) -> int:
@@ -229,13 +250,13 @@ class Parts:
                 np.savez(saved, **{**arrays, _STATE: told})  # type: ignore[arg-type]  # its stubs take every keyword for allow_pickle
                 saved.flush()
                 os.fsync(saved.fileno())
-            _sync(self.beside)
+            atomic.sync(self.beside)
             kept = [*self._waiting[:-1], replace(self._waiting[-1], memory=memory)]
             self._waiting = []
             for record in kept:
                 self._note(asdict(record))
             for earlier in self.left.parts[-1:]:
-                places.remove(self.beside / earlier.memory)
+                (self.beside / earlier.memory).unlink()
             self.left.parts.extend(kept)
 
     def _place(self, number: int) -> Path:
@@ -253,7 +274,7 @@ class Parts:
         """Put the parts together and give the output its name."""
         with writing(self.out):
             whole = self.beside / "whole"
-            places.remove(whole)
+            atomic.clear(self.beside, names=re.compile(whole.name))
             if self.by_input:
                 whole.mkdir()
             by_place: dict[Path, list[Path]] = {}
@@ -271,26 +292,28 @@ class Parts:
                     upload(whole / place if self.by_input else whole, self.out + (place.as_posix() if self.by_input else ""))
             else:
                 self._replace(whole)
+        self._keep = False
         self.close()
-        places.remove(self.beside)
 
     def _replace(self, whole: Path) -> None:
-        if self._target.exists():
-            whole.chmod(stat.S_IMODE(self._target.stat().st_mode))
         if self.by_input:
-            places.replace(whole, self._target, self.beside / "old")
+            if self._target.exists():
+                atomic.take_over(whole, self._target)
+            atomic.replace(whole, self._target, self.beside / "old")
         else:
+            atomic.take_over(whole, self._target)
             whole.rename(self._target)
-        _sync(self._target.parent)
+            atomic.sync(self._target.parent)
 
     def close(self) -> None:
         """Let go of the files; finished parts stay."""
         if self._part is not None:
             self._part[1].abandon()
             self._part = None
+        if self._alone and not (self._keep and self.left.parts):
+            atomic.discard(self.beside)  # while it is locked: another run must not begin in what is about to go
+        self._alone = False
         self._stack.close()
-        if not (self._keep and self.left.parts) and self.beside.exists():
-            places.remove(self.beside)
 
 
 def place_for(out: str) -> Path:
@@ -319,7 +342,7 @@ class _Part:
         self.sink.abandon()
         with suppress(OSError):
             self._stack.__exit__(_Abandoned, _Abandoned(), None)
-        places.remove(self.path)
+        self.path.unlink(missing_ok=True)
 
 
 class _Abandoned(Exception):  # noqa: N818  (says to what is open that its bytes are of no use)
@@ -342,18 +365,42 @@ def _renamed(place: Path, form: Form) -> Path:
     return stem.with_name(stem.name + ending + form.packing)
 
 
-def _records(journal: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a journal; the last may have been cut short by the kill."""
-    for line in journal.read_text(encoding="utf-8").splitlines():
-        with suppress(ValueError):
-            yield json.loads(line)
+MAX_JOURNAL, MAX_MEMORY = 2**28, 2**31
+"""Bytes of a journal, a line of some hundred bytes for each part, and of what a run knows, which `catcli.runtime.recall` bounds."""
+
+_PART, _MEMORY = re.compile(r"\d{6}"), re.compile(r"(memory-\d{6}\.npz)?")
 
 
-def _sync(folder: Path) -> None:
-    """Have the names in a folder on disk, not only the bytes of its files."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
+def _journal_of(journal: Path, inputs: int) -> tuple[dict[str, str], list[Record]]:
+    """What the first line of a journal says the output is made from, and the parts of the other lines.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is none that `Parts` wrote. The last line may have been cut short by a kill, and is no fault.
+    """
+    if journal.stat().st_size > MAX_JOURNAL:
+        raise ValueError(f"it has more than {MAX_JOURNAL:,} bytes")
+    first, *lines = journal.read_text(encoding="utf-8").splitlines() or ["{}"]
+    made_from = {str(name): str(value) for name, value in dict(json.loads(first)["mark"]).items()}
+    parts = []
+    for number, line in enumerate(lines):
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            part = Record(**json.loads(line))
+        except ValueError:
+            if number == len(lines) - 1:
+                break
+            raise
+        counts = (part.input, part.rows)
+        named = _PART.fullmatch(part.file) and _MEMORY.fullmatch(part.memory)  # a TypeError of what is no text
+        if not (named and all(type(count) is int and count >= 0 for count in counts) and part.input < inputs):
+            raise ValueError(f"line {number + 2} is no part of this output")
+        parts.append(part)
+    return made_from, parts
+
+
+def _arrays(memory: Path) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a file that `Parts.keep` wrote; nothing in it is compressed, so that none is larger than the file."""
+    with zipfile.ZipFile(memory) as packed:
+        if memory.stat().st_size > MAX_MEMORY or any(entry.compress_type != zipfile.ZIP_STORED for entry in packed.infolist()):
+            raise ValueError("it is larger than what a run keeps, or compressed")
+    with np.load(memory, allow_pickle=False) as saved:
+        return dict(saved)

@@ -13,6 +13,8 @@ import re
 import shutil
 import sys
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -279,10 +281,19 @@ def _fixed(parts: Sequence[str]) -> Iterator[str]:
 
 
 def _in_folder(folder: Path, input_format: str | None) -> list[File]:
-    """The files of a folder and of those below it."""
-    found = []
+    """The files of a folder and of those below it; a link that leads out of it is not followed.
+
+    Raises:
+        ProductsError: it holds none, or such a link.
+    """
+    found, root = [], folder.resolve()
     for path in sorted(folder.rglob("*")):
         place = path.relative_to(folder)
+        if path.is_symlink() and _is_visible(place) and not path.resolve().is_relative_to(root):
+            raise ProductsError(
+                f"the folder {folder} holds the link {place}, which leads out of it to {path.readlink()}; name that file itself, or remove "
+                "the link."
+            )
         if path.is_file() and _is_visible(place) and (input_format is not None or _ending(path) in ENDINGS):
             found.append(File(path, place, _spelled(place)))
     if not found:
@@ -379,11 +390,34 @@ def _tables(path: Place, form: Format, rows: int) -> Iterator[Batch]:
         yield Batch(table, share, where=shown(path))
 
 
+MAX_WORKBOOK = 2**30
+"""Bytes that a workbook may have once it is unpacked: it is read whole."""
+
+
+def _check_workbook(path: Place) -> None:
+    """Unpack a workbook once, to nowhere: what its directory says of sizes need not be true."""
+    size = 0
+    with path.opened() if isinstance(path, Object) else path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as packed:
+                for entry in packed.infolist():
+                    with packed.open(entry) as member:
+                        while block := member.read(2**20):
+                            size += len(block)
+                            if size > MAX_WORKBOOK:
+                                raise ProductsError(
+                                    f"{path} unpacks to more than the {MAX_WORKBOOK:,} bytes that are read of a workbook; save it as CSV."
+                                )
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+            raise ProductsError(f"{path} cannot be read as an Excel workbook: {reason(error)}; save it again, or as CSV.") from error
+
+
 def _workbook(path: Place) -> Iterator[Batch]:
     """The first sheet of a workbook; a sheet holds a million rows at most, so it is read whole."""
     with opened(path) as stream:
         if not stream.head.startswith(b"PK\x03\x04"):
             raise ProductsError(f"{path} is no Excel workbook (.xlsx); if it is text, pass --input-format csv.")
+    _check_workbook(path)
     try:
         frame = pl.read_excel(
             io.BytesIO(path.opened().read()) if isinstance(path, Object) else path, engine="calamine", infer_schema_length=None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from catcli import places
+from catcli import atomic
 from catcli.places import is_bucket
 from catcli.products.batch import Batch
 from catcli.products.buckets import upload
@@ -43,7 +44,7 @@ class Review:
         self._writer: Any = None
         for path in self._found():
             if int(path.name.removeprefix("review-")) >= done:
-                places.remove(path)
+                path.unlink()
 
     def _found(self) -> list[Path]:
         return sorted(self._spills.glob("review-*"))
@@ -75,7 +76,10 @@ class Review:
     def finish(self, keep: Sequence[str], nothing: Batch, added: pl.DataFrame) -> None:
         """Write the file. Without any rows it has the columns ``keep`` of ``nothing`` and those of ``added``."""
         target = self._spills / "whole-review" if is_bucket(self._file) else Path(self._file)
-        with writing(self._file, "--review"), places.whole(target) as place, place.open("wb") as file, filled(file, self._form) as sink:
+        with ExitStack() as opened:
+            opened.enter_context(writing(self._file, "--review"))
+            file = opened.enter_context(opened.enter_context(atomic.atomic_write(target)).open("wb"))
+            sink = opened.enter_context(filled(file, self._form))
             empty = True
             for table in self._sorted():
                 empty = False
@@ -109,7 +113,7 @@ class Review:
             writer.close()
             table = pa.concat_tables(_tables(path)).combine_chunks()
             yield table.take(pa.array(np.argsort(_values(table, self._by), kind="stable")))
-            places.remove(path)
+            path.unlink()
 
     def _edges(self, spills: Sequence[Path]) -> npt.NDArray[np.float64] | None:
         """Confidences that cut the rows into ranges of about `RANGE_ROWS`; None where there are no rows."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+
 from huggingface_hub import EvalResult, ModelCardData
 
 from catcli.adapter import Manifest
 from catcli.evaluation.metrics import TITLES, Metrics, Training
 from catcli.recipe import ADAPTED, Recipe
 from catcli.reporting import sentences
-from catcli.reporting.tables import models
+from catcli.reporting.tables import models, printable
 
 REFIT = "The models in this folder have since learned from all labeled rows in the same way; the scores are those of the held-out run."
 
@@ -47,15 +50,16 @@ def model_card(name: str, manifest: Manifest, metrics: Metrics, recipe: Recipe) 
     labeled = rows.train + rows.validation + rows.test
     split = sentences.random_split(metrics.random_split) if metrics.random_split else "No product has several rows."
     calibrated = "\n".join(f"- {sentences.calibration(variant, found)}" for variant, found in metrics.calibration.items())
-    versions = ", ".join(f"{package} {version}" for package, version in manifest.versions.items())
+    versions = plain(", ".join(f"{package} {version}" for package, version in manifest.versions.items()))
+    columns, title = ", ".join(map(code, manifest.text)), plain(name)
     return f"""---
 {front_matter(name, manifest, metrics)}
 ---
 
-# {name}
+# {title}
 
-Labels products with one of {len(manifest.categories):,} categories from {", ".join(f"`{column}`" for column in manifest.text)}.
-Made by catcli {manifest.versions.get("catcli", "")} on {manifest.created:%Y-%m-%d} from {labeled:,} labeled rows.
+Labels products with one of {len(manifest.categories):,} categories from {columns}.
+Made by catcli {plain(manifest.versions.get("catcli", ""))} on {manifest.created:%Y-%m-%d} from {labeled:,} labeled rows.
 
 ## Scores on {metrics.scored_rows:,} test rows, 95 % intervals
 
@@ -89,7 +93,7 @@ It took {training.seconds:.0f} s on {training.device} and {training.peak_memory 
 
 ## Use
 
-    catcli predict catalog.parquet -o labeled.parquet --adapter {name}
+    catcli predict catalog.parquet -o labeled.parquet --adapter {shlex.quote(printable(name))}
 
 ## Limits
 
@@ -100,22 +104,33 @@ Versions: {versions}.
 """
 
 
+def plain(text: str) -> str:
+    """Text of a file as Markdown shows it: without control codes, and no letter of it marks anything up."""
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&])", r"\\\1", " ".join(printable(text).split()))
+
+
+def code(text: str) -> str:
+    """Text of a file between backticks, of which it has none itself."""
+    return f"`{' '.join(printable(text).replace('`', chr(39)).split())}`"
+
+
 def _unlabeled(training: Training) -> str:
     return f" and {training.unlabeled_rows:,} unlabeled ones" if training.unlabeled_rows else ""
 
 
 def _learned(manifest: Manifest, recipe: Recipe) -> str:
     """What learned, and on which base."""
-    at = f" at {manifest.base.revision}" if manifest.base.revision else ""
+    base = plain(manifest.base.hub)
+    at = f" at {plain(manifest.base.revision)}" if manifest.base.revision else ""
     if manifest.base.blocks:
         *numbers, last = map(str, manifest.base.blocks)
         at += f", of which it keeps the block{'s' if numbers else ''} {' and '.join(filter(None, (', '.join(numbers), last)))}"
     if recipe.method in ADAPTED:
-        what = f"{sentences.METHODS[recipe.method]} (rank {recipe.rank}, alpha {recipe.alpha}) in {manifest.base.hub}{at}"
+        what = f"{sentences.METHODS[recipe.method]} (rank {recipe.rank}, alpha {recipe.alpha}) in {base}{at}"
     else:
-        what = {"full": "Every weight", "head": "The head alone, on the untouched weights"}[recipe.method] + f" of {manifest.base.hub}{at}"
+        what = {"full": "Every weight", "head": "The head alone, on the untouched weights"}[recipe.method] + f" of {base}{at}"
     balanced = "" if recipe.balance == "none" else f", balanced by {recipe.balance}"
-    taught = f", beside the labels by what the adapter {recipe.teacher} said of every text" if recipe.teacher else ""
+    taught = f", beside the labels by what the adapter {code(recipe.teacher)} said of every text" if recipe.teacher else ""
     return what + balanced + taught
 
 

@@ -21,7 +21,6 @@ ANSWER = 10
 """Seconds in which a cluster has to answer."""
 
 SILENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # Ray would tell its makers about the cluster that it starts
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # otherwise it warns of a change to come
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }

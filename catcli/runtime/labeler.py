@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from catcli.adapter import Adapter, Variant
 from catcli.errors import AdapterError, listed
-from catcli.products.stored import stored_frame
 from catcli.runtime.blend import Array, calibrated, mix
 from catcli.runtime.ngrams import LinearModel
+from catcli.runtime.sandbox import check
 from catcli.runtime.session import CPU, Session, cuda_is_there
+from catcli.runtime.stored import TEXT, Stored, logits_type, read_columns, write_columns
 from catcli.runtime.tokens import Tokenizer
 from catcli.runtime.vetting import vet
 
@@ -32,6 +32,9 @@ AGREEMENT = 0.9
 
 FP32_TOLERANCE = 1e-2
 """Logits of one float32 model on two processors differ by rounding, some 1e-5; more than this is another model."""
+
+
+Vetting = Literal["in a child", "here", "done"]
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,12 @@ class Labeler:
         variant: str = "auto",
         batch_tokens: int | None = None,
         workers: int | None = None,
+        vetting: Vetting = "in a child",
     ) -> None:
         """Load the adapter's models and compute its probe rows again. ``variant`` is one that the adapter has, or ``auto`` for the fastest.
+
+        ``vetting`` says where its models are tried out and vetted before: in a child process (`catcli.runtime.sandbox`), here, or not at
+        all where somebody else has done it.
 
         Raises:
             AdapterError: a file is damaged, the variant is not there, or the models do not compute here what they computed where they
@@ -75,6 +82,8 @@ class Labeler:
             DeviceError: ``device`` is ``cuda`` and there is none.
         """
         manifest = adapter.manifest
+        self._vetting = vetting
+        self._is_vetted(adapter, _order(adapter, device, variant)[0])  # before anything of it is loaded
         self.categories = manifest.categories
         self.notes: list[str] = []
         self._blend = manifest.blend
@@ -86,29 +95,20 @@ class Labeler:
                 f"{len(self.categories):,}; copy the adapter again or fit anew."
             )
         self._sizes = {"batch_tokens": batch_tokens, "workers": workers}
-        logits = pl.Array(pl.Float32, len(self.categories))
-        columns: dict[str, pl.DataType] = {"text": pl.String(), **dict.fromkeys(manifest.variants, logits)}
-        probe = stored_frame(adapter.file("probe.parquet"), columns, PROBE_ROWS)
+        types = {"text": TEXT, **dict.fromkeys(manifest.variants, logits_type(len(self.categories)))}
+        probe = read_columns(adapter.file("probe.parquet"), types, PROBE_ROWS)
         self.variant, self._session = self._open(adapter, device, variant, probe)
         self._confidence = manifest.variants[self.variant].confidence
 
-    def _open(self, adapter: Adapter, device: str, asked: str, probe: pl.DataFrame) -> tuple[Variant, Session]:
+    def _open(self, adapter: Adapter, device: str, asked: str, probe: Stored) -> tuple[Variant, Session]:
         """The session of the fastest variant that gives here what it gave where the adapter was made."""
-        served = adapter.manifest.variants
-        if asked != "auto" and asked not in served:
-            raise AdapterError(
-                f"--variant {asked}: {adapter.folder} has {listed(served)}; choose one of these, or fit it again where it pays."
-            )
-        # fp16 is for GPUs and int8 for CPUs: where a smaller file will serve, the larger one is not even opened.
-        gpu = device == "cuda" or (device == "auto" and cuda_is_there())
-        fast: Variant = "fp16" if gpu else "int8"
-        wanted: tuple[Variant, ...] = (fast, "fp32") if asked == "auto" else (cast(Variant, asked),)
-        order = [name for name in wanted if name in served]
+        served, order = adapter.manifest.variants, _order(adapter, device, asked)
         for name in order:
             for beside in served[name].data:
                 adapter.file(beside)
             file = adapter.file(served[name].file)
-            vet(file, served[name].data)
+            if not self._is_vetted(adapter, name):
+                vet(file, served[name].data)
             session = Session(file, device, **self._sizes)
             if session.fell_back:
                 self.notes.append("ONNX Runtime did not get the GPU and labels on the CPU; 'catcli doctor' shows what is missing.")
@@ -122,9 +122,12 @@ class Labeler:
             + (", or pass --device cpu." if session.provider != CPU else ".")
         )
 
-    def _agrees(self, session: Session, probe: pl.DataFrame, variant: Variant) -> bool:
-        there = probe[variant].to_numpy()
-        here = lora_logits(self._tokenizer, session, probe["text"].to_list())
+    def _is_vetted(self, adapter: Adapter, variant: Variant) -> bool:
+        return self._vetting == "done" or (self._vetting == "in a child" and check(adapter, variant))
+
+    def _agrees(self, session: Session, probe: Stored, variant: Variant) -> bool:
+        there = probe.numbers[variant]
+        here = lora_logits(self._tokenizer, session, probe.texts["text"])
         if here.shape != there.shape:
             return False
         if variant != "fp32" or session.provider != CPU:
@@ -169,7 +172,10 @@ class Labeler:
 
     def _probabilities(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> Array:
         lora = session_logits(self._tokenizer, self._session, ids, workers=1)
-        return calibrated(mix(lora, self._linear.logits(texts), self._blend), self._confidence)
+        scores = mix(lora, self._linear.logits(texts), self._blend)
+        if not np.isfinite(scores).all():
+            raise AdapterError("the adapter's two models and its blend give scores beyond float32; fit it again.")
+        return calibrated(scores, self._confidence)
 
     def label(self, texts: Sequence[str], top_k: int = 1) -> Labels:
         """The ``top_k`` most probable classes of every text. Several threads may call this at once; each call runs on its own."""
@@ -184,6 +190,22 @@ class Labeler:
             classes[rows] = best
             confidences[rows] = np.take_along_axis(probabilities, best, axis=1)
         return Labels(classes, confidences, cut, self._session.halvings())
+
+
+def _order(adapter: Adapter, device: str, asked: str) -> list[Variant]:
+    """The variants that may serve on ``device``, the fastest first.
+
+    Raises:
+        AdapterError: the adapter does not have the one that is asked for.
+    """
+    served = adapter.manifest.variants
+    if asked != "auto" and asked not in served:
+        raise AdapterError(f"--variant {asked}: {adapter.folder} has {listed(served)}; choose one of these, or fit it again where it pays.")
+    # fp16 is for GPUs and int8 for CPUs: where a smaller file will serve, the larger one is not even opened.
+    gpu = device == "cuda" or (device == "auto" and cuda_is_there())
+    fast: Variant = "fp16" if gpu else "int8"
+    wanted: tuple[Variant, ...] = (fast, "fp32") if asked == "auto" else (cast(Variant, asked),)
+    return [name for name in wanted if name in served]
 
 
 def lora_logits(tokenizer: Tokenizer, session: Session, texts: Sequence[str]) -> Array:
@@ -209,5 +231,4 @@ def session_logits(tokenizer: Tokenizer, session: Session, ids: Sequence[Sequenc
 
 def save_probe(file: Path, texts: Sequence[str], logits: Mapping[Variant, Array]) -> None:
     """Write some texts and what each variant's session made of them."""
-    columns = [pl.Series(variant, values, dtype=pl.Array(pl.Float32, values.shape[1])) for variant, values in logits.items()]
-    pl.DataFrame([pl.Series("text", texts, dtype=pl.String), *columns]).write_parquet(file)
+    write_columns(file, {"text": texts}, {str(variant): values for variant, values in logits.items()})

@@ -15,12 +15,12 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from scipy import sparse
 
 from catcli.errors import AdapterError, reason
@@ -218,30 +218,53 @@ class LinearModel:
         Raises:
             AdapterError: the file is something else; an index that leads out of an array would crash the process instead.
         """
+        damaged = AdapterError(f"{file} is no linear model of catcli: its arrays do not fit together; copy the adapter again or fit anew.")
         try:
-            arrays = load_file(file)
-            vocabularies = tuple(
-                Vocabulary(arrays[f"ngrams.{number}.hashes"], arrays[f"ngrams.{number}.idf"]) for number in range(len(KINDS))
-            )
-            data, indices, indptr, bias = (arrays[name] for name in ("weights.data", "weights.indices", "weights.indptr", "bias"))
-        except (SafetensorError, KeyError) as error:
+            arrays = _arrays(file)
+        except (SafetensorError, OSError) as error:
             raise AdapterError(f"{file} cannot be read as a linear model: {reason(error)}; copy the adapter again or fit anew.") from error
+        if arrays is None:
+            raise damaged
+        vocabularies = tuple(Vocabulary(arrays[f"ngrams.{number}.hashes"], arrays[f"ngrams.{number}.idf"]) for number in range(len(KINDS)))
+        data, indices, indptr, bias = (arrays[name] for name in ("weights.data", "weights.indices", "weights.indptr", "bias"))
         features = sum(len(vocabulary.hashes) for vocabulary in vocabularies)
         sound = (
-            all(array.ndim == 1 and array.dtype == _types().get(name.split(".")[-1]) for name, array in arrays.items())
-            and all(len(found.hashes) == len(found.idf) and (found.hashes[1:] > found.hashes[:-1]).all() for found in vocabularies)
+            all(len(found.hashes) == len(found.idf) and rises(found.hashes, strictly=True) for found in vocabularies)
             and (len(indptr), len(indices)) == (features + 1, len(data))
             and (indptr[0], indptr[-1]) == (0, len(data))
-            and bool((np.diff(indptr) >= 0).all())
+            and rises(indptr)
             and bool(((indices >= 0) & (indices < len(bias))).all())
-            and all(np.isfinite(array).all() for array in (data, bias, *(found.idf for found in vocabularies)))
+            # A NaN compares as false, and no sum of so many products overflows float32.
+            and all(bool((np.abs(array) <= MAX_WEIGHT).all()) for array in (data, bias, *(found.idf for found in vocabularies)))
         )
         if not sound:
-            raise AdapterError(f"{file} is no linear model of catcli: its arrays do not fit together; copy the adapter again or fit anew.")
+            raise damaged
         return cls(Ngrams(vocabularies), sparse.csr_matrix((data, indices, indptr), shape=(features, len(bias))), bias)
 
 
-def _types() -> dict[str, npt.DTypeLike]:
-    """What the arrays of a saved model hold, by the last word of their names."""
-    real = dict.fromkeys(("data", "bias", "idf"), np.dtype(np.float32))
-    return {**real, "indices": np.dtype(np.int32), "indptr": np.dtype(np.int64), "hashes": np.dtype(np.uint64)}
+MAX_WEIGHT = 1e9
+"""The largest weight of a linear model that is believed; fitted ones are below a hundred."""
+
+_TYPES = {"data": "F32", "bias": "F32", "idf": "F32", "indices": "I32", "indptr": "I64", "hashes": "U64"}
+"""What the arrays of a saved model hold, by the last word of their names, as safetensors calls it."""
+
+_NAMES = {
+    *("weights.data", "weights.indices", "weights.indptr", "bias"),
+    *(f"ngrams.{number}.{name}" for number in range(len(KINDS)) for name in ("hashes", "idf")),
+}
+
+
+def _arrays(file: Path) -> dict[str, npt.NDArray[Any]] | None:
+    """The arrays of a saved model; None where names, types or shapes are others, which the header says before anything is read."""
+    with safe_open(file, framework="numpy") as stored:
+        slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118  # a file, not a mapping
+        told = {name: (found.get_dtype(), len(found.get_shape())) for name, found in slices.items()}
+        if told != {name: (_TYPES[name.rpartition(".")[2]], 1) for name in _NAMES}:
+            return None
+        return {name: stored.get_tensor(name) for name in slices}
+
+
+def rises(numbers: npt.NDArray[Any], *, strictly: bool = False) -> bool:
+    """Whether an array's neighbors rise; by comparison, since differences of 64-bit numbers wrap around."""
+    later, earlier = numbers[1:], numbers[:-1]
+    return bool((later > earlier if strictly else later >= earlier).all())

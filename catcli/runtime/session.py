@@ -8,8 +8,10 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
 from catcli.errors import AdapterError, CatcliError, DeviceError, reason
@@ -50,7 +52,7 @@ class Session:
             # The CUDA and cuDNN libraries may lie in pip packages; preload_dlls finds them there without torch.
             onnxruntime.preload_dlls()
             providers = [CUDA, CPU]
-        self._file, self._lock, self._halved = file, threading.Lock(), 0
+        self._file, self._lock, self._halved, self._classes = file, threading.Lock(), 0, 0
         options = onnxruntime.SessionOptions()
         # One thread a batch and as many batches at once as there are cores: threads that share a batch of titles wait for one another at
         # every one of its hundred matrix products.
@@ -114,7 +116,21 @@ class Session:
             found = bound(self._session, feeds, "cuda") if self.provider == CUDA else self._session.run(["logits"], feeds)[0]
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
             raise self._told(error) from error
+        self._check(found, len(batch.rows))
         return np.asarray(found, dtype=np.float32)
+
+    def _check(self, logits: npt.NDArray[Any], rows: int) -> None:
+        """What a model gives has to be what a classifier gives, for every batch: float32 logits *(rows, classes)*, all of them numbers."""
+        self._classes = self._classes or (logits.shape[-1] if logits.ndim else 0)
+        if logits.dtype != np.float32 or logits.shape != (rows, self._classes):
+            raise AdapterError(
+                f"{self._file} gives {logits.dtype} of the shape {logits.shape} for {rows} texts, not float32 logits of "
+                f"({rows}, {self._classes}): it is no classifier that catcli exported; fit the adapter again."
+            )
+        if not np.isfinite(logits).all():
+            raise AdapterError(
+                f"{self._file} gives logits that are no finite numbers on {self.provider}; pass --variant fp32, or fit the adapter again."
+            )
 
     def _told(self, error: Exception) -> Exception:
         """What ONNX Runtime's error means; another's is a bug and stays what it is."""

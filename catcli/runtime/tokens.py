@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +33,55 @@ class TokenBatch:
         return first, second
 
 
+def is_tokenizers(error: BaseException) -> bool:
+    """Whether an error is of the tokenizers library: a plain `Exception`, or a panic of its Rust code, which is none."""
+    return (isinstance(error, Exception) and not isinstance(error, MemoryError)) or type(error).__name__ == "PanicException"
+
+
+MAX_GROWTH = 64
+"""Characters that the steps of a tokenizer may make of one, all together; those of published models make three."""
+
+MAX_EXPANSION = 128
+"""Bytes that a table of normal forms may put in the place of a character; Unicode's own are of 33 at most."""
+
+
+def check_growth(text: str) -> None:
+    """Stop at the ``text`` of a ``tokenizer.json`` that blows texts up: eight replacements of one letter by ten fill any memory.
+
+    Raises:
+        ValueError: it does, or is no JSON.
+    """
+    growth = 1
+    for step in _steps(json.loads(text)):
+        if step["type"] == "Replace":
+            growth *= max(1, len(str(step.get("content", ""))))
+        elif step["type"] == "Precompiled" and _longest_form(step.get("precompiled_charsmap")) > MAX_EXPANSION:
+            raise ValueError("its table of normal forms makes long texts of single characters")
+    if growth > MAX_GROWTH:
+        raise ValueError(f"its replacements make up to {growth:,} characters of one")
+
+
+def _steps(told: object) -> Iterator[dict[str, Any]]:
+    """The objects of a ``tokenizer.json`` that have a type, outside its vocabulary."""
+    waiting = [told]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            if "type" in found:
+                yield found
+            waiting += [value for name, value in found.items() if name not in ("vocab", "merges", "added_tokens")]
+        elif isinstance(found, list):
+            waiting += found
+
+
+def _longest_form(table: object) -> int:
+    """The longest normal form in SentencePiece's precompiled table: four bytes that say how long its trie is, the trie, and the forms."""
+    content = base64.b64decode(table) if isinstance(table, str) else b""
+    return max(map(len, content[4 + int.from_bytes(content[:4], "little") :].split(b"\0")), default=0)
+
+
 class Tokenizer:
-    """A tokenizer of the ``json`` of a ``tokenizer.json``, cutting texts at ``max_tokens``, special tokens included.
+    """A tokenizer of the ``text`` of a ``tokenizer.json``, cutting texts at ``max_tokens``, special tokens included.
 
     The Rust tokenizer itself rather than transformers' wrapper: the same class serves training and labeling, and labeling starts without
     transformers.
@@ -47,14 +96,17 @@ class Tokenizer:
         """
         try:
             return cls(file.read_text(encoding="utf-8"), max_tokens, pad_id)
-        except Exception as error:  # tokenizers raises plain Exception
-            raise AdapterError(f"{file} holds no tokenizer: {reason(error)}; copy the adapter again or fit anew.") from error
+        except BaseException as error:
+            if not is_tokenizers(error):
+                raise
+            raise AdapterError(f"{file} holds no tokenizer: {reason(error)[:300]}; copy the adapter again or fit anew.") from error
 
-    def __init__(self, json: str, max_tokens: int, pad_id: int = 0) -> None:
-        self._tokenizer = tokenizers.Tokenizer.from_str(json)
+    def __init__(self, text: str, max_tokens: int, pad_id: int = 0) -> None:
+        check_growth(text)
+        self._tokenizer = tokenizers.Tokenizer.from_str(text)
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
-        self.json = json
+        self.json = text
         self.max_tokens = max_tokens
         self.pad_id = pad_id
 
@@ -66,7 +118,15 @@ class Tokenizer:
         """Token ids of every text, and how many texts were cut."""
         # A lone surrogate is no character and the tokenizer refuses it; it becomes U+FFFD as in every other decoder.
         clean = [text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        encodings = self._tokenizer.encode_batch_fast(clean)
+        try:
+            encodings = self._tokenizer.encode_batch_fast(clean)
+        except BaseException as error:
+            if not is_tokenizers(error):
+                raise
+            raise AdapterError(
+                f"the tokenizer cannot read a text ({reason(error)[:300]}): its tokenizer.json is damaged; copy the adapter, or the base "
+                "that is fitted, again."
+            ) from error
         # An empty text has a token all the same; GPT-2's tokenizer, which adds none of its own, would give it none.
         ids = [encoding.ids or [self.pad_id] for encoding in encodings]
         full = (encoding for encoding, row in zip(encodings, ids, strict=True) if len(row) == self.max_tokens)

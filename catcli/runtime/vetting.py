@@ -6,9 +6,12 @@ from any place of the disk, and hide loops. What Optimum exports of a text encod
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
@@ -36,6 +39,11 @@ that are looked at alike.
 """
 
 _KNOWN = frozenset(OPERATORS.split())
+
+MAX_ELEMENTS = 2**28
+"""Numbers of a tensor whose size does not depend on the texts: the largest weights of the known architectures have as many."""
+
+_FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
 
 
 def vet(file: Path, beside: Collection[str]) -> None:
@@ -74,6 +82,7 @@ def _problems(model: onnx.ModelProto, file: Path, beside: Collection[str]) -> It
             yield f"has the operator {'.'.join(filter(None, (node.domain, node.op_type)))[:80]!r}"
     for tensor in _tensors(model.graph):
         yield from _misplaced(tensor, file, beside)
+    yield from _dangerous_shapes_and_divisions(model)
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -121,3 +130,58 @@ def _misplaced(tensor: onnx.TensorProto, file: Path, beside: Collection[str]) ->
     size = (file.parent / place).stat().st_size
     if min(offset, length) < 0 or offset + length > size or any(dimension < 0 for dimension in tensor.dims):
         yield f"takes weights from beyond the {size:,} bytes of {place}"
+
+
+def _dangerous_shapes_and_divisions(model: onnx.ModelProto) -> Iterator[str]:
+    """Tensors of a fixed size that would fill memory, and integer divisions that can end the process.
+
+    A processor answers 0 as a divisor, and the smallest number divided by -1, with a signal that no program catches (SIGFPE). No export of
+    the known architectures divides integers by anything but a constant.
+    """
+    constants = {tensor.name: tensor for tensor in _tensors(model.graph) if tensor.name}
+    for node in _nodes(model.graph):
+        if node.op_type == "Constant" and len(node.output) == 1:
+            constants.update((node.output[0], attribute.t) for attribute in node.attribute if attribute.HasField("t"))
+    types: dict[str, set[int]] = {}
+    for name, kind in _inferred(model):
+        types.setdefault(name, set()).add(kind.elem_type)
+        sizes = [dimension.dim_value for dimension in kind.shape.dim if dimension.HasField("dim_value")]
+        if math.prod(sizes) > MAX_ELEMENTS:
+            yield f"makes the tensor {name[:80]!r} of at least {math.prod(sizes):,} numbers"
+    for node in _nodes(model.graph):
+        if node.op_type in ("Div", "Mod") and len(node.input) == 2:
+            known = types.get(node.input[0], set()) | types.get(node.input[1], set())
+            if not (known and known <= _FLOATS) and not _divides_safely(node.input[1], constants):
+                yield f"divides integers by {node.input[1][:80]!r}, which is no constant other than 0 and -1"
+
+
+def _divides_safely(divisor: str, constants: Mapping[str, onnx.TensorProto]) -> bool:
+    tensor = constants.get(divisor)
+    if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL or math.prod(tensor.dims) > 1024:
+        return False
+    try:
+        values = onnx.numpy_helper.to_array(tensor)
+    except (ValueError, TypeError):
+        return False
+    return bool(np.isin(values, (0, -1)).sum() == 0)
+
+
+def _inferred(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TypeProto.Tensor]]:
+    """The name, type and known sizes of every tensor, as ONNX infers them of the graph without its weights."""
+    light = onnx.ModelProto()
+    light.CopyFrom(model)
+    for graph in _graphs(light.graph):
+        for tensor in graph.initializer:
+            if math.prod(tensor.dims) > 1024:  # small ones hold shapes, which inference needs
+                for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data"):
+                    tensor.ClearField(field)
+                tensor.data_location = onnx.TensorProto.DEFAULT
+    with suppress(onnx.shape_inference.InferenceError, RuntimeError, ValueError):  # what it cannot infer is of no known type
+        light = onnx.shape_inference.infer_shapes(light, data_prop=True)
+    for graph in _graphs(light.graph):
+        for tensor in graph.initializer:
+            kind = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims)).tensor_type
+            yield tensor.name, kind
+        for value in (*graph.input, *graph.value_info, *graph.output):
+            if value.type.HasField("tensor_type"):
+                yield value.name, value.type.tensor_type

@@ -1,0 +1,23 @@
+"""What a command begins before it imports what takes its time."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from catcli import adapter as adapters
+from catcli.errors import CatcliError
+from catcli.runtime.sandbox import begin
+
+
+def begin_trial(name: str | None, variant: str) -> None:
+    """Have an adapter tried out in a child while this process imports polars and looks at the first rows.
+
+    It is the labeler that waits for the answer and says what is wrong; where this guesses another variant than it, it has its own tried.
+    """
+    with suppress(CatcliError, OSError):
+        adapter = adapters.named(name) if name else adapters.only()
+        served = adapter.manifest.variants
+        gpu = Path("/dev/nvidiactl").exists()
+        chosen = next((one for one in served if one == variant), "int8" if "int8" in served and not gpu else "fp32")
+        begin(adapter, chosen)

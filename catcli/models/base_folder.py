@@ -1,0 +1,211 @@
+"""A base model's folder → a private copy that holds only what a model is made of.
+
+A folder that a stranger sent can name other files in its JSON (weights in a pickle, a vocabulary at ``/home/me/credentials``), ask for code
+from the hub, or hold links and devices. transformers follows all of these; so it never sees the folder, but this copy of it. Weights are
+not copied where the system can open an open file once more: the copy links to the descriptor, so what is hashed is what is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from catcli.errors import BackboneError, listed, reason
+
+SMALL_FILES = {
+    "config.json": 2**22,
+    "model.safetensors.index.json": 2**26,
+    "tokenizer.json": 2**27,
+    "tokenizer_config.json": 2**24,
+    "special_tokens_map.json": 2**22,
+    "added_tokens.json": 2**22,
+    "vocab.txt": 2**26,
+    "vocab.json": 2**26,
+    "merges.txt": 2**26,
+    "spm.model": 2**26,
+    "spiece.model": 2**26,
+    "tokenizer.model": 2**26,
+    "sentencepiece.bpe.model": 2**26,
+}
+"""The files beside the weights that are copied, and the bytes that each may have."""
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+MAX_SHARDS = 1_000
+
+REFUSED_KEYS = ("quantization_config", "auto_map", "adapter_config")
+"""Keys of a ``config.json`` that change how weights are read, or name code to run."""
+
+SIZES = re.compile(
+    r"(vocab|hidden|intermediate|embedding)_size|(max|n)_position(s|_embeddings)|num_(hidden_layers|layers|attention_heads|key_value_heads|heads)"
+    r"|n_(embd|layer|head|layers|heads|inner)|dim|d_(model|kv|ff)|hidden_dim|head_dim|num_hidden_groups|inner_group_num"
+)
+"""The numbers of a ``config.json`` that shape a model."""
+
+MAX_SIZE, MAX_LAYERS = 2**24, 1_000
+
+_LAYERS = re.compile(r"n(um)?_(hidden_)?(layers?|groups)|inner_group_num")
+
+_DESCRIPTORS = Path("/proc/self/fd")
+
+
+class BaseFolder:
+    """A private copy of a base model's folder, at ``path``; it is gone with this object, or when the process ends."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        """Check and copy ``folder``, which ``--base`` calls ``name``.
+
+        Raises:
+            BackboneError: it holds a PEFT adapter or no model, a file that is a link or a device or too large, or a configuration that no
+                model of the known architectures has.
+        """
+        self._folder, self._name = folder, name
+        if os.path.lexists(folder / "adapter_config.json"):
+            raise self._refused("holds adapter_config.json: it is a PEFT adapter, not a base model; merge it and save the result")
+        self._descriptors: list[int] = []
+        self.path = Path(tempfile.mkdtemp(prefix="catcli-base-"))
+        weakref.finalize(self, _end, self.path, self._descriptors)
+        for file, most in SMALL_FILES.items():
+            if os.path.lexists(folder / file):
+                self._copy(file, self._read(file, most))
+        self.config = self._json("config.json")
+        self._check_config(self.config)
+        for shard in self._shards():
+            self._take(shard)
+
+    def _refused(self, why: str) -> BackboneError:
+        return BackboneError(f"--base {self._name}: {self._folder} {why}.")
+
+    def _open(self, file: str) -> int:
+        """A descriptor of a regular file of the folder.
+
+        A link is followed where the hub's cache makes one: from ``snapshots/COMMIT`` to ``blobs`` of the same model.
+        """
+        path = self._folder / file
+        try:
+            if path.is_symlink():
+                blobs = self._folder.parent.parent / "blobs"
+                target = Path(os.path.realpath(path))
+                if self._folder.parent.name != "snapshots" or blobs.is_symlink() or target.parent != Path(os.path.realpath(blobs)):
+                    raise self._refused(f"holds the link {file}, which leads to {path.readlink()}; copy the model with 'cp -rL'")
+                path = target
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        except OSError as error:
+            raise self._refused(f"holds {file}, which cannot be read ({error.strerror or error})") from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise self._refused(f"holds {file}, which is no regular file")
+        return descriptor
+
+    def _read(self, file: str, most: int) -> bytes:
+        with os.fdopen(self._open(file), "rb") as opened:
+            content = opened.read(most + 1)
+        if len(content) > most:
+            raise self._refused(f"holds {file} with more than {most:,} bytes, more than any model's")
+        return content
+
+    def _copy(self, file: str, content: bytes) -> None:
+        if file in ("config.json", "tokenizer_config.json"):
+            content = self._without_paths(file, content)
+        (self.path / file).write_bytes(content)
+
+    def _without_paths(self, file: str, content: bytes) -> bytes:
+        """A JSON object without the keys that name places: published files have some, of the machine that wrote them."""
+        try:
+            told = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise BackboneError(f"--base {self._name}: {self._folder / file} is no JSON: {reason(error)}; copy the model again.") from error
+        if not isinstance(told, dict):
+            return content
+        place = re.compile(r".*(_file|_path|_dir)|.*_?name_or_path|_?attn_implementation(_autoset)?|_commit_hash")
+        kept = {key: value for key, value in told.items() if not place.fullmatch(key) and not (file != "config.json" and key == "auto_map")}
+        return json.dumps(kept).encode()
+
+    def _json(self, file: str) -> dict[str, Any]:
+        if not (self.path / file).exists():
+            there = listed(sorted(path.name for path in self._folder.iterdir()), 5)
+            raise self._refused(f"has no {file}, so it is no model; it holds {there}")
+        try:
+            told = json.loads((self.path / file).read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise BackboneError(f"--base {self._name}: {self._folder / file} is no JSON: {reason(error)}; copy the model again.") from error
+        return told if isinstance(told, dict) else {}
+
+    def _check_config(self, config: Mapping[str, Any]) -> None:
+        for key, value in _nested(config):
+            if key.endswith("_internal") or key in REFUSED_KEYS:
+                raise self._refused(f"has {key[:80]!r} in its config.json, which makes a library load other things than the weights here")
+            most = MAX_LAYERS if _LAYERS.fullmatch(key) else MAX_SIZE
+            if SIZES.fullmatch(key) and value is not None and not (type(value) is int and 1 <= value <= most):
+                raise self._refused(f"has {key} {value!r:.40} in its config.json; it has to be a whole number from 1 to {most:,}")
+
+    def _shards(self) -> list[str]:
+        """The names of the weights' files; none where there are no safetensors."""
+        if os.path.lexists(self._folder / WEIGHTS):
+            return [WEIGHTS]
+        if not (self.path / INDEX).exists():
+            return []
+        weights = self._json(INDEX).get("weight_map")
+        names = sorted({str(name) for name in weights.values()}) if isinstance(weights, dict) else []
+        odd = [name for name in names if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors", name)]
+        if odd or not names or len(names) > MAX_SHARDS:
+            raise self._refused(f"has an index of weights that names {listed(odd or names, 1)}, and not safetensors of the folder itself")
+        return names
+
+    def _take(self, shard: str) -> None:
+        descriptor = self._open(shard)
+        if _DESCRIPTORS.is_dir():
+            self._descriptors.append(descriptor)
+            (self.path / shard).symlink_to(_DESCRIPTORS / str(descriptor))
+        else:
+            with os.fdopen(descriptor, "rb") as source, (self.path / shard).open("wb") as copy:
+                while block := source.read(2**24):
+                    copy.write(block)
+
+    def parameters(self) -> int:
+        """How many numbers the weights' files hold, as their headers say.
+
+        Raises:
+            BackboneError: one of them is no safetensors file.
+        """
+        found = 0
+        for shard in self._shards():
+            try:
+                with safe_open(self.path / shard, framework="numpy") as stored:
+                    for tensor in stored.keys():  # noqa: SIM118  # a file, not a mapping
+                        size = 1
+                        for side in stored.get_slice(tensor).get_shape():
+                            size *= side
+                        found += size
+            except (SafetensorError, OSError) as error:
+                raise self._refused(f"holds {shard}, which cannot be loaded ({reason(error)})") from error
+        return found
+
+
+def _end(path: Path, descriptors: list[int]) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _nested(told: object) -> Iterator[tuple[str, Any]]:
+    """All keys of a JSON object and of those within it."""
+    waiting = [told]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, dict):
+            yield from found.items()
+            waiting += found.values()
+        elif isinstance(found, list):
+            waiting += found

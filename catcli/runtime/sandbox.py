@@ -1,0 +1,188 @@
+"""An adapter of a stranger, tried out in a child process before this one loads it.
+
+A crafted model can end a process by a signal, fill memory, or never come to an end, and no exception tells of any of these. So a child
+process with limits of memory and time, and without the network where the system offers that, loads the adapter first, vets its models and
+labels some texts; its death becomes a sentence. An adapter that was fitted here and has not changed since needs no child: see
+`catcli.adapter.seal`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import json
+import os
+import platform
+import signal
+import struct
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from catcli.adapter import Adapter, Variant, is_sealed
+from catcli.errors import AdapterError
+
+if sys.platform != "win32":
+    import resource
+
+MEMORY, MEMORY_PER_BYTE = 640 * 2**20, 4
+"""Bytes that the child may hold, and for each byte of the adapter's files."""
+
+SECONDS, SECONDS_PER_BYTE = 60, 1e-7
+"""Seconds that it may take, and for each byte of the adapter's files."""
+
+MAX_ANSWER = 2**16
+
+TEXTS = ("", "a", "blue coffee mug 500 ml", 'tv 32" - wi-fi, 4k; (2024) größe 商品 \u0301\u200d🙂', "0123456789 " * 200, "a" * 3000)
+"""What it labels beside the adapter's own probe rows: no text, short ones, and some of more tokens than any model reads."""
+
+_tried: set[tuple[str, str]] = set()
+"""The manifests' SHA-256 and the variants that this process has had tried out: a manifest has the hashes of all files."""
+
+_begun: dict[tuple[str, str], Trial] = {}
+
+
+@dataclass
+class Trial:
+    """A child process at work on the adapter in ``folder``."""
+
+    folder: Path
+    process: subprocess.Popen[bytes]
+    memory: int
+    seconds: float
+
+    def finish(self) -> None:
+        """Wait for its answer.
+
+        Raises:
+            AdapterError: what it found, or that it ended without an answer.
+        """
+        try:
+            answer = self.process.communicate(timeout=self.seconds)[0][:MAX_ANSWER]
+        except subprocess.TimeoutExpired as error:
+            self.stop()
+            raise self._refused(f"takes more than {self.seconds:.0f} seconds to be tried out") from error
+        except BaseException:
+            self.stop()
+            raise
+        code = self.process.returncode
+        if code < 0:
+            with suppress(ValueError):
+                raise self._refused(f"ends the process that tries it out by the signal {signal.Signals(-code).name}")
+        try:
+            told = json.loads(answer)
+        except ValueError as error:
+            raise self._refused(f"ends the process that tries it out with exit code {code}") from error
+        if told["error"] == "memory":
+            raise self._refused(f"takes more than {self.memory // 2**20:,} MiB of memory to be tried out")
+        if told["error"] is not None:
+            raise AdapterError(told["error"])
+
+    def stop(self) -> None:
+        """End the child."""
+        self.process.kill()
+        self.process.communicate()
+
+    def _refused(self, what: str) -> AdapterError:
+        return AdapterError(f"{self.folder} {what}; no adapter that catcli made does so: do not use it, fit one of your own.")
+
+
+def begin(adapter: Adapter, variant: Variant) -> None:
+    """Have a child try out ``adapter`` with one of its models while this process does other work; `check` waits for the answer."""
+    key = adapter.fingerprint, variant
+    if key in _tried or key in _begun or is_sealed(adapter) or sys.platform == "win32":
+        return
+    size = sum((adapter.folder / name).stat().st_size for name in adapter.manifest.files if (adapter.folder / name).is_file())
+    memory, seconds = MEMORY + MEMORY_PER_BYTE * size, SECONDS + SECONDS_PER_BYTE * size
+    # The child needs nothing of who runs it: no credentials, no home, and one thread for each library.
+    threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
+    kept = {
+        name: value for name, value in os.environ.items() if name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
+    }
+    order = json.dumps([str(adapter.folder.absolute()), variant, memory, int(seconds), adapter.fingerprint])
+    process = subprocess.Popen(  # noqa: S603  # this interpreter, and names as data
+        [sys.executable, "-P", "-m", "catcli.runtime.sandboxed", order],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**kept, **threads, "PYTHONDONTWRITEBYTECODE": "1", "TOKENIZERS_PARALLELISM": "false"},
+    )
+    if not _begun:
+        atexit.unregister(stop_all)
+        atexit.register(stop_all)  # a run that ends before it asks for the answer leaves no child
+    _begun[key] = Trial(adapter.folder, process, memory, seconds)
+
+
+def check(adapter: Adapter, variant: Variant) -> bool:
+    """Have ``adapter`` tried out with one of its models; whether that model needs no vetting any more.
+
+    Raises:
+        AdapterError: what the child found, or that it died of it.
+    """
+    begin(adapter, variant)
+    key = adapter.fingerprint, variant
+    trial = _begun.pop(key, None)
+    if trial is not None:
+        trial.finish()
+        _tried.add(key)
+    return key in _tried or is_sealed(adapter)
+
+
+def stop_all() -> None:
+    """End the children that nobody waits for any more."""
+    while _begun:
+        _begun.popitem()[1].stop()
+
+
+# --- limits ------------------------------------------------------------------------------------------------------------------------------
+
+
+def limit(memory: int, seconds: int) -> None:
+    """Hold this process to so many bytes of memory and seconds of work, to files that it may only read, and away from the network."""
+    if sys.platform != "win32":
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    with suppress(OSError, KeyError, AttributeError):
+        refuse_internet()
+
+
+_CALLS = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
+"""The audit number of a processor and its number of the system call socket(2)."""
+
+
+def refuse_internet() -> None:
+    """Have Linux refuse Internet sockets to this process from now on (a filter of seccomp(2), SECCOMP_MODE_FILTER).
+
+    Raises:
+        KeyError: it is not known how on this processor.
+        OSError: the system allows no filter.
+    """
+    audit, socket = _CALLS[platform.machine()]
+    load, equal, end = 0x20, 0x15, 0x06  # BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET|BPF_K
+    allow, refuse = 0x7FFF0000, 0x0005000D  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO with EACCES
+    steps = [
+        (load, 0, 0, 4),
+        (equal, 1, 0, audit),
+        (end, 0, 0, allow),
+        (load, 0, 0, 0),
+        (equal, 0, 4, socket),
+        (load, 0, 0, 16),  # the first argument: the family
+        (equal, 1, 0, 2),  # AF_INET
+        (equal, 0, 1, 10),  # AF_INET6
+        (end, 0, 0, refuse),
+        (end, 0, 0, allow),
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    program = _Program(len(steps), ctypes.cast(code, ctypes.c_void_p))
+    libc = ctypes.CDLL(None, use_errno=True)
+    no_new_privileges, set_filter, filter_mode = 38, 22, 2
+    if libc.prctl(no_new_privileges, 1, 0, 0, 0) or libc.prctl(set_filter, filter_mode, ctypes.byref(program), 0, 0):
+        raise OSError(ctypes.get_errno(), "seccomp")
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("count", ctypes.c_ushort), ("steps", ctypes.c_void_p))

@@ -1,0 +1,51 @@
+"""The child process of `catcli.runtime.sandbox`: loads a stranger's adapter under limits and prints what is wrong with it, as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from catcli.adapter import Variant, load
+from catcli.errors import AdapterError, CatcliError
+from catcli.runtime.labeler import Labeler
+from catcli.runtime.sandbox import limit
+
+TEXTS = ("", "a", "blue coffee mug 500 ml", 'tv 32" - wi-fi, 4k; (2024) größe 商品 \u0301\u200d🙂', "0123456789 " * 200, "a" * 3000)
+"""What it labels beside the adapter's own probe rows: no text, short ones, and some of more tokens than any model reads."""
+
+
+def main(order: str) -> None:
+    """Try an adapter out as `catcli.runtime.sandbox.begin` orders it."""
+    folder, variant, memory, seconds, fingerprint = json.loads(order)
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is no answer
+    limit(memory, seconds)
+    told: str | None = None
+    try:
+        _try(Path(folder), variant, fingerprint)
+    except CatcliError as error:
+        told = "memory" if _is_memory_short(error) else str(error)
+    except MemoryError:
+        told = "memory"
+    except Exception as error:  # noqa: BLE001  # a crafted file met a bug: the parent tells of it without a traceback
+        told = f"{folder} cannot be loaded: {type(error).__name__}; copy the adapter again or fit anew."
+        told = "memory" if _is_memory_short(error) else told
+    with answer:
+        json.dump({"error": told}, answer)
+
+
+def _try(folder: Path, variant: Variant, fingerprint: str) -> None:
+    adapter = load(folder)
+    if adapter.fingerprint != fingerprint:
+        raise AdapterError(f"{folder} was changed while it was loaded; run the same line again.")
+    Labeler(adapter, "cpu", variant, vetting="here").label(TEXTS)
+
+
+def _is_memory_short(error: Exception) -> bool:
+    return any(word in str(error) for word in ("bad_alloc", "bad allocation", "Failed to allocate", "memory is too short", "out of memory"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
