@@ -29,7 +29,7 @@ class Hub:
     address: str = ""
     revisions: dict[tuple[str, str], str] = field(default_factory=dict)
     files: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
-    offers: dict[str, str] = field(default_factory=dict)
+    offers: dict[str, str] = field(default_factory=dict)  # what became of the converter's offer for a repository
     asked: list[str] = field(default_factory=list)
 
     def add(self, name: str, revision: str, commit: str, folder: Path, *, without: str = "") -> None:
@@ -55,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
                     {
                         "num": 7,
                         "title": "x",
-                        "status": "open",
+                        "status": self.hub.offers[name],
                         "author": {"name": "SFconvertbot"},
                         "createdAt": "2024-01-01T00:00:00.000Z",
                         "isPullRequest": True,
@@ -150,7 +150,7 @@ def test_a_base_is_fetched_recorded_by_its_commit_and_asked_for_again(
     catcli(*fit, "--base", f"gpt2@{COMMIT}", "-o", "three", cwd=tmp_path, check=True)
 
 
-def test_pickles_are_not_loaded_and_what_the_converter_offers_is(
+def test_pickles_are_not_loaded_and_what_the_converter_offers_is_once_it_is_merged_or_named(
     hub: Hub, gpt2: Path, products: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "pickled").mkdir()
@@ -166,9 +166,19 @@ def test_pickles_are_not_loaded_and_what_the_converter_offers_is(
     assert "shop/pickled: the hub holds no safetensors of it at its main branch, and pickled weights, which can run code" in " ".join(
         refused.stderr.split()
     )
-    hub.offers["shop/pickled"] = OFFERED
+    hub.offers["shop/pickled"] = "open"
     hub.add("shop/pickled", "refs/pr/7", OFFERED, gpt2)
-    catcli(*fit, cwd=tmp_path, check=True)
+    refused = catcli(*fit, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert (
+        "its converter offers some as refs/pr/7, which the model's owners have not merged: look at it there and name it, "
+        "--base shop/pickled@refs/pr/7."
+    ) in " ".join(refused.stderr.split())
+    pinned = [word.replace("shop/pickled", "shop/pickled@refs/pr/7") for word in fit]
+    catcli(*pinned, cwd=tmp_path, check=True)
+    assert adapters.load(tmp_path / "one").manifest.base.revision == OFFERED
+    hub.offers["shop/pickled"] = "merged"
+    catcli(*fit, "--force", cwd=tmp_path, check=True, HF_HOME=str(tmp_path / "another cache"))
     assert adapters.load(tmp_path / "one").manifest.base.revision == OFFERED
     assert not any(path.endswith(".bin") for path in hub.asked)
 

@@ -103,7 +103,7 @@ def seen(root: Path) -> dict[str, tuple[int, int, str]]:
     return found
 
 
-LINES = {
+LINES: dict[str, tuple[str, list[object]]] = {
     "predict": (".labeled.csv.catcli-parts", ["predict", "products.csv", "-o", "labeled.csv", "--adapter", FIXTURE, "--device", "cpu"]),
     "fit": (".made.catcli-resume", ["fit", "products.csv", "-o", "made", "--device", "cpu", "--epochs", "1"]),
     "fit --resume": (".made.catcli-resume", ["fit", "products.csv", "-o", "made", "--device", "cpu", "--epochs", "1", "--resume"]),
@@ -127,7 +127,7 @@ def test_a_planted_folder_is_named_and_left_alone(shop: Path, command: str, plan
     assert after == before
 
 
-LOCKS = {
+LOCKS: dict[str, tuple[str, list[object]]] = {
     "predict": (".labeled.csv.catcli-parts/lock", LINES["predict"][1]),
     "fit": (".made.lock", LINES["fit"][1]),
     "tune": (".best.json.lock", LINES["tune"][1]),

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import ast
+import base64
 import json
 import os
 import pickle
 import shutil
 import struct
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import polars as pl
 import pytest
-from conftest import FIXTURE
+from conftest import FIXTURE, Shop, catcli
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
+from tiny import tiny_fit
 
 from catcli import adapter as adapters
 from catcli.commands.predict import Asked, predict
 from catcli.commands.report import report
 from catcli.errors import AdapterError
+from catcli.runtime.sandbox import Trial
 from catcli.runtime.session import Session
 
 SYSTEM_FILE = "/etc/hostname"
@@ -54,6 +60,11 @@ def kind(name: str, sentence: str, *, when_labeling: bool = True) -> Callable[[T
 
 
 # --- ways to change a folder, new hashes included -------------------------------------------------------------------------------------
+
+
+def copied(place: Path) -> Path:
+    """The adapter that is tampered with."""
+    return Path(shutil.copytree(FIXTURE, place / "mailed"))
 
 
 def signed(folder: Path) -> None:
@@ -397,7 +408,7 @@ def _(folder: Path) -> None:
     table(folder, "probe.parquet", lambda frame: frame.drop("fp32"))
 
 
-@kind("a probe of other logits", "the column 'fp32' is Array(Float32, shape=(2,)), not Array(Float32, shape=(4,))")
+@kind("a probe of other logits", "the column 'fp32' is fixed_size_list<element: float>[2], not fixed_size_list<element: float>[4]")
 def _(folder: Path) -> None:
     table(folder, "probe.parquet", lambda frame: frame.with_columns(fp32=pl.lit([0.0, 0.0], pl.Array(pl.Float32, 2))))
 
@@ -464,6 +475,190 @@ def _(folder: Path) -> None:
     weights_from(folder, "linear.safetensors", offset=-8)
 
 
+# --- numbers that lead out of memory, or out of numbers -----------------------------------------------------------------------------------
+
+
+def pointers(folder: Path, *middle: int) -> None:
+    """Let the rows of the linear model's matrix begin at odd places; first and last are as they have to be, and differences wrap around."""
+
+    def change(found: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        changed = found.copy()
+        changed[1 : 1 + len(middle)] = np.array(middle, np.int64)
+        return changed
+
+    arrays(folder, "weights.indptr", change)
+
+
+LARGEST, SMALLEST = 2**63 - 1, -(2**63)
+
+
+@kind("rows that begin beyond all memory and wrap around", "its arrays do not fit together")
+def _(folder: Path) -> None:
+    pointers(folder, LARGEST, SMALLEST, -1)
+
+
+@kind("rows that begin beyond the last number", "its arrays do not fit together")
+def _(folder: Path) -> None:
+    pointers(folder, 10_000_000)
+
+
+@kind("rows that begin before the first number", "its arrays do not fit together")
+def _(folder: Path) -> None:
+    pointers(folder, -1)
+
+
+@kind("weights beyond numbers", "its arrays do not fit together")
+def _(folder: Path) -> None:
+    arrays(folder, "weights.data", lambda found: np.full_like(found, 3e38))
+
+
+@kind("weights that are no numbers", "its arrays do not fit together")
+def _(folder: Path) -> None:
+    arrays(folder, "bias", lambda found: np.full_like(found, np.nan))
+
+
+def header(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what a file of arrays says of them, and not their bytes."""
+    content = (folder / "linear.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    told = json.loads(content[8 : 8 + length])
+    change(told)
+    new = json.dumps(told).encode()
+    put(folder, "linear.safetensors", struct.pack("<Q", len(new)) + new + content[8 + length :])
+
+
+@kind("arrays of eight bits", "its arrays do not fit together")
+def _(folder: Path) -> None:
+    def change(told: dict[str, Any]) -> None:
+        size = told["bias"]["data_offsets"][1] - told["bias"]["data_offsets"][0]
+        told["bias"].update(dtype="F8_E4M3", shape=[size])
+
+    header(folder, change)
+
+
+@kind("arrays of four bits", "its arrays do not fit together")
+def _(folder: Path) -> None:
+    def change(told: dict[str, Any]) -> None:
+        size = told["bias"]["data_offsets"][1] - told["bias"]["data_offsets"][0]
+        told["bias"].update(dtype="F4", shape=[2 * size])
+
+    header(folder, change)
+
+
+@kind("an array more", "its arrays do not fit together")
+def _(folder: Path) -> None:
+    save_file({**load_file(folder / "linear.safetensors"), "more": np.zeros(1, np.float32)}, folder / "linear.safetensors")
+    signed(folder)
+
+
+@kind("an array in two dimensions", "its arrays do not fit together")
+def _(folder: Path) -> None:
+    header(folder, lambda told: told["bias"].update(shape=[2, told["bias"]["shape"][0] // 2]))
+
+
+@kind("a division that ends the process", "divides integers by 'attention_mask', which is no constant other than 0 and -1")
+def _(folder: Path) -> None:
+    with_operator(folder, helper.make_node("Div", ["input_ids", "attention_mask"], ["x"]))
+
+
+@kind("a remainder that ends the process", "divides integers by 'input_ids'")
+def _(folder: Path) -> None:
+    with_operator(folder, helper.make_node("Mod", ["input_ids", "input_ids"], ["x"]))
+
+
+@kind("a division by the constant -1", "divides integers by 'minus', which is no constant other than 0 and -1")
+def _(folder: Path) -> None:
+    def change(found: onnx.ModelProto) -> None:
+        found.graph.initializer.append(helper.make_tensor("minus", TensorProto.INT64, [1], [-1]))
+        found.graph.node.insert(0, helper.make_node("Div", ["input_ids", "minus"], ["x"]))
+
+    model(folder, change)
+
+
+def logits_as(folder: Path, *nodes: onnx.NodeProto, constants: Sequence[onnx.TensorProto] = ()) -> None:
+    """Let the model's logits go through ``nodes``, from ``before`` to ``logits``."""
+
+    def change(found: onnx.ModelProto) -> None:
+        last = next(node for node in found.graph.node if "logits" in node.output)
+        last.output[list(last.output).index("logits")] = "before"
+        found.graph.node.extend(nodes)
+        found.graph.initializer.extend(constants)
+        del found.graph.output[:]
+        found.graph.output.append(helper.make_empty_tensor_value_info("logits"))
+
+    model(folder, change)
+
+
+@kind("logits of another type", "gives float64 of the shape")
+def _(folder: Path) -> None:
+    logits_as(folder, helper.make_node("Cast", ["before"], ["logits"], to=TensorProto.DOUBLE))
+
+
+@kind("logits of another rank", "gives float32 of the shape")
+def _(folder: Path) -> None:
+    logits_as(folder, helper.make_node("Flatten", ["before"], ["logits"], axis=0))
+
+
+@kind("logits of a scalar", "gives float32 of the shape ()")
+def _(folder: Path) -> None:
+    logits_as(folder, helper.make_node("ReduceSum", ["before"], ["logits"], keepdims=0))
+
+
+@kind("as many logits as the text has tokens", "gives float32 of the shape")
+def _(folder: Path) -> None:
+    logits_as(folder, helper.make_node("Cast", ["input_ids"], ["logits"], to=TensorProto.FLOAT))
+
+
+@kind("an offset beyond numbers", "is damaged (blend.offset.0: Input should be less than or equal to 1000000000)")
+def _(folder: Path) -> None:
+    manifest(folder, blend__offset=[1e300, 0, 0, 0])
+
+
+@kind("a weight beyond numbers", "is damaged (blend.lora: Input should be less than or equal to 1000000000)")
+def _(folder: Path) -> None:
+    manifest(folder, blend__lora=1e300)
+
+
+@kind("a temperature of almost nothing", "is damaged (variants.fp32.confidence.temperature: Input should be greater than or equal to ")
+def _(folder: Path) -> None:
+    told = json.loads((folder / "adapter.json").read_text())
+    manifest(folder, variants__fp32__confidence={**told["variants"]["fp32"]["confidence"], "temperature": 1e-300})
+
+
+@kind("a time without its zone", "is damaged (created: Input should have timezone info)")
+def _(folder: Path) -> None:
+    manifest(folder, created="2026-01-01T00:00:00")
+
+
+ESCAPES = "\x1b[31mred\x07"
+
+
+@kind("a tokenizer that asks for a control code", "tokenizer.json cannot read a text (Unk token `")
+def _(folder: Path) -> None:
+    rewritten(folder, "tokenizer.json", model={"type": "BPE", "vocab": {"a": 0}, "merges": [], "unk_token": ESCAPES})
+
+
+@kind("a tokenizer that panics where it reads", "tokenizer.json cannot read a text (chunk size must be non-zero)")
+def _(folder: Path) -> None:
+    rewritten(folder, "tokenizer.json", pre_tokenizer={"type": "FixedLength", "length": 0})
+
+
+@kind("a tokenizer that panics where it is loaded", "tokenizer.json holds no tokenizer: Precompiled: Error(")
+def _(folder: Path) -> None:
+    rewritten(folder, "tokenizer.json", normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"})
+
+
+@kind("normal forms of megabytes", "its table of normal forms makes long texts of single characters")
+def _(folder: Path) -> None:
+    table = base64.b64encode(struct.pack("<I", 4) + b"\0\0\0\0" + b"a" * 10_000 + b"\0").decode()
+    rewritten(folder, "tokenizer.json", normalizer={"type": "Precompiled", "precompiled_charsmap": table})
+
+
+@kind("scores that are no numbers", "metrics.json is damaged", when_labeling=False)
+def _(folder: Path) -> None:
+    rewritten(folder, "metrics.json", blend__accuracy__value=float("nan"))
+
+
 # --- tests ----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -476,7 +671,7 @@ def nothing_was_run() -> Iterator[None]:
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_tampering_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "catalog.csv").write_text("title\nblue coffee mug 500 ml\nsteel cordless drill 18V\n")
-    folder = Path(shutil.copytree(FIXTURE, tmp_path / "mailed"))
+    folder = copied(tmp_path)
     KINDS[name].tamper(folder)
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(AdapterError) as raised:
@@ -488,6 +683,81 @@ def test_every_kind_of_tampering_is_named(tmp_path: Path, name: str) -> None:
     assert str(raised.value).startswith(str(folder))
     assert len(str(raised.value)) < 800
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_scores_of_no_products_are_reported(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    told = json.loads((folder / "metrics.json").read_text())
+    told["promises"][0].update(products=0, missing=3, threshold=None)
+    put(folder, "metrics.json", json.dumps(told).encode())
+    assert report([str(folder)])
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [("os.kill(os.getpid(), 11)", "ends the process that tries it out by the signal SIGSEGV"), ("os._exit(7)", "with exit code 7")],
+)
+def test_a_death_of_the_child_that_tries_an_adapter_out_becomes_a_sentence(tmp_path: Path, code: str, said: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", f"import os; {code}"], stdout=subprocess.PIPE) as child:
+        with pytest.raises(AdapterError, match=said):
+            Trial(tmp_path, child, 2**30, 60).finish()
+
+
+def test_a_child_that_takes_for_ever_is_ended(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        with pytest.raises(AdapterError, match="takes more than 0 seconds to be tried out"):
+            Trial(tmp_path, child, 2**30, 0.01).finish()
+        assert child.returncode == -9
+
+
+def test_the_child_has_no_network_no_files_to_write_and_no_credentials() -> None:
+    code = (
+        "import os, socket, tempfile\n"
+        "from catcli.runtime.sandbox import limit\n"
+        "limit(2**30, 60)\n"
+        "for family in (socket.AF_INET, socket.AF_INET6):\n"
+        "    try: socket.socket(family); print('a socket')\n"
+        "    except PermissionError: print('refused')\n"
+        "try:\n"
+        "    with tempfile.TemporaryFile() as file: file.write(b'x')\n"
+        "    print('a file')\n"
+        "except OSError: print('refused')\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.stdout.split() == ["refused"] * 3, ran
+
+
+def test_what_was_fitted_here_needs_no_child_until_it_is_touched(shop: Shop, tmp_path: Path) -> None:
+    made = shop.fitted.adapter
+    assert adapters.is_sealed(made)
+    assert not adapters.is_sealed(adapters.load(Path(shutil.copytree(made.folder, tmp_path / "copied"))))
+    assert not adapters.is_sealed(adapters.load(copied(tmp_path)))
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for file in made.folder.iterdir():
+        (linked / file.name).symlink_to(file)
+    assert not adapters.is_sealed(adapters.Adapter(linked, made.manifest, made.fingerprint))
+    own = tiny_fit(tmp_path / "tiny").adapter
+    assert adapters.is_sealed(own)
+    (own.folder / "model.onnx").touch()
+    assert not adapters.is_sealed(own)
+
+
+def test_no_control_code_of_an_adapter_reaches_a_terminal(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    KINDS["a tokenizer that asks for a control code"].tamper(folder)
+    (tmp_path / "catalog.csv").write_text("title\nblue mug\n")
+    ran = catcli("predict", "catalog.csv", "-o", "out.csv", "--adapter", folder, "--device", "cpu", cwd=tmp_path)
+    assert ran.returncode == 1
+    assert not set("\x1b\x07") & set(ran.stderr + ran.stdout)
+
+
+def test_a_bug_s_traceback_has_no_control_codes() -> None:
+    code = "from catcli.ending import plain_tracebacks\nplain_tracebacks()\nraise RuntimeError('\\x1b[31mred\\x07')"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert "RuntimeError: �[31mred�" in ran.stderr
+    assert not set("\x1b\x07") & set(ran.stderr)
 
 
 def test_the_session_reads_the_format_that_was_vetted(tmp_path: Path) -> None:

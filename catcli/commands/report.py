@@ -131,7 +131,7 @@ def _missing(told: Evaluation) -> list[RenderableType]:
     if not missing or not isinstance(told, Held):
         return []
     rows = told.rows
-    each = round((rows.train + rows.validation + rows.test) / missing[0].products)
+    each = round((rows.train + rows.validation + rows.test) / max(missing[0].products, 1))
     return [f"one labeled row in {each} is a product to choose by: each that is missing takes some {each} labeled rows more\n"]
 
 

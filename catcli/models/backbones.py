@@ -90,6 +90,11 @@ class Backbone:
             return replace(used, targets=recipe.targets, layers=None)
         return used if recipe.method in ADAPTED else replace(used, layers=None)
 
+    @property
+    def source(self) -> Path:
+        """The folder that was named, of which ``folder`` is the private copy."""
+        return self.base_folder.source if self.base_folder else self.folder
+
     def check(self) -> None:
         """Compare the weights with the published ones.
 
@@ -147,11 +152,13 @@ class Backbone:
             except Exception as error:  # whatever a library makes of a stranger's numbers
                 if isinstance(error, MemoryError | torch.OutOfMemoryError):
                     raise
-                raise BackboneError(f"--base {self.name} cannot be loaded: {reason(error)[:300]}; copy the model again.") from error
+                raise BackboneError(
+                    f"--base {self.name}: {folder or self.source} cannot be loaded: {reason(error)[:300]}; copy the model again."
+                ) from error
         if told["missing_keys"] or told["mismatched_keys"]:
             missing = [*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])]
             raise BackboneError(
-                f"--base {self.name}: its weights lack {len(missing)} tensors that its config.json asks for "
+                f"--base {self.name}: the weights in {folder or self.source} lack {len(missing)} tensors that its config.json asks for "
                 f"({listed(sorted(missing), 2)}); copy the model again."
             )
         loaded: PreTrainedModel = model
@@ -223,7 +230,9 @@ class Backbone:
         except BaseException as error:
             if not is_tokenizers(error):  # or what transformers' converters raise
                 raise
-            raise BackboneError(f"--base {self.name}: no tokenizer can be made of its files: {reason(error)[:300]}.") from error
+            raise BackboneError(
+                f"--base {self.name}: no tokenizer can be made of what {self.source} holds: {reason(error)[:300]}."
+            ) from error
         known = json.loads((self.folder / "config.json").read_bytes()).get("vocab_size")
         if isinstance(known, int) and size > known:
             raise BackboneError(

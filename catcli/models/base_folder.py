@@ -61,7 +61,7 @@ _DESCRIPTORS = Path("/proc/self/fd")
 
 
 class BaseFolder:
-    """A private copy of a base model's folder, at ``path``; it is gone with this object, or when the process ends."""
+    """A private copy of a base model's folder ``source``, at ``path``; it is gone with this object, or when the process ends."""
 
     def __init__(self, folder: Path, name: str) -> None:
         """Check and copy ``folder``, which ``--base`` calls ``name``.
@@ -70,7 +70,7 @@ class BaseFolder:
             BackboneError: it holds a PEFT adapter or no model, a file that is a link or a device or too large, or a configuration that no
                 model of the known architectures has.
         """
-        self._folder, self._name = folder, name
+        self.source, self._name = folder, name
         if os.path.lexists(folder / "adapter_config.json"):
             raise self._refused("holds adapter_config.json: it is a PEFT adapter, not a base model; merge it and save the result")
         self._descriptors: list[int] = []
@@ -85,19 +85,19 @@ class BaseFolder:
             self._take(shard)
 
     def _refused(self, why: str) -> BackboneError:
-        return BackboneError(f"--base {self._name}: {self._folder} {why}.")
+        return BackboneError(f"--base {self._name}: {self.source} {why}.")
 
     def _open(self, file: str) -> int:
         """A descriptor of a regular file of the folder.
 
         A link is followed where the hub's cache makes one: from ``snapshots/COMMIT`` to ``blobs`` of the same model.
         """
-        path = self._folder / file
+        path = self.source / file
         try:
             if path.is_symlink():
-                blobs = self._folder.parent.parent / "blobs"
+                blobs = self.source.parent.parent / "blobs"
                 target = Path(os.path.realpath(path))
-                if self._folder.parent.name != "snapshots" or blobs.is_symlink() or target.parent != Path(os.path.realpath(blobs)):
+                if self.source.parent.name != "snapshots" or blobs.is_symlink() or target.parent != Path(os.path.realpath(blobs)):
                     raise self._refused(f"holds the link {file}, which leads to {path.readlink()}; copy the model with 'cp -rL'")
                 path = target
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
@@ -125,7 +125,7 @@ class BaseFolder:
         try:
             told = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise BackboneError(f"--base {self._name}: {self._folder / file} is no JSON: {reason(error)}; copy the model again.") from error
+            raise BackboneError(f"--base {self._name}: {self.source / file} is no JSON: {reason(error)}; copy the model again.") from error
         if not isinstance(told, dict):
             return content
         place = re.compile(r".*(_file|_path|_dir)|.*_?name_or_path|_?attn_implementation(_autoset)?|_commit_hash")
@@ -134,12 +134,12 @@ class BaseFolder:
 
     def _json(self, file: str) -> dict[str, Any]:
         if not (self.path / file).exists():
-            there = listed(sorted(path.name for path in self._folder.iterdir()), 5)
+            there = listed(sorted(path.name for path in self.source.iterdir()), 5)
             raise self._refused(f"has no {file}, so it is no model; it holds {there}")
         try:
             told = json.loads((self.path / file).read_bytes())
         except (ValueError, RecursionError) as error:
-            raise BackboneError(f"--base {self._name}: {self._folder / file} is no JSON: {reason(error)}; copy the model again.") from error
+            raise BackboneError(f"--base {self._name}: {self.source / file} is no JSON: {reason(error)}; copy the model again.") from error
         return told if isinstance(told, dict) else {}
 
     def _check_config(self, config: Mapping[str, Any]) -> None:
@@ -152,7 +152,7 @@ class BaseFolder:
 
     def _shards(self) -> list[str]:
         """The names of the weights' files; none where there are no safetensors."""
-        if os.path.lexists(self._folder / WEIGHTS):
+        if os.path.lexists(self.source / WEIGHTS):
             return [WEIGHTS]
         if not (self.path / INDEX).exists():
             return []

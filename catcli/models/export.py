@@ -281,7 +281,8 @@ def _compare(form: str, reference: Array, logits: Array) -> Parity:
     return Parity(
         form=form,
         rows=len(reference),
-        largest_difference=float(np.abs(reference - logits).max()),
+        # Where one of them is no number, they could not differ more.
+        largest_difference=float(np.nan_to_num(np.abs(reference - logits), nan=np.inf).max().clip(max=np.finfo(np.float32).max)),
         agreement=float((reference.argmax(1) == logits.argmax(1)).mean()),
     )
 

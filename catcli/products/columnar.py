@@ -20,7 +20,7 @@ from catcli.errors import ChangedError, ProductsError, reason
 from catcli.products.buckets import Object, Place, Range
 from catcli.products.streams import size_of
 
-BATCH_BYTES, DECODED_BYTES = 8 * 2**20, 64 * 2**20
+BATCH_BYTES, DECODED_BYTES = 8 * 2**20, 32 * 2**20
 """Bytes of a batch as the file says how long its rows are, and at most once repeated cells are written out."""
 
 MAX_CELL = 2**24

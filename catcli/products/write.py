@@ -315,7 +315,7 @@ class _Lines:
 
 
 def _beside(rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> pl.DataFrame:
-    return rows.select(keep).hstack(added)
+    return rows.select(keep).hstack(added) if keep else added  # a frame without columns has no rows either
 
 
 def _json(frame: pl.DataFrame) -> bytes:

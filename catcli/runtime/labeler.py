@@ -174,7 +174,10 @@ class Labeler:
         lora = session_logits(self._tokenizer, self._session, ids, workers=1)
         scores = mix(lora, self._linear.logits(texts), self._blend)
         if not np.isfinite(scores).all():
-            raise AdapterError("the adapter's two models and its blend give scores beyond float32; fit it again.")
+            raise AdapterError(
+                f"the adapter's {self.variant} model and its linear model give scores that are no finite numbers on {self.provider}; pass "
+                "--variant fp32, or fit the adapter again."
+            )
         return calibrated(scores, self._confidence)
 
     def label(self, texts: Sequence[str], top_k: int = 1) -> Labels:

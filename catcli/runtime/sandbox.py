@@ -96,7 +96,8 @@ def begin(adapter: Adapter, variant: Variant) -> None:
         return
     size = sum((adapter.folder / name).stat().st_size for name in adapter.manifest.files if (adapter.folder / name).is_file())
     memory, seconds = MEMORY + MEMORY_PER_BYTE * size, SECONDS + SECONDS_PER_BYTE * size
-    # The child needs nothing of who runs it: no credentials, no home, and one thread for each library.
+    # The child needs nothing of who runs it: no credentials, no home, and one thread for each library. Arrow's own allocator would take a
+    # gigabyte of addresses, which count as memory.
     threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
     kept = {
         name: value for name, value in os.environ.items() if name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
@@ -107,7 +108,7 @@ def begin(adapter: Adapter, variant: Variant) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**kept, **threads, "PYTHONDONTWRITEBYTECODE": "1", "TOKENIZERS_PARALLELISM": "false"},
+        env={**kept, **threads, "ARROW_DEFAULT_MEMORY_POOL": "system", "PYTHONDONTWRITEBYTECODE": "1", "TOKENIZERS_PARALLELISM": "false"},
     )
     if not _begun:
         atexit.unregister(stop_all)

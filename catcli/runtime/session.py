@@ -120,16 +120,12 @@ class Session:
         return np.asarray(found, dtype=np.float32)
 
     def _check(self, logits: npt.NDArray[Any], rows: int) -> None:
-        """What a model gives has to be what a classifier gives, for every batch: float32 logits *(rows, classes)*, all of them numbers."""
+        """What a model gives has to be what a classifier gives, for every batch: float32 logits *(rows, classes)*."""
         self._classes = self._classes or (logits.shape[-1] if logits.ndim else 0)
         if logits.dtype != np.float32 or logits.shape != (rows, self._classes):
             raise AdapterError(
                 f"{self._file} gives {logits.dtype} of the shape {logits.shape} for {rows} texts, not float32 logits of "
                 f"({rows}, {self._classes}): it is no classifier that catcli exported; fit the adapter again."
-            )
-        if not np.isfinite(logits).all():
-            raise AdapterError(
-                f"{self._file} gives logits that are no finite numbers on {self.provider}; pass --variant fp32, or fit the adapter again."
             )
 
     def _told(self, error: Exception) -> Exception:

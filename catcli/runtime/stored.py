@@ -28,7 +28,7 @@ MAX_TEXT, MAX_NUMBERS = 2**27, 2**29
 
 def logits_type(classes: int) -> pa.DataType:
     """The type of a column of logits *(rows, classes)*, float32."""
-    return pa.list_(pa.float32(), classes)
+    return pa.list_(pa.field("element", pa.float32()), classes)
 
 
 @dataclass(frozen=True)

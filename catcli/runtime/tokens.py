@@ -95,18 +95,19 @@ class Tokenizer:
             AdapterError: the file holds none.
         """
         try:
-            return cls(file.read_text(encoding="utf-8"), max_tokens, pad_id)
+            return cls(file.read_text(encoding="utf-8"), max_tokens, pad_id, str(file))
         except BaseException as error:
             if not is_tokenizers(error):
                 raise
             raise AdapterError(f"{file} holds no tokenizer: {reason(error)[:300]}; copy the adapter again or fit anew.") from error
 
-    def __init__(self, text: str, max_tokens: int, pad_id: int = 0) -> None:
+    def __init__(self, text: str, max_tokens: int, pad_id: int = 0, name: str = "the base's tokenizer") -> None:
         check_growth(text)
         self._tokenizer = tokenizers.Tokenizer.from_str(text)
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
         self.json = text
+        self.name = name
         self.max_tokens = max_tokens
         self.pad_id = pad_id
 
@@ -124,8 +125,7 @@ class Tokenizer:
             if not is_tokenizers(error):
                 raise
             raise AdapterError(
-                f"the tokenizer cannot read a text ({reason(error)[:300]}): its tokenizer.json is damaged; copy the adapter, or the base "
-                "that is fitted, again."
+                f"{self.name} cannot read a text ({reason(error)[:300]}): it is damaged; copy the adapter, or the base, again."
             ) from error
         # An empty text has a token all the same; GPT-2's tokenizer, which adds none of its own, would give it none.
         ids = [encoding.ids or [self.pad_id] for encoding in encodings]
