@@ -29,7 +29,7 @@ blocks."""
 MANIFEST = "adapter.json"
 PACKAGES = ("catcli", "torch", "transformers", "peft", "optimum-onnx", "onnxruntime-gpu", "onnxruntime", "polars", "scikit-learn")
 
-LIMITS = {MANIFEST: 2**25, "recipe.json": 2**20, "metrics.json": 2**26, "tokenizer.json": 2**26, "probe.parquet": 2**28}
+MAX_SIZES = {MANIFEST: 2**25, "recipe.json": 2**20, "metrics.json": 2**26, "tokenizer.json": 2**26, "probe.parquet": 2**28}
 """Bytes that files which are read whole may have, far above what a fit writes: 20,000 categories take some megabytes."""
 
 MOST_CATEGORIES, LONGEST_NAME = 1_000_000, 10_000
@@ -228,7 +228,7 @@ def check_file(path: Path) -> None:
         )
     if not stat.S_ISREG(status.st_mode):
         raise AdapterError(f"{path} is no regular file; copy the adapter again from where it was made.")
-    limit = LIMITS.get(path.name)
+    limit = MAX_SIZES.get(path.name)
     if limit is not None and status.st_size > limit:
         raise AdapterError(
             f"{path} has {status.st_size:,} bytes, and no adapter's {path.name} has more than {limit:,}; copy the adapter again from where "

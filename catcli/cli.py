@@ -35,6 +35,7 @@ from catcli.options import (
     TeacherOption,
     TextColumns,
     TextMapping,
+    TrustedKey,
     Unlabeled,
     VariantOption,
 )
@@ -226,6 +227,7 @@ def predict(
     safe_csv: Annotated[
         bool, typer.Option("--safe-csv", help="Put an apostrophe before what a spreadsheet would run as a formula.")
     ] = False,
+    trusted_key: TrustedKey = None,
     device: DeviceOption = None,
     variant: VariantOption = "auto",
     engine: Annotated[
@@ -280,6 +282,7 @@ def predict(
         previous=previous,
         dedupe=not no_dedupe,
         safe_csv=safe_csv,
+        trusted_key=tuple(trusted_key or ()),
         allow_missing=allow_missing,
         replace_columns=replace_columns,
         no_clobber=no_clobber,
@@ -309,6 +312,7 @@ def report(
         str | None, typer.Option(help="Score new labeled rows in place of those that the fit held out.", metavar="LABELED")
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write all of it as one page, too.", metavar="FILE")] = None,
+    trusted_key: TrustedKey = None,
     require: Require = None,
     label: Annotated[
         str | None, typer.Option(help="With --on: the column with the true categories, where it has another name.", metavar="COLUMN")
@@ -337,6 +341,7 @@ def report(
         allow_missing=allow_missing,
         merge_labels=merge_labels,
         html=html,
+        trusted_key=tuple(trusted_key or ()),
         require=tuple(require or ()),
         device=device or "auto",
         variant=variant,
@@ -648,6 +653,7 @@ def export_adapter(
         bool,
         typer.Option("--without-rows", help="Leave no text of a product in the copy: its held-out rows keep only logits and categories."),
     ] = False,
+    sign: Annotated[Path | None, typer.Option(help="Sign the copy with this private key (ed25519, PEM or OpenSSH).", metavar="KEY")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the adapter that is there.")] = False,
     *,
     talk: Talk,
@@ -655,7 +661,22 @@ def export_adapter(
     """Copy an adapter to hand it on, every file checked on the way."""
     from catcli.commands.exporting import export_adapter as run
 
-    run(name, output, without_rows=without_rows, force=force, talk=talk)
+    run(name, output, without_rows=without_rows, key=sign, force=force, talk=talk)
+
+
+@store.command("verify", epilog="Example:\n\n  catcli adapters verify from-mail/products --trusted-key shop.pub")
+@command
+def verify_adapter(
+    name: Annotated[str, typer.Argument(metavar="ADAPTER", help="A folder, or a name in the store.")],
+    trusted_key: TrustedKey = None,
+    as_json: Json = False,
+    *,
+    talk: Talk,
+) -> None:
+    """Check all of an adapter: every SHA-256, its models in a process with limits, its scores, and who signed it."""
+    from catcli.commands.adapters import verify_adapter as run
+
+    run(name, trusted_key=tuple(trusted_key or ()), as_json=as_json, talk=talk)
 
 
 @store.command("remove", epilog="Example:\n\n  catcli adapters remove products")

@@ -24,6 +24,10 @@ Encoding = Annotated[
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda. auto takes the GPU if there is one.", metavar="DEVICE")]
 VariantOption = Annotated[str, typer.Option(help="auto, fp32, fp16 or int8. auto takes the fastest that gives the same categories here.")]
 TextMapping = Annotated[list[str] | None, typer.Option(help="Read the adapter's TRAINED column from COLUMN.", metavar="TRAINED=COLUMN")]
+TrustedKey = Annotated[
+    list[str] | None,
+    typer.Option(help="Use the adapter only if this public key (ed25519) signed it. Repeat for several that may have.", metavar="KEY"),
+]
 AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Go on where a text column of the adapter is not in the file.")]
 Require = Annotated[
     list[str] | None,

@@ -1,7 +1,12 @@
-"""A bounded run of tests/fuzz.py: the same few hundred cases each time."""
+"""Bounded runs of tests/fuzz.py and tests/fuzz_coverage.py: the same cases each time."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 from fuzz import fuzz
 
 CASES = 240
@@ -13,3 +18,13 @@ def test_random_damage_ends_in_success_or_a_sentence() -> None:
     assert sum(counts.values()) == CASES
     assert sum(count for (_, succeeded), count in counts.items() if not succeeded) > CASES / 3
     assert any(succeeded for _, succeeded in counts)
+
+
+@pytest.mark.parametrize("target", ["vetting", "linear", "arrays", "probe", "heldout", "journal"])
+def test_a_fuzzer_that_follows_coverage_finds_nothing(tmp_path: Path, target: str) -> None:
+    """Few executions, of one seed; tests/bench/README.md has those of a long run."""
+    pytest.importorskip("atheris", reason="atheris has no build for this system")
+    line = [sys.executable, str(Path(__file__).with_name("fuzz_coverage.py")), target, "corpus", "-runs=1500", "-seed=1"]
+    ran = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert "stat::number_of_executed_units: 1500" in ran.stderr

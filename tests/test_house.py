@@ -19,7 +19,7 @@ FLOORS = [
     {"commands"},
     {"reporting", "evaluation", "models", "runtime"},
     {"products"},
-    {"adapter", "atomic", "recipe", "errors", "places"},
+    {"adapter", "atomic", "recipe", "errors", "places", "signing"},
 ]
 
 

@@ -15,11 +15,17 @@ from pathlib import Path
 import polars as pl
 import pytest
 from conftest import FIXTURE, catcli
+from small_bases import save_base
+from tiny import tiny_products
 
+from catcli.commands.fit import fit
 from catcli.commands.predict import Asked, predict
+from catcli.commands.report import Asked as Reporting
+from catcli.commands.report import report
 from catcli.commands.talk import PlainConsole, Talk
-from catcli.errors import UsageError
+from catcli.errors import ProductsError, UsageError
 from catcli.products.write import defused
+from catcli.recipe import Recipe
 
 FORMULAS = ["=1+1", "+49 30 1234", "-2+3", "@SUM(A1)", "\t=1+1", "  =1+1", "mug;=1+1", "mug\n=1+1", "＝1+1", '=HYPERLINK("http://x","mug")']
 HARMLESS = ["-5.00", "+1", "1e-5", "-12 %", "1,299.00", "mug - blue", "a=b", "info@shop.example", "", '55" TV']
@@ -133,3 +139,62 @@ def test_a_terminal_obeys_no_title_and_a_pipe_gets_every_byte(tmp_path: Path) ->
     shown = seen.decode().replace("\r\n", "\n")
     assert OBEYED.findall(shown) == []
     assert "mug �[31mred�[0m" in shown
+
+
+def test_the_model_card_shows_names_of_columns_as_what_they_are(tmp_path: Path) -> None:
+    title = "ti`tle <img src=x onerror=alert(1)> [link](http://evil) \x1b[31m\u202e"
+    tiny_products().rename({"title": title}).write_csv(tmp_path / "products.csv")
+    save_base("bert", tmp_path / "base")
+    recipe = Recipe(base=str(tmp_path / "base"), epochs=1, rank=2, device="cpu", refit=False, label="category", text=(title,))
+    made = fit([str(tmp_path / "products.csv")], recipe=recipe, output=tmp_path / "<b>made")
+    card = (made.adapter.folder / "README.md").read_text()
+    assert not OBEYED.search(card)
+    assert "`ti'tle <img src=x onerror=alert(1)> [link](http://evil) �[31m�`" in card  # between backticks nothing is markup
+    assert "# \\<b\\>made\n" in card
+
+
+def test_a_page_may_load_nothing_and_send_nothing(tmp_path: Path) -> None:
+    report([str(FIXTURE)], Reporting(html=tmp_path / "page.html"))
+    policy = re.search(r'Content-Security-Policy"\s+content="([^"]+)"', (tmp_path / "page.html").read_text())
+    assert policy
+    rules = dict(rule.strip().split(" ", 1) for rule in policy[1].split(";"))
+    assert {name: rules[name] for name in ("default-src", "base-uri", "form-action")} == {
+        "default-src": "'none'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+
+
+def test_a_password_in_an_endpoint_is_not_printed() -> None:
+    settings = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_REGION": "z", "AWS_ALLOW_HTTP": "true"}
+    code = (
+        "from catcli.products import buckets\n"
+        "from catcli.errors import CatcliError\n"
+        "buckets.RETRY.update(max_retries=0)\n"
+        "try: buckets.looked_up('s3://shop/a.csv')\n"
+        "except CatcliError as error: print(error)\n"
+    )
+    settings |= {"AWS_ENDPOINT_URL": "http://user:hunter2@127.0.0.1:9"}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, **settings})
+    assert "s3://shop/a.csv cannot be asked" in ran.stdout, ran.stderr
+    assert "hunter2" not in ran.stdout + ran.stderr
+
+
+def test_a_link_that_leads_out_of_a_folder_is_not_followed(tmp_path: Path) -> None:
+    private, catalog = tmp_path / "private", tmp_path / "catalog"
+    for folder in (private, catalog):
+        folder.mkdir()
+        (folder / f"{folder.name}.csv").write_text("title\nblue mug\n")
+    (catalog / "same.csv").symlink_to("catalog.csv")
+    asked = Asked(f"{tmp_path / 'out'}/", str(FIXTURE), device="cpu")
+    assert predict([str(catalog)], asked).rows == 2
+    (catalog / "orders.csv").symlink_to("../private/private.csv")
+    with pytest.raises(
+        ProductsError, match=r"holds the link orders\.csv, which leads out of it to \.\./private/private\.csv; name that file"
+    ):
+        predict([str(catalog)], asked)
+    (catalog / "orders.csv").unlink()
+    (catalog / "more").symlink_to("../private")
+    with pytest.raises(ProductsError, match="holds the link more, which leads out of it"):
+        predict([str(catalog)], asked)
+    assert predict([str(private / "private.csv")], Asked(str(tmp_path / "x.csv"), str(FIXTURE), device="cpu")).rows == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from rich.text import Text
 
@@ -10,8 +11,11 @@ from catcli import adapter as adapters
 from catcli import atomic
 from catcli.commands.talk import Talk
 from catcli.errors import AdapterError, CatcliError, OutputError
+from catcli.evaluation.heldout import HeldOut
 from catcli.evaluation.metrics import Metrics
 from catcli.reporting import tables
+from catcli.runtime.sandbox import check
+from catcli.signing import SIGNATURE, check_signature
 
 
 def list_adapters(*, as_json: bool = False, talk: Talk | None = None) -> list[adapters.Adapter]:
@@ -66,6 +70,51 @@ def show_adapter(name: str, *, as_json: bool = False, talk: Talk | None = None) 
     for file, digest in manifest.files.items():
         talk.detail(f"{digest}  {file}")
     return found
+
+
+def verify_adapter(name: str, *, trusted_key: Sequence[str] = (), as_json: bool = False, talk: Talk | None = None) -> adapters.Adapter:
+    """Look at every file of an adapter: hashes, signature, scores and held-out rows, and its models in a child process.
+
+    Raises:
+        AdapterError: something of it is not as catcli would have made it, or none of the keys in ``trusted_key`` signed it.
+        UsageError: a key cannot be read.
+    """
+    talk = talk or Talk.silent()
+    found = adapters.named(name)
+    signer = check_signature(found, trusted_key)
+    size, manifest = found.verify(), found.manifest
+    for extra in sorted(path.name for path in found.folder.iterdir() if path.name not in {*manifest.files, adapters.MANIFEST, *OWN}):
+        talk.warn(f"{found.folder} holds {extra!r}, which is none of its files and is not looked at.")
+    Metrics.of(found)
+    HeldOut.load(found.file("heldout.parquet"), manifest.categories)
+    for variant in manifest.variants:
+        check(found, variant)
+    facts: dict[str, object] = {
+        "folder": str(found.folder),
+        "sha256": found.fingerprint,
+        "files": len(manifest.files),
+        "bytes": size,
+        "variants": list(manifest.variants),
+        "fitted_here": adapters.is_sealed(found),
+        "signed": (found.folder / SIGNATURE).exists(),
+        "trusted_key": signer,
+    }
+    if as_json:
+        talk.result(json.dumps(facts))
+        return found
+    signed = f"signed by {signer}" if signer else "signed; --trusted-key KEY says by whom" if facts["signed"] else "not signed"
+    origin = (
+        "fitted here and not touched since"
+        if facts["fitted_here"]
+        else f"tried out in a process of its own: {', '.join(manifest.variants)}"
+    )
+    talk.out.print(f"{found.folder}: {len(manifest.files)} files, {size / 2**20:.1f} MiB, every SHA-256 as written", soft_wrap=True)
+    talk.out.print(f"{origin}; {signed}", soft_wrap=True)
+    return found
+
+
+OWN = (adapters.SEAL, SIGNATURE)
+"""Files of an adapter that its manifest does not name."""
 
 
 def remove_adapter(name: str, *, talk: Talk | None = None) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from catcli import adapter as adapters
+from catcli import signing
 from catcli.adapter import Adapter, Variant
 from catcli.commands.talk import Talk
 from catcli.evaluation.heldout import HeldOut
@@ -17,17 +18,23 @@ ROWS = frozenset({"heldout.parquet", "probe.parquet"})
 """The files that hold texts of products."""
 
 
-def export_adapter(name: str, output: Path, *, without_rows: bool = False, force: bool = False, talk: Talk | None = None) -> Adapter:
+def export_adapter(
+    name: str, output: Path, *, without_rows: bool = False, key: Path | None = None, force: bool = False, talk: Talk | None = None
+) -> Adapter:
     """Copy an adapter to the folder ``output``, every file checked on the way.
 
     With ``without_rows`` the held-out rows keep their logits, categories and product hashes, by which the copy is reported, but not their
     texts; and the probe rows, by which it is tried out where it is loaded, are categories' names in place of products.
 
+    With a private ``key`` the copy is signed: see `catcli.signing`.
+
     Raises:
+        UsageError: there is no such key.
         AdapterError: there is no such adapter, a file of it is damaged, or the output is taken.
         OutputError: the output cannot be written.
     """
     talk = talk or Talk.silent()
+    private = None if key is None else signing.private_key(key)
     found = adapters.named(name)
     adapters.check_free(output, force)
     size = found.verify()
@@ -38,8 +45,10 @@ def export_adapter(name: str, output: Path, *, without_rows: bool = False, force
         if without_rows:
             _write_without_rows(found, draft.folder)
         draft.manifest = found.manifest
+        if private is not None:
+            draft.finish = lambda folder: signing.sign(folder, private)
     talk.record("exported", bytes=size, adapter=found.fingerprint, folder=str(output))
-    talk.say(f"written: {output}" + (", without the texts of its rows" if without_rows else ""))
+    talk.say(f"written: {output}" + (", without the texts of its rows" if without_rows else "") + (", signed" if private else ""))
     return adapters.load(output)
 
 

@@ -34,6 +34,7 @@ from catcli.runtime.cluster import Cluster
 from catcli.runtime.labeler import Labeler
 from catcli.runtime.pipeline import ALTERNATIVES, CONFIDENCE, PREDICTED, Done, Engine, Summary, Through, here, no_rows, run
 from catcli.runtime.planning import Plan, Planner, rows_of_a_batch
+from catcli.signing import check_signature
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Asked:
     previous: str | None = None
     dedupe: bool = True
     safe_csv: bool = False
+    trusted_key: Sequence[str] = ()
     allow_missing: bool = False
     replace_columns: bool = False
     no_clobber: bool = False
@@ -201,6 +203,7 @@ def prepare(catalog: Sequence[str], asked: Asked, talk: Talk, labeler: Labeler |
         raise UsageError(f"--safe-csv keeps formulas out of CSV and TSV; {form.format} has none: leave it out.")
     check_output(source, asked)
     chosen = adapters.named(asked.adapter) if asked.adapter else adapters.only()
+    check_signature(chosen, asked.trusted_key)
     started = time.perf_counter()
     used = labeler or _labeler(chosen, asked, opened)
     for note in used.notes:
@@ -266,7 +269,9 @@ def _mark(ready: Prepared) -> dict[str, str]:
     paths = ready.source.paths
     facts = [(str(path if isinstance(path, Object) else path.resolve()), (stamp(path) or ())[:2]) for path in paths]
     source = (ready.source.format, ready.source.delimiter, ready.source.encoding)
-    asked = replace(ready.asked, output="", previous=None, resume=False, no_clobber=False, adapter=None, workers=None, engine="local")
+    asked = replace(
+        ready.asked, output="", previous=None, resume=False, no_clobber=False, adapter=None, workers=None, engine="local", trusted_key=()
+    )
     asked = replace(asked, input_format=None, delimiter=None, encoding=None)  # these are told with the catalog
     told = {
         "the catalog": repr((facts, source)),

@@ -19,6 +19,7 @@ from catcli.evaluation.metrics import Evaluation, Fresh, Held, SideBySide
 from catcli.products.write import check_folder, writing
 from catcli.recipe import check_device
 from catcli.reporting import sentences, tables
+from catcli.signing import check_signature
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Asked:
     input_format: str | None = None
     delimiter: str | None = None
     encoding: str | None = None
+    trusted_key: Sequence[str] = ()
 
     def check(self, names: Sequence[str]) -> None:
         """Stop at options that mean nothing together."""
@@ -63,6 +65,8 @@ def report(
     asked.check(names)
     demands = tuple(map(Demand.of, asked.require))
     chosen = [adapters.named(name) for name in names] or [adapters.newest()]
+    for one in chosen:
+        check_signature(one, asked.trusted_key)
     if not names:
         talk.say(f"the newest adapter of {adapters.store()}: {chosen[0].name}")
     from catcli.commands.scoring import LabeledFile, held_out, on_rows, side_by_side

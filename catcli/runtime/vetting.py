@@ -79,7 +79,8 @@ def _problems(model: onnx.ModelProto, file: Path, beside: Collection[str]) -> It
         if number > MOST_NODES:
             yield f"has more than {MOST_NODES:,} operators"
         if node.domain not in ("", "ai.onnx") or node.op_type not in _KNOWN:
-            yield f"has the operator {'.'.join(filter(None, (node.domain, node.op_type)))[:80]!r}"
+            named = ".".join(str(name) for name in (node.domain, node.op_type) if name)  # protobuf gives bytes where a name is no UTF-8
+            yield f"has the operator {named[:80]!r}"
     for tensor in _tensors(model.graph):
         yield from _misplaced(tensor, file, beside)
     yield from _dangerous_shapes_and_divisions(model)
