@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
+import polars as pl
 import pytest
 from conftest import DEMO, Shop, catcli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+SECURITY = (ROOT / "catcli" / "docs" / "security.md").read_text()
 
 
 def test_the_session_gives_what_it_shows(tmp_path: Path) -> None:
@@ -66,7 +69,31 @@ def test_the_label_by_hand_is_the_label_of_predict(shop: Shop, tmp_path: Path) -
 
 
 def test_every_option_of_the_contract_in_the_readme_exists(tmp_path: Path) -> None:
-    commands: tuple[list[str], ...] = (["fit"], ["predict"], ["report"], ["tune"], ["compare"], ["bench"], ["adapters", "export"], [])
+    store: tuple[list[str], ...] = (["adapters", "export"], ["adapters", "verify"])
+    commands: tuple[list[str], ...] = (["fit"], ["predict"], ["report"], ["tune"], ["compare"], ["bench"], *store, [])
     shown = "".join(catcli(*command, "--help", cwd=tmp_path, COLUMNS="200").stdout for command in commands)
-    for option in set(re.findall(r"`[^`]*?(--[a-z][a-z-]+)", README)):
+    for option in set(re.findall(r"`[^`]*?(--[a-z][a-z-]+)", README + SECURITY)):
         assert option in shown, option
+
+
+def test_the_page_on_security_names_tests_that_are_there() -> None:
+    named = set(re.findall(r"tests/\w+\.py", SECURITY))
+    assert len(named) > 10
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
+def test_the_lines_of_the_page_on_security_sign_and_verify(shop: Shop, tmp_path: Path) -> None:
+    block = re.search(r"^## Who made it: signatures\n\n((?:    .*\n)+)", SECURITY, re.MULTILINE)
+    assert block
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "to-mail").mkdir()
+    shutil.copytree(shop.adapter, tmp_path / "adapters" / "shop")
+    pl.read_csv(shop.catalog, infer_schema=False).write_parquet(tmp_path / "catalog.parquet")
+    lines = [line.strip() for line in block[1].splitlines()]
+    assert [line.split()[0] for line in lines] == ["openssl", "openssl", "catcli", "catcli", "catcli"]
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    for line in lines:
+        ran = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True, env=environment(), check=False)
+        assert ran.returncode == 0, (line, ran.stderr)
+    assert (tmp_path / "labeled.parquet").exists()
