@@ -1,7 +1,7 @@
 """catcli: label products with LoRA adapters, from labeled rows to a labeled catalog."""
 
 import os
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 # Before any of these libraries is imported, in this process and in those that it starts: none of them is to report its use to anybody.
 # ONNX Runtime 1.31 would keep a device id and a queue of events below HOME, and send them after a minute.
@@ -12,4 +12,7 @@ os.environ.update(
     DO_NOT_TRACK="1",
 )
 
-__version__ = version("catcli")
+try:
+    __version__ = version("catcli")
+except PackageNotFoundError:  # the folder of the code, without an installation
+    __version__ = "0+unknown"

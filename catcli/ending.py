@@ -14,9 +14,10 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Annotated, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 
 import typer
+from typer.models import ArgumentInfo, OptionInfo
 
 from catcli import __version__
 from catcli.errors import CatcliError, Terminated, UsageError
@@ -24,8 +25,9 @@ from catcli.errors import CatcliError, Terminated, UsageError
 if TYPE_CHECKING:
     from catcli.commands.talk import Talk
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results, warnings and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on the way.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Take every warning for an error, before anything is written.")]
 LogFormat = Annotated[str, typer.Option(help="text, or json: what is said on standard error as one JSON object a line.", metavar="FORMAT")]
 
 ECHO = 1.0
@@ -41,13 +43,16 @@ def command(body: Callable[..., object]) -> Callable[..., None]:
     hints = get_type_hints(body, localns={"Talk": object}, include_extras=True)  # it is not imported here: see `_talk`
 
     @wraps(body)
-    def run(*, quiet: bool, verbose: bool, log_format: str, **options: object) -> None:
+    def run(*, quiet: bool, verbose: bool, strict: bool, log_format: str, **options: object) -> None:
         again = _again(options)
-        talk = _talk(quiet, verbose, log_format)
+        talk = _talk(quiet, verbose, strict, log_format)
         signals = Signals()
         try:
+            if quiet and verbose:
+                raise UsageError("-q and -v contradict one another; leave one out.")
             if log_format not in ("text", "json"):
                 raise UsageError(f"--log-format {log_format}: choose text or json.")
+            _check_names(options, hints)
             talk.record("started", command=body.__name__.replace("_", " "), line=shlex.join(sys.argv), catcli=__version__)
             body(**options, talk=talk)
             if sys.stdout is not None:  # closed by the caller (>&-)
@@ -78,6 +83,22 @@ def command(body: Callable[..., object]) -> Callable[..., None]:
     return run
 
 
+MAY_BE_EMPTY = ("keep", "output")
+"""Options of which nothing is an answer, and those that say more about it themselves."""
+
+
+def _check_names(options: Mapping[str, object], hints: Mapping[str, Any]) -> None:
+    """Stop at an empty name: an empty variable of a script, which would stand for the folder that one stands in."""
+    for name, value in options.items():
+        words = value if isinstance(value, list) else [value]
+        if "" in words and name not in MAY_BE_EMPTY:
+            (told,) = (one for one in hints[name].__metadata__ if isinstance(one, ArgumentInfo | OptionInfo))
+            # In an annotation Typer has the first of the names in the place of the default.
+            long = [word for word in (told.default, *(told.param_decls or ())) if isinstance(word, str) and word.startswith("--")]
+            flag = f"--{name.replace('_', '-')}" if isinstance(told, OptionInfo) else str(told.metavar or name).strip(".[]")
+            raise UsageError(f"{long[0] if long else flag}: the name is empty; write the name of something, or leave it out.")
+
+
 def _unread() -> None:
     """Nobody reads standard output any more."""
     from catcli.commands.talk import unheard
@@ -98,17 +119,17 @@ def _again(options: Mapping[str, object]) -> str:
 def _spoken() -> list[inspect.Parameter]:
     """The options by which every command is told how to speak."""
 
-    def options(quiet: Quiet = False, verbose: Verbose = False, log_format: LogFormat = "text") -> None:
+    def options(quiet: Quiet = False, verbose: Verbose = False, strict: Strict = False, log_format: LogFormat = "text") -> None:
         pass
 
     return list(inspect.signature(options, eval_str=True).parameters.values())
 
 
-def _talk(quiet: bool, verbose: bool, log_format: str) -> Talk:
+def _talk(quiet: bool, verbose: bool, strict: bool, log_format: str) -> Talk:
     """Where a command speaks; imported here, since rich's parts take their time."""
     from catcli.commands.talk import Talk
 
-    return Talk(quiet=quiet, verbose=verbose, json_log=log_format == "json")
+    return Talk(quiet=quiet, verbose=verbose, strict=strict, json_log=log_format == "json")
 
 
 def _stop(talk: Talk, sentence: str, code: int) -> NoReturn:
@@ -124,7 +145,7 @@ def asked_for_json_log(arguments: Sequence[str]) -> bool:
 
 def wrong_usage(error: typer.TyperException) -> NoReturn:
     """What is wrong with a command line, as a line of the log."""
-    _talk(quiet=False, verbose=False, log_format="json").complain(error.format_message(), error.exit_code)
+    _talk(quiet=False, verbose=False, strict=False, log_format="json").complain(error.format_message(), error.exit_code)
     sys.exit(error.exit_code)
 
 

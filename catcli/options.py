@@ -19,7 +19,11 @@ InputFormat = Annotated[
 ]
 Delimiter = Annotated[str | None, typer.Option(help="The character between CSV cells, where it is not found.", metavar="CHARACTER")]
 Encoding = Annotated[
-    str | None, typer.Option(help="The encoding of text, where it is not found: UTF-8, UTF-16 and Latin-1 are.", metavar="NAME")
+    str | None,
+    typer.Option(
+        help="The encoding of text, where it is not found: UTF-8, UTF-16 and Latin-1 are. NAME:replace reads what is not of it as U+FFFD.",
+        metavar="NAME",
+    ),
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda. auto takes the GPU if there is one.", metavar="DEVICE")]
 VariantOption = Annotated[str, typer.Option(help="auto, fp32, fp16 or int8. auto takes the fastest that gives the same categories here.")]

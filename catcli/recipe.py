@@ -182,9 +182,12 @@ def shipped() -> dict[str, Recipe]:
 def _seconds(told: str) -> float:
     """``90s``, ``10m`` and ``2h`` as seconds."""
     try:
-        return float(told[:-1]) * {"s": 1, "m": 60, "h": 3600}[told[-1:]]
+        found = float(told[:-1]) * {"s": 1, "m": 60, "h": 3600}[told[-1:]]
     except (KeyError, ValueError) as error:
         raise ValueError("write a time such as 90s, 10m or 2h") from error
+    if not 0 < found < float("inf"):
+        raise ValueError("write a time above 0, such as 90s, 10m or 2h")
+    return found
 
 
 def seconds_of(option: str, told: str) -> float:

@@ -93,6 +93,8 @@ def churn(names: Sequence[str], asked: Asked, *, as_json: bool = False, talk: Ta
 
         rows = told_notes(itertools.chain([first], batches), talk)
         run(here(rows, readers[0].labeler), comparing, readers[0].labeler, readers[0].plan, advance)
+    if asked.max_churn is not None and not counts.rows:
+        raise ProductsError(f"{source.name} has no rows, and a gate that looked at nothing says nothing; name a catalog with rows.")
     told = counts.told(before, after, source, asked)
     talk.record("compared", rows=told.rows, changed=told.changed, adapters=[before.fingerprint, after.fingerprint])
     _show(told, asked, as_json, talk)

@@ -35,15 +35,16 @@ if TYPE_CHECKING:
     from catcli.evaluation.calibration import Blending
 
 
-HELPS = os.environ.get("RANK", "0") != "0"
+HELPS = (os.environ.get("WORLD_SIZE") or "1") != "1" and (os.environ.get("RANK") or "0") != "0"
 """Whether this process is one that ``accelerate launch`` started beside the first: it trains, and neither speaks nor writes."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run is told beside the recipe: where it speaks, whether it goes on from a checkpoint, what it has to reach, when it began."""
+    """What a run is told beside the recipe: where and how it speaks, whether it resumes, what it has to reach, and when it began."""
 
     talk: Talk
+    as_json: bool
     resume: bool
     demands: tuple[Demand, ...]
     started: float
@@ -78,11 +79,13 @@ def fit(
         CatcliError: something that the user can mend, or a score below what ``require`` asks for; nothing was written.
     """
     demands = tuple(map(Demand.of, require))
-    run = Run(Talk.silent() if talk is None or HELPS else talk, resume, demands, time.perf_counter())
+    run = Run(Talk.silent() if talk is None or HELPS else talk, as_json, resume, demands, time.perf_counter())
     talk = run.talk
     source = (reading or Reading()).open(products)
     target = output or adapters.store() / source.stem
     adapters.check_free(target, force)
+    if recipe.teacher:
+        adapters.named(recipe.teacher)  # what can be known at once is said before the rows are read
     ready = prepared(source, recipe, talk)
     with nullcontext() if HELPS else adapters.alone(target):
         fitted = _train_and_write(ready, target, run)
@@ -96,8 +99,8 @@ def _train_and_write(ready: Ready, target: Path, run: Run) -> Fitted:
     from catcli.models.training import Tell
 
     talk, demands, checkpoints = run.talk, run.demands, places.resumable(target)
-    if not run.resume:
-        atomic.discard(checkpoints)  # by every process, before any trains: none may take up what another has not
+    if not run.resume and not HELPS:
+        atomic.discard(checkpoints)  # the others look for one only once this process has said what is trained
     if HELPS:
         Learner(ready, talk, Tell(), run.started).train(checkpoints)
         raise SystemExit(0)
@@ -113,7 +116,8 @@ def _train_and_write(ready: Ready, target: Path, run: Run) -> Fitted:
         talk.detail(f"blend: {blend.lora:.3f} x {METHODS[learned.lora.recipe.method]}'s logits + {blend.linear:.3f} x the linear model's")
         metrics, served = _measure(ready.labeled, ready.parts, learned)
         if demands:
-            talk.out.print(tables.overall(metrics, tables.SHORT))
+            if not run.as_json:
+                talk.out.print(tables.overall(metrics, tables.SHORT))
             again = "the training is kept: the same line with --resume and without --require writes it all the same."
             check_demands(metrics, demands, f"nothing was written, and {again}")
         _write(draft, ready, learned, metrics, served)

@@ -54,10 +54,13 @@ def prices_among(manifest: Manifest, columns: Sequence[str | None]) -> frozenset
 
 
 def _mapping(asked: Sequence[str], wanted: Sequence[str], columns: Sequence[str], where: str) -> dict[str, str]:
-    mapped = {}
+    mapped: dict[str, str] = {}
     for pair in asked:
         trained, equals, column = pair.partition("=")
         if not equals:
             raise UsageError(f"--text {pair}: write TRAINED=COLUMN, for example --text {wanted[0]}={pair}.")
-        mapped[find(trained, wanted, "--text", "the adapter")] = find(column, columns, "--text", where)
+        name, source = find(trained, wanted, "--text", "the adapter"), find(column, columns, "--text", where)
+        if mapped.get(name, source) != source:
+            raise UsageError(f"--text {pair}: {name!r} is read from {mapped[name]!r} already; map each column once.")
+        mapped[name] = source
     return mapped

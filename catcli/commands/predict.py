@@ -151,6 +151,7 @@ def _labeled(ready: Prepared, as_json: bool, talk: Talk) -> Summary:
             with _spills(asked) as spills, piped(asked.output, ready.form) as sink:
                 review = _review(ready, spills)
                 run(engine, Through(sink), ready.labeler, ready.plan, advance, previous=previous, review=review, summary=done)
+                _warn(done, ready, talk)
                 _finish_review(review, ready)
         else:
             mark = _mark(ready)
@@ -168,6 +169,7 @@ def _labeled(ready: Prepared, as_json: bool, talk: Talk) -> Summary:
                 run(engine, parts, ready.labeler, ready.plan, advance, previous=previous, review=review, summary=done, arrays=arrays)
                 if _mark(ready) != mark:
                     raise ChangedError(f"{source.name} was changed while it was read; run the same line again once it is finished.")
+                _warn(done, ready, talk)
                 _finish_review(review, ready)
                 parts.finish()
     _show(done, ready, as_json, talk)
@@ -274,15 +276,20 @@ def _mark(ready: Prepared) -> dict[str, str]:
     )
     asked = replace(asked, input_format=None, delimiter=None, encoding=None)  # these are told with the catalog
     told = {
-        "the catalog": repr((facts, source)),
+        "the catalog": canonical([facts, source]),
         "the adapter": ready.adapter.fingerprint,
-        "the options": repr((asked, ready.plan, ready.form)),
-        "catcli or what it runs on": repr((__version__, pl.__version__, ready.labeler.variant, ready.labeler.provider)),
+        "the options": canonical([asdict(asked), asdict(ready.plan), asdict(ready.form)]),
+        "catcli or what it runs on": canonical([__version__, pl.__version__, ready.labeler.variant, ready.labeler.provider]),
     }
     if ready.asked.previous:
         earlier = open_source([ready.asked.previous])
-        told["the file of --previous"] = repr([(stamp(path) or ())[:2] for path in earlier.paths])
+        told["the file of --previous"] = canonical([(stamp(path) or ())[:2] for path in earlier.paths])
     return {name: hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest() for name, value in told.items()}
+
+
+def canonical(facts: object) -> str:
+    """Facts as JSON that is the same in every process: the order of a set hangs on PYTHONHASHSEED."""
+    return json.dumps(facts, sort_keys=True, default=lambda found: sorted(found) if isinstance(found, set | frozenset) else str(found))
 
 
 @contextmanager
@@ -363,6 +370,12 @@ def _show(summary: Summary, ready: Prepared, as_json: bool, talk: Talk) -> None:
         talk.say(f"{summary.below:,} rows are below {below}: their {PREDICTED} is null")
     if asked.review:
         talk.say(f"those rows, the surest last: {asked.review}")
+    if asked.output != "-":
+        talk.say(f"written: {asked.output}")
+
+
+def _warn(summary: Summary, ready: Prepared, talk: Talk) -> None:
+    """What was odd about the rows, before they are written."""
     if summary.cut:
         tokens = ready.adapter.manifest.max_tokens
         talk.warn(
@@ -372,5 +385,3 @@ def _show(summary: Summary, ready: Prepared, as_json: bool, talk: Talk) -> None:
         talk.warn(f"{summary.short:,} rows have fewer cells than the header; the missing ones are taken as empty.")
     if summary.blank:
         talk.warn(f"{summary.blank:,} rows have no text; their category is a guess of low worth.")
-    if asked.output != "-":
-        talk.say(f"written: {asked.output}")

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.segment import Segment
 from rich.text import Text
 
+from catcli.errors import CatcliError
 from catcli.reporting.tables import printable
 
 Advance = Callable[[str, float, float], None]
@@ -59,15 +60,16 @@ def unheard(stream: TextIO) -> None:
 class Talk:
     """Where a command speaks.
 
-    ``quiet`` leaves only errors and results; ``verbose`` adds what is usually of no interest. ``bars_alone`` leaves sentences out but for
-    warnings, for a part of a larger run; a warning that is among ``warned`` is not said again. With ``json_log`` each sentence is a JSON
-    object a line, with the time and ``run``, which is the same in all lines of a run.
+    ``quiet`` leaves only warnings, errors and results; with ``strict`` a warning is an error; ``verbose`` adds what is usually of no
+    interest. ``bars_alone`` leaves sentences out but for warnings, for a part of a larger run; a warning that is among ``warned`` is not
+    said again. With ``json_log`` each sentence is a JSON object a line, with the time and ``run``, which is the same in all lines of a run.
     """
 
     quiet: bool = False
     verbose: bool = False
     bars_alone: bool = False
     json_log: bool = False
+    strict: bool = False
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     warned: set[str] = field(default_factory=set)
     out: Console = field(default_factory=PlainConsole)
@@ -77,7 +79,7 @@ class Talk:
     @classmethod
     def silent(cls) -> Self:
         """For callers in Python: nothing is printed, what the command returns is all."""
-        return cls(quiet=True, out=PlainConsole(quiet=True))
+        return cls(quiet=True, out=PlainConsole(quiet=True), err=PlainConsole(stderr=True, quiet=True))
 
     def say(self, sentence: str) -> None:
         """One line of talk."""
@@ -90,8 +92,14 @@ class Talk:
             self._line("detail", sentence, "dim", {})
 
     def warn(self, sentence: str) -> None:
-        """Something that the user may not expect."""
-        if not self.quiet and sentence not in self.warned:
+        """Something that the user may not expect.
+
+        Raises:
+            CatcliError: warnings are errors here, as ``--strict`` has it; nothing was written by then.
+        """
+        if self.strict:
+            raise CatcliError(f"{one_line(sentence).removesuffix('.')} (--strict takes this for an error).")
+        if sentence not in self.warned:
             self.warned.add(sentence)
             self._line("note", one_line(sentence), "yellow", {})
 

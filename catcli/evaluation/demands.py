@@ -9,6 +9,9 @@ from catcli.evaluation.metrics import TITLES, Estimate, Evaluation
 
 LOWER_IS_BETTER = ("log_loss", "calibration_error")
 
+UNBOUNDED = ("log_loss",)
+"""Metrics that are no shares."""
+
 
 @dataclass(frozen=True)
 class Demand:
@@ -30,6 +33,11 @@ class Demand:
             raise UsageError(f"--require {text}: write METRIC=VALUE, such as macro_f1=0.9.")
         if name not in known:
             raise UsageError(f"--require {text}: {name!r} is no metric{close_to(name, known)}; there are {listed(known)}.")
+        if name not in UNBOUNDED and not 0 <= number <= 1:
+            hint = f", such as {name}={number / 100:g}" if 1 < number <= 100 else ""
+            raise UsageError(f"--require {text}: {name} is a share from 0 to 1{hint}.")
+        if number < 0:
+            raise UsageError(f"--require {text}: {name} is never below 0.")
         return cls(metric=name, value=number)
 
 

@@ -186,6 +186,10 @@ def as_it_stands(outcomes: Outcomes) -> Measured:
     return measure(outcomes, np.ones((1, outcomes.products), np.float32))
 
 
+ROUNDING = 1e-6
+"""What sums of float32 may be off by."""
+
+
 def estimate(value: float, drawn: Floats, products: int) -> Estimate:
     """A value with the percentiles of its replicates ``drawn`` *(replicates,)*, those that are NaN left out.
 
@@ -194,9 +198,9 @@ def estimate(value: float, drawn: Floats, products: int) -> Estimate:
     """
     tail = (1 - LEVEL) / 2
     low, high = (float(end) for end in np.quantile(drawn[~np.isnan(drawn)], (tail, 1 - tail)))
-    if low == high == value == 1:
+    if np.allclose((low, high, value), 1, rtol=0, atol=ROUNDING):  # weighted sums of float32 come to 1 but for their last digits
         low = tail ** (1 / max(products, 1))
-    if low == high == value == 0:
+    if np.allclose((low, high, value), 0, rtol=0, atol=ROUNDING):
         high = 1 - tail ** (1 / max(products, 1))
     return Estimate(value=value, low=min(low, value), high=max(high, value))
 

@@ -55,7 +55,7 @@ class Workers:
 @cache
 def workers() -> Workers:
     """The processes that ``accelerate launch`` or ``torchrun`` started, connected; one by itself without them."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if (os.environ.get("WORLD_SIZE") or "1") == "1":
         return Workers()
     from accelerate import PartialState  # noqa: PLC0415  # half a second, for those alone who launch several
 

@@ -20,7 +20,7 @@ import polars as pl
 from catcli.errors import ProductsError
 from catcli.products.batch import Batch, check_names
 from catcli.products.buckets import Place
-from catcli.products.streams import check_signature, encoding_of, guess_told, opened, shown, undecodable
+from catcli.products.streams import check_signature, codec_of, encoding_of, guess_told, opened, shown, undecodable
 
 _EXCEL = re.compile(r"sep=(.)\r?\n?$")
 
@@ -85,7 +85,7 @@ def rows_of(path: Place, layout: Layout, count: int) -> Iterator[Batch]:
         check_signature(path, "CSV text", stream.head)
         encoding = layout.encoding or encoding_of(stream)
         note = guess_told(path, encoding, layout.encoding)
-        with io.TextIOWrapper(stream.file, encoding=encoding, newline="") as text:
+        with io.TextIOWrapper(stream.file, *codec_of(encoding), newline="") as text:
             lines = _Lines(path, text)
             try:
                 first = next((line for line in lines if line.strip("\r\n")), None)

@@ -14,7 +14,7 @@ import polars as pl
 
 from catcli.errors import ProductsError, reason
 from catcli.products.buckets import Place
-from catcli.products.streams import Bytes, check_signature, encoding_of, opened, shown, undecodable
+from catcli.products.streams import Bytes, check_signature, codec_of, encoding_of, opened, shown, undecodable
 
 BATCH_BYTES = 8 * 2**20
 """Bytes of lines of a batch."""
@@ -85,7 +85,7 @@ def _utf8(stream: Bytes, encoding: str) -> Iterator[bytes]:
         return
     done = 0
     try:
-        with io.TextIOWrapper(stream.file, encoding=encoding, newline="\n") as text:
+        with io.TextIOWrapper(stream.file, *codec_of(encoding), newline="\n") as text:
             for row in _bounded(stream, text.readline, ""):
                 done += 1
                 yield row.encode("utf-8", "surrogatepass")

@@ -29,7 +29,7 @@ from catcli.places import is_bucket
 from catcli.products import delimited, lines
 from catcli.products.batch import Batch, check_alike, check_names
 from catcli.products.buckets import MAGIC, Object, Place, below, looked_up, matching, near
-from catcli.products.streams import STANDARD_INPUT, check_signature, guess_told, opened, shown, size_of, stamp
+from catcli.products.streams import STANDARD_INPUT, check_signature, codec_of, guess_told, opened, shown, size_of, stamp
 
 Format = Literal["csv", "tsv", "jsonl", "parquet", "arrow", "excel"]
 
@@ -185,7 +185,10 @@ def open_source(
             raise UsageError(f"--delimiter {delimiter!r}: one character, or 'tab'.")
     if encoding is not None:
         try:
-            "".encode(encoding)  # refuses what is no encoding, and codecs such as hex that are none of text
+            name, errors = codec_of(encoding)
+            if errors not in ("strict", "replace"):
+                raise UsageError(f"--encoding {encoding}: after the colon stands replace, for bytes that cannot be read, or nothing.")
+            "".encode(name)  # refuses what is no encoding, and codecs such as hex that are none of text
         except LookupError as error:
             raise UsageError(f"--encoding {encoding}: Python knows no such encoding; try utf-8, latin-1, cp1252 or utf-16.") from error
     if list(patterns).count("-") > 1:

@@ -7,6 +7,7 @@ import gzip
 import io
 import itertools
 import os
+import re
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
@@ -191,16 +192,77 @@ def encoding_of(stream: Bytes) -> str:
         return _found(path, [head])
     with opened(path) as again:
         blocks = iter(lambda: again.file.read(BLOCK), b"")
-        return _found(path, itertools.islice(blocks, LOOKED_AT // BLOCK) if again.packed else blocks)
+        encoding = _found(path, itertools.islice(blocks, LOOKED_AT // BLOCK) if again.packed else blocks)
+    if encoding == "cp1252":
+        _check_damage(path)
+    return encoding
+
+
+def codec_of(encoding: str) -> tuple[str, str]:
+    """The name of an encoding, and what is done with bytes that it cannot read: ``utf-8:replace`` has them replaced by U+FFFD."""
+    name, _, errors = encoding.partition(":")
+    return name, errors or "strict"
 
 
 def undecodable(error: UnicodeError, path: Place, encoding: str, after: int) -> ProductsError:
-    """What is wrong with a text that cannot be decoded; ``after`` lines could."""
+    """What is wrong with a text that cannot be decoded; ``after`` lines could, or more: text is decoded ahead of its lines."""
     found = encoding.removesuffix("-sig")
+    place = _first_undecodable(path, encoding) if isinstance(error, UnicodeDecodeError) else None
+    if place is not None:
+        line, byte = place
+        return ProductsError(
+            f"{shown(path)} is not {found}: byte 0x{byte:02x} in line {line:,}; pass another --encoding, often latin-1 or cp1252, or "
+            f"--encoding {found}:replace to read such bytes as U+FFFD."
+        )
     if isinstance(error, UnicodeDecodeError) and error.end >= len(error.object) and "truncated" in error.reason:
         return ProductsError(f"{shown(path)} breaks off in mid-character (as {found}) after line {after}; copy the file again.")
     at = f" (byte 0x{error.object[error.start]:02x} after line {after})" if isinstance(error, UnicodeDecodeError) else ""
     return ProductsError(f"{shown(path)} is not {found}{at}; pass another --encoding, often latin-1 or cp1252.")
+
+
+def _first_undecodable(path: Place, encoding: str) -> tuple[int, int] | None:
+    """The first line with a byte that is not of an encoding, and that byte; None where lines cannot be told by their bytes."""
+    if path == STANDARD_INPUT or encoding.startswith(("utf-16", "utf-32", "utf-7")):
+        return None
+    with opened(path) as stream:
+        for number, line in enumerate(iter(lambda: stream.file.readline(2**24), b""), 1):
+            try:
+                line.decode(encoding)
+            except UnicodeDecodeError as error:
+                if error.end >= len(line) and not line.endswith(b"\n"):
+                    return None  # the file breaks off in mid-character
+                return number, line[error.start]
+    return None
+
+
+_WELL_FORMED = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+"""A letter of UTF-8 beyond ASCII."""
+
+_HIGH = re.compile(rb"[\x80-\xff]")
+
+FEWEST_LETTERS, MOST_DAMAGE = 10, 0.1
+"""Letters of UTF-8 that a damaged file of it has at least, and bytes beside them, as a share of these letters, that it has at most."""
+
+
+def _check_damage(path: Place) -> None:
+    """Stop at UTF-8 with a few bytes that are not: read as Windows-1252, all of its letters would be two.
+
+    Raises:
+        ProductsError: with the line and the byte.
+    """
+    letters = high = inside = 0
+    with opened(path) as stream:
+        blocks = iter(lambda: stream.file.read(BLOCK), b"")
+        for block in itertools.islice(blocks, LOOKED_AT // BLOCK) if stream.packed else blocks:
+            found = _WELL_FORMED.findall(block)
+            letters, inside, high = letters + len(found), inside + sum(map(len, found)), high + len(_HIGH.findall(block))
+    place = _first_undecodable(path, "utf-8") if letters >= FEWEST_LETTERS and high - inside <= MOST_DAMAGE * letters else None
+    if place is not None:
+        line, byte = place
+        raise ProductsError(
+            f"{shown(path)} is UTF-8 but for byte 0x{byte:02x} in line {line:,}; export it again, pass --encoding utf-8:replace to read "
+            "such bytes as U+FFFD, or --encoding cp1252 if it is Windows-1252 all the same."
+        )
 
 
 def guess_told(path: Place, encoding: str, asked: str | None) -> str:

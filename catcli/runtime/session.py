@@ -133,7 +133,8 @@ class Session:
         said = str(error)
         if isinstance(error, MemoryError) or any(word in said for word in MEMORY):
             return _MemoryShort(reason(error)[:200])
-        if not type(error).__module__.startswith("onnxruntime"):
+        # run_with_iobinding raises a plain RuntimeError.
+        if not (type(error).__module__.startswith("onnxruntime") or type(error) is RuntimeError):
             return error
         if any(word in said for word in GPU):
             return DeviceError(
