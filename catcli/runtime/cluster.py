@@ -30,9 +30,10 @@ from catcli.errors import CatcliError, DeviceError
 from catcli.products.buckets import Object
 from catcli.products.read import Source
 from catcli.runtime.joining import joined, quiet, unwrapped, unwrapping
-from catcli.runtime.labeler import Labeler, Labels
+from catcli.runtime.labeler import Labeler, Labels, Vetting, variants_for
 from catcli.runtime.pipeline import Done
 from catcli.runtime.planning import Planner, Work, rows_of_a_batch
+from catcli.runtime.sandbox import check
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,8 +98,11 @@ class Cluster:
         # An actor hands the files out, to workers that take the place of lost ones too: objects of the store may be gone by then.
         holder = self._ray.remote(num_cpus=0, scheduling_strategy=_here())(_Files)
         self._files = holder.remote(_packed(adapter))
+        # Tried out once, here: workers get the bytes that were.
+        tried = all(check(adapter, name) for name in variants_for(adapter, "cuda" if on_gpu else "cpu", variant))
         self._made: dict[str, Any] = {
             "files": self._files,
+            "vetting": "done" if tried else "here",
             "device": "cuda" if on_gpu else "cpu",
             "batch_tokens": batch_tokens,
             "threads": None if on_gpu else self._cpus,
@@ -227,8 +231,16 @@ class _Files:
 class _Loaded:
     """An adapter, loaded on a worker."""
 
-    def __init__(self, files: Any, device: str, variant: str, batch_tokens: int | None, threads: int | None) -> None:  # noqa: ANN401
-        self._files, self._options = files, (device, variant, batch_tokens, threads)
+    def __init__(
+        self,
+        files: Any,  # noqa: ANN401  # Ray carries no types
+        vetting: Vetting,
+        device: str,
+        variant: str,
+        batch_tokens: int | None,
+        threads: int | None,
+    ) -> None:
+        self._files, self._options = files, (device, variant, batch_tokens, threads, vetting)
         self._labeler: Labeler | None = None
 
     @property

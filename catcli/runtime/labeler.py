@@ -83,7 +83,7 @@ class Labeler:
         """
         manifest = adapter.manifest
         self._vetting = vetting
-        self._is_vetted(adapter, _order(adapter, device, variant)[0])  # before anything of it is loaded
+        self._is_vetted(adapter, variants_for(adapter, device, variant)[0])  # before anything of it is loaded
         self.categories = manifest.categories
         self.notes: list[str] = []
         self._blend = manifest.blend
@@ -102,7 +102,7 @@ class Labeler:
 
     def _open(self, adapter: Adapter, device: str, asked: str, probe: Stored) -> tuple[Variant, Session]:
         """The session of the fastest variant that gives here what it gave where the adapter was made."""
-        served, order = adapter.manifest.variants, _order(adapter, device, asked)
+        served, order = adapter.manifest.variants, variants_for(adapter, device, asked)
         for name in order:
             for beside in served[name].data:
                 adapter.file(beside)
@@ -195,7 +195,7 @@ class Labeler:
         return Labels(classes, confidences, cut, self._session.halvings())
 
 
-def _order(adapter: Adapter, device: str, asked: str) -> list[Variant]:
+def variants_for(adapter: Adapter, device: str, asked: str) -> list[Variant]:
     """The variants that may serve on ``device``, the fastest first.
 
     Raises:
