@@ -358,7 +358,8 @@ def is_sealed(adapter: Adapter) -> bool:
     seal = adapter.folder / SEAL
     try:
         status = seal.lstat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SEAL or status.st_uid != os.geteuid():
+        own = status.st_uid == os.geteuid() and not status.st_mode & 0o022
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SEAL or not own:
             return False
         return bool(json.loads(seal.read_bytes()) == _marks(adapter.folder, adapter.manifest, adapter.fingerprint))
     except (OSError, ValueError, AttributeError):  # no seal, another one, or no such thing as owners
@@ -367,6 +368,7 @@ def is_sealed(adapter: Adapter) -> bool:
 
 def _seal(folder: Path, manifest: Manifest) -> None:
     path = folder / SEAL
+    path.touch(mode=0o600, exist_ok=False)  # whoever else may write the folder's files may not write this one
     path.write_text(json.dumps(_marks(folder, manifest, sha256(folder / MANIFEST))), encoding="utf-8")
     atomic.sync(path)
 

@@ -38,6 +38,12 @@ OURS = re.compile(
 
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
+_HAS_DESCRIPTORS = os.name == "posix"
+"""Whether folders can be opened, and what lies in them be named relative to that. Windows has neither, nor owners of this kind."""
+
+_made: set[tuple[int, int]] = set()
+"""Device and inode of the private folders that this process made: some network disks give them to another owner."""
+
 
 # --- private folders -------------------------------------------------------------------------------------------------------------------
 
@@ -49,9 +55,17 @@ def claim(folder: Path) -> None:
         OutputError: what is there is a link, no folder, another user's, without this folder's marker, or holds links or devices.
         OSError: it cannot be made.
     """
+    made = False
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
+        made = True
+    if not _HAS_DESCRIPTORS:
+        _check_by_name(folder)
+        return
     with _descriptor(folder) as descriptor:
+        if made:
+            status = os.fstat(descriptor)
+            _made.add((status.st_dev, status.st_ino))
         _check(folder, descriptor)
 
 
@@ -61,6 +75,12 @@ def clear(folder: Path, keep: Collection[str] = (), names: re.Pattern[str] = OUR
     Raises:
         OutputError: it is not catcli's; see `claim`.
     """
+    if not _HAS_DESCRIPTORS:
+        _check_by_name(folder)
+        for path in folder.iterdir():
+            if path.name not in keep and names.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        return
     with _descriptor(folder) as descriptor:
         _check(folder, descriptor)
         for name in _names(descriptor):
@@ -76,10 +96,15 @@ def discard(folder: Path) -> None:
     """
     if not os.path.lexists(folder):
         return
-    clear(folder)
-    with _descriptor(folder) as descriptor:
-        if _names(descriptor) == [MARKER]:
-            os.unlink(MARKER, dir_fd=descriptor)
+    with suppress(FileNotFoundError):  # another process swept it away in between
+        try:
+            clear(folder)
+        except OutputError:
+            if any(folder.iterdir()):
+                raise
+            return  # another process has just taken the marker, and takes the folder next
+        if [path.name for path in folder.iterdir()] == [MARKER]:
+            (folder / MARKER).unlink()
             folder.rmdir()  # which fails on what is no empty folder, a link in its place among them
 
 
@@ -112,23 +137,32 @@ def _descriptor(folder: Path) -> Iterator[int]:
 
 def _check(folder: Path, descriptor: int) -> None:
     status = os.fstat(descriptor)
-    if status.st_uid != os.geteuid():
+    if status.st_uid != os.geteuid() and (status.st_dev, status.st_ino) not in _made:
         raise OutputError(
             f"{folder} belongs to another user (uid {status.st_uid}), and catcli keeps its own files there; remove it or write elsewhere."
         )
     names = _names(descriptor)
     expected = f"catcli made this folder; its inode is {status.st_ino}\n".encode()
+    if names and _content(MARKER, descriptor, len(expected) + 1) != expected:
+        raise _foreign(folder)
+    with suppress(OSError):  # a disk without modes
+        os.fchmod(descriptor, 0o700)
     if not names:
         with os.fdopen(os.open(MARKER, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=descriptor), "wb") as marker:
             marker.write(expected)
-        return
-    if _content(MARKER, descriptor, len(expected) + 1) != expected:
-        raise _foreign(folder)
-    os.fchmod(descriptor, 0o700)
     for name in names:
         mode = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise OutputError(f"{folder / name} is {_kind(mode)}, which catcli does not put there; remove it and run the same line again.")
+
+
+def _check_by_name(folder: Path) -> None:
+    """The same where folders cannot be opened: a link is refused, and a folder that holds something and no marker."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() and not folder.is_symlink() else None
+    if names is None or (names and MARKER not in names):
+        raise _foreign(folder)
+    if not names:
+        (folder / MARKER).write_text("catcli made this folder\n", encoding="utf-8")
 
 
 def _names(descriptor: int) -> list[str]:
@@ -168,10 +202,11 @@ def _kind(mode: int) -> str:
 
 def _delete(name: str, descriptor: int) -> None:
     """Delete a file or folder of an open folder; of a link, the link."""
-    if stat.S_ISDIR(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
-        shutil.rmtree(name, ignore_errors=True, dir_fd=descriptor)
-    else:
-        os.unlink(name, dir_fd=descriptor)
+    with suppress(FileNotFoundError):  # another process was sooner
+        if stat.S_ISDIR(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
+            shutil.rmtree(name, ignore_errors=True, dir_fd=descriptor)
+        else:
+            os.unlink(name, dir_fd=descriptor)
 
 
 # --- temporary paths --------------------------------------------------------------------------------------------------------------------
@@ -193,11 +228,13 @@ def temporary(target: Path) -> Path:
 
 def _remove_leftover(path: Path, target: Path) -> None:
     """Remove what a killed process left; what it did not make stays."""
-    status = path.lstat()
-    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
-        path.unlink()
-    elif stat.S_ISDIR(status.st_mode):
-        with suppress(OutputError):
+    with suppress(OSError, OutputError):
+        status = path.lstat()
+        if _HAS_DESCRIPTORS and status.st_uid != os.geteuid():
+            return
+        if stat.S_ISREG(status.st_mode):
+            path.unlink()
+        elif stat.S_ISDIR(status.st_mode):
             clear(path, keep=("old",))
             restore(target, path / "old")
             discard(path)
@@ -207,7 +244,6 @@ def _remove_leftover(path: Path, target: Path) -> None:
 def private_folder(target: Path) -> Iterator[Path]:
     """A private folder beside ``target`` that is gone when the block ends."""
     folder = temporary(target)
-    folder.mkdir(mode=0o700)
     try:
         claim(folder)
         yield folder
@@ -231,19 +267,32 @@ def atomic_write(target: Path) -> Iterator[Path]:
             with place.open("rb") as written, target.open("wb") as stream:
                 shutil.copyfileobj(written, stream)
         return
-    final = Path(os.path.realpath(target))
+    final = followed(target)
     if final.exists() and not final.is_file():
         raise OutputError(f"{target} is {_kind(final.stat().st_mode)}, which no file replaces; name another place.")
-    place = temporary(final)
-    os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, 0o600))
-    try:
+    with private_folder(final) as private:  # where nobody else can put a link in the place of what is written
+        place = private / "new"
+        place.touch(mode=0o600, exist_ok=False)
         yield place
         take_over(place, final)
         sync(place)
         place.replace(final)
         sync(final.parent)
-    finally:
-        place.unlink(missing_ok=True)
+
+
+def followed(target: Path) -> Path:
+    """Where ``target`` leads if it is a link: what a link leads to is written, and the link stays.
+
+    Raises:
+        OutputError: somebody else put the link there, into a folder that is not theirs: it may lead to a file of this user's.
+    """
+    if target.is_symlink() and _HAS_DESCRIPTORS:
+        link, folder = target.lstat(), target.absolute().parent.stat()
+        if link.st_uid not in (os.geteuid(), folder.st_uid, 0):
+            raise OutputError(
+                f"{target} is a link to {target.readlink()} that uid {link.st_uid} put there; remove it, or name another place."
+            )
+    return Path(os.path.realpath(target))
 
 
 def is_stream(target: Path) -> bool:
@@ -255,16 +304,28 @@ def is_stream(target: Path) -> bool:
 
 
 def take_over(new: Path, old: Path) -> None:
-    """Give ``new`` the mode and the owner of ``old``, or the mode of a new file where there is no ``old``."""
+    """Give ``new`` the mode and the owner of ``old``, or the mode of a new file where there is no ``old``; through no link."""
     try:
         status = old.stat()
     except FileNotFoundError:
-        new.chmod(new_file_mode())
+        _set_mode(new, new_file_mode())
+    else:
+        _set_mode(new, stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid))
+
+
+def _set_mode(path: Path, mode: int, owner: tuple[int, int] | None = None) -> None:
+    if not _HAS_DESCRIPTORS:
+        path.chmod(mode)
         return
-    if hasattr(os, "chown"):
-        with suppress(PermissionError):  # to give a file away takes root
-            os.chown(new, status.st_uid, status.st_gid)
-    new.chmod(stat.S_IMODE(status.st_mode))
+    descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW)
+    try:
+        if owner is not None:
+            with suppress(OSError):  # to give a file away takes root
+                os.fchown(descriptor, *owner)
+        with suppress(OSError):  # a disk without modes
+            os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
 
 
 def new_file_mode() -> int:

@@ -100,17 +100,13 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: rewritten(folder / "config.json", quantization_config={"quant_method": "bitsandbytes"}),
         "has 'quantization_config' in its config.json",
     ),
-    "code of the hub": (
-        lambda folder: rewritten(folder / "config.json", auto_map={"AutoModel": "evil/hub--model.Model"}),
-        "has 'auto_map' in its config.json",
+    "weights elsewhere": (
+        lambda folder: rewritten(folder / "config.json", transformers_weights="/proc/self/cwd/outside.safetensors"),
+        "has 'transformers_weights' in its config.json",
     ),
     "a kernel of the hub (CVE-2026-4372)": (
         lambda folder: rewritten(folder / "config.json", _attn_implementation_internal="evil/kernel"),
         "has '_attn_implementation_internal' in its config.json",
-    ),
-    "a kernel of the hub, within": (
-        lambda folder: rewritten(folder / "config.json", text_config={"_experts_implementation_internal": "evil/kernel"}),
-        "has '_experts_implementation_internal' in its config.json",
     ),
     "weights that are none": (lambda folder: (folder / "model.safetensors").write_bytes(PICKLE), "which cannot be loaded"),
     "a model of other sizes": (lambda folder: rewritten(folder / "config.json", hidden_size=36), "cannot be loaded"),
@@ -193,6 +189,35 @@ def test_the_hub_s_cache_may_link_to_its_own_blobs_and_nowhere_else(saved: Path,
     (folder / "config.json").symlink_to(saved / "config.json")
     with pytest.raises(BackboneError, match="holds the link config.json"):
         backbone(str(folder))
+
+
+HARMLESS: dict[str, object] = {
+    "quantization_config": None,
+    "auto_map": {"AutoModel": "evil/hub--model.Model"},
+    "_attn_implementation_internal": "eager",
+    "attn_implementation": "evil/kernel",
+    "text_config": {"_experts_implementation_internal": "evil/kernel"},
+    "label2id": {"dim": 0, "vocab_size": 1},
+    "_name_or_path": "/home/somebody/bert",
+}
+
+
+@pytest.mark.parametrize("key", HARMLESS)
+def test_what_published_configurations_have_besides_is_left_out_or_harmless(base: Path, key: str) -> None:
+    rewritten(base / "config.json", **{key: HARMLESS[key]})
+    found = backbone(str(base))
+    assert found.load().config.hidden_size == 32
+    assert "evil" not in (found.folder / "config.json").read_text() or key == "text_config"
+    assert "somebody" not in (found.folder / "config.json").read_text()
+
+
+def test_a_link_to_a_folder_and_the_folder_one_stands_in_are_folders(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "linked").symlink_to("base")
+    assert backbone(str(tmp_path / "linked")).load()
+    monkeypatch.chdir(base)
+    assert backbone(".").load()
+    with pytest.raises(BackboneError, match="there is no such home"):
+        backbone("~nobody-of-this-name/base")
 
 
 def test_what_is_hashed_is_what_is_loaded(base: Path) -> None:

@@ -43,7 +43,7 @@ def labeling(catalog: str = "catalog.csv", adapter: object = FIXTURE) -> list[ob
     return ["predict", catalog, "-o", "out.csv", "--adapter", adapter, "--device", "cpu"]
 
 
-# --- catalogs ----------------------------------------------------------------------------------------------------------------------------
+# --- catalogs ---------------------------------------------------------------------------------------------------------------------------
 
 
 def gz(path: Path, *pieces: bytes, zeros: int) -> None:
@@ -141,7 +141,7 @@ def test_long_cells_that_a_file_holds_once_are_read_a_few_at_a_time(tmp_path: Pa
     assert peak < LIMIT
 
 
-# --- adapters ----------------------------------------------------------------------------------------------------------------------------
+# --- adapters ---------------------------------------------------------------------------------------------------------------------------
 
 
 def expanded(folder: Path) -> None:
@@ -241,7 +241,7 @@ def test_columns_that_nobody_asks_for_are_not_read(tmp_path: Path) -> None:
     assert peak < LIMIT // 2
 
 
-# --- recipes -----------------------------------------------------------------------------------------------------------------------------
+# --- recipes ----------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["/dev/zero", "a FIFO", "a large file", "a link to a device"])
@@ -260,3 +260,99 @@ def test_a_recipe_that_never_ends_is_named(tmp_path: Path, kind: str) -> None:
     assert (code, said.count("error: ")) == (1, 1), said
     assert f"--recipe {recipe}: it " in said
     assert peak < LIMIT
+
+
+# --- tables that are larger than they look ----------------------------------------------------------------------------------------------
+
+
+def cells(path: Path, columns: int, rows: int) -> None:
+    """Rows that lack all but one of the header's cells."""
+    path.write_text(",".join(["title", *map(str, range(columns))]) + "\n" + "mug\n" * rows)
+
+
+def corners(path: Path) -> None:
+    """A workbook with cells in two corners; its reader makes room for all between them."""
+    sheet = b'<sheetData><row r="1"><c r="A1"/></row><row r="1048576"><c r="XFD1048576"/></row></sheetData>'
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("xl/worksheets/sheet1.xml", sheet)
+
+
+def keys(path: Path) -> None:
+    """JSON Lines with another key in each line."""
+    path.write_text("".join(f'{{"title": "mug", "k{number}": 1}}\n' for number in range(60_000)))
+
+
+@pytest.mark.parametrize(
+    ("file", "make", "sentence"),
+    [
+        ("catalog.xlsx", corners, "has a sheet of 1,048,576 rows and 16,384 columns, and the most cells that are read are 50,000,000"),
+        ("catalog.jsonl", keys, "has more than 20,000 different keys"),
+    ],
+)
+def test_a_table_that_is_larger_than_it_looks_is_named(tmp_path: Path, file: str, make: Callable[[Path], None], sentence: str) -> None:
+    make(tmp_path / file)
+    code, said, peak = measured(*labeling(file), cwd=tmp_path)
+    assert (code, said.count("error: ")) == (1, 1), said
+    assert sentence in said
+    assert peak < LIMIT
+
+
+def many_nulls(path: Path) -> None:
+    pq.write_table(pa.table({"title": ["mug"] * 4000, **{f"n{number}": pa.nulls(4000, pa.int64()) for number in range(3000)}}), path)
+
+
+def prefixes(path: Path) -> None:
+    """Long cells that are each held as what is new since the one before."""
+    table = pa.table({"title": pa.array(["a" * 200_000] * 4000)})
+    pq.write_table(table, path, use_dictionary=False, column_encoding={"title": "DELTA_BYTE_ARRAY"}, compression="zstd")
+
+
+def fixed(path: Path) -> None:
+    values = pa.DictionaryArray.from_arrays(pa.array([0] * 1500, pa.int32()), pa.array([b"a" * 1_000_000], pa.binary(1_000_000)))
+    title = pa.array(["mug"] * 1500)
+    pq.write_table(pa.table({"title": title, "image": values}), path, compression="zstd", store_schema=False)
+
+
+@pytest.mark.parametrize(
+    ("file", "make", "rows"),
+    [
+        ("catalog.csv", lambda path: cells(path, 5000, 10_000), 10_000),
+        ("catalog.parquet", many_nulls, 4000),
+        ("catalog.parquet", prefixes, 4000),
+        ("catalog.parquet", fixed, 1500),
+    ],
+    ids=["short rows", "nulls", "prefixes", "bytes of a fixed width"],
+)
+def test_a_wide_table_is_read_a_few_rows_at_a_time(tmp_path: Path, file: str, make: Callable[[Path], None], rows: int) -> None:
+    make(tmp_path / file)
+    code, said, peak = measured(*labeling(file), "--keep", "", cwd=tmp_path)
+    assert code == 0, said
+    assert (tmp_path / "out.csv").read_text().count("\n") == rows + 1
+    assert peak < LIMIT
+
+
+# --- limits of the child ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_sparse_file_does_not_lift_the_child_s_limits(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    expanded(folder)
+    (folder / "pad.bin").touch()
+    os.truncate(folder / "pad.bin", 2**40)
+    manifest = json.loads((folder / "adapter.json").read_text())
+    (folder / "adapter.json").write_text(json.dumps({**manifest, "files": {**manifest["files"], "pad.bin": "0" * 64}}))
+    (tmp_path / "catalog.csv").write_text("title\nblue coffee mug 500 ml\n")
+    code, said, peak = measured(*labeling(adapter=folder), cwd=tmp_path)
+    assert code == 1
+    assert "MiB of memory to be tried out" in said
+    assert peak < LIMIT
+
+
+@pytest.mark.parametrize("stack", ["8192", "1048576", "unlimited"])
+def test_an_adapter_is_tried_out_whatever_the_stacks_of_this_system_are(tmp_path: Path, stack: str) -> None:
+    (tmp_path / "catalog.csv").write_text("title\nblue coffee mug 500 ml\n")
+    line = " ".join(map(str, [sys.executable, "-m", "catcli", *labeling()]))
+    ran = subprocess.run(f"ulimit -s {stack} && {line}", shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    if "ulimit" in ran.stderr:
+        pytest.skip("this system does not allow such a stack")
+    assert ran.returncode == 0, ran.stderr

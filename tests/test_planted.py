@@ -350,3 +350,95 @@ def test_a_store_with_an_adapter_of_no_time_zone_can_be_listed(shop: Path, monke
     listed = run("adapters", "list")
     assert listed.exit_code == 0
     assert "odd/adapter.json is damaged (created: Input should have timezone info)" in listed.stderr
+
+
+# --- a neighbour in a shared folder ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shared(shop: Path) -> Path:
+    if os.geteuid():
+        pytest.skip("files are given away by root")
+    shop.chmod(0o1777)
+    return shop
+
+
+def test_a_neighbour_s_link_at_the_output_is_not_followed(shared: Path) -> None:
+    for target, line in (("page.html", page(shared / "page.html")), ("labeled.csv", LINES["predict"][1])):
+        (shared / target).symlink_to(shared.parent / "victim" / "orders.csv")
+        os.lchown(shared / target, STRANGER, STRANGER)
+        refused = run(*line)
+        assert (refused.exit_code, refused.stderr.count("error: ")) == (1, 1)
+        assert f"that uid {STRANGER} put there; remove it, or name another place." in refused.stderr
+    assert (shared.parent / "victim" / "orders.csv").read_text() == "a year of orders"
+
+
+def test_nobody_but_its_owner_can_reach_a_file_while_it_is_written(shared: Path) -> None:
+    with atomic.atomic_write(shared / "page.html") as place:
+        assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
+        place.write_text("a page")
+        victim = shared.parent / "victim" / "orders.csv"
+        victim.chmod(0o600)
+        place.unlink()
+        place.symlink_to(victim)  # had somebody come in all the same
+        with pytest.raises(OSError, match="symbolic links"):
+            atomic.take_over(place, shared / "products.csv")
+        place.unlink()
+        place.write_text("a page")
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o600
+    assert (shared / "page.html").read_text() == "a page"
+
+
+def test_what_another_user_s_killed_run_left_stops_nobody(shared: Path) -> None:
+    name = atomic.temporary(shared / "page.html").name.replace(f"-{os.getpid()}-", f"-{2**22 + 1}-")
+    atomic.claim(shared / name)
+    os.chown(shared / name, STRANGER, STRANGER)
+    (shared / name).chmod(0)
+    assert run(*page(shared / "page.html")).exit_code == 0
+    assert (shared / name).is_dir()
+
+
+def test_an_empty_folder_in_the_place_of_a_private_one_becomes_private(shop: Path) -> None:
+    (shop / "private").mkdir(mode=0o777)
+    (shop / "private").chmod(0o777)
+    atomic.claim(shop / "private")
+    assert stat.S_IMODE((shop / "private").stat().st_mode) == 0o700
+
+
+def test_two_runs_that_sweep_the_same_folder_do_not_stop_one_another(tmp_path: Path) -> None:
+    for _ in range(20):
+        folder = tmp_path / "private"
+        atomic.claim(folder)
+        for number in range(30):
+            (folder / f"{number:06}").write_text("part")
+        failed: list[BaseException] = []
+
+        def sweep(folder: Path = folder, failed: list[BaseException] = failed) -> None:
+            try:
+                atomic.discard(folder)
+            except BaseException as error:  # noqa: BLE001  # it is looked at in the other thread
+                failed.append(error)
+
+        threads = [threading.Thread(target=sweep) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failed == []
+        assert not folder.exists()
+
+
+def test_where_folders_cannot_be_opened_they_are_looked_at_by_name(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has no descriptors of folders, no owners and no modes of this kind."""
+    monkeypatch.setattr(atomic, "_HAS_DESCRIPTORS", False)
+    for name in ("O_DIRECTORY", "O_NOFOLLOW", "geteuid", "fchmod", "fchown"):
+        monkeypatch.delattr(os, name)
+    line = LINES["predict"][1]
+    assert run(*line).exit_code == 0
+    assert run("adapters", "export", FIXTURE, "-o", "copy").exit_code == 0
+    assert sorted(path.name for path in shop.iterdir()) == ["copy", "labeled.csv", "products.csv"]
+    (shop / ".labeled.csv.catcli-parts").symlink_to(shop.parent / "victim")
+    assert "catcli did not make" in run(*line).stderr
+    (shop / ".labeled.csv.catcli-parts").unlink()
+    shutil.copytree(shop.parent / "victim", shop / ".labeled.csv.catcli-parts")
+    assert "catcli did not make" in run(*line).stderr

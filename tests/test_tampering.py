@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import shutil
+import stat
 import struct
 import subprocess
 import sys
@@ -29,8 +30,9 @@ from tiny import tiny_fit
 from catcli import adapter as adapters
 from catcli.commands.predict import Asked, predict
 from catcli.commands.report import report
-from catcli.errors import AdapterError
-from catcli.runtime.sandbox import Trial
+from catcli.errors import AdapterError, CatcliError
+from catcli.runtime.labeler import Labeler
+from catcli.runtime.sandbox import READY, Trial
 from catcli.runtime.session import Session
 
 SYSTEM_FILE = "/etc/hostname"
@@ -575,6 +577,14 @@ def _(folder: Path) -> None:
     model(folder, change)
 
 
+@kind("a division whose divisor is one thing here and another there", "defines 'd' twice")
+def _(folder: Path) -> None:
+    one = helper.make_graph([helper.make_node("Sub", ["input_ids", "input_ids"], ["d"])], "then", [], [])
+    two = helper.make_tensor("d", TensorProto.INT64, [1], [2])
+    other = helper.make_graph([helper.make_node("Identity", ["d"], ["y"])], "else", [], [], [two])
+    with_operator(folder, helper.make_node("If", ["input_ids"], ["x"], then_branch=one, else_branch=other))
+
+
 def logits_as(folder: Path, *nodes: onnx.NodeProto, constants: Sequence[onnx.TensorProto] = ()) -> None:
     """Let the model's logits go through ``nodes``, from ``before`` to ``logits``."""
 
@@ -638,6 +648,17 @@ def _(folder: Path) -> None:
     rewritten(folder, "tokenizer.json", model={"type": "BPE", "vocab": {"a": 0}, "merges": [], "unk_token": ESCAPES})
 
 
+@kind("a tokenizer that grows and does not say by what", "its replacements make up to 100,000 characters of one")
+def _(folder: Path) -> None:
+    step = {"pattern": {"String": "a"}, "content": "a" * 10}
+    rewritten(folder, "tokenizer.json", normalizer={"type": "Sequence", "normalizers": [step] * 5})
+
+
+@kind("a tokenizer that puts much before each word", "its replacements make up to 101 characters of one")
+def _(folder: Path) -> None:
+    rewritten(folder, "tokenizer.json", normalizer={"type": "Prepend", "prepend": "a" * 100})
+
+
 @kind("a tokenizer that panics where it reads", "tokenizer.json cannot read a text (chunk size must be non-zero)")
 def _(folder: Path) -> None:
     rewritten(folder, "tokenizer.json", pre_tokenizer={"type": "FixedLength", "length": 0})
@@ -698,9 +719,20 @@ def test_scores_of_no_products_are_reported(tmp_path: Path) -> None:
     [("os.kill(os.getpid(), 11)", "ends the process that tries it out by the signal SIGSEGV"), ("os._exit(7)", "with exit code 7")],
 )
 def test_a_death_of_the_child_that_tries_an_adapter_out_becomes_a_sentence(tmp_path: Path, code: str, said: str) -> None:
-    with subprocess.Popen([sys.executable, "-c", f"import os; {code}"], stdout=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", f"import os; print({READY.decode()!r}, flush=True); {code}"], stdout=subprocess.PIPE
+    ) as child:
         with pytest.raises(AdapterError, match=said):
             Trial(tmp_path, child, 2**30, 60).finish()
+
+
+def test_a_child_that_does_not_start_is_no_fault_of_the_adapter(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", "import nothing_of_this_name"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as child:
+        with pytest.raises(CatcliError, match="the process that tries adapters out does not start here") as raised:
+            Trial(tmp_path, child, 2**30, 60).finish()
+    assert not isinstance(raised.value, AdapterError)
 
 
 def test_a_child_that_takes_for_ever_is_ended(tmp_path: Path) -> None:
@@ -741,6 +773,40 @@ def test_what_was_fitted_here_needs_no_child_until_it_is_touched(shop: Shop, tmp
     assert adapters.is_sealed(own)
     (own.folder / "model.onnx").touch()
     assert not adapters.is_sealed(own)
+
+
+def test_a_seal_that_others_may_write_is_none(tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        made = tiny_fit(tmp_path / "tiny").adapter
+    finally:
+        os.umask(before)
+    seal = made.folder / ".made-here"
+    assert stat.S_IMODE(seal.stat().st_mode) == 0o600
+    assert stat.S_IMODE((made.folder / "model.onnx").stat().st_mode) == 0o664
+    assert adapters.is_sealed(made)
+    seal.chmod(0o620)
+    assert not adapters.is_sealed(made)
+
+
+def test_a_model_that_is_not_itself_on_this_processor_gives_way_to_fp32(tmp_path: Path) -> None:
+    """int8 rounds otherwise on other instruction sets: no fault of the adapter, and none that the child would find."""
+    folder = copied(tmp_path)
+    shutil.copyfile(folder / "model.onnx", folder / "model.int8.onnx")
+    told = json.loads((folder / "adapter.json").read_text())
+    told["variants"]["int8"] = {**told["variants"]["fp32"], "file": "model.int8.onnx"}
+    told["files"]["model.int8.onnx"] = ""
+    (folder / "adapter.json").write_text(json.dumps(told))
+    table(
+        folder,
+        "probe.parquet",
+        lambda frame: frame.with_columns(int8=pl.Series([[9.0, 8.0, 7.0, 6.0]] * len(frame), dtype=pl.Array(pl.Float32, 4))),
+    )
+    labeler = Labeler(adapters.load(folder), "cpu")
+    assert (labeler.variant, labeler.notes) == (
+        "fp32",
+        ["int8 gives other categories on this device than where the adapter was made; fp32 is used."],
+    )
 
 
 def test_no_control_code_of_an_adapter_reaches_a_terminal(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from catcli.errors import CatcliError, OutputError, UsageError
 from catcli.evaluation.metrics import TITLES
 from catcli.evaluation.studies import Tuned
 from catcli.products.write import check_folder, writing
-from catcli.recipe import Recipe
+from catcli.recipe import MAX_RECIPE, Recipe
 from catcli.reporting import sentences, tables
 
 
@@ -120,7 +120,7 @@ def _check_ours(target: Path, file: Path) -> None:
     """What --force would replace has to be of a search: anything else would be lost."""
     if target.exists():
         try:
-            Recipe.model_validate_json(target.read_bytes())
+            Recipe.model_validate_json(atomic.read_bounded(target, MAX_RECIPE))
         except (OSError, ValueError) as error:
             raise OutputError(f"{target} is no recipe, so --force does not replace it; choose another file with -o.") from error
     if file.exists() and not (file.is_file() and _begins_as_database(file)):

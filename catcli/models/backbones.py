@@ -315,7 +315,12 @@ def backbone(name: str) -> Backbone:
     """
     if name == MINILM.name:
         return MINILM
-    folder = Path(name).expanduser()
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError as error:  # ~ of a user that is not there
+        raise BackboneError(
+            f"--base {name}: there is no such home; give the folder of a model, or a name such as {listed(HUB, 3)}."
+        ) from error
     if folder.is_dir():
         return _in_folder(folder, name, *_published_as(folder.resolve()))
     if re.fullmatch(rf"{MINILM.name}-\d+", name):

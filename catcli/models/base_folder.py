@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,11 @@ INDEX = "model.safetensors.index.json"
 
 MAX_SHARDS = 1_000
 
-REFUSED_KEYS = ("quantization_config", "auto_map", "adapter_config")
-"""Keys of a ``config.json`` that change how weights are read, or name code to run."""
+REFUSED_KEYS = ("quantization_config", "transformers_weights", "adapter_config")
+"""Keys of a ``config.json`` that have other weights read, or the weights in another way."""
+
+_PLACE = re.compile(r".*(_file|_path|_dir|_internal)|.*_?name_or_path|_?attn_implementation(_autoset)?|_commit_hash|auto_map")
+"""Keys that name places, code or kernels. Published files have some, of the machine that wrote them."""
 
 SIZES = re.compile(
     r"(vocab|hidden|intermediate|embedding)_size|(max|n)_position(s|_embeddings)|num_(hidden_layers|layers|attention_heads|key_value_heads|heads)"
@@ -70,7 +73,8 @@ class BaseFolder:
             BackboneError: it holds a PEFT adapter or no model, a file that is a link or a device or too large, or a configuration that no
                 model of the known architectures has.
         """
-        self.source, self._name = folder, name
+        self.source, self._name = folder.resolve(), name
+        folder = self.source
         if os.path.lexists(folder / "adapter_config.json"):
             raise self._refused("holds adapter_config.json: it is a PEFT adapter, not a base model; merge it and save the result")
         self._descriptors: list[int] = []
@@ -128,9 +132,18 @@ class BaseFolder:
             raise BackboneError(f"--base {self._name}: {self.source / file} is no JSON: {reason(error)}; copy the model again.") from error
         if not isinstance(told, dict):
             return content
-        place = re.compile(r".*(_file|_path|_dir)|.*_?name_or_path|_?attn_implementation(_autoset)?|_commit_hash")
-        kept = {key: value for key, value in told.items() if not place.fullmatch(key) and not (file != "config.json" and key == "auto_map")}
-        return json.dumps(kept).encode()
+        return json.dumps({key: value for key, value in told.items() if not self._leads_out(file, key, value)}).encode()
+
+    def _leads_out(self, file: str, key: str, value: object) -> bool:
+        """Whether a key of a JSON file is left out of the copy: it names a place, code or a kernel.
+
+        Raises:
+            BackboneError: it is one that no published model has, or whose weights are not plain ones.
+        """
+        is_path = isinstance(value, str) and ("/" in value or "\\" in value)
+        if file == "config.json" and value and (key in REFUSED_KEYS or (key.endswith("_internal") and is_path)):
+            raise self._refused(f"has {key[:80]!r} in its config.json, which makes a library load other things than the weights here")
+        return is_path or key in REFUSED_KEYS or _PLACE.fullmatch(key) is not None
 
     def _json(self, file: str) -> dict[str, Any]:
         if not (self.path / file).exists():
@@ -143,9 +156,7 @@ class BaseFolder:
         return told if isinstance(told, dict) else {}
 
     def _check_config(self, config: Mapping[str, Any]) -> None:
-        for key, value in _nested(config):
-            if key.endswith("_internal") or key in REFUSED_KEYS:
-                raise self._refused(f"has {key[:80]!r} in its config.json, which makes a library load other things than the weights here")
+        for key, value in config.items():
             most = MAX_LAYERS if _LAYERS.fullmatch(key) else MAX_SIZE
             if SIZES.fullmatch(key) and value is not None and not (type(value) is int and 1 <= value <= most):
                 raise self._refused(f"has {key} {value!r:.40} in its config.json; it has to be a whole number from 1 to {most:,}")
@@ -197,15 +208,3 @@ def _end(path: Path, descriptors: list[int]) -> None:
     shutil.rmtree(path, ignore_errors=True)
     for descriptor in descriptors:
         os.close(descriptor)
-
-
-def _nested(told: object) -> Iterator[tuple[str, Any]]:
-    """All keys of a JSON object and of those within it."""
-    waiting = [told]
-    while waiting:
-        found = waiting.pop()
-        if isinstance(found, dict):
-            yield from found.items()
-            waiting += found.values()
-        elif isinstance(found, list):
-            waiting += found

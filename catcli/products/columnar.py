@@ -67,9 +67,10 @@ def parquet_tables(path: Place, rows: int) -> Iterator[tuple[pa.Table, float]]:
         step = _step(rows, said, sum(file.metadata.row_group(group).total_byte_size for group in groups))
         steps = ((_decoded_step(path, file, group, step), group) for group in groups)
         for size, run in itertools.groupby(steps, lambda pair: pair[0]):
-            for batch in file.iter_batches(batch_size=size, row_groups=[group for _, group in run]):
-                done += len(batch)
-                yield pa.Table.from_batches([batch], schema), done / max(said, 1)
+            batches = file.iter_batches(batch_size=size, row_groups=[group for _, group in run])
+            for table in _gathered((pa.Table.from_batches([batch], schema) for batch in batches), size, step):
+                done += len(table)
+                yield table, done / max(said, 1)
     if done != said:
         raise ProductsError(f"{path} gave {done:,} of its {said:,} rows: it is damaged; export or copy it again.")
     if not said:
@@ -83,6 +84,9 @@ def _decoded_step(path: Place, file: pq.ParquetFile, group: int, step: int) -> i
     """
     told = file.metadata.row_group(group)
     columns = [told.column(number) for number in range(told.num_columns)]
+    step = min(step, max(1, DECODED_BYTES // max(1, sum(_width(file, number, told) for number in range(told.num_columns)))))
+    if any("DELTA_BYTE_ARRAY" in column.encodings and column.total_uncompressed_size * step > DECODED_BYTES for column in columns):
+        step = min(step, DELTA_ROWS)  # each cell may be all but the same as the one before, and is held as what is new of it
     texts = [
         column for column in columns if column.physical_type == "BYTE_ARRAY" and any("DICTIONARY" in kind for kind in column.encodings)
     ]
@@ -95,6 +99,29 @@ def _decoded_step(path: Place, file: pq.ParquetFile, group: int, step: int) -> i
     longest = [] if first is None else [_checked(path, name, length) for name, length in _longest(first)]
     values = max(int(column.num_values) for column in large) // max(int(told.num_rows), 1) + 1  # of a cell that is a list
     return max(1, min(step, DECODED_BYTES // max(1, values * sum(longest))))
+
+
+DELTA_ROWS = 32
+"""Rows that are decoded at once where each cell may be as long as all of its column's data."""
+
+
+def _gathered(tables: Iterator[pa.Table], size: int, step: int) -> Iterator[pa.Table]:
+    """Tables of ``size`` rows, laid together to about ``step`` rows as far as `BATCH_BYTES` allow."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if size >= step or sum(map(len, waiting)) >= step or sum(one.nbytes for one in waiting) >= BATCH_BYTES:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def _width(file: pq.ParquetFile, number: int, group: pq.RowGroupMetaData) -> int:
+    """Bytes of a row's cells in a column of a fixed width; a cell that is missing takes as many once it is read."""
+    column, values = file.schema.column(number), -(-int(group.column(number).num_values) // max(int(group.num_rows), 1))
+    width = {"BYTE_ARRAY": 16, "FIXED_LEN_BYTE_ARRAY": int(column.length)}.get(column.physical_type, 8)
+    return width * max(1, values)
 
 
 def _longest(batch: pa.RecordBatch) -> Iterator[tuple[str, int]]:

@@ -27,6 +27,9 @@ _EXCEL = re.compile(r"sep=(.)\r?\n?$")
 CHARACTERS = 8 * 2**20
 """A batch ends early once it holds so many characters."""
 
+CELLS = 2**21
+"""Cells of a batch: a row that lacks cells is filled up with empty ones, and a header may have thousands."""
+
 MAX_RECORD = 2**24
 """Characters of a row, header or cell; a file of two megabytes can unpack to one of two gigabytes."""
 
@@ -137,7 +140,7 @@ class _Table:
                 )
             short += len(record) < width
             records.append(record if len(record) == width else (record + [""] * width)[:width])
-            if len(records) >= count or self._lines.characters >= CHARACTERS:
+            if len(records) >= min(count, max(1, CELLS // width)) or self._lines.characters >= CHARACTERS:
                 given = True
                 yield self._frame(records), short
                 records, short, self._lines.characters = [], 0, 0

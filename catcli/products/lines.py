@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
 
-from catcli.errors import ProductsError, reason
+from catcli.errors import ProductsError, listed, reason
 from catcli.products.buckets import Place
 from catcli.products.streams import Bytes, check_signature, codec_of, encoding_of, opened, shown, undecodable
 
@@ -24,6 +24,9 @@ MAX_LINE = 2**24
 
 MOST_KEYS, LOOKED_AT = 100, 200
 """Keys that a mapping may have to be a type of its own, and lines of a block in which they are counted."""
+
+MAX_COLUMNS, CELLS = 20_000, 2**22
+"""Columns of a file, and cells of a batch."""
 
 if TYPE_CHECKING:
     from polars.datatypes import DataTypeClass
@@ -112,12 +115,38 @@ def schema_of(path: Place, encoding: str, rows: int) -> Schema:
     """
     schema: Schema = {}
     open_ended: set[str] = set()
-    for block in blocks_of(path, encoding, rows):
-        open_ended |= _open_ended(path, block)
-        for name, dtype in _frame(path, _without(path, block, open_ended), None).schema.items():
-            found = pl.String() if name in open_ended else dtype
-            schema[name] = wider(schema[name], found) if name in schema else found
+    for whole in blocks_of(path, encoding, rows):
+        for block in _pieces(whole, _columns(path, whole, schema)):
+            open_ended |= _open_ended(path, block)
+            for name, dtype in _frame(path, _without(path, block, open_ended), None).schema.items():
+                found = pl.String() if name in open_ended else dtype
+                schema[name] = wider(schema[name], found) if name in schema else found
     return schema
+
+
+def _columns(path: Place, block: Lines, schema: Schema) -> int:
+    """About how many columns the lines of a block have, and all of them if they are many.
+
+    Raises:
+        ProductsError: they are more than `MAX_COLUMNS`, as where a key is not a name but a value.
+    """
+    sampled = {name for row in _rows(path, block, slice(None, None, max(1, len(block.lines) // LOOKED_AT))) for name in row}
+    if len(sampled) <= MOST_KEYS:
+        return MOST_KEYS
+    names = {*schema, *(name for row in _rows(path, block, slice(None)) for name in row)}
+    if len(names) > MAX_COLUMNS:
+        raise ProductsError(
+            f"{shown(path)} has more than {MAX_COLUMNS:,} different keys, {listed(sorted(names), 3)} among them; write what differs from "
+            "row to row as values, not as keys."
+        )
+    return len(names)
+
+
+def _pieces(block: Lines, columns: int) -> Iterator[Lines]:
+    """A block in pieces of at most `CELLS` cells, or of one line."""
+    step = max(1, CELLS // columns)
+    for start in range(0, len(block.lines), step):
+        yield Lines(block.lines[start : start + step], block.numbers[start : start + step], block.share)
 
 
 def _open_ended(path: Place, block: Lines) -> set[str]:
@@ -175,8 +204,9 @@ def _type(dtype: pl.DataType | DataTypeClass) -> pl.DataType:
 
 def frames_of(path: Place, encoding: str, count: int, schema: Mapping[str, pl.DataType]) -> Iterator[tuple[pl.DataFrame, Lines]]:
     """The lines as frames of ``schema``, and as they stand."""
-    for block in blocks_of(path, encoding, count):
-        yield _frame(path, block, schema), block
+    for whole in blocks_of(path, encoding, count):
+        for block in _pieces(whole, max(1, len(schema))):
+            yield _frame(path, block, schema), block
 
 
 def _frame(path: Place, block: Lines, schema: Mapping[str, pl.DataType] | None) -> pl.DataFrame:

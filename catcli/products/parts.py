@@ -320,7 +320,7 @@ def place_for(out: str) -> Path:
     """Where an output is on its way: its own place, or for a bucket one in the working directory that is this bucket's alone."""
     if not is_bucket(out):
         # Through a link, so that what it points to is replaced and not the link.
-        return Path(os.path.realpath(out))
+        return atomic.followed(Path(out))
     return Path.cwd() / f"{Path(out).name}-{hashlib.sha256(out.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 

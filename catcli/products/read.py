@@ -397,6 +397,20 @@ MAX_WORKBOOK = 2**30
 """Bytes that a workbook may have once it is unpacked: it is read whole."""
 
 
+MAX_CELLS = 50_000_000
+"""Cells of a sheet up to its last row and column: the reader makes room for all of them, filled or not."""
+
+_CELL = re.compile(rb'\br="([A-Z]{1,3})(\d{1,7})"')
+
+
+def _number(column: bytes) -> int:
+    """The number of a column by its letters: 1 of A, 28 of AB."""
+    number = 0
+    for letter in column:
+        number = 26 * number + letter - 64
+    return number
+
+
 def _check_workbook(path: Place) -> None:
     """Unpack a workbook once, to nowhere: what its directory says of sizes need not be true."""
     size = 0
@@ -405,8 +419,17 @@ def _check_workbook(path: Place) -> None:
             with zipfile.ZipFile(file) as packed:
                 for entry in packed.infolist():
                     with packed.open(entry) as member:
+                        furthest, rest = [0, 0], b""
                         while block := member.read(2**20):
                             size += len(block)
+                            for column, row in _CELL.findall(rest + block) if entry.filename.startswith("xl/worksheets/") else ():
+                                furthest = [max(furthest[0], _number(column)), max(furthest[1], int(row))]
+                            rest = block[-32:]
+                            if furthest[0] * furthest[1] > MAX_CELLS:
+                                raise ProductsError(
+                                    f"{path} has a sheet of {furthest[1]:,} rows and {furthest[0]:,} columns, and the most cells that are "
+                                    f"read are {MAX_CELLS:,}; save it as CSV."
+                                )
                             if size > MAX_WORKBOOK:
                                 raise ProductsError(
                                     f"{path} unpacks to more than the {MAX_WORKBOOK:,} bytes that are read of a workbook; save it as CSV."

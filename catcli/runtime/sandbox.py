@@ -17,12 +17,13 @@ import signal
 import struct
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from catcli.adapter import Adapter, Variant, is_sealed
-from catcli.errors import AdapterError
+from catcli.errors import AdapterError, CatcliError
 
 if sys.platform != "win32":
     import resource
@@ -34,6 +35,18 @@ SECONDS, SECONDS_PER_BYTE = 60, 1e-7
 """Seconds that it may take, and for each byte of the adapter's files."""
 
 MAX_ANSWER = 2**16
+
+READY = b"ready"
+"""The child's first line, once its imports are done: what goes wrong before is not the adapter's fault."""
+
+KEPT = ("PATH", "PYTHONPATH", "PYTHONUSERBASE", "HOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
+"""The variables of the environment that the child gets: none of them says who asks a bucket or the hub."""
+
+QUIET = {"ARROW_DEFAULT_MEMORY_POOL": "system", "PYTHONDONTWRITEBYTECODE": "1", "TOKENIZERS_PARALLELISM": "false"}
+"""What the child is told besides. Arrow's own allocator would take a gigabyte of addresses, which count as memory."""
+
+STACK = 8 * 2**20
+"""Bytes of a thread's stack in the child. Clusters have some set to hundreds of megabytes, which would count as memory."""
 
 TEXTS = ("", "a", "blue coffee mug 500 ml", 'tv 32" - wi-fi, 4k; (2024) größe 商品 \u0301\u200d🙂', "0123456789 " * 200, "a" * 3000)
 """What it labels beside the adapter's own probe rows: no text, short ones, and some of more tokens than any model reads."""
@@ -71,8 +84,14 @@ class Trial:
         if code < 0:
             with suppress(ValueError):
                 raise self._refused(f"ends the process that tries it out by the signal {signal.Signals(-code).name}")
+        ready, _, found = answer.partition(b"\n")
+        if ready != READY:
+            raise CatcliError(
+                f"the process that tries adapters out does not start here (exit code {code}); see why with "
+                f"'{sys.executable} -m catcli.runtime.sandboxed'."
+            )
         try:
-            told = json.loads(answer)
+            told = json.loads(found)
         except ValueError as error:
             raise self._refused(f"ends the process that tries it out with exit code {code}") from error
         if told["error"] == "memory":
@@ -94,26 +113,63 @@ def begin(adapter: Adapter, variant: Variant) -> None:
     key = adapter.fingerprint, variant
     if key in _tried or key in _begun or is_sealed(adapter) or sys.platform == "win32":
         return
-    size = sum((adapter.folder / name).stat().st_size for name in adapter.manifest.files if (adapter.folder / name).is_file())
-    memory, seconds = MEMORY + MEMORY_PER_BYTE * size, SECONDS + SECONDS_PER_BYTE * size
-    # The child needs nothing of who runs it: no credentials, no home, and one thread for each library. Arrow's own allocator would take a
-    # gigabyte of addresses, which count as memory.
+    size = _size(adapter, variant)
+    memory, seconds = min(MEMORY + MEMORY_PER_BYTE * size, max(MEMORY, _installed() // 2)), SECONDS + SECONDS_PER_BYTE * size
+    # The child needs nothing of who runs it: no credentials, no home, and one thread for each library.
     threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
-    kept = {
-        name: value for name, value in os.environ.items() if name in ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
-    }
+    kept = {name: value for name, value in os.environ.items() if name in KEPT}
     order = json.dumps([str(adapter.folder.absolute()), variant, memory, int(seconds), adapter.fingerprint])
-    process = subprocess.Popen(  # noqa: S603  # this interpreter, and names as data
-        [sys.executable, "-P", "-m", "catcli.runtime.sandboxed", order],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**kept, **threads, "ARROW_DEFAULT_MEMORY_POOL": "system", "PYTHONDONTWRITEBYTECODE": "1", "TOKENIZERS_PARALLELISM": "false"},
-    )
+    with _small_stacks():
+        process = subprocess.Popen(  # noqa: S603  # this interpreter, and names as data
+            [sys.executable, "-P", "-m", "catcli.runtime.sandboxed", order],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={
+                **kept,
+                **threads,
+                "ARROW_DEFAULT_MEMORY_POOL": "system",
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+            },
+        )
     if not _begun:
         atexit.unregister(stop_all)
         atexit.register(stop_all)  # a run that ends before it asks for the answer leaves no child
     _begun[key] = Trial(adapter.folder, process, memory, seconds)
+
+
+def _size(adapter: Adapter, variant: Variant) -> int:
+    """Bytes of the files that the child loads, as they lie on the disk: a sparse file of a terabyte takes none."""
+    served = adapter.manifest.variants[variant]
+    size = 0
+    for name in {served.file, *served.data, "linear.safetensors", "tokenizer.json", "probe.parquet"}:
+        with suppress(OSError):
+            status = (adapter.folder / name).lstat()
+            size += min(status.st_size, 512 * status.st_blocks)
+    return size
+
+
+def _installed() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@contextmanager
+def _small_stacks() -> Iterator[None]:
+    """Have what is started in the block begin with stacks of `STACK`: a program takes that size from its limit as it starts."""
+    if sys.platform == "win32":
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    if soft != resource.RLIM_INFINITY and soft <= STACK:
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_STACK, (STACK, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_STACK, (soft, hard))
 
 
 def check(adapter: Adapter, variant: Variant) -> bool:
@@ -155,6 +211,9 @@ _CALLS = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
 """The audit number of a processor and its number of the system call socket(2)."""
 
 
+IO_URING_SETUP = 425
+
+
 def refuse_internet() -> None:
     """Have Linux refuse Internet sockets to this process from now on (a filter of seccomp(2), SECCOMP_MODE_FILTER).
 
@@ -163,13 +222,17 @@ def refuse_internet() -> None:
         OSError: the system allows no filter.
     """
     audit, socket = _CALLS[platform.machine()]
-    load, equal, end = 0x20, 0x15, 0x06  # BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET|BPF_K
+    load, equal, at_least, end = 0x20, 0x15, 0x35, 0x06  # BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JEQ|BPF_K, the same with JGE, BPF_RET|BPF_K
     allow, refuse = 0x7FFF0000, 0x0005000D  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO with EACCES
     steps = [
         (load, 0, 0, 4),
         (equal, 1, 0, audit),
         (end, 0, 0, allow),
         (load, 0, 0, 0),
+        (at_least, 0, 1, 0x40000000),  # the numbers of x32, another set of the same calls
+        (end, 0, 0, refuse),
+        (equal, 0, 1, IO_URING_SETUP),  # a way to sockets without their calls
+        (end, 0, 0, refuse),
         (equal, 0, 4, socket),
         (load, 0, 0, 16),  # the first argument: the family
         (equal, 1, 0, 2),  # AF_INET

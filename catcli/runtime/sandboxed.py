@@ -10,7 +10,7 @@ from pathlib import Path
 from catcli.adapter import Variant, load
 from catcli.errors import AdapterError, CatcliError
 from catcli.runtime.labeler import Labeler
-from catcli.runtime.sandbox import limit
+from catcli.runtime.sandbox import READY, limit
 
 TEXTS = ("", "a", "blue coffee mug 500 ml", 'tv 32" - wi-fi, 4k; (2024) größe 商品 \u0301\u200d🙂', "0123456789 " * 200, "a" * 3000)
 """What it labels beside the adapter's own probe rows: no text, short ones, and some of more tokens than any model reads."""
@@ -21,6 +21,8 @@ def main(order: str) -> None:
     folder, variant, memory, seconds, fingerprint = json.loads(order)
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
+    answer.write(f"{READY.decode()}\n")
+    answer.flush()
     limit(memory, seconds)
     told: str | None = None
     try:
@@ -40,11 +42,15 @@ def _try(folder: Path, variant: Variant, fingerprint: str) -> None:
     adapter = load(folder)
     if adapter.fingerprint != fingerprint:
         raise AdapterError(f"{folder} was changed while it was loaded; run the same line again.")
-    Labeler(adapter, "cpu", variant, vetting="here").label(TEXTS)
+    Labeler(adapter, "cpu", variant, workers=1, vetting="as the child").label(TEXTS)
+
+
+MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate", "memory is too short", "out of memory", "worker thread")
+"""What libraries say where memory is short, that of a thread's stack among it."""
 
 
 def _is_memory_short(error: Exception) -> bool:
-    return any(word in str(error) for word in ("bad_alloc", "bad allocation", "Failed to allocate", "memory is too short", "out of memory"))
+    return any(word in str(error) for word in MEMORY)
 
 
 if __name__ == "__main__":

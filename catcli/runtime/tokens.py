@@ -53,22 +53,22 @@ def check_growth(text: str) -> None:
     """
     growth = 1
     for step in _steps(json.loads(text)):
-        if step["type"] == "Replace":
-            growth *= max(1, len(str(step.get("content", ""))))
-        elif step["type"] == "Precompiled" and _longest_form(step.get("precompiled_charsmap")) > MAX_EXPANSION:
+        if "pattern" in step and "content" in step:
+            growth *= max(1, len(str(step["content"])))
+        growth *= 1 + len(str(step.get("prepend") or ""))
+        if "precompiled_charsmap" in step and _longest_form(step["precompiled_charsmap"]) > MAX_EXPANSION:
             raise ValueError("its table of normal forms makes long texts of single characters")
     if growth > MAX_GROWTH:
         raise ValueError(f"its replacements make up to {growth:,} characters of one")
 
 
 def _steps(told: object) -> Iterator[dict[str, Any]]:
-    """The objects of a ``tokenizer.json`` that have a type, outside its vocabulary."""
+    """The objects of a ``tokenizer.json`` outside its vocabulary, whether they name their type or not: tokenizers does without."""
     waiting = [told]
     while waiting:
         found = waiting.pop()
         if isinstance(found, dict):
-            if "type" in found:
-                yield found
+            yield found
             waiting += [value for name, value in found.items() if name not in ("vocab", "merges", "added_tokens")]
         elif isinstance(found, list):
             waiting += found

@@ -7,6 +7,7 @@ from any place of the disk, and hide loops. What Optimum exports of a text encod
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -83,6 +84,8 @@ def _problems(model: onnx.ModelProto, file: Path, beside: Collection[str]) -> It
             yield f"has the operator {named[:80]!r}"
     for tensor in _tensors(model.graph):
         yield from _misplaced(tensor, file, beside)
+    # What is known of one tensor would be believed of another of its name.
+    yield from (f"defines {name[:80]!r} twice" for name, times in Counter(_defined(model.graph)).items() if name and times > 1)
     yield from _dangerous_shapes_and_divisions(model)
 
 
@@ -100,6 +103,16 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     for one in _graphs(graph):
         yield from one.node
+
+
+def _defined(graph: onnx.GraphProto) -> Iterator[str]:
+    """The names that stand for tensors, in all graphs."""
+    for one in _graphs(graph):
+        initializers = {tensor.name for tensor in one.initializer} | {sparse.values.name for sparse in one.sparse_initializer}
+        yield from initializers
+        yield from (value.name for value in one.input if value.name not in initializers)
+        for node in one.node:
+            yield from node.output
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
