@@ -846,3 +846,52 @@ def test_nothing_in_catcli_unpickles_or_runs_what_it_reads() -> None:
             risky = keywords.get("allow_pickle") == "True" or keywords.get("trust_remote_code") == "True"
             found += [f"{file.name}: {name}" for name in names if name in forbidden or risky]
     assert found == []
+
+
+FILES = ["adapter.json", "linear.safetensors", "model.onnx", "tokenizer.json", "probe.parquet", "heldout.parquet", "metrics.json"]
+
+
+def as_a_device(place: Path) -> None:
+    try:
+        os.mknod(place, stat.S_IFCHR | 0o666, os.makedev(1, 5))  # that of /dev/zero
+    except PermissionError:
+        pytest.skip("devices are made by root")
+
+
+def as_a_folder(place: Path) -> None:
+    place.mkdir()
+
+
+FORMS: dict[str, Callable[[Path], object]] = {
+    "a link": lambda place: place.symlink_to("../elsewhere"),
+    "a link to a device": lambda place: place.symlink_to("/dev/zero"),
+    "a FIFO": os.mkfifo,
+    "a device": as_a_device,
+    "a folder": as_a_folder,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_is_a_file_and_nothing_else(tmp_path: Path, name: str, form: str) -> None:
+    folder = copied(tmp_path)
+    (folder / name).rename(tmp_path / "elsewhere")
+    FORMS[form](folder / name)
+    (tmp_path / "catalog.csv").write_text("title\nblue coffee mug 500 ml\n")
+    with pytest.raises(AdapterError) as raised:
+        if name in ("heldout.parquet", "metrics.json"):
+            report([str(folder)])
+        else:
+            predict([str(tmp_path / "catalog.csv")], Asked(str(tmp_path / "out.csv"), str(folder), device="cpu"))
+    assert f"{name} is " in str(raised.value)
+
+
+def test_another_owner_s_adapter_is_read_and_tried_out(tmp_path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("files are given away by root")
+    own = tiny_fit(tmp_path / "tiny").adapter
+    for path in (own.folder, *own.folder.iterdir()):
+        os.chown(path, 12_345, 12_345)
+    assert not adapters.is_sealed(own)
+    (tmp_path / "catalog.csv").write_text("title\nblue coffee mug 500 ml\n")
+    assert predict([str(tmp_path / "catalog.csv")], Asked(str(tmp_path / "out.csv"), str(own.folder), device="cpu")).rows == 1

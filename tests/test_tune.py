@@ -14,6 +14,9 @@ import numpy as np
 import optuna
 import pytest
 from conftest import SHELVES, Shop, catcli
+from small_bases import save_base
+from test_places import run
+from tiny import tiny_products
 
 from catcli.commands.learning import Learner
 from catcli.commands.preparing import Reading, prepared
@@ -227,3 +230,16 @@ def test_without_optuna_the_line_that_installs_it_is_told(shop: Shop, monkeypatc
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(CatcliError, match=r"pip install 'catcli\[tune\]'"):
         tune([str(shop.products)], recipe=SMALL, output=tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(("name", "value"), [("made from", 7), ("made from", ["x"]), ("tested", 3), ("tested", "x")])
+def test_a_study_whose_notes_are_of_another_kind_is_named(tmp_path: Path, name: str, value: object) -> None:
+    tiny_products().write_csv(tmp_path / "products.csv")
+    base = save_base("bert", tmp_path / "base")
+    line = ("tune", tmp_path / "products.csv", "-o", tmp_path / "best.json", "--base", base, "--trials", 1, "--folds", 2, "--device", "cpu")
+    assert run(*line).exit_code == 0
+    study = optuna.load_study(study_name="catcli tune", storage=f"sqlite:///{tmp_path / 'best.study'}")
+    study.set_user_attr(name, value)
+    refused = run(*line, "--resume")
+    assert (refused.exit_code, refused.stderr.count("error: ")) == (1, 1), refused.stderr
+    assert "best.study is no study of catcli tune: its notes are of another kind" in refused.stderr

@@ -25,7 +25,7 @@ from catcli.errors import AdapterError, CatcliError, OutputError
 from catcli.products.write import writing
 from catcli.recipe import Recipe
 
-JOURNAL = "cells.json"
+JOURNAL, MAX_JOURNAL = "cells.json", 2**24
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,11 @@ class Cells:
         if self.folder.exists() and not file.exists() and any(self.folder.iterdir()):
             raise OutputError(f"-o {self.folder} is no folder of catcli compare and is not empty; choose another.")
         try:
-            return TypeAdapter(dict[str, dict[str, dict[str, str]]]).validate_json(file.read_bytes()) if file.exists() else {}
+            return (
+                TypeAdapter(dict[str, dict[str, dict[str, str]]]).validate_json(atomic.read_bounded(file, MAX_JOURNAL))
+                if file.exists()
+                else {}
+            )
         except (OSError, ValueError) as error:
             raise OutputError(f"{file} cannot be read; choose another folder with -o.") from error
 

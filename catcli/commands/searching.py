@@ -13,6 +13,7 @@ import optuna
 import torch
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
+from pydantic import ValidationError
 from sqlalchemy import URL
 from sqlalchemy.exc import DatabaseError
 
@@ -109,6 +110,8 @@ def _check_mark(study: optuna.Study, ready: Ready, search: Search, file: Path, m
     if kept is None:
         study.set_user_attr("made from", mark)
         return
+    if not isinstance(kept, dict) or not isinstance(study.user_attrs.get("tested", {}), dict):
+        raise OutputError(f"{file} is no study of catcli tune: its notes are of another kind; choose another file with -o.")
     changed = [name for name, value in mark.items() if kept.get(name) != value]
     if changed:
         raise UsageError(
@@ -238,15 +241,18 @@ class Searcher:
             for place, trial in enumerate(finished, 1)
         )
         number = next(place for place, trial in enumerate(finished, 1) if trial.number == self.study.best_trial.number)
-        return Tuned(
-            metric=self.asked.metric,
-            folds=self.asked.folds,
-            trials=trials,
-            best=number,
-            importances=self.importances(),
-            recipe=str(target),
-            **self._on_test_rows(best),
-        )
+        try:
+            return Tuned(
+                metric=self.asked.metric,
+                folds=self.asked.folds,
+                trials=trials,
+                best=number,
+                importances=self.importances(),
+                recipe=str(target),
+                **self._on_test_rows(best),
+            )
+        except (ValidationError, TypeError, KeyError, ValueError) as error:  # what the study says of the test rows is not what was written
+            raise OutputError(f"the study of {target} is damaged ({reason(error)[:200]}); pass --force to begin anew.") from error
 
     def importances(self) -> dict[str, float]:
         """How much of the scores' variance each setting explains, by a random forest (fANOVA: Hutter et al. 2014); none for few trials."""
@@ -260,7 +266,7 @@ class Searcher:
     def _on_test_rows(self, best: Recipe) -> dict[str, Any]:
         """Scores of the best recipe and of the first, and how they compare: once all trials are made, and kept in the study then."""
         kept = self.study.user_attrs.get("tested")
-        if kept is not None and kept["recipe"] == best.model_dump_json():
+        if kept is not None and kept.get("recipe") == best.model_dump_json():
             return dict(kept["told"])
         if self._done() < self.asked.trials:
             return {"test_rows": len(self.ready.parts.test), "test": None, "first": None, "against_first": None}
