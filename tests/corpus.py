@@ -261,7 +261,7 @@ text("UTF-8 cut in mid-character", delimited([*ACCENTS, ("mug café", "Mugs")]).
 text("UTF-8 with rows of Latin-1", delimited(ACCENTS[:24]).encode() + delimited(ACCENTS[24:]).split("\n", 1)[1].encode("latin-1"), **WHOLE)
 text("UTF-8, overlong", delimited().encode().replace(b"blue", b"\xc0\x80blue"), **WHOLE)
 text("surrogates as bytes", delimited().encode().replace(b"blue", b"\xed\xa0\x80blue"), **WHOLE)
-text("ASCII, said of UTF-8", delimited(ACCENTS), "--encoding", "ascii", read="is not ascii (byte 0xc3 after line")
+text("ASCII, said of UTF-8", delimited(ACCENTS), "--encoding", "ascii", read="is not ascii: byte 0xc3 in line 2; pass another --encoding")
 text("UTF-16, said of UTF-8", delimited(), "--encoding", "utf-16", read="pass another --encoding")
 
 # --- delimiters, quotes, ragged rows --------------------------------------------------------------------------------------------------

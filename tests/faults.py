@@ -165,7 +165,7 @@ def strike(victim: Victim, folder: Path, moment: float, blow: signal.Signals, ta
             tally.faults.append(f"{about}, and again: {wrong}")
         if victim.rows is not None:
             tally.lost += ROWS - victim.rows(place)
-        left = [path for path in place.rglob(".*") if not path.name.endswith("lock")]
+        left = [path for path in place.rglob(".*") if not path.name.endswith("lock") and path.name != adapters.SEAL]
         if left:
             tally.faults.append(f"{about}: it left {left[0].name} behind")
 

@@ -229,7 +229,7 @@ def _first_undecodable(path: Place, encoding: str) -> tuple[int, int] | None:
             try:
                 line.decode(encoding)
             except UnicodeDecodeError as error:
-                if error.end >= len(line) and not line.endswith(b"\n"):
+                if error.start >= len(line) - 4 and not line.endswith(b"\n"):
                     return None  # the file breaks off in mid-character
                 return number, line[error.start]
     return None
