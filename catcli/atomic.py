@@ -100,7 +100,7 @@ def discard(folder: Path) -> None:
         try:
             clear(folder)
         except OutputError:
-            if any(folder.iterdir()):
+            if folder.is_symlink() or not folder.is_dir() or any(folder.iterdir()):
                 raise
             return  # another process has just taken the marker, and takes the folder next
         if [path.name for path in folder.iterdir()] == [MARKER]:

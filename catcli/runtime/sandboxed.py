@@ -29,6 +29,8 @@ def main(order: str) -> None:
         _try(Path(folder), variant, fingerprint)
     except CatcliError as error:
         told = "memory" if _is_memory_short(error) else str(error)
+    except OSError as error:
+        told = f"{error.filename or folder}: {error.strerror or error}; mend that and run the same line again."
     except MemoryError:
         told = "memory"
     except Exception as error:  # noqa: BLE001  # a crafted file met a bug: the parent tells of it without a traceback
