@@ -77,12 +77,10 @@ def test_where_lora_does_not_help_that_is_said_plainly() -> None:
 
 
 def test_a_demand_that_is_not_met_ends_with_3_and_what_was_reached(shop: Shop, tmp_path: Path) -> None:
-    ran = catcli("report", shop.adapter, "--require", "macro_f1=1.01", "--require", "accuracy=0.2", cwd=tmp_path)
-    reached = shop.fitted.metrics.blend.macro_f1
+    ran = catcli("report", shop.adapter, "--require", "log_loss=0", "--require", "accuracy=0.2", cwd=tmp_path)
+    reached = shop.fitted.metrics.blend.log_loss
     assert ran.returncode == 3
-    said = (
-        f"macro_f1 is {reached.value:.3f} (95 % interval {reached.low:.3f} to {reached.high:.3f}), below the 1.01 that --require asks for"
-    )
+    said = f"log_loss is {reached.value:.3f} (95 % interval {reached.low:.3f} to {reached.high:.3f}), above the 0 that --require asks for"
     assert said in ran.stderr
     assert "accuracy" not in ran.stderr
     assert "By category" in ran.stdout
@@ -109,9 +107,9 @@ def test_a_fit_below_what_is_required_writes_nothing_and_keeps_its_training(shop
     recipe = Recipe(epochs=1, max_tokens=24, device="cpu", refit=False)
     out = tmp_path / "shop"
     with pytest.raises(
-        GateMissed, match=r"macro_f1 is .*; nothing was written, and the training is kept: .* --resume and without --require"
+        GateMissed, match=r"log_loss is .*; nothing was written, and the training is kept: .* --resume and without --require"
     ):
-        fit([str(shop.products)], recipe=recipe, output=out, require=("macro_f1=1.1",))
+        fit([str(shop.products)], recipe=recipe, output=out, require=("log_loss=0",))
     assert not out.exists()
     again = fit([str(shop.products)], recipe=recipe, output=out, resume=True)
     assert again.metrics.blend == shop.fitted.metrics.blend
