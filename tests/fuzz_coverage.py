@@ -1,7 +1,7 @@
 """What reads bytes of strangers, under a fuzzer that follows coverage (atheris, which is libFuzzer for Python).
 
 ``python tests/fuzz_coverage.py TARGET CORPUS -runs=N`` begins from the files of CORPUS, made from the fixture where it is empty, and ends
-with exit code 0 after N executions; a crash, an error that is no sentence, more than a gigabyte of memory or ten seconds for one input end
+with exit code 0 after N executions; a crash, an error that is no sentence, more than a gigabyte of memory or thirty seconds for one input end
 it with another, and leave the input beside. Options are libFuzzer's. Figures stand in tests/bench/README.md.
 """
 
@@ -115,7 +115,7 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     if not any(folder.iterdir()):
         (folder / "seed").write_bytes(seed)
-    limits = [f"-max_len={max(4096, 2 * len(seed))}", "-rss_limit_mb=1024", "-timeout=10", "-print_final_stats=1"]
+    limits = [f"-max_len={max(4096, 2 * len(seed))}", "-rss_limit_mb=1024", "-timeout=30", "-print_final_stats=1"]
     atheris.Setup([sys.argv[0], corpus, *limits, *options], target)
     atheris.Fuzz()
 
