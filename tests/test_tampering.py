@@ -420,6 +420,16 @@ def _(folder: Path) -> None:
     table(folder, "probe.parquet", lambda frame: pl.concat([frame] * 90_000))
 
 
+@kind("held-out rows without their texts", "heldout.parquet: the column 'text' is not there", when_labeling=False)
+def _(folder: Path) -> None:
+    table(folder, "heldout.parquet", lambda frame: frame.drop("text"))
+
+
+@kind("a probe without texts", "probe.parquet: the column 'text' is not there")
+def _(folder: Path) -> None:
+    table(folder, "probe.parquet", lambda frame: frame.drop("text"))
+
+
 @kind("held-out rows that are no Parquet", "heldout.parquet cannot be read as Parquet", when_labeling=False)
 def _(folder: Path) -> None:
     put(folder, "heldout.parquet", PICKLE)

@@ -123,7 +123,8 @@ def test_a_terminal_obeys_no_title_and_a_pipe_gets_every_byte(tmp_path: Path) ->
     piped = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True).stdout.decode()
     assert "\x1b[31mred" in piped
     here, there = pty.openpty()
-    with subprocess.Popen(command, cwd=tmp_path, stdout=there, stderr=there, close_fds=True) as process:
+    plain = {**os.environ, "TERM": "dumb"}  # without our own colors
+    with subprocess.Popen(command, cwd=tmp_path, stdout=there, stderr=there, close_fds=True, env=plain) as process:
         os.close(there)
         seen = b""
         while True:

@@ -15,7 +15,7 @@ from catcli.adapter import Adapter, Variant
 from catcli.errors import AdapterError, listed
 from catcli.runtime.blend import Array, calibrated, mix
 from catcli.runtime.ngrams import LinearModel
-from catcli.runtime.sandbox import check
+from catcli.runtime.sandbox import begin, check
 from catcli.runtime.session import CPU, Session, cuda_is_there
 from catcli.runtime.stored import TEXT, Stored, logits_type, read_columns, write_columns
 from catcli.runtime.tokens import Tokenizer
@@ -83,7 +83,18 @@ class Labeler:
         """
         manifest = adapter.manifest
         self._vetting = vetting
-        self._is_vetted(adapter, variants_for(adapter, device, variant)[0])  # before anything of it is loaded
+        first = variants_for(adapter, device, variant)[0]
+        if vetting == "in a child":
+            begin(adapter, first)
+        for name in (
+            "tokenizer.json",
+            "linear.safetensors",
+            "probe.parquet",
+            *manifest.variants[first].data,
+            manifest.variants[first].file,
+        ):
+            adapter.file(name)  # hashed while the child works
+        self._is_vetted(adapter, first)  # before anything of it is loaded
         self.categories = manifest.categories
         self.notes: list[str] = []
         self._blend = manifest.blend

@@ -47,14 +47,16 @@ def read_columns(file: Path, types: Mapping[str, pa.DataType], max_rows: int) ->
     """
     names = [name for name, kind in types.items() if kind == TEXT]
     try:
-        with pq.ParquetFile(file, read_dictionary=names, pre_buffer=False) as stored:
-            _check_size(file, stored, types, max_rows)
+        with pq.ParquetFile(file) as plain:  # names of columns that are not there would be a KeyError
+            metadata = plain.metadata
+            _check_size(file, plain, types, max_rows)
+        with pq.ParquetFile(file, metadata=metadata, read_dictionary=names, pre_buffer=False) as stored:
             tables = stored.iter_batches(batch_size=max(1, min(max_rows, 4096)), columns=list(types))
             parts = [_checked(file, batch, names) for batch in tables]
             whole = pa.Table.from_batches(parts, schema=parts[0].schema if parts else stored.schema_arrow)
             if len(whole) != stored.metadata.num_rows or sum(map(_text_bytes, map(whole.column, names))) > MAX_TEXT:
                 raise _damaged(file, "has other rows than it says, or more text than any adapter's")
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError, OverflowError) as error:
         raise AdapterError(f"{file} cannot be read as Parquet: {reason(error)[:300]}; copy the adapter again or fit anew.") from error
     numbers = {name: _numbers(whole.column(name)) for name in types if name not in names}
     if not all(np.isfinite(found).all() for found in numbers.values()):
@@ -74,9 +76,8 @@ def _check_size(file: Path, stored: pq.ParquetFile, types: Mapping[str, pa.DataT
     for name, wanted in types.items():
         fields = schema.get_all_field_indices(name)
         found = schema.field(fields[0]).type if len(fields) == 1 else None
-        plain = found.value_type if found is not None and pa.types.is_dictionary(found) else found
-        if plain != wanted and not (wanted == TEXT and plain == pa.large_string()):
-            what = "not there" if found is None else plain
+        if found != wanted and not (wanted == TEXT and found == pa.large_string()):
+            what = "not there" if found is None else found
             raise AdapterError(f"{file}: the column {name!r} is {what}, not {wanted}; copy the adapter again or fit anew.")
     width = sum(kind.list_size if pa.types.is_fixed_size_list(kind) else 2 for kind in types.values() if kind != TEXT)
     if 4 * rows * width > MAX_NUMBERS:

@@ -181,18 +181,16 @@ def _divides_safely(divisor: str, constants: Mapping[str, onnx.TensorProto]) -> 
 
 
 def _inferred(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TypeProto.Tensor]]:
-    """The name, type and known sizes of every tensor, as ONNX infers them of the graph without its weights."""
-    light = onnx.ModelProto()
-    light.CopyFrom(model)
-    for graph in _graphs(light.graph):
+    """The name, type and known sizes of every tensor, as ONNX infers them of the graph without its weights, which are dropped for it."""
+    for graph in _graphs(model.graph):
         for tensor in graph.initializer:
             if math.prod(tensor.dims) > 1024:  # small ones hold shapes, which inference needs
                 for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data"):
                     tensor.ClearField(field)
                 tensor.data_location = onnx.TensorProto.DEFAULT
     with suppress(onnx.shape_inference.InferenceError, RuntimeError, ValueError):  # what it cannot infer is of no known type
-        light = onnx.shape_inference.infer_shapes(light, data_prop=True)
-    for graph in _graphs(light.graph):
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    for graph in _graphs(model.graph):
         for tensor in graph.initializer:
             kind = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims)).tensor_type
             yield tensor.name, kind
