@@ -92,10 +92,10 @@ def _check_names(options: Mapping[str, object], hints: Mapping[str, Any]) -> Non
     for name, value in options.items():
         words = value if isinstance(value, list) else [value]
         if "" in words and name not in MAY_BE_EMPTY:
-            (told,) = (one for one in hints[name].__metadata__ if isinstance(one, ArgumentInfo | OptionInfo))
+            (option,) = (one for one in hints[name].__metadata__ if isinstance(one, ArgumentInfo | OptionInfo))
             # In an annotation Typer has the first of the names in the place of the default.
-            long = [word for word in (told.default, *(told.param_decls or ())) if isinstance(word, str) and word.startswith("--")]
-            flag = f"--{name.replace('_', '-')}" if isinstance(told, OptionInfo) else str(told.metavar or name).strip(".[]")
+            long = [word for word in (option.default, *(option.param_decls or ())) if isinstance(word, str) and word.startswith("--")]
+            flag = f"--{name.replace('_', '-')}" if isinstance(option, OptionInfo) else str(option.metavar or name).strip(".[]")
             raise UsageError(f"{long[0] if long else flag}: the name is empty; write the name of something, or leave it out.")
 
 
@@ -159,7 +159,7 @@ def plain_tracebacks() -> None:
             sys.stderr.write(printable("".join(traceback.format_exception(kind, error, trace))))
 
     sys.excepthook = show
-    threading.excepthook = lambda told: show(told.exc_type, told.exc_value or told.exc_type(), told.exc_traceback)
+    threading.excepthook = lambda raised: show(raised.exc_type, raised.exc_value or raised.exc_type(), raised.exc_traceback)
 
 
 class Signals:

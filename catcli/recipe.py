@@ -179,10 +179,10 @@ def shipped() -> dict[str, Recipe]:
     return {file.name.removesuffix(".json"): Recipe.model_validate_json(file.read_bytes()) for file in files}
 
 
-def _seconds(told: str) -> float:
+def _seconds(text: str) -> float:
     """``90s``, ``10m`` and ``2h`` as seconds."""
     try:
-        found = float(told[:-1]) * {"s": 1, "m": 60, "h": 3600}[told[-1:]]
+        found = float(text[:-1]) * {"s": 1, "m": 60, "h": 3600}[text[-1:]]
     except (KeyError, ValueError) as error:
         raise ValueError("write a time such as 90s, 10m or 2h") from error
     if not 0 < found < float("inf"):

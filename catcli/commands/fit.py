@@ -41,7 +41,7 @@ HELPS = (os.environ.get("WORLD_SIZE") or "1") != "1" and (os.environ.get("RANK")
 
 @dataclass(frozen=True)
 class Run:
-    """What a run is told beside the recipe: where and how it speaks, whether it resumes, what it has to reach, and when it began."""
+    """Options of a run beside the recipe: where and how it speaks, whether it resumes, what it has to reach, and when it began."""
 
     talk: Talk
     as_json: bool

@@ -288,7 +288,7 @@ def _mark(ready: Prepared) -> dict[str, str]:
 
 
 def canonical(facts: object) -> str:
-    """Facts as JSON that is the same in every process: the order of a set hangs on PYTHONHASHSEED."""
+    """Facts as JSON that is the same in every process: the order of a set depends on PYTHONHASHSEED."""
     return json.dumps(facts, sort_keys=True, default=lambda found: sorted(found) if isinstance(found, set | frozenset) else str(found))
 
 

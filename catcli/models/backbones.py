@@ -180,10 +180,10 @@ class Backbone:
                     model = self._class_of(config)(config)
             except Exception as error:  # whatever a library makes of a stranger's numbers
                 raise BackboneError(f"--base {self.name}: no model can be made of its config.json: {reason(error)[:300]}.") from error
-        asked, there = sum(tensor.numel() for tensor in model.parameters()), self.base_folder.parameters()
-        if asked > 2 * there + SLACK or sum(tensor.numel() for tensor in model.buffers()) > MAX_BUFFERS:
+        wanted, there = sum(tensor.numel() for tensor in model.parameters()), self.base_folder.parameters()
+        if wanted > 2 * there + SLACK or sum(tensor.numel() for tensor in model.buffers()) > MAX_BUFFERS:
             raise BackboneError(
-                f"--base {self.name}: its config.json asks for {asked:,} parameters and its weights hold {there:,}; copy the model again."
+                f"--base {self.name}: its config.json asks for {wanted:,} parameters and its weights hold {there:,}; copy the model again."
             )
 
     def cut(self, model: PreTrainedModel) -> None:

@@ -127,12 +127,12 @@ class BaseFolder:
     def _without_paths(self, file: str, content: bytes) -> bytes:
         """A JSON object without the keys that name places: published files have some, of the machine that wrote them."""
         try:
-            told = json.loads(content)
+            parsed = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise BackboneError(f"--base {self._name}: {self.source / file} is no JSON: {reason(error)}; copy the model again.") from error
-        if not isinstance(told, dict):
+        if not isinstance(parsed, dict):
             return content
-        return json.dumps({key: value for key, value in told.items() if not self._leads_out(file, key, value)}).encode()
+        return json.dumps({key: value for key, value in parsed.items() if not self._leads_out(file, key, value)}).encode()
 
     def _leads_out(self, file: str, key: str, value: object) -> bool:
         """Whether a key of a JSON file is left out of the copy: it names a place, code or a kernel.
@@ -150,10 +150,10 @@ class BaseFolder:
             there = listed(sorted(path.name for path in self.source.iterdir()), 5)
             raise self._refused(f"has no {file}, so it is no model; it holds {there}")
         try:
-            told = json.loads((self.path / file).read_bytes())
+            parsed = json.loads((self.path / file).read_bytes())
         except (ValueError, RecursionError) as error:
             raise BackboneError(f"--base {self._name}: {self.source / file} is no JSON: {reason(error)}; copy the model again.") from error
-        return told if isinstance(told, dict) else {}
+        return parsed if isinstance(parsed, dict) else {}
 
     def _check_config(self, config: Mapping[str, Any]) -> None:
         for key, value in config.items():

@@ -82,9 +82,9 @@ def _decoded_step(path: Place, file: pq.ParquetFile, group: int, step: int) -> i
 
     A column of 479 bytes can stand for a text of a megabyte in each of a hundred thousand rows.
     """
-    told = file.metadata.row_group(group)
-    columns = [told.column(number) for number in range(told.num_columns)]
-    step = min(step, max(1, DECODED_BYTES // max(1, sum(_width(file, number, told) for number in range(told.num_columns)))))
+    row_group = file.metadata.row_group(group)
+    columns = [row_group.column(number) for number in range(row_group.num_columns)]
+    step = min(step, max(1, DECODED_BYTES // max(1, sum(_width(file, number, row_group) for number in range(row_group.num_columns)))))
     if any("DELTA_BYTE_ARRAY" in column.encodings and column.total_uncompressed_size * step > DECODED_BYTES for column in columns):
         step = min(step, DELTA_ROWS)  # each cell may be all but the same as the one before, and is held as what is new of it
     texts = [
@@ -97,7 +97,7 @@ def _decoded_step(path: Place, file: pq.ParquetFile, group: int, step: int) -> i
     with pq.ParquetFile(_opened(path), metadata=file.metadata, read_dictionary=names, pre_buffer=False) as encoded:
         first = next(encoded.iter_batches(batch_size=1, row_groups=[group], columns=names), None)
     longest = [] if first is None else [_checked(path, name, length) for name, length in _longest(first)]
-    values = max(int(column.num_values) for column in large) // max(int(told.num_rows), 1) + 1  # of a cell that is a list
+    values = max(int(column.num_values) for column in large) // max(int(row_group.num_rows), 1) + 1  # of a cell that is a list
     return max(1, min(step, DECODED_BYTES // max(1, values * sum(longest))))
 
 

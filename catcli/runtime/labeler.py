@@ -207,20 +207,22 @@ class Labeler:
         return Labels(classes, confidences, cut, self._session.halvings())
 
 
-def variants_for(adapter: Adapter, device: str, asked: str) -> list[Variant]:
+def variants_for(adapter: Adapter, device: str, wanted: str) -> list[Variant]:
     """The variants that may serve on ``device``, the fastest first.
 
     Raises:
-        AdapterError: the adapter does not have the one that is asked for.
+        AdapterError: the adapter does not have the one that is named.
     """
     served = adapter.manifest.variants
-    if asked != "auto" and asked not in served:
-        raise AdapterError(f"--variant {asked}: {adapter.folder} has {listed(served)}; choose one of these, or fit it again where it pays.")
+    if wanted != "auto" and wanted not in served:
+        raise AdapterError(
+            f"--variant {wanted}: {adapter.folder} has {listed(served)}; choose one of these, or fit it again where it pays."
+        )
     # fp16 is for GPUs and int8 for CPUs: where a smaller file will serve, the larger one is not even opened.
     gpu = device == "cuda" or (device == "auto" and cuda_is_there())
     fast: Variant = "fp16" if gpu else "int8"
-    wanted: tuple[Variant, ...] = (fast, "fp32") if asked == "auto" else (cast(Variant, asked),)
-    return [name for name in wanted if name in served]
+    order: tuple[Variant, ...] = (fast, "fp32") if wanted == "auto" else (cast(Variant, wanted),)
+    return [name for name in order if name in served]
 
 
 def lora_logits(tokenizer: Tokenizer, session: Session, texts: Sequence[str]) -> Array:

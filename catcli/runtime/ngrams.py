@@ -258,8 +258,8 @@ def _arrays(file: Path) -> dict[str, npt.NDArray[Any]] | None:
     """The arrays of a saved model; None where names, types or shapes are others, which the header says before anything is read."""
     with safe_open(file, framework="numpy") as stored:
         slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118  # a file, not a mapping
-        told = {name: (found.get_dtype(), len(found.get_shape())) for name, found in slices.items()}
-        if told != {name: (_TYPES[name.rpartition(".")[2]], 1) for name in _NAMES}:
+        header = {name: (found.get_dtype(), len(found.get_shape())) for name, found in slices.items()}
+        if header != {name: (_TYPES[name.rpartition(".")[2]], 1) for name in _NAMES}:
             return None
         return {name: stored.get_tensor(name) for name in slices}
 

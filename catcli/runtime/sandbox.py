@@ -43,7 +43,7 @@ KEPT = ("PATH", "PYTHONPATH", "PYTHONUSERBASE", "HOME", "VIRTUAL_ENV", "LD_LIBRA
 """The variables of the environment that the child gets: none of them says who asks a bucket or the hub."""
 
 QUIET = {"ARROW_DEFAULT_MEMORY_POOL": "system", "PYTHONDONTWRITEBYTECODE": "1", "TOKENIZERS_PARALLELISM": "false"}
-"""What the child is told besides. Arrow's own allocator would take a gigabyte of addresses, which count as memory."""
+"""What the child gets besides. Arrow's own allocator would take a gigabyte of addresses, which count as memory."""
 
 STACK = 8 * 2**20
 """Bytes of a thread's stack in the child. Clusters have some set to hundreds of megabytes, which would count as memory."""
@@ -91,13 +91,13 @@ class Trial:
                 f"'{sys.executable} -m catcli.runtime.sandboxed'."
             )
         try:
-            told = json.loads(found)
+            problem = json.loads(found)["error"]
         except ValueError as error:
             raise self._refused(f"ends the process that tries it out with exit code {code}") from error
-        if told["error"] == "memory":
+        if problem == "memory":
             raise self._refused(f"takes more than {self.memory // 2**20:,} MiB of memory to be tried out")
-        if told["error"] is not None:
-            raise AdapterError(told["error"])
+        if problem is not None:
+            raise AdapterError(problem)
 
     def stop(self) -> None:
         """End the child."""
@@ -115,7 +115,7 @@ def begin(adapter: Adapter, variant: Variant) -> None:
         return
     size = _size(adapter, variant)
     memory, seconds = min(MEMORY + MEMORY_PER_BYTE * size, max(MEMORY, _installed() // 2)), SECONDS + SECONDS_PER_BYTE * size
-    # The child needs nothing of who runs it: no credentials, no home, and one thread for each library.
+    # The child needs nothing of its user: no credentials, no home, and one thread for each library.
     threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
     kept = {name: value for name, value in os.environ.items() if name in KEPT}
     order = json.dumps([str(adapter.folder.absolute()), variant, memory, int(seconds), adapter.fingerprint])

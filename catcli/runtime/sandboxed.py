@@ -24,20 +24,20 @@ def main(order: str) -> None:
     answer.write(f"{READY.decode()}\n")
     answer.flush()
     limit(memory, seconds)
-    told: str | None = None
+    problem: str | None = None
     try:
         _try(Path(folder), variant, fingerprint)
     except CatcliError as error:
-        told = "memory" if _is_memory_short(error) else str(error)
+        problem = "memory" if _is_memory_short(error) else str(error)
     except OSError as error:
-        told = f"{error.filename or folder}: {error.strerror or error}; mend that and run the same line again."
+        problem = f"{error.filename or folder}: {error.strerror or error}; mend that and run the same line again."
     except MemoryError:
-        told = "memory"
+        problem = "memory"
     except Exception as error:  # noqa: BLE001  # a crafted file met a bug: the parent tells of it without a traceback
-        told = f"{folder} cannot be loaded: {type(error).__name__}; copy the adapter again or fit anew."
-        told = "memory" if _is_memory_short(error) else told
+        problem = f"{folder} cannot be loaded: {type(error).__name__}; copy the adapter again or fit anew."
+        problem = "memory" if _is_memory_short(error) else problem
     with answer:
-        json.dump({"error": told}, answer)
+        json.dump({"error": problem}, answer)
 
 
 def _try(folder: Path, variant: Variant, fingerprint: str) -> None:

@@ -62,9 +62,9 @@ def check_growth(text: str) -> None:
         raise ValueError(f"its replacements make up to {growth:,} characters of one")
 
 
-def _steps(told: object) -> Iterator[dict[str, Any]]:
+def _steps(document: object) -> Iterator[dict[str, Any]]:
     """The objects of a ``tokenizer.json`` outside its vocabulary, whether they name their type or not: tokenizers does without."""
-    waiting = [told]
+    waiting = [document]
     while waiting:
         found = waiting.pop()
         if isinstance(found, dict):
