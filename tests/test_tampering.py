@@ -746,7 +746,7 @@ def test_a_child_that_does_not_start_is_no_fault_of_the_adapter(tmp_path: Path) 
 
 
 def test_a_child_that_takes_for_ever_is_ended(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], stdout=subprocess.PIPE) as child:
         with pytest.raises(AdapterError, match="takes more than 0 seconds to be tried out"):
             Trial(tmp_path, child, 2**30, 0.01).finish()
         assert child.returncode == -9

@@ -199,10 +199,12 @@ def stop_all() -> None:
 def limit(memory: int, seconds: int) -> None:
     """Hold this process to so many bytes of memory and seconds of work, to files that it may only read, and away from the network."""
     if sys.platform != "win32":
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        limits = {resource.RLIMIT_DATA: memory, resource.RLIMIT_CPU: seconds, resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0}
+        for kind, amount in limits.items():
+            hard = resource.getrlimit(kind)[1]
+            most = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
+            with suppress(OSError, ValueError):  # a system that does not hold this
+                resource.setrlimit(kind, (most, most))
     with suppress(OSError, KeyError, AttributeError):
         refuse_internet()
 
