@@ -88,11 +88,11 @@ def check_signature(adapter: Adapter, files: Sequence[str]) -> str | None:
         AdapterError: it is not signed, or by none of them, or was changed since.
         UsageError: a file holds no key.
     """
+    if not files:
+        return None
     from cryptography.exceptions import InvalidSignature
 
     keys = {file: public_key(Path(file)) for file in files}
-    if not keys:
-        return None
     folder = adapter.folder
     try:
         signature = read_bounded(folder / SIGNATURE, 64)

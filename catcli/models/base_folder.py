@@ -126,10 +126,7 @@ class BaseFolder:
 
     def _without_paths(self, file: str, content: bytes) -> bytes:
         """A JSON object without the keys that name places: published files have some, of the machine that wrote them."""
-        try:
-            parsed = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise BackboneError(f"--base {self._name}: {self.source / file} is no JSON: {reason(error)}; copy the model again.") from error
+        parsed = self._parsed(file, content)
         if not isinstance(parsed, dict):
             return content
         return json.dumps({key: value for key, value in parsed.items() if not self._leads_out(file, key, value)}).encode()
@@ -149,11 +146,14 @@ class BaseFolder:
         if not (self.path / file).exists():
             there = listed(sorted(path.name for path in self.source.iterdir()), 5)
             raise self._refused(f"has no {file}, so it is no model; it holds {there}")
+        parsed = self._parsed(file, (self.path / file).read_bytes())
+        return parsed if isinstance(parsed, dict) else {}
+
+    def _parsed(self, file: str, content: bytes) -> object:
         try:
-            parsed = json.loads((self.path / file).read_bytes())
+            return json.loads(content)
         except (ValueError, RecursionError) as error:
             raise BackboneError(f"--base {self._name}: {self.source / file} is no JSON: {reason(error)}; copy the model again.") from error
-        return parsed if isinstance(parsed, dict) else {}
 
     def _check_config(self, config: Mapping[str, Any]) -> None:
         for key, value in config.items():

@@ -418,24 +418,29 @@ def _check_workbook(path: Place) -> None:
         try:
             with zipfile.ZipFile(file) as packed:
                 for entry in packed.infolist():
-                    with packed.open(entry) as member:
-                        furthest, rest = [0, 0], b""
-                        while block := member.read(2**20):
-                            size += len(block)
-                            for column, row in _CELL.findall(rest + block) if entry.filename.startswith("xl/worksheets/") else ():
-                                furthest = [max(furthest[0], _number(column)), max(furthest[1], int(row))]
-                            rest = block[-32:]
-                            if furthest[0] * furthest[1] > MAX_CELLS:
-                                raise ProductsError(
-                                    f"{path} has a sheet of {furthest[1]:,} rows and {furthest[0]:,} columns, and the most cells that are "
-                                    f"read are {MAX_CELLS:,}; save it as CSV."
-                                )
-                            if size > MAX_WORKBOOK:
-                                raise ProductsError(
-                                    f"{path} unpacks to more than the {MAX_WORKBOOK:,} bytes that are read of a workbook; save it as CSV."
-                                )
+                    size += _check_member(path, packed, entry, MAX_WORKBOOK - size)
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError) as error:
             raise ProductsError(f"{path} cannot be read as an Excel workbook: {reason(error)}; save it again, or as CSV.") from error
+
+
+def _check_member(path: Place, packed: zipfile.ZipFile, entry: zipfile.ZipInfo, room: int) -> int:
+    """The bytes of one file of a workbook, for which there is ``room``; of a sheet, its last row and column are looked at too."""
+    is_sheet = entry.filename.startswith("xl/worksheets/")
+    size, columns, rows, rest = 0, 0, 0, b""
+    with packed.open(entry) as member:
+        while block := member.read(2**20):
+            size += len(block)
+            for column, row in _CELL.findall(rest + block) if is_sheet else ():
+                columns, rows = max(columns, _number(column)), max(rows, int(row))
+            rest = block[-32:]
+            if columns * rows > MAX_CELLS:
+                raise ProductsError(
+                    f"{path} has a sheet of {rows:,} rows and {columns:,} columns, and the most cells that are read are {MAX_CELLS:,}; "
+                    "save it as CSV."
+                )
+            if size > room:
+                raise ProductsError(f"{path} unpacks to more than the {MAX_WORKBOOK:,} bytes that are read of a workbook; save it as CSV.")
+    return size
 
 
 def _workbook(path: Place) -> Iterator[Batch]:
