@@ -67,6 +67,7 @@ def claim(folder: Path) -> None:
             status = os.fstat(descriptor)
             _made.add((status.st_dev, status.st_ino))
         _check(folder, descriptor)
+        _mark(descriptor)
 
 
 def clear(folder: Path, keep: Collection[str] = (), names: re.Pattern[str] = OURS) -> None:
@@ -96,16 +97,16 @@ def discard(folder: Path) -> None:
     """
     if not os.path.lexists(folder):
         return
-    with suppress(FileNotFoundError):  # another process swept it away in between
-        try:
-            clear(folder)
-        except OutputError:
-            if folder.is_symlink() or not folder.is_dir() or any(folder.iterdir()):
-                raise
-            return  # another process has just taken the marker, and takes the folder next
-        if [path.name for path in folder.iterdir()] == [MARKER]:
-            (folder / MARKER).unlink()
-            folder.rmdir()  # which fails on what is no empty folder, a link in its place among them
+    with suppress(FileNotFoundError):  # another process deleted it in between
+        clear(folder)
+        if {path.name for path in folder.iterdir()} <= {MARKER}:
+            with suppress(FileNotFoundError):  # another process deleted the marker, and deletes the folder next
+                (folder / MARKER).unlink()
+            try:
+                folder.rmdir()  # which fails on what is no empty folder, a link in its place among them
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:  # another process has just claimed it
+                    raise
 
 
 @contextmanager
@@ -141,19 +142,41 @@ def _check(folder: Path, descriptor: int) -> None:
         raise OutputError(
             f"{folder} belongs to another user (uid {status.st_uid}), and catcli keeps its own files there; remove it or write elsewhere."
         )
-    names = _names(descriptor)
-    expected = f"catcli made this folder; its inode is {status.st_ino}\n".encode()
-    if names and _content(MARKER, descriptor, len(expected) + 1) != expected:
+    # Another process may make or delete the folder at this moment: the marker is written first and deleted last, hence the second look.
+    if not (_is_marked(descriptor) or _holds_nothing(descriptor) or _is_marked(descriptor)):
         raise _foreign(folder)
     with suppress(OSError):  # a disk without modes
         os.fchmod(descriptor, 0o700)
-    if not names:
-        with os.fdopen(os.open(MARKER, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=descriptor), "wb") as marker:
-            marker.write(expected)
-    for name in names:
-        mode = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise OutputError(f"{folder / name} is {_kind(mode)}, which catcli does not put there; remove it and run the same line again.")
+    for name in _names(descriptor):
+        with suppress(FileNotFoundError):
+            mode = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise OutputError(
+                    f"{folder / name} is {_kind(mode)}, which catcli does not put there; remove it and run the same line again."
+                )
+
+
+def _marker(descriptor: int) -> bytes:
+    return f"catcli made this folder; its inode is {os.fstat(descriptor).st_ino}\n".encode()
+
+
+def _is_marked(descriptor: int) -> bool:
+    return _content(MARKER, descriptor) == _marker(descriptor)
+
+
+def _holds_nothing(descriptor: int) -> bool:
+    """Whether an open folder is empty, or holds the beginning of its marker: what a process leaves that is stopped while it makes one."""
+    names = _names(descriptor)
+    content = _content(MARKER, descriptor)
+    return set(names) <= {MARKER} and content is not None and _marker(descriptor).startswith(content)
+
+
+def _mark(descriptor: int) -> None:
+    """Write the marker into an open folder that passed `_check`, unless it is there."""
+    if not _is_marked(descriptor):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NO_FOLLOW
+        with os.fdopen(os.open(MARKER, flags, 0o600, dir_fd=descriptor), "wb") as marker:
+            marker.write(_marker(descriptor))
 
 
 def _check_by_name(folder: Path) -> None:
@@ -170,14 +193,18 @@ def _names(descriptor: int) -> list[str]:
     return os.listdir(descriptor)  # a Path has no descriptor
 
 
-def _content(name: str, descriptor: int, most: int) -> bytes | None:
-    """The first bytes of a regular file in an open folder; None where there is none."""
+def _content(name: str, descriptor: int) -> bytes | None:
+    """The first bytes of a small file in an open folder: none of what is not there, and None of what is no regular file."""
     try:
         file = os.open(name, os.O_RDONLY | os.O_NONBLOCK | _NO_FOLLOW, dir_fd=descriptor)
+    except FileNotFoundError:
+        return b""
     except OSError:
         return None
-    with os.fdopen(file, "rb") as opened:
-        return opened.read(most) if stat.S_ISREG(os.fstat(file).st_mode) else None
+    try:
+        return os.read(file, 256) if stat.S_ISREG(os.fstat(file).st_mode) else None
+    finally:
+        os.close(file)
 
 
 def _foreign(folder: Path) -> OutputError:

@@ -19,6 +19,10 @@ from conftest import FIXTURE
 from onnx import TensorProto, helper
 from test_tampering import copied, model, put, rewritten, signed
 
+from catcli import adapter as adapters
+from catcli.errors import AdapterError
+from catcli.runtime import sandbox
+
 LIMIT = 2**30
 
 
@@ -353,3 +357,15 @@ def test_an_adapter_is_tried_out_whatever_the_stacks_of_this_system_are(tmp_path
     if "ulimit" in ran.stderr:
         pytest.skip("this system does not allow such a stack")
     assert ran.returncode == 0, ran.stderr
+
+
+def test_what_a_child_found_in_one_folder_is_not_said_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "_tried", set())
+    (tmp_path / "damaged").mkdir()
+    damaged, whole = copied(tmp_path / "damaged"), copied(tmp_path)
+    with (damaged / "model.onnx").open("ab") as file:
+        file.write(b"x")
+    sandbox.begin(adapters.load(damaged), "fp32")  # whose answer nobody waits for, as where the catalog is wrong
+    assert sandbox.check(adapters.load(whole), "fp32")
+    with pytest.raises(AdapterError, match="damaged.*has changed since it was written"):
+        sandbox.check(adapters.load(damaged), "fp32")

@@ -405,8 +405,28 @@ def test_an_empty_folder_in_the_place_of_a_private_one_becomes_private(shop: Pat
     assert stat.S_IMODE((shop / "private").stat().st_mode) == 0o700
 
 
+@pytest.mark.parametrize("marker", [None, b"", b"catcli ma"])
+def test_a_folder_whose_maker_was_stopped_before_it_was_marked_is_deleted_and_can_be_claimed(tmp_path: Path, marker: bytes | None) -> None:
+    for use in (atomic.discard, atomic.claim):
+        folder = tmp_path / use.__name__
+        folder.mkdir()
+        if marker is not None:
+            (folder / atomic.MARKER).write_bytes(marker)
+        use(folder)
+    assert not (tmp_path / "discard").exists()
+    (tmp_path / "claim" / "whole").touch()
+    atomic.claim(tmp_path / "claim")  # with something in it, the marker is what makes it ours
+
+
+def test_a_marker_that_is_a_folder_is_none(tmp_path: Path) -> None:
+    (tmp_path / "private" / atomic.MARKER / "theirs").mkdir(parents=True)
+    for use in (atomic.claim, atomic.discard):
+        with pytest.raises(OutputError, match="a folder that catcli did not make"):
+            use(tmp_path / "private")
+
+
 def test_two_runs_that_sweep_the_same_folder_do_not_stop_one_another(tmp_path: Path) -> None:
-    for _ in range(20):
+    for _ in range(200):
         folder = tmp_path / "private"
         atomic.claim(folder)
         for number in range(30):

@@ -54,7 +54,8 @@ TEXTS = ("", "a", "blue coffee mug 500 ml", 'tv 32" - wi-fi, 4k; (2024) größe 
 _tried: set[tuple[str, str]] = set()
 """The manifests' SHA-256 and the variants that this process has had tried out: a manifest has the hashes of all files."""
 
-_begun: dict[tuple[str, str], Trial] = {}
+_begun: dict[tuple[Path, str, str], Trial] = {}
+"""The children at work, by folder, manifest and variant: two folders can have one manifest, and one of them a changed file."""
 
 
 @dataclass
@@ -110,8 +111,8 @@ class Trial:
 
 def begin(adapter: Adapter, variant: Variant) -> None:
     """Have a child try out ``adapter`` with one of its models while this process does other work; `check` waits for the answer."""
-    key = adapter.fingerprint, variant
-    if key in _tried or key in _begun or is_sealed(adapter) or sys.platform == "win32":
+    key = _key(adapter, variant)
+    if key[1:] in _tried or key in _begun or is_sealed(adapter) or sys.platform == "win32":
         return
     size = _size(adapter, variant)
     memory, seconds = min(MEMORY + MEMORY_PER_BYTE * size, max(MEMORY, _installed() // 2)), SECONDS + SECONDS_PER_BYTE * size
@@ -125,18 +126,16 @@ def begin(adapter: Adapter, variant: Variant) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={
-                **kept,
-                **threads,
-                "ARROW_DEFAULT_MEMORY_POOL": "system",
-                "PYTHONDONTWRITEBYTECODE": "1",
-                "TOKENIZERS_PARALLELISM": "false",
-            },
+            env={**kept, **threads, **QUIET},
         )
     if not _begun:
         atexit.unregister(stop_all)
         atexit.register(stop_all)  # a run that ends before it asks for the answer leaves no child
     _begun[key] = Trial(adapter.folder, process, memory, seconds)
+
+
+def _key(adapter: Adapter, variant: Variant) -> tuple[Path, str, str]:
+    return adapter.folder.absolute(), adapter.fingerprint, variant
 
 
 def _size(adapter: Adapter, variant: Variant) -> int:
@@ -179,12 +178,12 @@ def check(adapter: Adapter, variant: Variant) -> bool:
         AdapterError: what the child found, or that it died of it.
     """
     begin(adapter, variant)
-    key = adapter.fingerprint, variant
+    key = _key(adapter, variant)
     trial = _begun.pop(key, None)
     if trial is not None:
         trial.finish()
-        _tried.add(key)
-    return key in _tried or is_sealed(adapter)
+        _tried.add(key[1:])
+    return key[1:] in _tried or is_sealed(adapter)
 
 
 def stop_all() -> None:
