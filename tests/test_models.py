@@ -264,7 +264,7 @@ def test_a_batch_that_memory_is_too_short_for_teaches_the_same_in_pieces(base: B
         learner.classifier.zero_grad(set_to_none=True)
         with learner._entered() as learner._given:
             loss = learner._gradient(rows)
-        return loss, {name: parameter.grad.clone() for name, parameter in learner.learning.items() if parameter.grad is not None}
+        return float(loss), {name: parameter.grad.clone() for name, parameter in learner.learning.items() if parameter.grad is not None}
 
     whole = gradient()
     real = learner._logits
@@ -285,6 +285,23 @@ def test_a_batch_that_memory_is_too_short_for_teaches_the_same_in_pieces(base: B
     assert [line.split(":")[1] for line in said] == [f" a batch is computed in {count} pieces, to one end" for count in (2, 4)]
     assert gradient()[0] == pieces[0]
     assert len(said) == 2
+
+
+@pytest.mark.parametrize("method", ["lora", "pissa", "head"])
+def test_matrices_that_are_rounded_once_give_the_gradient_of_autocast(base: Backbone, method: Method) -> None:
+    found = []
+    for rounded in (False, True):
+        learner, task = trainer(base, method=method, dtype="bf16")
+        learner.classifier.eval()  # without dropout
+        if rounded:
+            training.round_frozen(learner.classifier)
+        kinds = {parameter.dtype for parameter in learner.classifier.parameters() if not parameter.requires_grad and parameter.ndim > 1}
+        assert (torch.bfloat16 in kinds) == rounded
+        with learner._entered() as learner._given:
+            loss = learner._gradient(task.learn[:8].tolist())
+        found.append((loss, {name: one.grad for name, one in learner.learning.items() if one.grad is not None}))
+    assert found[0][0] == found[1][0]
+    assert alike(found[0][1], found[1][1])
 
 
 def test_a_backbone_is_whole_again_after_training(base: Backbone, tmp_path: Path) -> None:
@@ -311,7 +328,7 @@ def test_a_killed_training_goes_on_to_the_very_same_weights(
     killed, _ = trainer(base, method=method)
     gradient, done = killed._gradient, 0
 
-    def dies(rows: list[int]) -> float:
+    def dies(rows: list[int]) -> torch.Tensor:
         nonlocal done
         done += 1
         if done > steps + training.REHEARSAL + 1:

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 from catcli.errors import AdapterError, DeviceError
 from catcli.models.backbones import MINILM
+from catcli.runtime import cuda
 from catcli.runtime import labeler as labeling
+from catcli.runtime import session as runtime_session
+from catcli.runtime.cuda import has_gpu
 from catcli.runtime.labeler import Labeler
-from catcli.runtime.session import Session, bound, has_gpu
+from catcli.runtime.session import Session, bound
 from catcli.runtime.tokens import Tokenizer
 
 TOKENIZER = Tokenizer(MINILM.tokenizer, 16)
@@ -89,3 +92,47 @@ def test_bound_inputs_and_outputs_give_the_logits_of_a_plain_run(shop: Shop) -> 
     for batch in TOKENIZER.batches(TOKENIZER.encode(["mug", "hammer drill 18V", "arabica coffee beans"]), 24):
         feeds = {"input_ids": batch.ids, "attention_mask": batch.mask}
         assert np.array_equal(bound(session, feeds, "cpu"), session.run(["logits"], feeds)[0])
+
+
+# --- a GPU, as far as a machine without one shows it --------------------------------------------------------------------------------------
+
+
+def test_cuda_libraries_are_looked_for_in_every_folder_of_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [tmp_path / name / "nvidia" / part / "lib" for name, part in (("one", "cu13"), ("other", "cudnn"))]
+    for place in places:
+        place.mkdir(parents=True)
+        monkeypatch.syspath_prepend(place.parents[2])
+    asked: list[str | None] = []
+
+    def preload(directory: str | None = None) -> None:
+        asked.append(directory)
+        print("Failed to load libcudnn.so.9")
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
+    said = cuda.load_libraries.__wrapped__()
+    assert [place for place in asked if place is None or place.startswith(str(tmp_path))] == [*map(str, places), None]
+    assert said == "Failed to load libcudnn.so.9"
+
+
+def test_a_gpu_that_is_not_got_is_said_with_its_cause_and_nothing_is_printed(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if has_gpu():
+        pytest.skip("this machine has an NVIDIA device")
+    monkeypatch.setattr(runtime_session, "cuda_is_there", lambda: True)
+    monkeypatch.setattr(runtime_session, "load_libraries", lambda: "Failed to load libcudnn.so.9")
+    labeler = Labeler(shop.fitted.adapter, "auto")
+    (note,) = labeler.notes
+    assert note.startswith("ONNX Runtime did not get the GPU (")
+    with pytest.raises(DeviceError, match=r"ONNX Runtime gave CPUExecutionProvider instead \(.+\); 'catcli doctor'"):
+        Session(shop.fitted.adapter.file("model.onnx"), "cuda")
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_a_gpu_that_is_hidden_is_not_there(monkeypatch: pytest.MonkeyPatch, hidden: str) -> None:
+    monkeypatch.setattr(Path, "exists", lambda _: True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert has_gpu()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert not has_gpu()

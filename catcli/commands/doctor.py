@@ -47,10 +47,12 @@ def _processor() -> str:
 
 
 def _gpu() -> dict[str, str]:
+    session = _session()  # first: with torch comes CUDA, which predict has to find without torch
+
     import torch
 
     seen = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {"GPU (torch)": seen, "GPU (onnxruntime)": _session()}
+    return {"GPU (torch)": seen, "GPU (onnxruntime)": session}
 
 
 def _session() -> str:
@@ -58,7 +60,8 @@ def _session() -> str:
     import onnxruntime
     from onnx import TensorProto, helper, save
 
-    from catcli.runtime.session import CUDA, Session, has_gpu
+    from catcli.runtime.cuda import CUDA, has_gpu
+    from catcli.runtime.session import Session
 
     if CUDA not in onnxruntime.get_available_providers():
         return "none: this build of onnxruntime has no CUDA provider"
@@ -72,7 +75,7 @@ def _session() -> str:
         session = Session(file, "auto")
     if session.provider == CUDA:
         return f"a session gets {CUDA}"
-    return f"a session falls back to {session.provider}: check that the CUDA 13 libraries and cuDNN are installed"
+    return f"a session falls back to {session.provider} ({session.no_cuda}): check that the CUDA 13 libraries and cuDNN are installed"
 
 
 def _embedded() -> str:

@@ -24,7 +24,7 @@ from catcli.products.columns import Columns
 from catcli.products.labeled import Labeled, disagreeing
 from catcli.products.split import Split
 from catcli.recipe import Recipe
-from catcli.reporting import card, tables
+from catcli.reporting import card, sentences, tables
 from catcli.reporting.sentences import METHODS
 from catcli.runtime.labeler import PROBE_ROWS, save_probe
 from catcli.runtime.session import peak_memory
@@ -155,6 +155,7 @@ def _measure(labeled: Labeled, parts: Split, learned: Learned) -> tuple[Metrics,
         random_split=learned.random_split,
         parity=learned.exported.parity,
         int8=learned.exported.int8,
+        fp16=learned.exported.fp16,
         training=Training(
             device=learned.lora.device,
             epochs=learned.first.epochs,
@@ -248,7 +249,8 @@ def _show(fitted: Fitted, as_json: bool, talk: Talk) -> None:
         talk.result(json.dumps({"adapter": str(adapter.folder), "predict": line, "metrics": metrics.model_dump(mode="json")}))
         return
     talk.out.print(tables.parity(metrics))
-    talk.say(f"int8 {metrics.int8.reason}")
+    for line in sentences.reduced(metrics):
+        talk.say(line)
     talk.out.print(tables.overall(metrics, tables.SHORT))
     talk.say(f"trained in {took.seconds:.0f} s on {took.device}")
     talk.out.print(f"adapter: {adapter.folder}", soft_wrap=True)

@@ -312,6 +312,8 @@ class Learner:
         if left is None:
             return LORA_PASSES[self.device.type] // default_epochs(len(self.parts.train) + len(self.unlabeled))
         seconds = []
+        if self.device.type == "cuda":  # which takes seconds to start, once for the process
+            self.read(self.rows.take(others[:1]), Tell())
         for count in (1, READ_ROWS):  # one row takes what loading the base does
             trial = draw(self.rows.classes, others, count, self.recipe.seed)
             start = time.perf_counter()

@@ -148,7 +148,7 @@ def _held(told: Held) -> list[RenderableType]:
         *([sentences.random_split(told.random_split)] if told.random_split else []),
         *_detailed(told),
         tables.parity(told),
-        f"int8 {told.int8.reason}",
+        *sentences.reduced(told),
         f"{took.lora_rows:,} rows{unlabeled} trained {took.trained:,} of {took.total:,} parameters on {took.device}",
         f"{took.seconds:.0f} s in all: {sentences.METHODS[told.method]} {took.lora_seconds:.0f} s, the linear model "
         f"{took.linear_seconds:.1f} s, the rest export and scoring; at most {took.peak_memory / 2**20:,.0f} MiB of memory{device}; what "

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 
 from catcli import adapter as adapters
 from catcli.errors import CatcliError
+from catcli.runtime.cuda import has_gpu
 from catcli.runtime.sandbox import begin
 
 
@@ -18,6 +18,5 @@ def begin_trial(name: str | None, variant: str) -> None:
     with suppress(CatcliError, OSError):
         adapter = adapters.named(name) if name else adapters.only()
         served = adapter.manifest.variants
-        gpu = Path("/dev/nvidiactl").exists()
-        chosen = next((one for one in served if one == variant), "int8" if "int8" in served and not gpu else "fp32")
+        chosen = next((one for one in served if one == variant), "int8" if "int8" in served and not has_gpu() else "fp32")
         begin(adapter, chosen)

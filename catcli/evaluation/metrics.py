@@ -289,13 +289,18 @@ class Parity(Numbers):
     """Share of rows with the same most probable category."""
 
 
-class Quantized(Numbers):
-    """What became of int8."""
+class Reduced(Numbers):
+    """What became of a model of fewer bits."""
 
     kept: bool
     """Whether it serves."""
     reason: str
     """Why, or why not."""
+
+
+class Quantized(Reduced):
+    """What became of int8."""
+
     speedup: float | None
     """Its rows a second over those of fp32 on this processor."""
 
@@ -333,6 +338,8 @@ class Metrics(Evaluation):
     """The forms of the model beside the saved adapter."""
     int8: Quantized
     """Whether the model serves in eight bits, and why."""
+    fp16: Reduced | None = None
+    """Whether it serves in sixteen bits on a GPU, and why; null where the machine that fitted it has none."""
     training: Training
     """Where the models were trained, on how many rows, and how long."""
 

@@ -21,14 +21,15 @@ from optimum.utils import NormalizedTextConfig
 
 from catcli.adapter import Variant
 from catcli.errors import GateMissed
-from catcli.evaluation.metrics import Parity, Quantized
+from catcli.evaluation.metrics import Parity, Quantized, Reduced
 from catcli.models.classifier import Classifier
 from catcli.models.methods import load, merge, save
 from catcli.models.reading import Advance, plain_logits
 from catcli.models.training import Trained
 from catcli.runtime.blend import Array
+from catcli.runtime.cuda import CUDA, cuda_is_there
 from catcli.runtime.labeler import PROBE_ROWS, lora_logits
-from catcli.runtime.session import CUDA, Session, cuda_is_there
+from catcli.runtime.session import Session
 from catcli.runtime.tokens import TokenBatch, Tokenizer
 
 OPSET = 18
@@ -164,6 +165,7 @@ class Exported:
     parity: tuple[Parity, ...]
     int8: Quantized
     learned_bytes: int
+    fp16: Reduced | None = None
 
     @property
     def serves(self) -> Variant:
@@ -241,11 +243,15 @@ def with_fp16(
     file = folder / FILES["fp16"]
     to_fp16(folder / FILES["fp32"], file)
     session = Session(file)
-    tried = _reduced(exported, "fp16", session, tokenizer, texts)
-    if session.provider != CUDA or alike(tried.logits["fp32"], tried.logits["fp16"]) < AGREEMENT:
+    if session.provider != CUDA:
         _remove(file)
-        return replace(exported, parity=tried.parity)
-    return tried
+        return replace(exported, fp16=Reduced(kept=False, reason=f"dropped: a session does not get the GPU ({session.no_cuda})"))
+    tried = _reduced(exported, "fp16", session, tokenizer, texts)
+    agreement = alike(tried.logits["fp32"], tried.logits["fp16"])
+    if agreement < AGREEMENT:
+        _remove(file)
+        return replace(exported, parity=tried.parity, fp16=Reduced(kept=False, reason=_differs(agreement)))
+    return replace(tried, fp16=Reduced(kept=True, reason=f"kept: the same category in {agreement:.2%} of rows on this GPU"))
 
 
 def _remove(file: Path) -> None:
@@ -269,12 +275,14 @@ def _reduced(exported: Exported, variant: Variant, session: Session, tokenizer: 
 def judge_int8(agreement: float, speedup: float) -> Quantized:
     """Keep int8 only where it labels alike and this processor gains by it."""
     if agreement < AGREEMENT:
-        return Quantized(
-            kept=False, reason=f"dropped: the same category in {agreement:.2%} of rows, below {AGREEMENT:.0%}", speedup=speedup
-        )
+        return Quantized(kept=False, reason=_differs(agreement), speedup=speedup)
     if speedup < GAIN:
         return Quantized(kept=False, reason=f"dropped: {speedup:.2f} x the speed of fp32 on this processor, no gain", speedup=speedup)
     return Quantized(kept=True, reason=f"kept: {speedup:.2f} x the speed of fp32 on this processor", speedup=speedup)
+
+
+def _differs(agreement: float) -> str:
+    return f"dropped: the same category in {agreement:.2%} of rows, below {AGREEMENT:.0%}"
 
 
 def _compare(form: str, reference: Array, logits: Array) -> Parity:

@@ -42,7 +42,7 @@ def read(base: Backbone, tokenizer: Tokenizer, texts: Sequence[str], device: tor
     ids = tokenizer.encode(texts)
     lengths = [len(row) for row in ids]
     hidden = int(classifier.config.hidden_size)
-    trunk = Trunk(lengths, hidden, device) if base.first and Trunk.fits(lengths, hidden) else None
+    trunk = Trunk(lengths, hidden, device) if base.first and Trunk.fits(lengths, hidden, device) else None
     blocks = base.blocks_of(classifier.backbone).modules
     entering: AbstractContextManager[list[Tensor]] = nullcontext([]) if trunk is None else watched(blocks, base.first)
     with entering as seen:

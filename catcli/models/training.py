@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from catcli.errors import TrainingError
 from catcli.evaluation.calibration import class_shares
@@ -40,6 +41,9 @@ PATIENCE = 2
 
 REHEARSAL = 3
 """Steps that are timed, without learning from them, to say how long the rest will take."""
+
+LOSSES = {"cpu": 1, "cuda": 32}
+"""Steps after which their losses are read: a GPU has to finish what it was asked for first, and then waits for the next step."""
 
 KEEP_EVERY = 60.0
 """Seconds after which the state is kept within an epoch too."""
@@ -188,6 +192,8 @@ class Trainer:
         self.device = device
         self.tell = tell
         self.bf16 = use_bf16(recipe.dtype, device)
+        if self.bf16 and device.type == "cuda" and recipe.method != "dora":  # which adds to the weights in float32
+            round_frozen(self.classifier)  # on a CPU the casts take no time beside the products
         self.lr = recipe.lr or learning_rate(base, recipe.method)
         self.losses = row_losses(recipe.balance, task.shares, device)
         self.prior = log_prior(recipe.balance, task.shares, device)
@@ -289,8 +295,10 @@ class Trainer:
         lengths = [len(self.task.reading.ids[row]) for row in self.task.learn]
         return [[int(self.task.learn[row]) for row in rows] for rows in batches_of_like_length(lengths, self.recipe.batch_size, generator)]
 
-    def _gradient(self, rows: list[int]) -> float:
+    def _gradient(self, rows: list[int]) -> Tensor:
         """Add the gradient of a batch's loss, or of this process's part of it; returns its mean loss times the weight of all its rows.
+
+        The loss stays on the device: to read it would wait for all that was asked of a GPU.
 
         Where memory is too short for it, this and all later batches are computed in pieces, whose gradients add up to the same.
         """
@@ -298,22 +306,22 @@ class Trainer:
         whole = float(weights[rows].sum())
         mine = workers().share(rows)
         if not mine:
-            return 0.0
+            return torch.zeros((), dtype=torch.float64, device=self.device)
         while True:
             try:
-                loss = sum(self._add_gradient(mine[first :: self._pieces], whole) for first in range(min(self._pieces, len(mine))))
+                pieces = [self._add_gradient(mine[first :: self._pieces], whole) for first in range(min(self._pieces, len(mine)))]
             except (RuntimeError, MemoryError) as error:
                 if self._pieces >= len(mine) or not is_memory_short(error):
                     raise
             else:
-                return loss * whole * whole / float(weights[mine].sum())
+                return torch.stack(pieces).sum() * (whole * whole / float(weights[mine].sum()))
             self.classifier.zero_grad(set_to_none=True)
             self._pieces *= 2
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self.tell.say(f"memory is too short for {len(mine)} rows at once: a batch is computed in {self._pieces} pieces, to one end")
 
-    def _add_gradient(self, rows: list[int], whole: float) -> float:
+    def _add_gradient(self, rows: list[int], whole: float) -> Tensor:
         """Add the gradient of some rows' losses over ``whole``, the weight of their batch; returns that sum."""
         reading, examples = self.task.reading, self.task.examples
         batch = reading.tokenizer.padded(reading.ids, rows)
@@ -324,7 +332,7 @@ class Trainer:
         losses = self._losses(logits.float(), truth, batch.rows)
         loss = (losses * weights).sum() / whole
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-        return float(loss.item())
+        return loss.detach().double()
 
     def _losses(self, logits: Tensor, truth: Tensor, rows: Rows) -> Tensor:
         """Each row's loss *(rows,)*, beside a teacher where there is one; ``rows`` are the rows' numbers."""
@@ -341,11 +349,12 @@ class Trainer:
         batches = self._batches(state.epoch)
         start = saved = time.perf_counter()
         before, took = state.seconds, 0.0
+        losses: list[Tensor] = []
         for rows in batches[state.within : state.within + state.plan.steps - state.step]:
             torch.manual_seed(self.recipe.seed * 1_000_003 + state.step)
-            loss = self._gradient(rows)
-            if not np.isfinite(loss):
-                raise TrainingError(f"training diverged: the loss is {loss} in {stage}; try a lower --lr than {self.lr:g}.")
+            losses.append(self._gradient(rows))
+            if len(losses) >= LOSSES[self.device.type]:
+                self._count(losses, state, stage)
             workers().add_gradients(self.learning.values())
             nn.utils.clip_grad_norm_(self.learning.values(), 1.0)
             for group in optimizer.param_groups:
@@ -354,15 +363,29 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
             state.step += 1
             state.within += 1
-            state.loss += loss
             state.weight += float(self.task.examples.weights[rows].sum())
             state.seconds = before + time.perf_counter() - start
             self.tell.advance(stage, min(state.within * self.recipe.batch_size, len(self.task.learn)), len(self.task.learn))
             if time.perf_counter() - saved > max(KEEP_EVERY, took / KEEP_SHARE):
                 saving = time.perf_counter()
+                self._count(losses, state, stage)
                 self._keep(state, optimizer, checkpoint, best)
                 saved = time.perf_counter()
                 took = saved - saving
+
+        self._count(losses, state, stage)
+
+    def _count(self, losses: list[Tensor], state: State, stage: str) -> None:
+        """Add what the last steps lost to the epoch's sum, and empty the list.
+
+        Raises:
+            TrainingError: a loss is no finite number.
+        """
+        for loss in torch.stack(losses).tolist() if losses else ():
+            if not np.isfinite(loss):
+                raise TrainingError(f"training diverged: the loss is {loss} in {stage}; try a lower --lr than {self.lr:g}.")
+            state.loss += loss
+        losses.clear()
 
     def _look(self, state: State, best: dict[str, Tensor]) -> dict[str, Tensor]:
         """Close the epoch: what the validation rows say of it, and the weights to keep so far."""
@@ -430,6 +453,18 @@ class Trainer:
                 if found:
                     optimizer.state[parameter] = {key: value.to(self.device) for key, value in found.items()}
         return {name.removeprefix("best/"): value.to(self.device) for name, value in kept.items() if name.startswith("best/")}
+
+
+def round_frozen(classifier: Classifier) -> None:
+    """Round the matrices that stay as they are to bfloat16: once, and to the same numbers as autocast does at each use of a matrix.
+
+    After it the classifier computes under `precision` only.
+    """
+    for module in classifier.modules():
+        if isinstance(module, nn.Linear | Conv1D):
+            for parameter in module.parameters(recurse=False):
+                if not parameter.requires_grad:
+                    parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def rate(step: int, horizon: int) -> float:

@@ -20,7 +20,11 @@ from torch import Tensor, nn
 from catcli.runtime.tokens import TokenBatch
 
 ROOM = 1 << 30
-"""Bytes that the kept states may take: 1.4 million tokens of 384 numbers. Above it every step runs the lower blocks anew."""
+"""Bytes of the host's memory that the kept states may take: 1.4 million tokens of 384 numbers. Above it every step runs the lower blocks
+anew."""
+
+GPU_SHARE = 0.25
+"""Share of a GPU's free memory that they may take there."""
 
 
 class Trunk:
@@ -31,9 +35,10 @@ class Trunk:
         self._states = torch.empty(int(self._starts[-1]), hidden, dtype=torch.float16, device=device)
 
     @staticmethod
-    def fits(lengths: Sequence[int], hidden: int) -> bool:
-        """Whether the states of texts of ``lengths`` tokens stay within `ROOM`."""
-        return sum(lengths) * hidden * 2 <= ROOM
+    def fits(lengths: Sequence[int], hidden: int, device: torch.device) -> bool:
+        """Whether there is room for the states of texts of ``lengths`` tokens on ``device``."""
+        room = GPU_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else ROOM
+        return sum(lengths) * hidden * 2 <= room
 
     def put(self, batch: TokenBatch, states: Tensor) -> None:
         """Keep ``states`` *(rows, tokens, hidden)* of a batch that is padded on the right."""

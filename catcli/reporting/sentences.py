@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from catcli.adapter import Threshold
-from catcli.evaluation.metrics import Calibration, Comparison, Estimate, Evaluation, Promise, RandomSplit
+from catcli.evaluation.metrics import Calibration, Comparison, Estimate, Evaluation, Metrics, Promise, RandomSplit
 from catcli.evaluation.studies import Churn, Compared
 from catcli.recipe import Method
 
@@ -112,6 +112,11 @@ def random_split(found: RandomSplit) -> str:
         f"A random split would have shown the linear model at {at_random.accuracy:.3f} accuracy and {at_random.macro_f1:.3f} macro F1 "
         f"(from {found.train:,} rows), the split by product shows {by_product.accuracy:.3f} and {by_product.macro_f1:.3f}."
     )
+
+
+def reduced(told: Metrics) -> list[str]:
+    """What became of the models of fewer bits."""
+    return [f"int8 {told.int8.reason}", *([f"fp16 {told.fp16.reason}"] if told.fp16 else [])]
 
 
 def calibration(variant: str, found: Calibration) -> str:

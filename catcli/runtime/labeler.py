@@ -14,9 +14,10 @@ import numpy.typing as npt
 from catcli.adapter import Adapter, Variant
 from catcli.errors import AdapterError, listed
 from catcli.runtime.blend import Array, calibrated, mix
+from catcli.runtime.cuda import cuda_is_there
 from catcli.runtime.ngrams import LinearModel
 from catcli.runtime.sandbox import begin, check
-from catcli.runtime.session import CPU, Session, cuda_is_there
+from catcli.runtime.session import CPU, Session
 from catcli.runtime.stored import TEXT, Stored, logits_type, read_columns, write_columns
 from catcli.runtime.tokens import Tokenizer
 from catcli.runtime.vetting import vet
@@ -121,8 +122,10 @@ class Labeler:
             if not self._is_vetted(adapter, name):
                 vet(file, served[name].data)
             session = Session(file, device, **self._sizes)
-            if session.fell_back:
-                self.notes.append("ONNX Runtime did not get the GPU and labels on the CPU; 'catcli doctor' shows what is missing.")
+            if session.no_cuda:
+                self.notes.append(
+                    f"ONNX Runtime did not get the GPU ({session.no_cuda}) and labels on the CPU; 'catcli doctor' shows what is missing."
+                )
                 return self._open(adapter, "cpu", asked, probe)
             # On another processor a model may give other logits; whether it may serve is for the process that asks to see.
             if self._agrees(session, probe, name) or self._vetting == "as the child":

@@ -19,8 +19,8 @@ from catcli.products.batch import Batch
 from catcli.products.text import composed
 from catcli.runtime.recall import Hashes, Slots, among, hashes_of
 
-CHARACTERS = 32_768
-"""Characters of texts that are labeled in one call, at most: a second's work, and some megabytes of n-grams."""
+CHARACTERS = 128
+"""Characters of a call's texts, at most, for each text that it may have: with 256 texts on a CPU, a second's work."""
 
 PART_CALLS, PART_ROWS = 32, 2_000_000
 """What was done is kept after so many calls' worth of labeled texts, or so many rows."""
@@ -148,10 +148,10 @@ def rows_of_a_batch(texts: int) -> int:
 
 
 def _spans(lengths: npt.NDArray[Any], most: int) -> Iterator[tuple[int, int]]:
-    """Cuts of rising ``lengths``: at most ``most`` texts and `CHARACTERS` characters each, or one text."""
+    """Cuts of rising ``lengths``: at most ``most`` texts, and `CHARACTERS` for each of these, or one text."""
     start = total = 0
     for position, length in enumerate(lengths.tolist()):
-        if position > start and (position - start >= most or total + length > CHARACTERS):
+        if position > start and (position - start >= most or total + length > CHARACTERS * most):
             yield start, position
             start, total = position, 0
         total += length

@@ -16,12 +16,13 @@ import onnxruntime
 
 from catcli.errors import AdapterError, CatcliError, DeviceError, reason
 from catcli.runtime.blend import Array
+from catcli.runtime.cuda import CUDA, cuda_is_there, load_libraries
 from catcli.runtime.tokens import Ids, TokenBatch
 
 # Errors come as exceptions; what ONNX Runtime would print besides (no GPU found, an odd provider) is looked at below instead.
 onnxruntime.set_default_logger_severity(4)
 
-CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+CPU = "CPUExecutionProvider"
 
 MEMORY = ("Failed to allocate memory", "bad allocation", "bad_alloc", "out of memory", "ALLOC_FAILED")
 """What ONNX Runtime says where memory is short, of the host's or a GPU's."""
@@ -47,11 +48,6 @@ class Session:
             DeviceError: ``device`` is ``cuda`` and the session did not get it.
             AdapterError: ONNX Runtime cannot load the file.
         """
-        providers = [CPU]
-        if device != "cpu" and cuda_is_there():
-            # The CUDA and cuDNN libraries may lie in pip packages; preload_dlls finds them there without torch.
-            onnxruntime.preload_dlls()
-            providers = [CUDA, CPU]
         self._file, self._lock, self._halved, self._classes = file, threading.Lock(), 0, 0
         options = onnxruntime.SessionOptions()
         # One thread a batch and as many batches at once as there are cores: threads that share a batch of titles wait for one another at
@@ -59,20 +55,17 @@ class Session:
         options.intra_op_num_threads = 1
         # What was vetted is ONNX; ONNX Runtime would take a file for another format by its name or its bytes.
         options.add_session_config_entry("session.load_model_format", "ONNX")
-        try:
-            self._session = onnxruntime.InferenceSession(str(file), options, providers=providers)
-        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-            raise AdapterError(f"{file} cannot be loaded by ONNX Runtime: {reason(error)}; fit the adapter again.") from error
+        self._session, self.no_cuda = _opened(file, options, cuda=device != "cpu" and cuda_is_there())
         self.provider: str = self._session.get_providers()[0]
         gpu = self.provider == CUDA
         # Tokens of a batch that keep the device busy without leaving its caches.
         self.budget = batch_tokens or (65_536 if gpu else 1024)
         # Batches that are computed at once: one a core, or on a GPU so many that it finds the next one waiting.
         self.workers = workers or (GPU_BATCHES if gpu else cores())
-        self.fell_back = device == "auto" and CUDA in providers and self.provider != CUDA
-        if device == "cuda" and self.provider != CUDA:
+        if device == "cuda" and not gpu:
+            cause = f" ({self.no_cuda})" if self.no_cuda else ""
             raise DeviceError(
-                f"--device cuda: ONNX Runtime gave {self.provider} instead; 'catcli doctor' shows what is missing, "
+                f"--device cuda: ONNX Runtime gave {self.provider} instead{cause}; 'catcli doctor' shows what is missing, "
                 "--device cpu labels without."
             )
 
@@ -147,6 +140,26 @@ class Session:
         )
 
 
+def _opened(file: Path, options: onnxruntime.SessionOptions, *, cuda: bool) -> tuple[onnxruntime.InferenceSession, str]:
+    """A session, on the GPU if ``cuda`` and it can be had; and why it is not on the GPU that there is, or nothing."""
+    why = ""
+    if cuda:
+        why = load_libraries()
+        # ONNX Runtime's own way back to the CPU would print to standard output, where labeled rows may be going.
+        try:
+            session = onnxruntime.InferenceSession(str(file), options, providers=[CUDA, CPU], enable_fallback=0)
+        except Exception as error:  # noqa: BLE001  # ONNX Runtime's exceptions share no base class; where the file is at fault, the CPU says so
+            why = reason(error)[:300]
+        else:
+            if session.get_providers()[0] == CUDA:
+                return session, ""
+            why = why or "it does not say why"
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=[CPU], enable_fallback=0), why
+    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        raise AdapterError(f"{file} cannot be loaded by ONNX Runtime: {reason(error)}; fit the adapter again.") from error
+
+
 def bound(session: onnxruntime.InferenceSession, feeds: Mapping[str, Ids], place: str) -> Array:
     """Logits by inputs and an output that are bound to the memory of ``place``, ``cuda`` or ``cpu``.
 
@@ -178,13 +191,3 @@ def peak_memory() -> int:
     except ImportError:  # Windows
         return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def cuda_is_there() -> bool:
-    """Whether it is worth asking for CUDA: this build has the provider and the machine a device. What a session gets shows afterwards."""
-    return CUDA in onnxruntime.get_available_providers() and has_gpu()
-
-
-def has_gpu() -> bool:
-    """Whether the machine shows an NVIDIA device to this process."""
-    return Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists() or os.name == "nt"

@@ -1,6 +1,6 @@
 """Training rows a second of catcli's loop, beside the usual way to fine-tune the same backbone, on the same rows.
 
-    python tests/bench/fit_speed.py ../shared/data/pricerunner/train.parquet --text title [--rows 640] [--repeats 3]
+    python tests/bench/fit_speed.py ../shared/data/pricerunner/train.parquet --text title [--rows 640] [--repeats 3] [--device cuda]
 
 One epoch over the rows, as `catcli fit` trains by default (dropout, clipping and optimizer included), after one to warm up: the median of
 the repeats and their range. "with reading" counts the one pass of the base over every text, which all epochs and the refit share, as if
@@ -23,6 +23,7 @@ import torch
 
 from catcli.models.backbones import MINILM
 from catcli.models.checkpoint import Checkpoint
+from catcli.models.classifier import use_bf16
 from catcli.models.reading import read
 from catcli.models.training import Task, Tell, fitting_tokenizer, train
 from catcli.products.categories import Categories
@@ -39,23 +40,27 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=640)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", default="auto", choices=["auto", "bf16", "fp32"])
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--peers", type=Path, default=Path("../shared/peers"))
     options = parser.parse_args()
     frame = pl.read_parquet(options.train).drop_nulls(options.label).sample(options.rows, seed=0)
     texts, labels = compose(frame, options.text.split(",")), frame[options.label].to_list()
     categories = Categories.of(labels)
     base, device = MINILM, torch.device(options.device)
+    recipe = Recipe(epochs=1, device=options.device, dtype=options.dtype, batch_size=options.batch_size)
+    bf16 = use_bf16(recipe.dtype, device)
     tokenizer = fitting_tokenizer(base, texts)
     nothing = np.empty(0, np.int64)
     trained, with_reading = [], []
     for repeat in range(options.repeats + 1):
         start = time.perf_counter()
-        reading = read(base, tokenizer, texts, device, bf16=device.type == "cuda", advance=lambda *_: None)
+        reading = read(base, tokenizer, texts, device, bf16=bf16, advance=lambda *_: None)
         seconds = time.perf_counter() - start
         task = Task(reading, Examples.of(texts, categories.numbers(labels)), np.arange(len(texts)), nothing, len(categories))
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = Checkpoint(Path(folder) / "checkpoint.safetensors", "bench")
-            epochs = train(task, base, Recipe(epochs=1, device=options.device), checkpoint, Tell()).epochs
+            epochs = train(task, base, recipe, checkpoint, Tell()).epochs
         if repeat:
             trained.append(len(texts) / epochs[0].seconds)
             with_reading.append(len(texts) / (epochs[0].seconds + seconds))

@@ -1,6 +1,6 @@
 """What ``catcli predict`` does at size: speed against its own kernels and the transformers pipeline, memory, kills, delta runs.
 
-    python tests/bench/predict.py speed    ADAPTER DATA [--rows 50000] [--repeats 2]
+    python tests/bench/predict.py speed    ADAPTER DATA [--rows 50000] [--repeats 2] [--device cuda]
     python tests/bench/predict.py memory   ADAPTER DATA [--rows 10000000]
     python tests/bench/predict.py kill     ADAPTER DATA [--rows 20000] [--kills 10]
     python tests/bench/predict.py previous ADAPTER DATA [--rows 20000]
@@ -45,10 +45,10 @@ def distinct(data: str, wanted: list[str]) -> pl.DataFrame:
     return pl.concat(frames, how="diagonal").unique(maintain_order=True).sample(fraction=1, shuffle=True, seed=0)
 
 
-def speed(adapter: adapters.Adapter, texts: pl.DataFrame, rows: int, repeats: int, folder: Path) -> None:
+def speed(adapter: adapters.Adapter, texts: pl.DataFrame, rows: int, repeats: int, folder: Path, device: str) -> None:
     texts = texts.head(rows)
     texts.write_parquet(folder / "in.parquet")
-    labeler = Labeler(adapter, "cpu")
+    labeler = Labeler(adapter, device)
     strings = texts.select(pl.concat_str(pl.all(), separator=" ", ignore_nulls=True))[:, 0].fill_null("").to_list()
     tokens = labeler.tokenize(sorted(strings, key=len))
     asked = Asked(str(folder / "out.parquet"), str(adapter.folder), dedupe=False, allow_missing=True)
@@ -159,13 +159,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="of the part speed")
     asked = parser.parse_args()
     adapter = adapters.load(Path(asked.adapter))
     texts = distinct(asked.data, list(adapter.manifest.text))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if asked.what == "speed":
-            speed(adapter, texts, asked.rows or 50_000, asked.repeats, folder)
+            speed(adapter, texts, asked.rows or 50_000, asked.repeats, folder, asked.device)
         elif asked.what == "memory":
             memory(adapter, texts, asked.rows or 10_000_000, folder)
         elif asked.what == "kill":
