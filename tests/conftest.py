@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,10 @@ FIXTURE = Path(__file__).parent / "fixtures" / "adapter-format-4"
 """A very small adapter, as the catcli whose format was 4 wrote it: see tests/tiny.py."""
 
 DEMO = Path(__file__).parents[1] / "catcli" / "products" / "demo"
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell has what it starts in the background (pytest &) ignore Ctrl-C, and so would the commands whose end by it is tested.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 SHELVES = ("Grocery > Drinks > Coffee", "Beauty > Hair > Shampoo", "Tools > Power Tools > Drills", "Home > Kitchen > Mugs & Cups")
 
 

@@ -112,6 +112,28 @@ def test_a_gpu_that_fails_midway_is_named(monkeypatch: pytest.MonkeyPatch, catal
     assert [path.name for path in tmp_path.iterdir()] == ["catalog.csv"]
 
 
+CUBLAS = (
+    "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:154 std::conditional_t<THRW, void, onnxruntime::common::Status> "
+    "onnxruntime::CudaCall(ERRTYPE, const char*, const char*, SUCCTYPE, const char*, const char*, int) [with ERRTYPE = cublasStatus_t; "
+    "bool THRW = true; SUCCTYPE = cublasStatus_t; std::conditional_t<THRW, void, common::Status> = void] CUBLAS failure 1: "
+    "CUBLAS_STATUS_NOT_INITIALIZED ; GPU=0 ; hostname=shop"
+)
+"""As an H200 said it with 1.5 GB of memory left."""
+
+
+def test_a_library_of_the_gpu_that_lacks_memory_gets_smaller_batches(
+    monkeypatch: pytest.MonkeyPatch, catalog: Path, tmp_path: Path
+) -> None:
+    line = ([str(catalog)], Asked(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu"))
+    failing(monkeypatch, lambda ids: len(ids) > 2, CUBLAS)
+    done = predict(*line)
+    assert (done.rows, done.halved > 0) == (240, True)
+    failing(monkeypatch, lambda _: True, CUBLAS)
+    (tmp_path / "out.csv").unlink()
+    with pytest.raises(DeviceError, match=r"the GPU failed while it labeled \(CUBLAS failure 1: CUBLAS_STATUS_NOT_INITIALIZED ; GPU=0"):
+        predict(*line)
+
+
 # --- two runs, and none --------------------------------------------------------------------------------------------------------------
 
 

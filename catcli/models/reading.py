@@ -13,7 +13,7 @@ from torch import Tensor
 
 from catcli.models.backbones import Backbone
 from catcli.models.classifier import Classifier, is_memory_short
-from catcli.models.trunk import Trunk, watched
+from catcli.models.trunk import Trunk, on_device, watched
 from catcli.runtime.blend import Array
 from catcli.runtime.tokens import TokenBatch, Tokenizer
 
@@ -107,7 +107,7 @@ def plain_logits(classifier: Classifier, tokenizer: Tokenizer, ids: Ids, advance
 
 def tensors(batch: TokenBatch, device: torch.device) -> tuple[Tensor, Tensor]:
     """Ids and mask on the device."""
-    return torch.from_numpy(batch.ids).to(device), torch.from_numpy(batch.mask).to(device)
+    return on_device(batch.ids, device), on_device(batch.mask, device)
 
 
 def precision(bf16: bool, device: torch.device) -> torch.autocast:

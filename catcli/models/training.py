@@ -24,7 +24,7 @@ from catcli.models.losses import Targets, counted, distilled, log_prior, row_los
 from catcli.models.methods import learning_rate, prepare
 from catcli.models.probe import fit_probe
 from catcli.models.reading import Advance, Reading, infer, precision, tensors
-from catcli.models.trunk import entered_at
+from catcli.models.trunk import entered_at, on_device
 from catcli.models.workers import workers
 from catcli.products.examples import UNLABELED, Examples
 from catcli.recipe import Recipe
@@ -243,7 +243,7 @@ class Trainer:
 
     def _logits(self, batch: TokenBatch) -> Tensor:
         if self._vectors is not None:
-            found: Tensor = self.classifier.head(self._vectors[torch.from_numpy(batch.rows).to(self.device)])
+            found: Tensor = self.classifier.head(self._vectors[on_device(batch.rows, self.device)])
             return found
         if self._given is not None and self.task.reading.trunk is not None:
             self._given[:] = [self.task.reading.trunk.take(batch)]
@@ -278,8 +278,10 @@ class Trainer:
         batches = self._batches(epoch=0)
         chosen = [batches[number] for number in np.linspace(0, len(batches) - 1, REHEARSAL).astype(int)]
         self.classifier.train()
-        for number, rows in enumerate([chosen[0], *chosen]):
-            if number == 1:
+        # A GPU loads what each new shape needs when it comes first.
+        warm_up = chosen if self.device.type == "cuda" else chosen[:1]
+        for number, rows in enumerate([*warm_up, *chosen]):
+            if number == len(warm_up):
                 start = self._clock()
             self._gradient(rows)
         self.classifier.zero_grad(set_to_none=True)
@@ -327,8 +329,7 @@ class Trainer:
         batch = reading.tokenizer.padded(reading.ids, rows)
         with precision(self.bf16, self.device):
             logits = self._logits(batch)
-        truth = torch.as_tensor(examples.classes[batch.rows], device=self.device)
-        weights = torch.as_tensor(examples.weights[batch.rows], device=self.device)
+        truth, weights = on_device(examples.classes[batch.rows], self.device), on_device(examples.weights[batch.rows], self.device)
         losses = self._losses(logits.float(), truth, batch.rows)
         loss = (losses * weights).sum() / whole
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
@@ -339,7 +340,7 @@ class Trainer:
         own: Tensor = self.losses(logits, truth.clamp(min=0))
         if self.task.targets is None:
             return own
-        targets = torch.from_numpy(self.task.targets[rows]).to(self.device).float()
+        targets = on_device(self.task.targets[rows], self.device).float()
         return distilled(own, truth != UNLABELED, logits + self.prior, targets)
 
     def _epoch(self, state: State, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint, best: Mapping[str, Tensor]) -> None:
@@ -395,7 +396,7 @@ class Trainer:
             stage = f"pass {state.epoch + 1} of {state.plan.epochs}: validation"
             logits = self.logits(task.held, stage)
             truth = task.examples.classes[task.held]
-            losses = self._losses(torch.from_numpy(logits).to(self.device), torch.from_numpy(truth).to(self.device), task.held)
+            losses = self._losses(on_device(logits, self.device), on_device(truth, self.device), task.held)
             # One process's number for all: they have to stop after the same pass.
             loss = workers().agree(float(losses.mean()))
             accuracy = float((logits.argmax(1) == truth).mean())

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -42,7 +43,7 @@ class Trunk:
 
     def put(self, batch: TokenBatch, states: Tensor) -> None:
         """Keep ``states`` *(rows, tokens, hidden)* of a batch that is padded on the right."""
-        real = torch.from_numpy(batch.mask.astype(bool)).to(states.device)
+        real = on_device(batch.mask.astype(bool), states.device)
         self._states[self._places(batch)[real]] = states[real].to(torch.float16)
 
     def take(self, batch: TokenBatch) -> Tensor:
@@ -51,7 +52,13 @@ class Trunk:
 
     def _places(self, batch: TokenBatch) -> Tensor:
         places = self._starts[batch.rows][:, None] + np.arange(batch.ids.shape[1])
-        return torch.from_numpy(np.minimum(places, self._starts[-1] - 1)).to(self._states.device)
+        return on_device(np.minimum(places, self._starts[-1] - 1), self._states.device)
+
+
+def on_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """A tensor of ``array`` on ``device``; to a GPU from pinned memory, so that nothing waits for the copy."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Mapping
@@ -24,18 +25,29 @@ onnxruntime.set_default_logger_severity(4)
 
 CPU = "CPUExecutionProvider"
 
+LIBRARY = ("CUBLAS failure", "CUDNN failure", "CUBLAS_STATUS", "CUDNN_STATUS")
+"""What it says where a library on the GPU fails. With too little memory for their own needs these say anything but that."""
+
 MEMORY = ("Failed to allocate memory", "bad allocation", "bad_alloc", "out of memory", "ALLOC_FAILED")
 """What ONNX Runtime says where memory is short, of the host's or a GPU's."""
 
-GPU = ("CUDA failure", "CUDNN failure", "CUBLAS failure", "CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS")
+GPU = ("CUDA failure", "CUDA error")
 """What it says where a GPU fails."""
 
-GPU_BATCHES = 3
-"""Batches in flight on a GPU: one computed, one copied there, one copied back."""
+GPU_TOKENS, CPU_TOKENS = 16_384, 1024
+"""Tokens of a batch that keep the device busy: on an H200 as fast as four times so many, with a third of the padding
+(tests/bench/README.md); on a CPU without leaving its caches."""
+
+GPU_WORKERS = 6
+"""Threads that label for a GPU: it waits for their n-grams, and more of them wait for Python's lock."""
 
 
 class _MemoryShort(Exception):  # noqa: N818  (no error yet: the batch is halved)
-    """Memory is too short for a batch."""
+    """Memory is too short for a batch, or may be: ``surely`` says which."""
+
+    def __init__(self, words: str, *, surely: bool = True) -> None:
+        super().__init__(words)
+        self.surely = surely
 
 
 class Session:
@@ -58,10 +70,9 @@ class Session:
         self._session, self.no_cuda = _opened(file, options, cuda=device != "cpu" and cuda_is_there())
         self.provider: str = self._session.get_providers()[0]
         gpu = self.provider == CUDA
-        # Tokens of a batch that keep the device busy without leaving its caches.
-        self.budget = batch_tokens or (65_536 if gpu else 1024)
+        self.budget = batch_tokens or (GPU_TOKENS if gpu else CPU_TOKENS)
         # Batches that are computed at once: one a core, or on a GPU so many that it finds the next one waiting.
-        self.workers = workers or (GPU_BATCHES if gpu else cores())
+        self.workers = workers or (min(GPU_WORKERS, max(2, cores())) if gpu else cores())
         if device == "cuda" and not gpu:
             cause = f" ({self.no_cuda})" if self.no_cuda else ""
             raise DeviceError(
@@ -87,6 +98,8 @@ class Session:
         try:
             return self._computed(batch)
         except _MemoryShort as error:
+            if len(batch.rows) == 1 and not error.surely:
+                raise self._failed(str(error)) from error
             if len(batch.rows) == 1:
                 raise CatcliError(
                     f"memory is too short for one text of {batch.ids.shape[1]} tokens on {self.provider} ({error}); free some and run the "
@@ -121,23 +134,33 @@ class Session:
                 f"({rows}, {self._classes}): it is no classifier that catcli exported; fit the adapter again."
             )
 
+    @staticmethod
+    def _failed(words: str) -> DeviceError:
+        return DeviceError(
+            f"the GPU failed while it labeled ({words}); 'catcli doctor' shows if it still answers, --device cpu does without it."
+        )
+
     def _told(self, error: Exception) -> Exception:
         """What ONNX Runtime's error means; another's is a bug and stays what it is."""
         said = str(error)
         if isinstance(error, MemoryError) or any(word in said for word in MEMORY):
-            return _MemoryShort(reason(error)[:200])
+            return _MemoryShort(essence(error)[:200])
         # run_with_iobinding raises a plain RuntimeError.
         if not (type(error).__module__.startswith("onnxruntime") or type(error) is RuntimeError):
             return error
+        if any(word in said for word in LIBRARY):
+            return _MemoryShort(essence(error)[:300], surely=False)
         if any(word in said for word in GPU):
-            return DeviceError(
-                f"the GPU failed while it labeled ({reason(error)[:300]}); 'catcli doctor' shows if it still answers, --device cpu does"
-                " without it."
-            )
+            return self._failed(essence(error)[:300])
         return AdapterError(
-            f"{self._file} cannot be computed ({reason(error)[:300]}); its tokenizer or its weights are not its own: copy the adapter "
+            f"{self._file} cannot be computed ({essence(error)[:300]}); its tokenizer or its weights are not its own: copy the adapter "
             "again or fit anew."
         )
+
+
+def essence(error: BaseException) -> str:
+    """What ONNX Runtime says, without the C++ function that says it."""
+    return re.sub(r"^.*?/onnxruntime/core/\S+ .*?\[with [^\]]*\] ", "", reason(error), flags=re.DOTALL)
 
 
 def _opened(file: Path, options: onnxruntime.SessionOptions, *, cuda: bool) -> tuple[onnxruntime.InferenceSession, str]:
