@@ -340,7 +340,7 @@ def drafted(target: Path, *, sealed: bool = False) -> Iterator[Draft]:
             atomic.replace(folder, target, private / "old")
     except Exception as error:
         if is_disk_full(error):
-            raise OutputError(f"-o {target}: the disk is full; free some space and run the same line again, with --resume.") from error
+            raise OutputError(f"-o {target}: the disk is full; free some space and run the same line again.") from error
         if isinstance(error, OSError):
             raise _unwritable(target, error) from error
         raise

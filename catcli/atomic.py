@@ -31,7 +31,7 @@ MARKER = ".made-by-catcli"
 """The file in each private folder that names the folder's inode: one that came out of an archive or was copied has another."""
 
 OURS = re.compile(
-    r"lock|journal\.(jsonl|new)|\d{6}|memory-\d{6}\.npz|whole|new|old|review-\d{6}|range-\d{3}|whole-review"
+    r"lock|journal\.(jsonl|new)|\d{6}|memory-\d{6}\.npz|whole|new|old|review-\d{6}|range-\d{3}|whole-review|bad-\d{6}|whole-bad"
     r"|rows|[a-z0-9-]+\.safetensors|tuned|first|\..+\.part"
 )
 """The names that catcli gives to what it puts into a private folder. Nothing else in one is ever deleted."""
@@ -247,10 +247,15 @@ def temporary(target: Path) -> Path:
     """
     prefix = hidden(target, f"catcli-{platform.node()}-").name
     for path in target.parent.iterdir():
-        process = re.fullmatch(rf"{re.escape(prefix)}(\d+)-[0-9a-f]+\.part", path.name)
-        if process and not _runs(int(process[1])):
+        if path.name.startswith(prefix) and is_leftover(path):
             _remove_leftover(path, target)
     return target.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}.part")
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a path has a name of `temporary`, of a process of this machine that runs no more."""
+    process = re.fullmatch(rf"\..+\.catcli-{re.escape(platform.node())}-(\d+)-[0-9a-f]+\.part", path.name)
+    return process is not None and not is_running(int(process[1]))
 
 
 def _remove_leftover(path: Path, target: Path) -> None:
@@ -489,7 +494,10 @@ def delete(folder: Path) -> None:
         folder.rename(private / "old")
 
 
-def _runs(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Whether a process of this machine runs; where signals are not to be had for asking, as on Windows, it counts as one that does."""
+    if os.name != "posix":
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -108,15 +108,18 @@ def fit(
         str | None, typer.Option(help="How token states become one vector: mean, cls or last; by the base by default.", metavar="POOL")
     ] = None,
     balance: Balance = None,
-    merge_labels: MergeLabels = False,
+    merge_labels: MergeLabels = None,
     per_category: PerCategory = None,
     split: Annotated[
         str | None, typer.Option(help="Per cent to train, to choose and to score.  [default: 80/10/10]", metavar="A/B/C")
     ] = None,
     split_seed: SplitSeed = None,
-    no_refit: Annotated[
-        bool, typer.Option("--no-refit", help="Ship the models that were scored; by default they learn from all rows once more.")
-    ] = False,
+    refit: Annotated[
+        bool | None,
+        typer.Option(
+            "--refit/--no-refit", help="After scoring, train both models on all rows, or ship those that were scored.  [default: refit]"
+        ),
+    ] = None,
     seed: Seed = None,
     teacher: TeacherOption = None,
     unlabeled: Unlabeled = None,
@@ -147,7 +150,7 @@ def fit(
         "group": group,
         "split": split,
         "split_seed": split_seed,
-        "refit": False if no_refit else None,
+        "refit": refit,
         "teacher": teacher,
         "unlabeled": unlabeled,
         "time_budget": time_budget,
@@ -158,7 +161,7 @@ def fit(
         "targets": tuple(name.strip() for name in (targets or "").split(",") if name.strip()),
         "pool": pool,
         "balance": balance,
-        "merge_labels": merge_labels or None,
+        "merge_labels": merge_labels,
         "per_category": per_category,
         "rank": rank,
         "alpha": alpha,
@@ -231,12 +234,20 @@ def predict(
     device: DeviceOption = None,
     variant: VariantOption = "auto",
     engine: Annotated[
-        str, typer.Option(help="local, or ray: workers on a Ray cluster label, to the same output (pip install 'catcli[ray]').")
+        str, typer.Option(help="local, or ray: workers on a Ray cluster label, to the same output (pip install 'catcli\\[ray]').")
     ] = "local",
     batch_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of a batch; by the device by default.")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Batches at once, one a core by default; with --engine ray its workers, one a GPU.")
     ] = None,
+    on_bad_row: Annotated[
+        str,
+        typer.Option(
+            help="A row that cannot be read stops the run, is left out (skip), or comes out with nulls (null); the last two list them in "
+            "OUT.bad.jsonl.",
+            metavar="stop|skip|null",
+        ),
+    ] = "stop",
     allow_missing: AllowMissing = False,
     replace_columns: Annotated[
         bool, typer.Option("--replace-columns", help="Drop columns of the catalog that have the names of ours.")
@@ -283,6 +294,7 @@ def predict(
         dedupe=not no_dedupe,
         safe_csv=safe_csv,
         trusted_key=tuple(trusted_key or ()),
+        on_bad_row=on_bad_row,
         allow_missing=allow_missing,
         replace_columns=replace_columns,
         no_clobber=no_clobber,
@@ -319,7 +331,9 @@ def report(
     ] = None,
     text: TextMapping = None,
     allow_missing: AllowMissing = False,
-    merge_labels: MergeLabels = False,
+    merge_labels: Annotated[
+        bool, typer.Option("--merge-labels", help="Take categories that differ only by case or blanks for those of the adapter.")
+    ] = False,
     device: DeviceOption = None,
     variant: VariantOption = "auto",
     input_format: InputFormat = None,
@@ -376,7 +390,7 @@ def tune(
     base: Base = None,
     method: Method = None,
     balance: Balance = None,
-    merge_labels: MergeLabels = False,
+    merge_labels: MergeLabels = None,
     per_category: PerCategory = None,
     split_seed: SplitSeed = None,
     seed: Seed = None,
@@ -406,7 +420,7 @@ def tune(
         "base": base,
         "method": method,
         "balance": balance,
-        "merge_labels": merge_labels or None,
+        "merge_labels": merge_labels,
         "per_category": per_category,
         "split_seed": split_seed,
         "seed": seed,
@@ -460,7 +474,7 @@ def compare(
     label: LabelOption = None,
     text: TextColumns = None,
     group: Group = None,
-    merge_labels: MergeLabels = False,
+    merge_labels: MergeLabels = None,
     per_category: PerCategory = None,
     epochs: Epochs = None,
     split_seed: SplitSeed = None,
@@ -502,7 +516,7 @@ def compare(
             "--recipe": recipe,
             "--label": label,
             "--group": group,
-            "--merge-labels": merge_labels or None,
+            "--merge-labels": merge_labels,
             "--per-category": per_category,
             "--epochs": epochs,
             "--split-seed": split_seed,
@@ -528,7 +542,7 @@ def compare(
         "label": label,
         "text": tuple(text or ()),
         "group": group,
-        "merge_labels": merge_labels or None,
+        "merge_labels": merge_labels,
         "per_category": per_category,
         "epochs": epochs,
         "split_seed": split_seed,
@@ -596,6 +610,23 @@ def demo(
     from catcli.commands.demo import demo as run
 
     run(folder, talk=talk)
+
+
+@app.command(epilog="Examples:\n\n  catcli clean\n\n  catcli clean exports/ --yes")
+@command
+def clean(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[FOLDER]", help="Where runs were stopped; the working folder and the store by default.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed and not in use.")] = False,
+    as_json: Json = False,
+    *,
+    talk: Talk,
+) -> None:
+    """What stopped runs left, for the same lines to go on from: listed, and with --yes removed."""
+    from catcli.commands.clean import clean as run
+
+    run(folder, yes=yes, as_json=as_json, talk=talk)
 
 
 @app.command(epilog="Example:\n\n  catcli doctor")
@@ -694,9 +725,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? for what it cannot draw
-    if not asked_for_json_log(sys.argv[1:]):
-        app()
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(standalone_mode=False, prog_name="catcli"))
     except typer.TyperException as error:
-        wrong_usage(error)
+        wrong_usage(error, "json" if asked_for_json_log(sys.argv[1:]) else "text")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import os
+import re
 import shlex
 import signal
 import sys
@@ -58,20 +59,8 @@ def command(body: Callable[..., object]) -> Callable[..., None]:
             if sys.stdout is not None:  # closed by the caller (>&-)
                 sys.stdout.flush()
             talk.record("ended", exit_code=0)
-        except CatcliError as error:
-            _stop(talk, str(error), error.exit_code)
-        except (KeyboardInterrupt, Terminated) as stopped:
-            said, code = ("interrupted", 130) if isinstance(stopped, KeyboardInterrupt) else ("stopped by SIGTERM", 143)
-            _stop(talk, f"{said}; {again}", code)
-        except BrokenPipeError:
-            # The reader has gone (| head). Python would complain again when it flushes at exit: give it somewhere to flush to.
-            _unread()
-            raise typer.Exit(0) from None
-        except OSError as error:
-            # What the rooms below did not foresee is still the machine's doing: a name that is too long, a disk that fails.
-            _stop(talk, f"{error.filename or 'standard output'}: {error.strerror or error}; mend that and run the same line again.", 1)
-        except MemoryError:
-            _stop(talk, f"memory ran out; free some, or give a smaller --batch-size, --batch-tokens or --per-category; {again}", 1)
+        except BaseException as error:  # noqa: BLE001  # each ends in its way, and a bug with its traceback
+            _end(error, talk, again)
         finally:
             signals.release()
 
@@ -81,6 +70,34 @@ def command(body: Callable[..., object]) -> Callable[..., None]:
     vars(run).update(__signature__=signature.replace(parameters=shown))
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     return run
+
+
+def _end(error: BaseException, talk: Talk, again: str) -> NoReturn:
+    """End a command by what was raised in it: with a sentence and an exit code, or where it is a bug as it is."""
+    match error:
+        case CatcliError():
+            _stop(talk, str(error), error.exit_code)
+        case KeyboardInterrupt():
+            _stop(talk, f"interrupted; {again}", 130)
+        case Terminated():
+            _stop(talk, f"stopped by {error.signal.name}; {again}", 128 + error.signal)
+        case BrokenPipeError():
+            # The reader has gone (| head). Python would complain again when it flushes at exit: give it somewhere to flush to.
+            _unread()
+            raise typer.Exit(0) from None
+        case OSError():
+            # What the rooms below did not foresee is still the machine's doing: a name that is too long, a disk that fails.
+            _stop(talk, f"{error.filename or 'standard output'}: {error.strerror or error}; mend that and run the same line again.", 1)
+        case _ if _is_memory_short(error):
+            _stop(talk, f"memory ran out; free some, or give a smaller --batch-size, --batch-tokens or --per-category; {again}", 1)
+    raise error
+
+
+def _is_memory_short(error: BaseException) -> bool:
+    """Whether an error is that of too little memory: of Python, of a library that cannot be mapped, or of a thread that has no stack."""
+    words = {ImportError: ("failed to map segment", "annot allocate memory"), RuntimeError: ("can't start new thread",)}
+    found = (word for kind, several in words.items() if isinstance(error, kind) for word in several)
+    return isinstance(error, MemoryError) or any(word in str(error) for word in found)
 
 
 MAY_BE_EMPTY = ("keep", "output")
@@ -113,7 +130,8 @@ def _again(options: Mapping[str, object]) -> str:
         return "what went out is not all. Run the same line again."
     inputs = options.get("catalog") or options.get("products") or ()
     kept = "resume" in options and not (isinstance(inputs, Sequence) and "-" in inputs)
-    return "nothing was left half-written. Run the same line again" + (", with --resume to go on." if kept else ".")
+    way = "" if not kept else ", with --resume to go on" if "trials" in options else "; it goes on from what was finished"
+    return f"nothing was left half-written. Run the same line again{way}."
 
 
 def _spoken() -> list[inspect.Parameter]:
@@ -143,9 +161,17 @@ def asked_for_json_log(arguments: Sequence[str]) -> bool:
     return any(one == "--log-format=json" or (one, other) == ("--log-format", "json") for one, other in pairs)
 
 
-def wrong_usage(error: typer.TyperException) -> NoReturn:
-    """What is wrong with a command line, as a line of the log."""
-    _talk(quiet=False, verbose=False, strict=False, log_format="json").complain(error.format_message(), error.exit_code)
+def wrong_usage(error: typer.TyperException, log_format: str) -> NoReturn:
+    """Say what is wrong with a command line, in a sentence like every other."""
+    from catcli.recipe import plain_problem
+
+    if type(error).__name__ == "NoArgsIsHelpError":  # and the help was shown
+        sys.exit(error.exit_code)
+    context = getattr(error, "ctx", None)
+    line = context.command_path if context is not None else "catcli"
+    said = plain_problem(re.sub(r"^Invalid value for '?([^':]+?)'?:", r"\1:", error.format_message())).rstrip(".")
+    sentence = f"{said[:1].lower() + said[1:] if not said.startswith('-') else said}; '{line} --help' shows what there is."
+    _talk(quiet=False, verbose=False, strict=False, log_format=log_format).complain(sentence, error.exit_code)
     sys.exit(error.exit_code)
 
 
@@ -162,15 +188,26 @@ def plain_tracebacks() -> None:
     threading.excepthook = lambda raised: show(raised.exc_type, raised.exc_value or raised.exc_type(), raised.exc_traceback)
 
 
-class Signals:
-    """Ctrl-C and SIGTERM as `KeyboardInterrupt` and `Terminated`, each at most once: what cleans up is not interrupted by an echo.
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: what is raised in there may be swallowed, or taken for a module that is missing."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
-    A second one, later than an echo is, ends the process at once. Where a signal is ignored, as by a job in the background, it stays so.
+
+class Signals:
+    """Ctrl-C as `KeyboardInterrupt`, SIGTERM and SIGHUP as `Terminated`, once: what cleans up is not interrupted by an echo.
+
+    A second one, later than an echo is, ends the process at once. Where a signal is ignored, as by a job in the background or ``nohup``,
+    it stays so.
     """
 
     RAISED: tuple[tuple[signal.Signals, type[BaseException]], ...] = (
         (signal.SIGINT, KeyboardInterrupt),
         (signal.SIGTERM, Terminated),
+        *(((signal.SIGHUP, Terminated),) if hasattr(signal, "SIGHUP") else ()),  # not on Windows
     )
 
     def __init__(self) -> None:
@@ -186,22 +223,37 @@ class Signals:
     def release(self) -> None:
         """Listen no longer."""
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # A process that is about to end does so with its exit code, whatever echo comes.
+            echo = self._first is not None and handler == signal.SIG_DFL
+            signal.signal(number, signal.SIG_IGN if echo else handler)
         sys.unraisablehook = self._hook
 
-    def _came(self, number: int, _frame: FrameType | None) -> None:
+    def _came(self, number: int, frame: FrameType | None) -> None:
+        if self._first is None and _imports(frame):
+            self._later(number)
+            return
         if self._first is None:
             self._first = time.monotonic()
-            raise dict(self.RAISED)[signal.Signals(number)]
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated(signal.Signals(number))
         if time.monotonic() - self._first > ECHO:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+
+    @staticmethod
+    def _later(number: int) -> None:
+        """Have a signal come again."""
+        # To the process, and so to the thread that waits; Windows has no such signals, and would end it.
+        send = (os.kill, (os.getpid(), number)) if os.name == "posix" else (signal.raise_signal, (number,))
+        again = threading.Timer(0.01, *send)
+        again.daemon = True
+        again.start()
 
     def _lost(self, lost: sys.UnraisableHookArgs) -> None:
         """An exception that came while an object was being deleted goes no further: have the signal come again."""
         for number, raised in self.RAISED:
             if issubclass(lost.exc_type, raised):
                 self._first = None
-                threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+                again = lost.exc_value.signal if isinstance(lost.exc_value, Terminated) else number
+                self._later(again)
                 return
         self._hook(lost)

@@ -2,7 +2,8 @@
 
     CatcliError            exit 1   the run failed: its sentence says what, where, what is there instead and what to type next
     ├── ProductsError      exit 1   a file, a column or a label that was read
-    │   └── ChangedError   exit 1   a file that was changed meanwhile
+    │   ├── ChangedError   exit 1   a file that was changed meanwhile
+    │   └── RowError       exit 1   a row that cannot be read
     ├── OutputError        exit 1   the place that was to be written
     ├── AdapterError       exit 1   an adapter folder: missing, damaged, in the way
     ├── BackboneError      exit 1   a base model: not to be had, not whole, not known
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import signal
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -34,6 +36,10 @@ class ProductsError(CatcliError):
 
 class ChangedError(ProductsError):
     """A file was changed while it was read: what was made of it so far is of no use."""
+
+
+class RowError(ProductsError):
+    """A row cannot be read: it has too many cells, letters of another encoding, or is no JSON."""
 
 
 class OutputError(CatcliError):
@@ -69,7 +75,11 @@ class GateMissed(CatcliError):  # noqa: N818  (a gate that was missed is no erro
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived. No `Exception`, so that nothing on the way swallows it, like `KeyboardInterrupt`."""
+    """SIGTERM or SIGHUP arrived. No `Exception`, so that nothing on the way swallows it, like `KeyboardInterrupt`."""
+
+    def __init__(self, number: signal.Signals = signal.SIGTERM) -> None:
+        super().__init__(number)
+        self.signal = number
 
 
 def close_to(name: str, known: Iterable[str]) -> str:

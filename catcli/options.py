@@ -66,7 +66,10 @@ Balance = Annotated[
     ),
 ]
 MergeLabels = Annotated[
-    bool, typer.Option("--merge-labels", help="Take categories that differ only by case or blanks for one, under the most frequent name.")
+    bool | None,
+    typer.Option(
+        "--merge-labels/--no-merge-labels", help="Take categories that differ only by case or blanks for one, under the most frequent name."
+    ),
 ]
 Epochs = Annotated[int | None, typer.Option(help="Most passes over the rows; 2 to 8 by their number by default.")]
 PerCategory = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from importlib import resources
@@ -19,11 +20,17 @@ Method = Literal["lora", "rslora", "dora", "pissa", "full", "head"]
 Pool = Literal["mean", "cls", "last"]
 Balance = Literal["none", "weights", "focal", "logit-adjust"]
 
+VARIANTS = ("auto", "fp32", "fp16", "int8")
+"""What may be asked for of an adapter's models."""
+
 MAX_RECIPE = 2**20
 """Bytes of a recipe's file."""
 
 ADAPTED: tuple[Method, ...] = ("lora", "rslora", "dora", "pissa")
 """Methods that put adapters beside frozen weights."""
+
+OF_THE_BASE = ("lr", "targets", "pool", "max_tokens")
+"""What suits one base, and is chosen anew for another; for another method the learning rate is."""
 
 ADAPTERS_ONLY = ("rank", "alpha", "dropout", "targets")
 """What is an adapter's, and means nothing where none is trained."""
@@ -131,6 +138,8 @@ class Recipe(BaseModel):
                 came by mail could name a private file, or a bucket that is then asked with the credentials of this machine.
         """
         recipe = cls.load(name)
+        of_another = given.get("base") not in (None, recipe.base), given.get("method") not in (None, recipe.method)
+        recipe = recipe.without(*(OF_THE_BASE if of_another[0] else ()), *(("lr",) if of_another[1] else ()))
         flags = {flag for flag, value in {**given, **(repeated or {})}.items() if value not in (None, (), [])}
         unasked = {flag: place for flag, place in recipe.places().items() if flag not in flags} if name and Path(name).is_file() else {}
         if unasked:
@@ -211,14 +220,42 @@ def check_device(device: str) -> None:
         raise UsageError(f"--device {device}: choose one of {', '.join(get_args(Device))}.")
 
 
+def check_variant(variant: str) -> None:
+    """Stop at a name that is none of `VARIANTS`."""
+    if variant not in VARIANTS:
+        raise UsageError(f"--variant {variant}: choose one of {', '.join(VARIANTS)}.")
+
+
 def in_flag_names(error: ValidationError) -> list[str]:
-    """Every problem of a recipe as ``--batch-size: Input should be greater than or equal to 1, not 0``."""
+    """Every problem of a recipe as ``--batch-size 0: at least 1``."""
     problems = []
     for problem in error.errors(include_url=False):
         if problem["type"] == "value_error" and not problem["loc"]:  # of options together: the sentence names them
             problems.append(problem["msg"].removeprefix("Value error, "))
             continue
-        flag = "--" + str(problem["loc"][0]).replace("_", "-") if problem["loc"] else "the file"
-        given = f", not {problem['input']!r}" if problem["loc"] else ""
-        problems.append(f"{flag}: {problem['msg'].removeprefix('Value error, ')}{given[:80]}")
+        flag = f"--{problem['loc'][0]} ".replace("_", "-") + str(problem["input"])[:80] if problem["loc"] else "the file"
+        problems.append(f"{flag}: {plain_problem(problem['msg'])}")
     return problems
+
+
+_PROBLEMS = {
+    r"Input should be greater than or equal to (\S+)": r"at least \1",
+    r"Input should be less than or equal to (\S+)": r"at most \1",
+    r"Input should be greater than (\S+)": r"above \1",
+    r"Input should be less than (\S+)": r"below \1",
+    r"Input should be a valid integer.*": "a whole number",
+    r"Input should be a valid number.*": "a number",
+    r"Input should be a valid boolean.*": "true or false",
+    r"Input should be a valid string": "a name",
+    r"String should have at least 1 character": "a name",
+    r"Input should be ('.*')": r"one of \1",
+    r"Extra inputs are not permitted": "there is no such option",
+    r"Value error, ": "",
+}
+
+
+def plain_problem(message: str) -> str:
+    """What pydantic says of a value, in the words of the other sentences."""
+    for said, plain in _PROBLEMS.items():
+        message = re.sub(said, plain, message, flags=re.DOTALL)
+    return message

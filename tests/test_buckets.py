@@ -157,7 +157,7 @@ def test_a_network_that_is_down_ends_in_a_sentence_and_what_stood_there_stands(s
             labeled("s3://shop/shop.csv", "s3://shop/out.csv")
     s3.faults.fault = lambda handler, number: handler.command in ("PUT", "POST") and error_500(handler, number)
     with pytest.raises(
-        OutputError, match=r"-o s3://shop/out\.csv cannot be written, after 8 tries: .*48 labeled rows are kept: --resume goes on"
+        OutputError, match=r"-o s3://shop/out\.csv cannot be written, after 8 tries: .*48 labeled rows are kept: the same line goes on"
     ):
         labeled("s3://shop/shop.csv", "s3://shop/out.csv")
     assert s3.get("out.csv") == b"before"

@@ -62,7 +62,7 @@ def test_completion_is_there_for_bash(tmp_path: Path) -> None:
         (
             ("fit", "products.csv", "--rank", "0", "--epochs", "0"),
             2,
-            "error: --rank: Input should be greater than or equal to 1, not 0; --epochs",
+            "error: --rank 0: at least 1; --epochs 0: at least 1.",
         ),
         (
             ("fit", "products.csv", "--input-format", "xls"),
@@ -71,10 +71,12 @@ def test_completion_is_there_for_bash(tmp_path: Path) -> None:
         ),
         (("predict", "products.csv", "-o", "out.xyz"), 2, "error: -o out.xyz: the ending names no format that catcli writes"),
         (("predict", "products.csv", "-o", "out.csv"), 1, "error: adapters holds no adapter; 'catcli fit products.csv' makes one"),
-        (("predict", "products.csv"), 2, "Missing option '-o'"),
+        (("predict", "products.csv"), 2, "error: missing option '-o' / '--output'; 'catcli predict --help' shows what there is."),
         (("report", "nothing"), 1, "error: there is no adapter 'nothing'; adapters holds none"),
         (("adapters", "remove", "../x"), 1, "error: there is no adapter '../x'"),
-        (("nonsense",), 2, "No such command 'nonsense'"),
+        (("nonsense",), 2, "error: no such command 'nonsense'; 'catcli --help' shows"),
+        (("predict", "x.csv", "-o", "y.csv", "--top-k", "0"), 2, "error: --top-k: at least 1; 'catcli predict --help' shows"),
+        (("fit", "products.csv", "--batch-size", "many"), 2, "error: --batch-size: a whole number; 'catcli fit --help' shows"),
     ],
 )
 def test_wrong_calls_get_a_sentence_and_their_code(tmp_path: Path, arguments: tuple[str, ...], code: int, sentence: str) -> None:

@@ -80,7 +80,7 @@ def test_published_files_are_fitted_on_title_features_and_description(published:
     said = " ".join(result.stderr.split())
     assert "517 rows read, 490 labeled with 3 categories" in said
     assert "160 of them are drawn, evenly over the categories" in said
-    assert "27 rows have no category and are left out" in said
+    assert "27 rows without a category, left out" in said
     manifest = adapters.load(tmp_path / "amazon").manifest
     assert manifest.text == ("title", "features", "description")
     assert manifest.categories == ("All Beauty", "Grocery", "Industrial & Scientific")

@@ -128,7 +128,7 @@ def test_what_means_nothing_together_gets_a_sentence(shop: Shop, small: Path, tm
     assert says("--base", str(small), "--max-tokens", "4000") == (
         "error: --max-tokens 4000: small-bert has positions for 512; ask for at most so many."
     )
-    assert "--method: Input should be 'lora', 'rslora', 'dora', 'pissa', 'full' or 'head', not 'adapter'" in says("--method", "adapter")
+    assert "--method adapter: one of 'lora', 'rslora', 'dora', 'pissa', 'full' or 'head'" in says("--method", "adapter")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,8 @@ def test_a_shipped_recipe_is_run_by_its_name_with_options_beside_it(shop: Shop, 
     options = ["--recipe", "bert-lora", "--base", str(small), "--epochs", "1", "--no-refit", "--device", "cpu", "-q"]
     catcli("fit", shop.products, *options, "-o", "one", cwd=tmp_path, check=True)
     told = json.loads((tmp_path / "one" / "recipe.json").read_text())
-    assert (told["rank"], told["alpha"], told["max_tokens"], told["base"]) == (8, 32, 128, str(small))
+    assert (told["rank"], told["alpha"], told["base"]) == (8, 32, str(small))
+    assert told["max_tokens"] <= 64  # what suits the recipe's base is chosen anew for another
 
 
 def test_weights_above_two_gigabytes_stand_beside_the_model(

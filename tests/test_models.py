@@ -288,20 +288,24 @@ def test_a_batch_that_memory_is_too_short_for_teaches_the_same_in_pieces(base: B
 
 
 @pytest.mark.parametrize("method", ["lora", "pissa", "head"])
-def test_matrices_that_are_rounded_once_give_the_gradient_of_autocast(base: Backbone, method: Method) -> None:
+def test_matrices_that_are_rounded_once_give_the_gradient_of_autocast(
+    base: Backbone, monkeypatch: pytest.MonkeyPatch, method: Method
+) -> None:
     found = []
-    for rounded in (False, True):
+    for whole in (False, True):
+        if whole:
+            monkeypatch.setattr(training, "frozen_matrices", lambda _: [])
         learner, task = trainer(base, method=method, dtype="bf16")
         learner.classifier.eval()  # without dropout
-        if rounded:
-            training.round_frozen(learner.classifier)
-        kinds = {parameter.dtype for parameter in learner.classifier.parameters() if not parameter.requires_grad and parameter.ndim > 1}
-        assert (torch.bfloat16 in kinds) == rounded
+        before = [parameter.clone() for parameter in learner.classifier.parameters()]
         with learner._entered() as learner._given:
+            kinds = {parameter.dtype for parameter in learner.classifier.parameters()}
             loss = learner._gradient(task.learn[:8].tolist())
-        found.append((loss, {name: one.grad for name, one in learner.learning.items() if one.grad is not None}))
-    assert found[0][0] == found[1][0]
-    assert alike(found[0][1], found[1][1])
+        found.append((kinds, loss, {name: one.grad for name, one in learner.learning.items() if one.grad is not None}))
+        assert all(map(torch.equal, before, learner.classifier.parameters()))
+    assert [torch.bfloat16 in kinds for kinds, _, _ in found] == [True, False]
+    assert found[0][1] == found[1][1]
+    assert alike(found[0][2], found[1][2])
 
 
 def test_a_backbone_is_whole_again_after_training(base: Backbone, tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def test_the_log_is_an_object_a_line_with_run_rows_seconds_and_the_adapter(tmp_p
     ("line", "code", "said"),
     [
         (("predict", "no.csv", "-o", "out.csv", "--adapter", str(FIXTURE)), 1, "there is no file no.csv"),
-        (("predict", "--nope"), 2, "No such option"),
-        (("predict",), 2, "Missing argument"),
+        (("predict", "--nope"), 2, "no such option"),
+        (("predict",), 2, "missing argument"),
     ],
 )
 def test_what_goes_wrong_is_in_the_log_too(tmp_path: Path, line: tuple[str, ...], code: int, said: str) -> None:

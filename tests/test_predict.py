@@ -134,7 +134,9 @@ def test_an_error_midway_keeps_what_was_done_and_says_so(shop: Shop, tmp_path: P
     rows = "".join(f"{title},x,y\n" for title in titles(500))
     (tmp_path / "catalog.csv").write_text("title,brand,description\n" + rows + "too,many,cells,here\n")
     asked = Asked(str(tmp_path / "out.csv"), shop.adapter, resume=True)
-    with pytest.raises(ProductsError, match=r"line 502 has 4 cells where the header has 3; .* labeled rows are kept: --resume goes on"):
+    with pytest.raises(
+        ProductsError, match=r"line 502 has 4 cells where the header has 3; .* labeled rows are kept: the same line with --on-bad-row skip"
+    ):
         predict([str(tmp_path / "catalog.csv")], asked)
     with pytest.raises(ProductsError, match="line 502"):  # goes on, and meets the same line
         predict([str(tmp_path / "catalog.csv")], asked)
@@ -191,7 +193,8 @@ def test_only_so_many_texts_are_recalled_and_the_oldest_are_forgotten() -> None:
 
 
 def test_an_earlier_output_is_found_by_text() -> None:
-    previous = Previous(np.array([9, 3, 9], np.uint64), np.array([1, 2, 3], np.int32), np.array([0.1, 0.2, 0.3], np.float32))
+    rows = (np.array([9, 3, 9], np.uint64), np.array([1, 2, 3], np.int32), np.array([0.1, 0.2, 0.3], np.float32))
+    previous = Previous.of([rows])
     asked = np.array([3, 4, 9], np.uint64)
     known = among(asked, previous.hashes)
     assert (known.tolist(), previous.get(asked[known])[0][:, 0].tolist(), len(previous)) == ([True, False, True], [2, 1], 2)

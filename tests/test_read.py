@@ -9,6 +9,7 @@ import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -20,7 +21,7 @@ from catcli.errors import ProductsError, UsageError
 from catcli.products.read import open_source
 
 
-def read(path: Path | str, **options: str | None) -> pl.DataFrame:
+def read(path: Path | str, **options: Any) -> pl.DataFrame:  # noqa: ANN401  (those of open_source)
     return open_source([str(path)], **options).read().frame
 
 
@@ -154,6 +155,17 @@ def test_files_of_different_columns_are_not_mixed(tmp_path: Path) -> None:
     written(tmp_path, "a,c\n1,2\n", "2.csv")
     with pytest.raises(ProductsError, match="differ in columns 'b', 'c'; give files of one layout a run"):
         read(tmp_path / "*.csv")
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "arrow"])
+def test_the_layouts_of_all_files_are_compared_before_the_first_row(tmp_path: Path, ending: str) -> None:
+    for number, columns in enumerate((["a", "b"], ["b", "a"], ["a", "c"])):
+        frame = pl.DataFrame({name: ["x"] for name in columns})
+        {"csv": frame.write_csv, "parquet": frame.write_parquet}.get(ending, frame.write_ipc)(tmp_path / f"{number}.{ending}")  # type: ignore[operator]
+    with pytest.raises(ProductsError, match=rf"2\.{ending} and .*0\.{ending} differ in columns 'b', 'c'"):
+        next(open_source([str(tmp_path)]).batches())
+    (tmp_path / f"2.{ending}").unlink()
+    assert open_source([str(tmp_path)]).read().frame.columns == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -347,3 +359,25 @@ def test_json_types_that_differ_from_batch_to_batch_are_settled_before_the_first
     assert len({str(batch.frame.schema) for batch in batches}) == 1
     assert batches[0].frame.row(3) == ("3", {"w": 1, "h": None}, None)
     assert batches[-1].frame.row(-1) == ("n/a", {"w": None, "h": 2.5}, True)
+
+
+@pytest.mark.parametrize("tail", ['3,c,"Red mug with a han', '3,"Red mug, with a han,x'])
+def test_a_file_that_breaks_off_within_a_quoted_cell_is_not_whole(tmp_path: Path, tail: str) -> None:
+    with pytest.raises(ProductsError, match=r"breaks off in line 4, within a quoted cell; copy the file again\.|is not closed properly"):
+        read(written(tmp_path, f"id,a,title\n1,a,mug\n2,b,drill\n{tail}"))
+    assert len(read(written(tmp_path, 'id,title\n1,"mug, blue"'))) == 1
+    assert len(read(written(tmp_path, 'id,title\n1,"13 inch" TV'))) == 1
+
+
+def test_standard_input_is_read_beside_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, "id,title\n1,mug\n", "a.csv")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"id,title\n2,drill\n")))
+    frame = open_source([str(tmp_path / "a.csv"), "-"]).read().frame
+    assert frame.rows() == [("1", "mug"), ("2", "drill")]
+
+
+def test_files_of_latin_1_whose_first_accent_comes_late_have_one_layout(tmp_path: Path) -> None:
+    rows = "".join(f"{number},mug\n" for number in range(800)).encode()
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_bytes(b"id,title\n" + rows[:6000].rpartition(b"\n")[0] + b"\n9,caf\xe9\n")
+    assert "café" in open_source([str(tmp_path)]).read().frame["title"].to_list()

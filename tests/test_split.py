@@ -3,21 +3,46 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catcli.products.split import split, text_key
+from catcli.products.split import product_keys, split, text_key
 
 SHARES = (80, 10, 10)
 
 
 def test_every_category_with_enough_products_is_in_all_parts() -> None:
-    classes = np.repeat(np.arange(3), [100, 5, 4])
+    classes = np.repeat(np.arange(3), [100, 10, 4])
     parts = split([f"product {row}" for row in range(len(classes))], classes, SHARES, 0)
     assert set(classes[parts.train]) == {0, 1, 2}
     assert {0, 1} <= set(classes[parts.validation]) & set(classes[parts.test])
-    assert parts.rare == (2,)
-    assert [len(rows) for rows in (parts.train, parts.validation, parts.test)] == [80 + 3 + 4, 11, 11]
+    assert (parts.rare, parts.fewest) == ((2,), 10)
+    assert [len(rows) for rows in (parts.train, parts.validation, parts.test)] == [80 + 8 + 4, 11, 11]
+
+
+def test_small_categories_are_no_larger_a_part_of_the_rows_that_score_than_of_all() -> None:
+    sizes = np.concatenate((np.full(1000, 4), np.full(500, 8), np.full(500, 100)))
+    classes = np.repeat(np.arange(len(sizes)), sizes)
+    parts = split([f"product {row}" for row in range(len(classes))], classes, SHARES, 0)
+    small = {name: float((classes[rows] < 1500).mean()) for name, rows in (("test", parts.test), ("validation", parts.validation))}
+    share = float((classes < 1500).mean())
+    assert small == {name: pytest.approx(share, abs=0.005) for name in small}
+
+
+def test_where_all_categories_are_small_some_rows_score_all_the_same() -> None:
+    classes = np.repeat(np.arange(20), 8)
+    parts = split([f"product {row}" for row in range(160)], classes, SHARES, 0)
+    assert (len(parts.test), len(parts.validation), len(parts.rare)) == (16, 16, 20)
+
+
+def test_groups_that_have_a_text_in_common_are_one_product() -> None:
+    texts = ["Blue mug", "blue MUG!", "Red mug", "red mug", "Drill", "", "", "Saw"]
+    groups = pl.Series(["b", "a", "a", "c", "d", "e", "f", None])
+    keys = product_keys(texts, groups)
+    assert keys == ["group a"] * 4 + ["group d", "group e", "group f", "saw"]
+    assert product_keys(["blue mug", "Blue mug", "x"], pl.Series([None, "g", "h"])) == ["blue mug", "blue mug", "group h"]
 
 
 def test_rare_categories_are_held_out_together_and_in_proportion() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -18,6 +19,7 @@ from small_bases import save_base
 from test_places import run
 from tiny import tiny_products
 
+from catcli.commands import trials as trials_module
 from catcli.commands.learning import Learner
 from catcli.commands.preparing import Reading, prepared
 from catcli.commands.searching import Searcher, open_study
@@ -25,8 +27,10 @@ from catcli.commands.talk import Talk
 from catcli.commands.trials import Trials
 from catcli.commands.tune import Search, tune
 from catcli.errors import CatcliError, OutputError, ProductsError, UsageError
+from catcli.evaluation.calibration import Blending
 from catcli.evaluation.studies import Tuned
-from catcli.models.training import Tell
+from catcli.models.training import Task, Tell, Trained
+from catcli.models.training import train as train_of_models
 from catcli.products.split import folds
 from catcli.recipe import Recipe
 
@@ -92,6 +96,33 @@ def test_a_trial_is_scored_on_every_fold_by_a_model_that_has_not_seen_it(trials:
     assert trials.run(trials.learner.recipe, tmp_path / "state", after, "accuracy") == score  # from what it kept, as after a kill
     truth = trials.studied.examples.classes[: len(trials.rows)]
     assert (trials.linear.argmax(1) == truth).mean() > 0.5  # and so is the linear model, once for all trials
+
+
+def test_the_rows_of_a_fold_choose_nothing_of_what_scores_them(trials: Trials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks: list[Task] = []
+    chosen: list[int] = []
+    real_train, real_fit = train_of_models, Blending.fit
+
+    def train(task: Task, *rest: Any) -> Trained:  # noqa: ANN401
+        tasks.append(task)
+        return real_train(task, *rest)
+
+    def fit(variants: Any, linear: Any, truth: Any, shares: Any) -> Blending:  # noqa: ANN401
+        chosen.append(len(truth))
+        return real_fit(variants, linear, truth, shares)
+
+    monkeypatch.setattr(trials_module, "train", train)
+    monkeypatch.setattr(Blending, "fit", fit)
+    trials.run(trials.learner.recipe, tmp_path / "state", lambda *_: True, "accuracy")
+    keys = np.array([trials.learner.labeled.keys[row] for row in trials.rows])
+    for number, task in enumerate(tasks):
+        inside = np.flatnonzero(trials.fold == number)
+        learned = task.learn[task.learn < len(trials.rows)]
+        assert not set(keys[inside]) & set(keys[task.held])
+        assert not set(keys[inside]) & set(keys[learned])
+        assert not set(keys[task.held]) & set(keys[learned])
+        assert 0 < len(task.held) < len(learned)
+    assert chosen == [len(task.held) for task in tasks]
 
 
 def test_a_trial_that_is_not_worth_it_ends_after_a_fold(trials: Trials, tmp_path: Path) -> None:

@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import typer
 from conftest import FIXTURE, catcli
+from corpus import workbook
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_places import run
 from tiny import tiny_products
 
-from catcli.evaluation.resampling import estimate
+from catcli import adapter as adapters
+from catcli.commands import cells, learning
+from catcli.commands.predict import Asked, predict
+from catcli.commands.preparing import Reading
+from catcli.commands.talk import Talk
+from catcli.ending import command
+from catcli.evaluation.calibration import Blending, crossed_losses
+from catcli.evaluation.contract import RISK, Judged, category_thresholds, enough
+from catcli.evaluation.metrics import Comparison, Estimate, Quantized
+from catcli.evaluation.resampling import Outcomes, estimate
+from catcli.models import export, training
+from catcli.models.checkpoint import Checkpoint
+from catcli.models.workers import Workers
+from catcli.products.categories import Categories
+from catcli.products.examples import Examples
+from catcli.products.parts import Parts
+from catcli.recipe import Recipe
+from catcli.reporting import sentences
+from catcli.runtime import planning
+from catcli.runtime.labeler import lora_logits
+from catcli.runtime.pipeline import Finisher
+from catcli.runtime.recall import Previous
+from catcli.runtime.session import Session
+from catcli.runtime.tokens import Tokenizer
 
 PREDICT = ("predict", "catalog.csv", "-o", "out.csv", "--adapter", FIXTURE, "--device", "cpu")
 
@@ -75,7 +107,7 @@ def test_what_stands_behind_an_encoding_is_replace_or_nothing(shop: Path) -> Non
         (["--require", "macro_f1=2"], "--require macro_f1=2: macro_f1 is a share from 0 to 1, such as macro_f1=0.02."),
         (["--require", "accuracy=-1"], "--require accuracy=-1: accuracy is a share from 0 to 1."),
         (["--require", "log_loss=-1"], "--require log_loss=-1: log_loss is never below 0."),
-        (["--time-budget", "infs"], "--time-budget: write a time above 0, such as 90s, 10m or 2h"),
+        (["--time-budget", "infs"], "--time-budget infs: write a time above 0, such as 90s, 10m or 2h"),
         (["-q", "-v"], "-q and -v contradict one another; leave one out."),
     ],
 )
@@ -211,3 +243,440 @@ def test_the_package_is_imported_from_a_folder_without_an_installation(tmp_path:
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )
     assert ran.stdout == "0+unknown\n"
+
+
+# --- signals and memory ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+def test_a_signal_during_an_import_ends_as_at_any_other_moment(shop: Path, number: str, code: int) -> None:
+    """An import can swallow what a signal raises in it, or take it for a library that is missing, as onnxruntime's does."""
+    (shop / "slow_module.py").write_text(
+        "import os, signal, sys\n"
+        "try:\n"
+        f"    os.kill(os.getpid(), signal.{number})\n"
+        "    sum(range(1000))\n"
+        "except BaseException:\n"
+        "    raise ImportError('a library is missing')\n"
+    )
+    program = (
+        "import sys; sys.path.insert(0, '.')\n"
+        "from catcli.ending import command\n"
+        "import typer\n"
+        "app = typer.Typer()\n"
+        "@app.command()\n"
+        "@command\n"
+        "def wait(*, talk: object) -> None:\n"
+        "    import slow_module, threading\n"
+        "    threading.Event().wait(60)\n"
+        "app()\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=shop, timeout=120)
+    assert ran.returncode == code, ran.stderr
+    assert ran.stderr.count("error: ") == 1
+    assert "Traceback" not in ran.stderr
+
+
+def test_an_echo_of_ctrl_c_does_not_end_the_process_before_its_sentence(shop: Path) -> None:
+    program = (
+        "import os, signal\n"
+        "from catcli.ending import Signals\n"
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        "signals = Signals()\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT); sum(range(1000))\n"
+        "except KeyboardInterrupt:\n    signals.release()\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "print('ended')\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=shop, timeout=60)
+    assert (ran.returncode, ran.stdout) == (0, "ended\n")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), ImportError("x.so: failed to map segment from shared object"), RuntimeError("can't start new thread")],
+)
+def test_too_little_memory_is_said_to_be_that(error: Exception) -> None:
+    def body(*, talk: Talk) -> None:
+        talk.detail("at work")
+        raise error
+
+    with pytest.raises(typer.Exit) as ended:
+        command(body)(quiet=False, verbose=False, strict=False, log_format="text")
+    assert ended.value.exit_code == 1
+
+
+# --- places ------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("shop")
+def test_an_ending_and_a_format_that_contradict_one_another_are_wrong_usage() -> None:
+    refused = run("predict", "catalog.csv", "-o", "o.csv", "--adapter", FIXTURE, "--format", "parquet")
+    assert refused.exit_code == 2
+    assert "-o o.csv: its ending says csv, and --format parquet; rename it or leave --format out." in refused.stderr
+
+
+def test_output_can_go_to_nowhere_and_come_from_dev_stdin(shop: Path) -> None:
+    line = ("--adapter", FIXTURE, "--device", "cpu")
+    assert catcli("predict", "catalog.csv", "-o", "/dev/null", "--format", "csv", *line, cwd=shop).returncode == 0
+    with (shop / "catalog.csv").open() as stream:
+        command_line = [sys.executable, "-m", "catcli", "predict", "/dev/stdin", "-o", "out.csv", *map(str, line)]
+        assert subprocess.run(command_line, stdin=stream, check=False, cwd=shop, capture_output=True).returncode == 0
+    assert (shop / "out.csv").read_text().count("\n") == 2
+
+
+def test_an_adapter_is_not_exported_into_itself(shop: Path) -> None:
+    shutil.copytree(FIXTURE, shop / "a")
+    refused = run("adapters", "export", "a", "-o", "a/sub")
+    assert refused.exit_code == 1
+    assert "-o a/sub lies in the adapter that is exported; name a folder beside it." in refused.stderr
+
+
+def test_a_name_of_the_same_letters_in_another_encoding_is_told(shop: Path) -> None:
+    (shop / "Te\u0301le\u0301.csv").write_text("title\nmug\n")
+    refused = run("predict", "T\u00e9l\u00e9.csv", "-o", "out.csv", "--adapter", FIXTURE)
+    assert refused.exit_code == 1
+    assert "'Te\\u0301le\\u0301.csv' has the same letters, encoded otherwise" in refused.stderr
+    refused = run("predict", "nowhere/x.csv", "-o", "out.csv", "--adapter", FIXTURE)
+    assert "there is no folder nowhere either" in refused.stderr
+
+
+# --- recipes and reports -----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_suits_one_base_is_chosen_anew_for_another(shop: Path) -> None:
+    (shop / "mine.json").write_text(Recipe(base="bert", lr=1e-4, max_tokens=64, pool="cls", epochs=3, merge_labels=True).model_dump_json())
+    same = Recipe.start("mine.json", {"epochs": 2})
+    assert (same.lr, same.max_tokens, same.pool) == (1e-4, 64, "cls")
+    other = Recipe.start("mine.json", {"base": "roberta"})
+    assert (other.lr, other.max_tokens, other.pool, other.targets, other.epochs) == (None, None, None, (), 3)
+    assert Recipe.start("mine.json", {"base": "roberta", "lr": 2e-4}).lr == 2e-4
+    assert Recipe.start("mine.json", {"method": "full"}).lr is None
+    assert Recipe.start("mine.json", {"merge_labels": False}).merge_labels is False
+
+
+def test_switches_of_a_recipe_can_be_turned_off(shop: Path) -> None:
+    (shop / "mine.json").write_text(Recipe(refit=False, merge_labels=True).model_dump_json())
+    seen: list[Recipe] = []
+
+    def fit(*_: object, recipe: Recipe, **__: object) -> None:
+        seen.append(recipe)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("catcli.commands.fit.fit", fit)
+        assert run("fit", "products.csv", "--recipe", "mine.json").exit_code == 0
+        assert run("fit", "products.csv", "--recipe", "mine.json", "--refit", "--no-merge-labels").exit_code == 0
+    assert [(recipe.refit, recipe.merge_labels) for recipe in seen] == [(False, True), (True, False)]
+
+
+@pytest.mark.parametrize(
+    "flags", [["--variant", "fp32"], ["--device", "cpu"], ["--allow-missing"], ["--encoding", "utf-8"], ["--delimiter", ";"]]
+)
+def test_report_refuses_what_means_something_for_new_rows_only(flags: list[str]) -> None:
+    refused = run("report", FIXTURE, *flags)
+    assert refused.exit_code == 2
+    assert f"{flags[0]} is about the rows that --on gives; add --on LABELED, or leave it out." in refused.stderr
+
+
+@pytest.mark.usefixtures("shop")
+def test_report_looks_at_the_page_s_folder_before_it_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("catcli.commands.scoring.held_out", lambda _: pytest.fail("it was scored"))
+    refused = run("report", FIXTURE, "--html", "nowhere/page.html")
+    assert refused.exit_code == 1
+    assert "--html nowhere/page.html: there is no folder nowhere" in refused.stderr
+    refused = run("report", FIXTURE, "--variant", "nonsense")
+    assert (refused.exit_code, "--variant nonsense: choose one of auto, fp32, fp16, int8." in refused.stderr) == (2, True)
+
+
+@pytest.mark.usefixtures("shop")
+def test_the_names_of_doctor_s_json_are_names() -> None:
+    facts = json.loads(run("doctor", "--json").stdout)
+    assert {"python", "processor", "gpu_of_torch", "gpu_of_onnxruntime", "embedded_model", "store", "catcli"} <= set(facts)
+    assert all(re.fullmatch(r"[a-z0-9_-]+", name) for name in facts)
+
+
+def test_a_narrow_terminal_shows_all_digits(shop: Path) -> None:
+    shown = catcli("report", FIXTURE, cwd=shop, check=True, COLUMNS="20").stdout
+    assert "1.000" in shown
+    assert "…" not in shown.split("precision")[0]
+
+
+def test_help_shows_the_name_of_an_extra(shop: Path) -> None:
+    assert "catcli[ray]" in catcli("predict", "--help", cwd=shop, check=True, COLUMNS="200").stdout
+
+
+# --- runs that are stopped, and fits ------------------------------------------------------------------------------------------------------
+
+
+def test_a_forgotten_resume_loses_no_labeled_row(shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(planning, "PART_ROWS", 64)
+    rows = "\n".join(f"mug {number}" for number in range(400))
+    (shop / "catalog.csv").write_text(f"title\n{rows}\n")
+    asked = Asked("out.csv", str(FIXTURE), device="cpu", workers=1)
+    keep, calls = Parts.keep, itertools.count()
+
+    def stopped(parts: Parts, *arguments: object) -> None:
+        keep(parts, *arguments)  # type: ignore[arg-type]
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Parts, "keep", stopped)
+        predict(["catalog.csv"], asked)
+    done = predict(["catalog.csv"], asked, talk=Talk())
+    assert done.resumed > 0
+    assert f"going on after {done.resumed} rows that a stopped run had labeled" in capsys.readouterr().err
+
+
+def test_rows_of_another_fit_are_not_taken_up(shop: Path) -> None:
+    (shop / "rows").write_text("24")
+    assert learning._kept_rows(shop / "rows", "this fit") is None
+    (shop / "rows").write_text(json.dumps({"rows": 24, "fit": "another fit"}))
+    assert learning._kept_rows(shop / "rows", "this fit") is None
+    assert learning._kept_rows(shop / "none", "this fit") is None
+    (shop / "rows").write_text(json.dumps({"rows": 24, "fit": "this fit"}))
+    assert learning._kept_rows(shop / "rows", "this fit") == 24
+
+
+def test_every_process_of_a_training_makes_the_plan_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its own clock: the time that is left is agreed on as the seconds of a step are."""
+    asked: list[float] = []
+
+    class Several(Workers):
+        def agree(self, value: float) -> float:
+            asked.append(value)
+            return 60.0 if value > 1 else 0.5
+
+    monkeypatch.setattr(training, "workers", Several)
+    plans = []
+    for left in (100.0, 900.0):
+        learner = object.__new__(training.Trainer)
+        task = SimpleNamespace(learn=np.arange(3200), seconds=left)
+        vars(learner).update(task=task, recipe=Recipe(batch_size=32, epochs=8), tell=training.Tell(), device="cpu")
+        vars(learner)["_rehearse"] = lambda: 0.4
+        plans.append(learner._plan(None))
+    assert plans[0] == plans[1]
+    assert plans[0].steps == 120
+    assert asked == [0.4, 100.0, 0.4, 900.0]
+
+
+# --- numbers -----------------------------------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(0.5, 1.0, width=32))
+def test_a_threshold_is_shown_as_min_confidence_can_use_it(threshold: float) -> None:
+    shown = sentences.confidence(threshold)
+    assert np.float32(shown) == np.float32(threshold)
+    assert len(shown) <= 12
+
+
+def test_a_difference_is_told_where_interval_and_test_agree() -> None:
+    def compared(p_value: float) -> Comparison:
+        gain = Estimate(value=0.05, low=0.01, high=0.09)
+        none = Estimate(value=0.01, low=-0.02, high=0.04)
+        return Comparison(of="blend", against="linear", rows=200, accuracy=none, macro_f1=gain, better=11, worse=6, p_value=p_value)
+
+    assert sentences.verdict(compared(0.66), "lora") == "These rows show no gain by LoRA beyond chance."
+    assert sentences.verdict(compared(0.01), "lora") == "A gain in macro F1 beyond chance."
+
+
+def test_the_contract_takes_any_row_of_a_product_and_not_the_first() -> None:
+    product = np.repeat(np.arange(500), 4)
+    confidence = np.tile(np.array([0.9, 0.5, 0.6, 0.7], np.float32), 500)
+    truth = np.zeros(2000, np.int64)
+    outcomes = Outcomes(truth, truth, np.ones(2000, np.bool_), np.zeros(2000), confidence, product)
+    judged = Judged.of(outcomes)
+    counts = [int((judged.confidence == np.float32(value)).sum()) for value in (0.9, 0.5, 0.6, 0.7)]
+    assert sum(counts) == 500
+    assert all(90 < count < 160 for count in counts)
+    assert np.array_equal(judged.confidence, Judged.of(outcomes).confidence)
+
+
+def test_categories_are_tried_by_as_many_as_their_correction_can_show() -> None:
+    needed = [enough(0.9, RISK / many) for many in (1, 2, 3)]
+    counts = [needed[1] + 5, needed[1], needed[0]]  # two can be shown at half the risk each, three at a third cannot
+    predicted = np.repeat(np.arange(3), counts)
+    judged = Judged(np.full(len(predicted), 0.99, np.float32), np.ones(len(predicted), np.bool_), predicted)
+    found = category_thresholds(judged, ["a", "b", "c"])
+    assert [one.category for one in found] == ["a", "b"]
+    assert all(one.thresholds[0].threshold is not None for one in found)
+
+
+def test_the_blend_does_without_the_shares_that_lora_learned_from() -> None:
+    """Of many rows LoRA takes a draw, which has relatively more of rare categories than all rows have."""
+    learner = object.__new__(learning.Learner)
+    truth = np.array([0, 1] * 20)
+    logits = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    shares = {"shares": np.array([0.99, 0.01]), "lora_shares": np.array([0.5, 0.5])}
+    labeled, parts = SimpleNamespace(classes=truth), SimpleNamespace(validation=np.arange(40))
+    vars(learner).update(shares, labeled=labeled, parts=parts, recipe=Recipe())
+    offset = learner.blending({"fp32": logits}, logits, (logits[:0], truth[:0])).blend.offset
+    assert offset[0] == offset[1]
+
+
+def test_folds_of_the_linear_model_keep_to_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "TRIAL_ROWS", 40)
+    learner = object.__new__(learning.Learner)
+    frame = tiny_products()
+    classes = Categories.of(frame["category"].to_list()).numbers(frame["category"].to_list())
+    rows = Examples.of(frame["title"].to_list(), classes)
+    parts = SimpleNamespace(train=np.arange(len(frame)), validation=np.arange(10))
+    labeled = SimpleNamespace(keys=frame["title"].to_list())
+    vars(learner).update(
+        rows=rows, parts=parts, labeled=labeled, names=rows.take(np.arange(0)), count=int(classes.max()) + 1, recipe=Recipe()
+    )
+    vars(learner).update(linear_speed=1.0, left=lambda: 1.0)
+    assert len(frame) > 40
+    assert len(learner.cross_fit()[1]) <= 40
+
+
+# --- an earlier output -------------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 9)), max_size=60), max_size=8))
+def test_of_texts_that_come_again_an_earlier_output_has_the_first(batches: list[list[tuple[int, int]]]) -> None:
+    hashes = [np.array([number * 2**58 + number for number, _ in rows], np.uint64) for rows in batches]
+    classes = [np.array([label for _, label in rows], np.int32) for rows in batches]
+    previous = Previous.of((one, other, other.astype(np.float32)) for one, other in zip(hashes, classes, strict=True))
+    first: dict[int, int] = {}
+    for number, label in itertools.chain.from_iterable(batches):
+        first.setdefault(number, label)
+    assert previous.hashes.tolist() == sorted(number * 2**58 + number for number in first)
+    found = previous.get(previous.hashes)
+    assert [int(label) for label in found[0][:, 0]] == [first[number] for number in sorted(first)]
+
+
+def test_an_earlier_output_takes_memory_by_its_different_texts() -> None:
+    program = (
+        "import numpy as np\n"
+        "from catcli.runtime.recall import Previous\n"
+        "from catcli.runtime.session import peak_memory\n"
+        "different = 500_000\n"
+        "def rows(times):\n"
+        "    for number in range(times * 10):\n"
+        "        start = number % 10 * different // 10\n"
+        "        texts = np.arange(start, start + different // 10, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)\n"
+        "        yield texts, np.zeros(len(texts), np.int32), np.zeros(len(texts), np.float32)\n"
+        "Previous.of(rows(1))\n"
+        "before = peak_memory()\n"
+        "assert len(Previous.of(rows(20))) == different\n"
+        "print((peak_memory() - before) / different)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    assert float(ran.stdout) < 40  # bytes a different text, of which each came twenty times
+
+
+def test_a_workbook_with_odd_columns_says_nothing_beside_the_log(shop: Path) -> None:
+    pytest.importorskip("fastexcel")
+    letters = [("A", "title"), ("B", "price"), ("C", "empty"), ("D", "odd")]
+    head = "".join(f"<c r='{letter}1' t='inlineStr'><is><t>{name}</t></is></c>" for letter, name in letters)
+    rows = "".join(
+        f"<row r='{row}'><c r='A{row}' t='inlineStr'><is><t>mug {row}</t></is></c><c r='D{row}' t='e'><v>#N/A</v></c></row>"
+        for row in range(2, 6)
+    )
+    (shop / "catalog.xlsx").write_bytes(workbook(f"<row r='1'>{head}</row>{rows}"))
+    ran = catcli("predict", "catalog.xlsx", "-o", "out.csv", "--adapter", FIXTURE, "-q", "--log-format", "json", cwd=shop)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+# --- devices and children ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_fit_of_compare_speaks_in_the_log_s_format(shop: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What a process of its own says is a line of the same log, under the same run."""
+    (shop / "latin.csv").write_bytes("title,category\ngröße,Mugs\nänderung,Mugs\n".encode("cp1252"))
+    said: list[object] = []
+    talk = Talk(json_log=True)
+    told = {name: getattr(talk, name) for name in ("quiet", "verbose", "strict", "json_log", "run", "warned")}
+    with pytest.raises(SystemExit):
+        cells._fit(["latin.csv"], Reading(), Recipe(), shop / "made", False, told, SimpleNamespace(send=said.append))  # type: ignore[arg-type]
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [line["run"] for line in lines] == [talk.run] * len(lines)
+    assert any("is not UTF-8 and is read as Windows-1252" in line["message"] for line in lines)
+    assert "are of one category" in str(said)
+
+
+@pytest.mark.usefixtures("shop")
+def test_a_device_that_fails_in_a_search_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("catcli.commands.searching.Searcher.search", fails)
+    refused = run("tune", "products.csv", "--trials", "1", "--folds", "2")
+    assert refused.exit_code == 1
+    assert "the GPU failed (CUDA error" in refused.stderr
+    assert "The trials that are done are kept: the same line with --resume goes on." in refused.stderr
+
+
+def test_the_start_of_cuda_is_no_part_of_what_reading_takes() -> None:
+    learner = object.__new__(learning.Learner)
+    read: list[int] = []
+    rows = Examples.of(["mug", "drill"] * 200, np.array([0, 1] * 200))
+    vars(learner).update(rows=rows, recipe=Recipe(time_budget=60.0), teacher=None, left=lambda: 50.0)
+    vars(learner).update(read=lambda texts, _: read.append(len(texts)))
+    for device, counts in (("cuda", [1, 1, 256]), ("cpu", [1, 256])):
+        vars(learner).update(device=SimpleNamespace(type=device))
+        learner.affordable(np.arange(400))
+        assert read == counts
+        read.clear()
+
+
+@pytest.mark.parametrize(("alike", "provider"), [(1.0, "CPUExecutionProvider"), (0.5, "CUDAExecutionProvider")])
+def test_what_became_of_fp16_is_said(shop: Path, monkeypatch: pytest.MonkeyPatch, alike: float, provider: str) -> None:
+    shutil.copytree(FIXTURE, shop / "made")
+    adapter = adapters.load(shop / "made")
+    tokenizer = Tokenizer.load(shop / "made" / "tokenizer.json", adapter.manifest.max_tokens, adapter.manifest.pad_id)
+    texts = ["blue mug", "drill 18V"]
+    logits = lora_logits(tokenizer, Session(shop / "made" / "model.onnx", "cpu"), texts)
+    quantized = Quantized(kept=False, reason="not tried", speedup=None)
+    exported = export.Exported({"fp32": logits}, {"fp32": logits}, (), quantized, 0)
+    monkeypatch.setattr(export, "cuda_is_there", lambda: True)
+    if provider == "CUDAExecutionProvider":
+        monkeypatch.setattr(export, "CUDA", "CPUExecutionProvider")  # as if the session had got it
+    found = export.with_fp16(exported, tokenizer, texts, shop / "made", lambda *_: alike).fp16
+    assert found is not None
+    wanted = "the same category in 50.00% of rows, below 99%" if alike < 1 else "a session does not get the GPU"
+    assert (found.kept, wanted in found.reason) == (False, True)
+    assert not (shop / "made" / "model.fp16.onnx").exists()
+
+
+def test_a_damaged_checkpoint_is_none(shop: Path) -> None:
+    checkpoint = Checkpoint(shop / "state.safetensors", "this fit")
+    for content in (b"", b"damaged", b"\xff" * 100):
+        checkpoint.file.write_bytes(content)
+        assert checkpoint.load() is None
+
+
+@given(st.floats(0.5, 1.0, width=32))
+def test_a_row_at_the_threshold_that_is_shown_is_accepted(confidence: float) -> None:
+    plan = planning.Plan(("title",), min_confidence=float(sentences.confidence(confidence)))
+    finisher = Finisher(["a", "b"], plan, SimpleNamespace(), lambda *_: None)
+    assert np.float32(confidence) >= finisher._needed[0]
+
+
+def test_a_terminal_that_was_closed_does_not_change_the_exit_code(shop: Path) -> None:
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    line = [sys.executable, "-m", "catcli", "predict", "none.csv", "-o", "out.csv", "--adapter", str(FIXTURE)]
+    with subprocess.Popen(line, cwd=shop, stderr=theirs, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as running:
+        os.close(theirs)
+        os.close(ours)
+        assert running.wait(60) == 1
+
+
+def test_the_best_of_several_models_is_chosen_by_rows_that_did_not_weigh_it() -> None:
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 5, 60)
+    linear = random.normal(size=(60, 5)).astype(np.float32)
+    noise = random.normal(size=(60, 5)).astype(np.float32)
+    blending = Blending.fit({"fp32": noise}, linear, truth, np.full(5, 0.2))
+    in_sample = Outcomes.of(blending.probabilities(noise, linear, "fp32"), truth, np.arange(60)).point.metrics["log_loss"][0]
+    losses = crossed_losses(noise, linear, truth, np.arange(60) % 2, blending.blend)
+    assert losses["blend"] > in_sample
+    assert losses["linear"] > 0
+    told = noise + 8 * np.eye(5, dtype=np.float32)[truth]
+    assert crossed_losses(told, linear, truth, np.arange(60) % 2, blending.blend)["blend"] < losses["blend"] / 2
+    assert np.isfinite(crossed_losses(noise, linear, truth, np.zeros(60, np.int64), blending.blend)["blend"])

@@ -205,6 +205,20 @@ def test_parts_of_something_else_are_not_gone_on_from(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_stopped_run_knew_and_is_damaged_stops_only_a_run_that_is_to_go_on(tmp_path: Path) -> None:
+    parts = parts_of(tmp_path / "out.csv")
+    parts.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
+    parts.finish_part(3)
+    parts.keep({}, {})
+    parts.close()
+    (tmp_path / ".out.csv.catcli-parts" / "memory-000000.npz").write_bytes(b"damaged")
+    with pytest.raises(OutputError, match=r"--resume: .*memory-000000\.npz is damaged .*; run without --resume to start anew"):
+        parts_of(tmp_path / "out.csv", resume=True)
+    anew = parts_of(tmp_path / "out.csv")
+    assert (anew.discarded, anew.changed, anew.left.parts) == (3, [], [])
+    anew.close()
+
+
 def test_nothing_is_kept_of_what_came_through_a_pipe(tmp_path: Path) -> None:
     with Parts(str(tmp_path / "out.csv"), Form("csv"), [Path("-")], {}, resume=False, keep=False) as parts:
         parts.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)

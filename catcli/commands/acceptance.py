@@ -23,11 +23,12 @@ def held(served: Served, precision: float, folder: Path, talk: Talk) -> float:
         if found.threshold is not None:
             if found.precision != precision:
                 talk.say(f"--precision {precision:g}: the threshold for {found.precision:g} holds it")
-            talk.say(f"rows are accepted from a confidence of {found.threshold:.3f}")
+            talk.say(f"rows are accepted from a confidence of {sentences.confidence(found.threshold)}")
             return found.threshold
     attainable = [found for found in served.thresholds if found.threshold is not None]
     instead = (
-        f"--precision {attainable[-1].precision:g} is attainable, from a confidence of {attainable[-1].threshold:.3f}"
+        f"--precision {attainable[-1].precision:g} is attainable, from a confidence of "
+        f"{sentences.confidence(attainable[-1].threshold or 0.0)}"
         if attainable
         else "no precision on record is attainable; --min-confidence sets a threshold that nothing vouches for"
     )

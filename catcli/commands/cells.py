@@ -8,11 +8,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pydantic import TypeAdapter
 
@@ -94,7 +94,7 @@ class Cells:
         # A fresh interpreter: a fork of this one would share its threads' locks.
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe(duplex=False)
-        talk = (self.talk.quiet, self.talk.verbose, self.talk.strict, self.talk.warned)
+        talk = {name: getattr(self.talk, name) for name in ("quiet", "verbose", "strict", "json_log", "run", "warned")}
         process = context.Process(target=_fit, args=(self.products, self.reading, cell.recipe, folder, resume, talk, there))
         interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the new process begins with: Ctrl-C is this one's to hear
         try:
@@ -151,7 +151,7 @@ def _fit(
     recipe: Recipe,
     folder: Path,
     resume: bool,
-    told: tuple[bool, bool, bool, set[str]],
+    told: Mapping[str, Any],
     pipe: Connection,
 ) -> None:
     """In the process of a cell."""
@@ -159,8 +159,7 @@ def _fit(
 
     signal.signal(signal.SIGTERM, _end)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    quiet, verbose, strict, warned = told
-    talk = Talk(quiet=quiet, verbose=verbose, strict=strict, bars_alone=not verbose, warned=warned, out=Talk.silent().out)
+    talk = Talk(**told, bars_alone=not told["verbose"], out=Talk.silent().out)
     try:
         fit(products, recipe=recipe, output=folder, force=True, reading=reading, resume=resume, talk=talk)
     except CatcliError as error:

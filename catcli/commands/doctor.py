@@ -13,6 +13,9 @@ from catcli.commands.talk import Talk
 from catcli.errors import CatcliError
 from catcli.reporting import tables
 
+LABELS = {"embedded_model": "embedded model", "gpu_of_torch": "GPU (torch)", "gpu_of_onnxruntime": "GPU (onnxruntime)"}
+"""What the table calls the facts whose names in JSON are not words to read."""
+
 
 def doctor(*, as_json: bool = False, talk: Talk | None = None) -> dict[str, str]:
     """Look at the processor, the GPU as torch and ONNX Runtime see it, the embedded model and the versions; problems are named."""
@@ -23,14 +26,14 @@ def doctor(*, as_json: bool = False, talk: Talk | None = None) -> dict[str, str]
         "python": f"{platform.python_version()} at {sys.executable}",
         "processor": _processor(),
         **_gpu(),
-        "embedded model": _embedded(),
+        "embedded_model": _embedded(),
     }
     facts["store"] = f"{adapters.store().resolve()}, {len(adapters.folders())} adapters"
     facts.update(adapters.versions())
     if as_json:
         talk.result(json.dumps(facts))
         return facts
-    talk.out.print(tables.facts("catcli doctor", facts))
+    talk.out.print(tables.facts("catcli doctor", {LABELS.get(name, name): fact for name, fact in facts.items()}))
     talk.detail(f"providers that this build of onnxruntime lists: {', '.join(onnxruntime.get_available_providers())}")
     return facts
 
@@ -52,7 +55,7 @@ def _gpu() -> dict[str, str]:
     import torch
 
     seen = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {"GPU (torch)": seen, "GPU (onnxruntime)": session}
+    return {"gpu_of_torch": seen, "gpu_of_onnxruntime": session}
 
 
 def _session() -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from catcli.commands.talk import Talk
@@ -27,28 +31,32 @@ def earlier_labels(file: str, labeler: Labeler | Cluster, plan: Plan, talk: Talk
     source = open_source([file])
     text = [column for column in plan.text if column is not None]
     number = {name: place for place, name in enumerate(labeler.categories)}
-    hashes, classes, confidences = [], [], []
     sample: list[str] = []
-    for batch in source.batches():
-        missing = [name for name in (*text, PREDICTED, CONFIDENCE) if name not in batch.columns]
-        if missing:
-            raise ProductsError(
-                f"--previous {source.name} has no column {missing[0]!r}; it has to be an output of catcli predict for this catalog, "
-                "with the text columns in it."
-            )
-        frame = batch.select(list(dict.fromkeys([*text, PREDICTED, CONFIDENCE])))
-        texts = composed(frame, text, plan.prices)
-        found = frame[PREDICTED].cast(pl.String).replace_strict(number, default=None, return_dtype=pl.Int32)
-        sure = frame[CONFIDENCE].cast(pl.Float32, strict=False)
-        usable = (found.is_not_null() & sure.is_not_null()).to_numpy()
-        hashes.append(hashes_of(texts)[usable])
-        classes.append(found.fill_null(0).to_numpy()[usable])
-        confidences.append(sure.fill_null(0).to_numpy()[usable])
-        if len(sample) < CHECKED:
-            sample.extend(texts.filter(pl.Series(usable)).unique(maintain_order=True).head(CHECKED - len(sample)).to_list())
-    previous = Previous(np.concatenate(hashes), np.concatenate(classes), np.concatenate(confidences))
+    unsure = 0
+
+    def rows() -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]]:
+        nonlocal unsure
+        for batch in source.batches():
+            missing = [name for name in (*text, PREDICTED, CONFIDENCE) if name not in batch.columns]
+            if missing:
+                raise ProductsError(
+                    f"--previous {source.name} has no column {missing[0]!r}; it has to be an output of catcli predict for this catalog, "
+                    "with the text columns in it."
+                )
+            frame = batch.select(list(dict.fromkeys([*text, PREDICTED, CONFIDENCE])))
+            texts = composed(frame, text, plan.prices)
+            found = frame[PREDICTED].cast(pl.String).replace_strict(number, default=None, return_dtype=pl.Int32)
+            sure = frame[CONFIDENCE].cast(pl.Float32, strict=False)
+            unsure += int((found.is_not_null() & sure.is_null()).sum())
+            usable = (found.is_not_null() & sure.is_not_null()).to_numpy()
+            yield hashes_of(texts)[usable], found.fill_null(0).to_numpy()[usable], sure.fill_null(0).to_numpy()[usable]
+            if len(sample) < CHECKED:
+                sample.extend(texts.filter(pl.Series(usable)).unique(maintain_order=True).head(CHECKED - len(sample)).to_list())
+
+    previous = Previous.of(rows())
     if not len(previous):
-        talk.warn(f"--previous {source.name} has no row with a category of this adapter; all rows are labeled")
+        why = f"no number in {CONFIDENCE!r} beside a category" if unsure else "no row with a category of this adapter"
+        talk.warn(f"--previous {source.name} has {why}; all rows are labeled")
         return None
     there, sure_there = previous.get(hashes_of(pl.Series(sample, dtype=pl.String)))
     here = labeler.label(sample)

@@ -10,6 +10,7 @@ from catcli import adapter as adapters
 from catcli import signing
 from catcli.adapter import Adapter, Variant
 from catcli.commands.talk import Talk
+from catcli.errors import AdapterError
 from catcli.evaluation.heldout import HeldOut
 from catcli.runtime.blend import Array
 from catcli.runtime.labeler import PROBE_ROWS, Labeler, save_probe
@@ -37,6 +38,8 @@ def export_adapter(
     private = None if key is None else signing.private_key(key)
     found = adapters.named(name)
     adapters.check_free(output, force)
+    if output.resolve().is_relative_to(found.folder.resolve()):
+        raise AdapterError(f"-o {output} lies in the adapter that is exported; name a folder beside it.")
     size = found.verify()
     with adapters.drafted(output) as draft:
         for file in found.manifest.files:

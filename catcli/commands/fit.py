@@ -99,8 +99,6 @@ def _train_and_write(ready: Ready, target: Path, run: Run) -> Fitted:
     from catcli.models.training import Tell
 
     talk, demands, checkpoints = run.talk, run.demands, places.resumable(target)
-    if not run.resume and not HELPS:
-        atomic.discard(checkpoints)  # the others look for one only once this process has said what is trained
     if HELPS:
         Learner(ready, talk, Tell(), run.started).train(checkpoints)
         raise SystemExit(0)
@@ -118,7 +116,7 @@ def _train_and_write(ready: Ready, target: Path, run: Run) -> Fitted:
         if demands:
             if not run.as_json:
                 talk.out.print(tables.overall(metrics, tables.SHORT))
-            again = "the training is kept: the same line with --resume and without --require writes it all the same."
+            again = "the training is kept: the same line without --require writes it all the same."
             check_demands(metrics, demands, f"nothing was written, and {again}")
         _write(draft, ready, learned, metrics, served)
     atomic.discard(checkpoints)
@@ -249,8 +247,8 @@ def _show(fitted: Fitted, as_json: bool, talk: Talk) -> None:
         talk.result(json.dumps({"adapter": str(adapter.folder), "predict": line, "metrics": metrics.model_dump(mode="json")}))
         return
     talk.out.print(tables.parity(metrics))
-    for line in sentences.reduced(metrics):
-        talk.say(line)
+    for verdict in sentences.reduced(metrics):
+        talk.say(verdict)
     talk.out.print(tables.overall(metrics, tables.SHORT))
     talk.say(f"trained in {took.seconds:.0f} s on {took.device}")
     talk.out.print(f"adapter: {adapter.folder}", soft_wrap=True)

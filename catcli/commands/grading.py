@@ -12,7 +12,7 @@ import numpy as np
 from catcli.adapter import Adapter
 from catcli.commands.cells import Cell
 from catcli.errors import AdapterError
-from catcli.evaluation.calibration import Blending
+from catcli.evaluation.calibration import Blending, crossed_losses
 from catcli.evaluation.heldout import HeldOut
 from catcli.evaluation.metrics import CategoryScores, Estimate, Metrics
 from catcli.evaluation.resampling import Outcomes, estimate
@@ -53,8 +53,9 @@ class Run:
             said = blending.voices(rows.lora, rows.linear, metrics.variant)
             return {name: Voice(found, Outcomes.of(found, rows.classes, rows.products)) for name, found in said.items()}
 
-        choosing = voices(held.part("validation"))
-        losses = {name: float(voice.outcomes.point.metrics["log_loss"][0]) for name, voice in choosing.items()}
+        choosing = held.part("validation")
+        halves = np.unique(choosing.products, return_inverse=True)[1] % 2
+        losses = crossed_losses(choosing.lora, choosing.linear, choosing.classes, halves, manifest.blend)
         return cls(adapter, metrics, **voices(held.part("test")), validation=losses)
 
 

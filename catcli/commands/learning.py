@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from catcli import adapter as adapters
+from catcli import atomic
 from catcli.adapter import Variant
 from catcli.commands.preparing import Ready
 from catcli.commands.talk import Talk
@@ -131,6 +132,7 @@ class Learner:
         self.count = len(labeled.categories)
         taught = self.rows.take(parts.train).plus(self.names)
         self.shares = class_shares(taught.classes, taught.weights, self.count)
+        self.lora_shares = self.shares  # until LoRA has learned, perhaps from a draw, which has relatively more of rare categories
         self.device = pick_device(recipe.device)
         self.teacher = Teacher(recipe.teacher, labeled.categories.names, recipe.device, talk) if recipe.teacher else None
         if self.teacher:
@@ -144,7 +146,7 @@ class Learner:
         held = [self.labeled.texts[row] for row in self.parts.held_out]
         linear, linear_logits, crossed = self.train_linear(held)
         linear_done = time.perf_counter()
-        with device_sentences("What was trained is kept: the same line with --resume goes on."):
+        with device_sentences("What was trained is kept: the same line goes on from it."):
             first, again, (lora_rows, unlabeled_rows) = self.train(checkpoints)
         lora_done = time.perf_counter()
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -185,7 +187,7 @@ class Learner:
         """What the validation rows choose, the first of ``logits`` by variant and of ``linear``, each *(held, classes)*."""
         truth = self.labeled.classes[self.parts.validation]
         by_validation = {variant: values[: len(truth)] for variant, values in logits.items()}
-        return Blending.fit(by_validation, linear[: len(truth)], truth, learned_shares(self.recipe.balance, self.shares), crossed)
+        return Blending.fit(by_validation, linear[: len(truth)], truth, learned_shares(self.recipe.balance, self.lora_shares), crossed)
 
     def left(self) -> float | None:
         """Seconds of the time budget that training may still take; None without one."""
@@ -209,8 +211,8 @@ class Learner:
             model, logits, crossed = replace(model, bias=model.bias + shift), logits + shift, (crossed[0] + shift, crossed[1])
         return model, logits, crossed
 
-    def linear_rows(self, rows: Rows) -> Rows:
-        """The rows that the linear model learns from: all, or a draw that memory and the time budget allow."""
+    def linear_rows(self, rows: Rows, fits: int | None = None) -> Rows:
+        """The rows that the linear model learns from: all, or a draw that memory and the time budget allow for so many ``fits``."""
         characters = sum(len(self.rows.texts[row]) for row in rows)
         most = int(len(rows) * min(1.0, LINEAR_CHARACTERS / max(characters, 1)))
         left = self.left()
@@ -220,7 +222,7 @@ class Learner:
                 start = time.perf_counter()
                 fit_linear(self.balanced(self.rows.take(trial).plus(self.names)), self.count, self.recipe.seed)
                 self.linear_speed = TRIAL_ROWS / (time.perf_counter() - start)
-            fits = 2 if self.recipe.refit else 1
+            fits = fits or (2 if self.recipe.refit else 1)
             seconds = max(1.0, left * LINEAR_SHARE / fits)
             most = min(most, max(TRIAL_ROWS, int(self.linear_speed * seconds)))
         return draw(self.rows.classes, rows, most, self.recipe.seed)
@@ -243,9 +245,9 @@ class Learner:
 
     def cross_fit(self) -> tuple[Array, Classes]:
         """Out-of-fold logits of the linear model on training rows, and their classes: none where validation rows say enough."""
-        train = self.parts.train
         if len(self.parts.validation) >= CROSS_FIT_BELOW:
-            return np.empty((0, self.count), np.float32), train[:0]
+            return np.empty((0, self.count), np.float32), self.parts.train[:0]
+        train = self.linear_rows(self.parts.train, FOLDS)
         keys = np.unique(np.array([self.labeled.keys[row] for row in train], dtype=object), return_inverse=True)[1]
         folds = np.random.default_rng(self.recipe.seed).permutation(keys.max() + 1)[keys] % FOLDS
         # Focal loss would fit each fold three times; it moves the scale least.
@@ -283,13 +285,14 @@ class Learner:
         Unlabeled texts get what room the labeled rows leave.
         """
         others = np.concatenate((self.parts.train, self.parts.test)) if self.recipe.refit else self.parts.train
-        kept = checkpoints / "rows"
+        kept, mark = checkpoints / "rows", self.fingerprint(others, self.unlabeled)
         # A fit that goes on takes the rows it had taken: how many there is time for would not be measured alike again.
-        most = int(kept.read_text()) if kept.exists() else self.affordable(others)
+        most = _kept_rows(kept, mark) or self.affordable(others)
         most = int(workers().agree(most))
         if workers().first:
             checkpoints.mkdir(parents=True, exist_ok=True)
-            kept.write_text(str(most))
+            with atomic.atomic_write(kept) as place:
+                place.write_text(json.dumps({"rows": most, "fit": mark}), encoding="utf-8")
         if most < len(others):
             self.talk.say(
                 f"{METHODS[self.recipe.method]} learns from a draw of {most:,} of {len(others):,} rows; a longer --time-budget takes more"
@@ -348,8 +351,10 @@ class Learner:
         whole = np.arange(len(studied.examples))
         left = self.left()
         share = len(learn) / (len(learn) + len(whole)) if self.recipe.refit else 1.0
+        task = studied.task(learn, validation, self.count, left and left * share)
+        self.lora_shares = task.shares
         first = train(
-            studied.task(learn, validation, self.count, left and left * share),
+            task,
             self.base,
             self.recipe,
             Checkpoint(checkpoints / "held-out.safetensors", studied.mark),
@@ -372,6 +377,15 @@ class Learner:
         for text in unlabeled:
             mark.update(f"{text}\n".encode("utf-8", "surrogatepass"))
         return mark.hexdigest()
+
+
+def _kept_rows(file: Path, mark: str) -> int | None:
+    """How many rows a stopped fit of ``mark`` had taken; None where there was none, or one of other rows or options."""
+    try:
+        kept = json.loads(atomic.read_bounded(file, 1024))
+        return int(kept["rows"]) if kept["fit"] == mark else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def resolved(recipe: Recipe, base: Backbone, labeled: Labeled, taught: int) -> Recipe:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from catcli.errors import OutputError, UsageError
 from catcli.places import is_bucket
+from catcli.products.bad_rows import list_beside
 from catcli.products.buckets import Object, Place, below, looked_up, plain
 from catcli.products.read import Source
 from catcli.products.write import Form, check_folder, is_folder, output_form
@@ -23,6 +24,8 @@ def check_output(source: Source, asked: Asked) -> None:
         return
     if asked.no_clobber and _exists(asked.output):
         raise OutputError(f"-o {asked.output} exists and --no-clobber leaves it alone; choose another name.")
+    if asked.on_bad_row != "stop":
+        _check_list(source, asked)
     if any(_is_or_holds(asked.output, path) for path in source.paths):
         raise UsageError(f"-o {asked.output} is one of the inputs; write to another {'folder' if is_folder(asked.output) else 'file'}.")
 
@@ -41,6 +44,15 @@ def _is_or_holds(out: str, path: Place) -> bool:
         return False
     place = Path(out)
     return path.resolve() == place.resolve() or (place.is_dir() and path.resolve().is_relative_to(place.resolve()))
+
+
+def _check_list(source: Source, asked: Asked) -> None:
+    """Stop where the list of rows that cannot be read would replace something else."""
+    beside = list_beside(asked.output)
+    if asked.no_clobber and _exists(beside):
+        raise OutputError(f"--on-bad-row: {beside} exists and --no-clobber leaves it alone; choose another name for -o.")
+    if beside == asked.review or any(_is_or_holds(beside, path) for path in source.paths):
+        raise UsageError(f"--on-bad-row lists rows in {beside}, which is the review or one of the inputs; choose another name for -o.")
 
 
 def _check_review(source: Source, asked: Asked) -> None:

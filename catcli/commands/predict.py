@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -20,16 +21,18 @@ from catcli.commands.earlier import earlier_labels
 from catcli.commands.matching import match_text, prices_among
 from catcli.commands.outputs import check_output, review_form
 from catcli.commands.talk import Talk
-from catcli.errors import CatcliError, ChangedError, ProductsError, Terminated, UsageError, listed
+from catcli.errors import CatcliError, ChangedError, ProductsError, RowError, Terminated, UsageError, listed
+from catcli.products.bad_rows import BadRows
 from catcli.products.batch import Batch
 from catcli.products.buckets import Object
 from catcli.products.columns import find
-from catcli.products.parts import Parts, place_for
+from catcli.products.parts import ON_BAD_ROW, Parts, place_for
 from catcli.products.read import Source, open_source
 from catcli.products.review import Review
 from catcli.products.streams import stamp
 from catcli.products.write import Form, is_folder, is_pipe, output_form, piped, writing
-from catcli.recipe import check_device
+from catcli.recipe import check_device, check_variant
+from catcli.reporting.sentences import counted
 from catcli.runtime.cluster import Cluster
 from catcli.runtime.labeler import Labeler
 from catcli.runtime.pipeline import ALTERNATIVES, CONFIDENCE, PREDICTED, Done, Engine, Summary, Through, here, no_rows, run
@@ -58,6 +61,7 @@ class Asked:
     dedupe: bool = True
     safe_csv: bool = False
     trusted_key: Sequence[str] = ()
+    on_bad_row: str = "stop"
     allow_missing: bool = False
     replace_columns: bool = False
     no_clobber: bool = False
@@ -71,8 +75,7 @@ class Asked:
     def check(self, as_json: bool) -> None:
         """Stop at options that are wrong by themselves or together."""
         check_device(self.device)
-        if self.variant not in ("auto", "fp32", "fp16", "int8"):
-            raise UsageError(f"--variant {self.variant}: choose one of auto, fp32, fp16, int8.")
+        check_variant(self.variant)
         if not 0 <= self.min_confidence <= 1:
             raise UsageError(f"--min-confidence {self.min_confidence}: a probability, from 0 to 1.")
         self._check_acceptance()
@@ -151,25 +154,34 @@ def _labeled(ready: Prepared, as_json: bool, talk: Talk) -> Summary:
             with _spills(asked) as spills, piped(asked.output, ready.form) as sink:
                 review = _review(ready, spills)
                 run(engine, Through(sink), ready.labeler, ready.plan, advance, previous=previous, review=review, summary=done)
-                _warn(done, ready, talk)
+                _warn(done, ready, talk, "; they are not listed beside a pipe")
                 _finish_review(review, ready)
         else:
             mark = _mark(ready)
             places = [file.place for file in source.files]
-            with Parts(asked.output, ready.form, places, mark, resume=asked.resume, keep=not source.piped) as parts, _kept(parts, talk):
+            resumable = {"resume": asked.resume, "keep": not source.piped}
+            with (
+                Parts(asked.output, ready.form, places, mark, **resumable) as parts,
+                _kept(parts, asked, talk),
+                _bad_rows(parts, asked) as bad,
+            ):
                 if asked.resume and not parts.left.parts:
                     talk.warn("there is nothing to resume: the run starts at the first row")
                 elif parts.discarded:
-                    talk.warn(f"{parts.discarded:,} rows that a stopped run had labeled are labeled anew; --resume goes on from them")
+                    why = f"{' and '.join(parts.changed)} changed since" if parts.changed else "its files are not whole"
+                    talk.warn(f"{parts.discarded:,} rows that a stopped run had labeled are labeled anew: {why}")
                 if parts.left.parts:
                     done = Summary(**parts.left.state)
-                    talk.say(f"going on after {done.rows:,} rows that are done")
+                    talk.say(f"going on after {done.rows:,} rows that a stopped run had labeled")
                 review = _review(ready, parts.beside, parts.left.keeps)
-                arrays = parts.left.arrays
-                run(engine, parts, ready.labeler, ready.plan, advance, previous=previous, review=review, summary=done, arrays=arrays)
+                beside: dict[str, Any] = {"previous": previous, "review": review, "bad_rows": bad}
+                run(engine, parts, ready.labeler, ready.plan, advance, **beside, summary=done, arrays=parts.left.arrays)
                 if _mark(ready) != mark:
                     raise ChangedError(f"{source.name} was changed while it was read; run the same line again once it is finished.")
-                _warn(done, ready, talk)
+                listed_in = f": {bad.file}" if bad is not None and done.bad else ""
+                _warn(done, ready, talk, listed_in)
+                if bad is not None:
+                    bad.finish()
                 _finish_review(review, ready)
                 parts.finish()
     _show(done, ready, as_json, talk)
@@ -194,7 +206,9 @@ def engine_of(ready: Prepared, talk: Talk) -> Engine:
 
 def prepare(catalog: Sequence[str], asked: Asked, talk: Talk, labeler: Labeler | None, opened: ExitStack) -> Prepared:
     """Look at the first rows, load the adapter, and settle what is read from which column; what has to be closed goes to ``opened``."""
-    source = open_source(catalog, input_format=asked.input_format, delimiter=asked.delimiter, encoding=asked.encoding)
+    source = open_source(
+        catalog, input_format=asked.input_format, delimiter=asked.delimiter, encoding=asked.encoding, on_bad_row=asked.on_bad_row
+    )
     if asked.resume and source.piped:
         raise UsageError("--resume: what came through a pipe cannot be read a second time; give the rows as a file.")
     if asked.engine == "ray" and source.piped:
@@ -274,10 +288,12 @@ def _mark(ready: Prepared) -> dict[str, str]:
     asked = replace(
         ready.asked, output="", previous=None, resume=False, no_clobber=False, adapter=None, workers=None, engine="local", trusted_key=()
     )
-    asked = replace(asked, input_format=None, delimiter=None, encoding=None)  # these are told with the catalog
+    # The first three are told with the catalog, and the last by itself.
+    asked = replace(asked, input_format=None, delimiter=None, encoding=None, on_bad_row="stop")
     told = {
         "the catalog": canonical([facts, source]),
         "the adapter": ready.adapter.fingerprint,
+        ON_BAD_ROW: ready.asked.on_bad_row,
         "the options": canonical([asdict(asked), asdict(ready.plan), asdict(ready.form)]),
         "catcli or what it runs on": canonical([__version__, pl.__version__, ready.labeler.variant, ready.labeler.provider]),
     }
@@ -293,7 +309,17 @@ def canonical(facts: object) -> str:
 
 
 @contextmanager
-def _kept(parts: Parts, talk: Talk) -> Iterator[None]:
+def _bad_rows(parts: Parts, asked: Asked) -> Iterator[BadRows | None]:
+    """The list of rows that cannot be read, where these do not stop the run."""
+    if asked.on_bad_row == "stop":
+        yield None
+        return
+    with closing(BadRows(asked.output, parts.beside, parts.left.keeps)) as bad:
+        yield bad
+
+
+@contextmanager
+def _kept(parts: Parts, asked: Asked, talk: Talk) -> Iterator[None]:
     """Whatever ends the run, finished parts stay, and the sentence says so."""
     try:
         yield
@@ -303,9 +329,12 @@ def _kept(parts: Parts, talk: Talk) -> Iterator[None]:
     except BaseException as error:
         rows = parts.kept
         if rows and isinstance(error, MemoryError):
-            raise CatcliError(f"memory ran out; {rows:,} labeled rows are kept: free some, and --resume goes on from them.") from error
+            raise CatcliError(f"memory ran out; {rows:,} labeled rows are kept: free some, and the same line goes on from them.") from error
+        if rows and isinstance(error, RowError) and asked.on_bad_row == "stop":  # a file that is mended is another file
+            way = "the same line with --on-bad-row skip, or null, goes on past that row; once the file is mended the run begins anew."
+            raise type(error)(f"{error} {rows:,} labeled rows are kept: {way}") from error
         if rows and isinstance(error, CatcliError):
-            raise type(error)(f"{error} {rows:,} labeled rows are kept: --resume goes on from them.") from error
+            raise type(error)(f"{error} {rows:,} labeled rows are kept: the same line goes on from them.") from error
         if rows and isinstance(error, KeyboardInterrupt | Terminated):
             talk.warn(f"{rows:,} labeled rows are kept beside {parts.out}")
         raise
@@ -358,30 +387,32 @@ def _show(summary: Summary, ready: Prepared, as_json: bool, talk: Talk) -> None:
         }
         talk.result(json.dumps(facts, ensure_ascii=False))
         return
-    talk.say(
-        f"{summary.rows:,} rows labeled in {summary.seconds:.1f} s ({speed:,.0f} rows/s, {labeler.variant} on {labeler.provider}{engine})"
-    )
+    by = f"{labeler.variant} on {labeler.provider}{engine}"
+    talk.say(f"{counted(summary.rows, 'row')} labeled in {summary.seconds:.1f} s ({speed:,.0f} rows/s, {by})")
     if asked.previous:
-        talk.say(f"{summary.taken_over:,} rows taken over from {asked.previous}, {summary.rows - summary.taken_over:,} labeled")
+        talk.say(f"{counted(summary.taken_over, 'row')} taken over from {asked.previous}, {summary.rows - summary.taken_over:,} labeled")
     if asked.precision is not None or asked.min_confidence:
         below = (
             f"--min-confidence {asked.min_confidence:g}" if asked.precision is None else f"what --precision {asked.precision:g} asks for"
         )
-        talk.say(f"{summary.below:,} rows are below {below}: their {PREDICTED} is null")
+        talk.say(f"{counted(summary.below, 'row')} below {below}, where {PREDICTED} is null")
     if asked.review:
         talk.say(f"those rows, the surest last: {asked.review}")
     if asked.output != "-":
         talk.say(f"written: {asked.output}")
 
 
-def _warn(summary: Summary, ready: Prepared, talk: Talk) -> None:
-    """What was odd about the rows, before they are written."""
+def _warn(summary: Summary, ready: Prepared, talk: Talk, bad_rows: str) -> None:
+    """What was odd about the rows, before they are written; ``bad_rows`` says where those are that could not be read."""
+    if summary.bad:
+        what = "left out" if ready.asked.on_bad_row == "skip" else "written as nulls"
+        talk.warn(f"{counted(summary.bad, 'row')} could not be read and {'is' if summary.bad == 1 else 'are'} {what}{bad_rows}")
     if summary.cut:
         tokens = ready.adapter.manifest.max_tokens
         talk.warn(
             f"{summary.cut:,} of {summary.labeled:,} different texts have more than the {tokens} tokens that are read; the rest is cut."
         )
     if summary.short:
-        talk.warn(f"{summary.short:,} rows have fewer cells than the header; the missing ones are taken as empty.")
+        talk.warn(f"{counted(summary.short, 'row')} with fewer cells than the header; the missing ones are taken as empty.")
     if summary.blank:
-        talk.warn(f"{summary.blank:,} rows have no text; their category is a guess of low worth.")
+        talk.warn(f"{counted(summary.blank, 'row')} without text, whose category is a guess of low worth.")

@@ -102,7 +102,8 @@ def prepared(source: Source, recipe: Recipe, talk: Talk) -> Ready:
     if rows.note:
         talk.warn(rows.note)
     if rows.short:
-        talk.warn(f"{rows.short:,} rows of {source.name} have fewer cells than the header; the missing ones are taken as empty.")
+        few = counted(rows.short, "row")
+        talk.warn(f"{few} of {source.name} with fewer cells than the header; the missing ones are taken as empty.")
     columns = choose(rows.frame, rows.label or recipe.label, recipe.text, recipe.group, source.name)
     _say_columns(talk, columns)
     labeled = labeled_rows(rows, columns, source.name, talk, merge=recipe.merge_labels)
@@ -145,14 +146,14 @@ def labeled_rows(gathered: Gathered, columns: Columns, where: str, talk: Talk, *
     blank = sum(not text for text in texts)
     if blank == len(texts):
         raise ProductsError(f"the text columns {listed(columns.text)} of {where} are empty in every row; choose others with --text.")
-    talk.say(f"{read:,} rows read, {read - unlabeled:,} labeled with {len(categories):,} categories")
+    talk.say(f"{counted(read, 'row')} read, {read - unlabeled:,} labeled with {len(categories):,} categories")
     if len(rows) < read - unlabeled:
         talk.say(f"{len(rows):,} of them are drawn, evenly over the categories")
     if unlabeled:
-        talk.warn(f"{unlabeled:,} rows have no category and are left out.")
+        talk.warn(f"{counted(unlabeled, 'row')} without a category, left out.")
     if blank:
-        talk.warn(f"{blank:,} rows have no text.")
-    _tell_look_alikes(alike, merge, talk)
+        talk.warn(f"{counted(blank, 'row')} without text.")
+    _check_look_alikes(alike, merge, where, talk)
     keys = product_keys(texts, cells_of(rows, columns.group) if columns.group else None)
     return Labeled(texts, categories.numbers(labels), keys, categories, read, unlabeled)
 
@@ -166,7 +167,12 @@ def _check_lengths(categories: Categories, label: str, where: str) -> None:
         )
 
 
-def _tell_look_alikes(alike: Mapping[str, str], merge: bool, talk: Talk) -> None:
+def _check_look_alikes(alike: Mapping[str, str], merge: bool, where: str, talk: Talk) -> None:
+    """Say what was merged.
+
+    Raises:
+        ProductsError: there are look-alikes and nothing was said of them.
+    """
     groups: dict[str, list[str]] = {}
     for name, chosen in alike.items():
         groups.setdefault(chosen, []).append(name)
@@ -177,14 +183,14 @@ def _tell_look_alikes(alike: Mapping[str, str], merge: bool, talk: Talk) -> None
     elif groups:
         first = next(iter(groups.values()))
         more = f" and {counted(len(groups) - 1, 'more such group')}" if len(groups) > 1 else ""
-        talk.warn(
-            f"the categories {listed(first, 5)}{more} differ only by case or blanks; they are learned as different ones, --merge-labels "
-            "makes one of each."
+        raise ProductsError(
+            f"in {where} the categories {listed(first, 5)}{more} differ only by case, blanks or how their letters are encoded; "
+            "--merge-labels makes one of each, or rename those that are not one."
         )
 
 
 def _split(labeled: Labeled, recipe: Recipe, talk: Talk) -> Split:
-    most = MOST_HELD if recipe.time_budget is None else min(MOST_HELD, int(recipe.time_budget * HELD_PER_SECOND))
+    most = MOST_HELD if recipe.time_budget is None else min(MOST_HELD, max(1, int(recipe.time_budget * HELD_PER_SECOND)))
     parts = split(labeled.keys, labeled.classes, recipe.split, recipe.split_seed, most)
     if not len(parts.test) or not len(parts.validation):
         raise ProductsError(
@@ -196,7 +202,9 @@ def _split(labeled: Labeled, recipe: Recipe, talk: Talk) -> Split:
     talk.say(f"split by product: {len(parts.train):,} rows train, {len(parts.validation):,} choose, {len(parts.test):,} score")
     if parts.rare:
         names = [labeled.categories.names[number] for number in parts.rare]
-        talk.warn(f"{len(names)} categories have fewer than {FEWEST} products and are scored together, by a draw: {listed(names, 3)}.")
+        talk.warn(
+            f"{len(names)} categories have fewer than {parts.fewest} products and are scored together, by a draw: {listed(names, 3)}."
+        )
     if len(parts.test) < 50:
         talk.warn(f"only {len(parts.test)} rows score the result; expect the figures to move by several points with more rows.")
     return parts

@@ -17,9 +17,12 @@ from catcli.errors import UsageError, listed
 from catcli.evaluation.demands import Demand, check_demands
 from catcli.evaluation.metrics import Evaluation, Fresh, Held, SideBySide
 from catcli.products.write import check_folder, writing
-from catcli.recipe import check_device
+from catcli.recipe import check_device, check_variant
 from catcli.reporting import sentences, tables
 from catcli.signing import check_signature
+
+OF_ROWS = ("label", "text", "allow_missing", "merge_labels", "device", "variant", "input_format", "delimiter", "encoding")
+"""What means something for the rows of ``--on`` only."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,13 @@ class Asked:
         if len(names) > 1 and (self.on or self.html or self.require):
             option = "--on" if self.on else "--html" if self.html else "--require"
             raise UsageError(f"{option} is of one adapter; name one of {listed(names)}.")
-        for option, value in (("--label", self.label), ("--text", self.text), ("--merge-labels", self.merge_labels)):
-            if value and not self.on:
-                raise UsageError(f"{option} is about the rows that --on gives; add --on LABELED.")
+        check_variant(self.variant)
+        nothing = Asked()
+        for name in OF_ROWS:
+            if getattr(self, name) != getattr(nothing, name) and not self.on:
+                raise UsageError(f"--{name.replace('_', '-')} is about the rows that --on gives; add --on LABELED, or leave it out.")
+        if self.html:
+            check_folder(self.html, "--html")  # before the rows are scored
 
 
 def report(
@@ -91,7 +98,6 @@ def report(
         from catcli.reporting.page import page
 
         html = page(view.adapter.name, told, view.names, view.texts, view.probabilities, view.outcomes)
-        check_folder(asked.html, "--html")
         with writing(str(asked.html), "--html"), atomic.atomic_write(asked.html) as file:
             file.write_text(html, encoding="utf-8")
         talk.say(f"written: {asked.html}")

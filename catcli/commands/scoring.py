@@ -29,6 +29,7 @@ from catcli.products.labeled import disagreeing
 from catcli.products.read import open_source
 from catcli.products.split import key_hash, product_keys
 from catcli.products.text import cells_of, composed, is_plain, type_of
+from catcli.reporting.sentences import counted
 from catcli.runtime.blend import Array
 from catcli.runtime.labeler import Labeler
 
@@ -121,7 +122,7 @@ def on_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> View:
         talk.say(f"a draw of {most:,} of {most + left_out:,} labeled rows is scored")
     columns = match_text(where, frame.schema, manifest, given.text, allow_missing=given.allow_missing, talk=talk)
     texts = composed(frame, [column for column in columns if column is not None], prices_among(manifest, columns)).to_list()
-    truth = _known_by_look(truth, manifest.categories, given.merge_labels, where, talk)
+    truth = _known_by_look(truth, manifest.categories, given.merge_labels, where)
     unknown = sorted(set(truth.to_list()) - set(manifest.categories))
     if truth.is_in(unknown).all():
         raise ProductsError(
@@ -176,8 +177,12 @@ def _labeled_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> tuple[pl.
     return rows, cells_of(rows, label).cast(pl.String), len(frame) - len(rows), source.name
 
 
-def _known_by_look(truth: pl.Series, categories: Sequence[str], merge: bool, where: str, talk: Talk) -> pl.Series:
-    """The true categories; where asked, those that differ from the adapter's only by case or blanks under the adapter's names."""
+def _known_by_look(truth: pl.Series, categories: Sequence[str], merge: bool, where: str) -> pl.Series:
+    """The true categories; where asked, those that differ from the adapter's only by case or blanks under the adapter's names.
+
+    Raises:
+        ProductsError: there are such, and nothing was said of them.
+    """
     known = {likeness(name): name for name in reversed(categories)}
     spelled = {name: known[likeness(name)] for name in set(truth.to_list()) - set(categories) if likeness(name) in known}
     if not spelled:
@@ -186,11 +191,10 @@ def _known_by_look(truth: pl.Series, categories: Sequence[str], merge: bool, whe
         return truth.replace(spelled)
     name, theirs = min(spelled.items())
     rows = int(truth.is_in(list(spelled)).sum())
-    talk.warn(
-        f"{rows:,} rows of --on {where} have categories that differ from the adapter's only by case or blanks ({name!r} for {theirs!r}); "
-        "they count as wrong, --merge-labels takes them for the adapter's."
+    raise ProductsError(
+        f"{counted(rows, 'row')} of --on {where} have categories that differ from the adapter's only by case, blanks or how their letters "
+        f"are encoded ({name!r} for {theirs!r}); --merge-labels takes them for the adapter's, or rename those that are others."
     )
-    return truth
 
 
 def _products(frame: pl.DataFrame, texts: Sequence[str], manifest: Manifest) -> npt.NDArray[np.uint64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -31,11 +32,16 @@ HEARTBEAT = 30.0
 _UNPRINTABLE = re.compile(r"[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 
+NARROWEST = 72
+"""Columns that tables take on a terminal that has less, which then breaks their lines: cut to fit, their numbers would lose digits."""
+
+
 class PlainConsole(Console):
     """A console on which no text of a product, a file's name or an adapter can move the cursor, color the screen or turn a line around."""
 
     def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
         super().__init__(stderr=stderr, quiet=quiet, highlight=False, markup=False, emoji=False)
+        self.width = max(self.width, NARROWEST)
 
     def on_broken_pipe(self) -> None:
         """Who reads the results has gone, which ends the run; one who reads the talk does not."""
@@ -108,8 +114,10 @@ class Talk:
         if self.json_log:
             self._line("error", sentence, "", {"exit_code": exit_code, "seconds": self.seconds})
         else:
-            self.err.print(Text("error: ", style="bold red") + Text(one_line(sentence), style=""), soft_wrap=True)
-        sys.stderr.flush()
+            with _heard_or_not():
+                self.err.print(Text("error: ", style="bold red") + Text(one_line(sentence), style=""), soft_wrap=True)
+        with _heard_or_not():
+            sys.stderr.flush()
 
     def record(self, event: str, **facts: object) -> None:
         """A line that only a log in JSON has: what happened, and ``facts`` under their names."""
@@ -127,14 +135,13 @@ class Talk:
 
     def _line(self, level: str, sentence: str, style: str, facts: dict[str, object]) -> None:
         if not self.json_log:
-            self.err.print(f"note: {sentence}" if level == "note" else sentence, style=style, soft_wrap=True)
+            with _heard_or_not():
+                self.err.print(f"note: {sentence}" if level == "note" else sentence, style=style, soft_wrap=True)
             return
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         told = {"time": now, "run": self.run, "level": level, "message": sentence, **facts}
-        try:
+        with _heard_or_not():
             print(json.dumps(told), file=self.err.file, flush=True)
-        except BrokenPipeError:
-            unheard(sys.stderr)
 
     @contextmanager
     def progress(self) -> Iterator[Advance]:
@@ -175,6 +182,17 @@ class Talk:
                 bar.update(bar.task_ids[0], completed=done, total=total)
 
             yield advance
+
+
+@contextmanager
+def _heard_or_not() -> Iterator[None]:
+    """Go on where nobody reads standard error any more: a pipe whose reader has gone, a terminal that was closed."""
+    try:
+        yield
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and error.errno != errno.EIO:
+            raise
+        unheard(sys.stderr)
 
 
 def one_line(sentence: str) -> str:

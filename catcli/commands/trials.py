@@ -76,35 +76,48 @@ class Trials:
 
         A fold that was trained before a kill is not trained again: its state is in ``checkpoints``, which is the caller's to remove.
         """
-        logits = np.zeros_like(self.linear)
+        probabilities = np.zeros_like(self.linear)
         score = 0.0
         for number in range(self.count):
             inside = np.flatnonzero(self.fold == number)
-            logits[inside] = self._fold(number, recipe, checkpoints)
-            score = self.score(np.flatnonzero((self.fold >= 0) & (self.fold <= number)), logits, recipe, metric)
+            probabilities[inside] = self._fold(number, recipe, checkpoints)
+            score = self._score(np.flatnonzero((self.fold >= 0) & (self.fold <= number)), probabilities, metric)
             if not after(number, score):
                 return None
         return score
 
     def _fold(self, number: int, recipe: Recipe, checkpoints: Path) -> Array:
-        """Logits of a fold's rows by a training on the others, which looks at that fold as a fit looks at its validation rows."""
-        inside = np.flatnonzero(self.fold == number)
-        learn = np.concatenate((np.flatnonzero(self.fold != number), self.studied.beside))
-        task = self.studied.task(learn, inside, self.learner.count)
+        """The blend's probabilities *(rows, classes)* of a fold's rows, which chose nothing of it.
+
+        Of the rows of the other folds a part is to the training what validation rows are to a fit: it says after which pass it was best,
+        and what weights the blend has. The linear model's logits for it are out-of-fold, too.
+        """
+        inside, others = np.flatnonzero(self.fold == number), np.flatnonzero(self.fold != number)
+        choosing = self._choosing(others)
+        learn = np.concatenate((np.setdiff1d(others, choosing), self.studied.beside))
+        task = self.studied.task(learn, choosing, self.learner.count)
         mark = f"{self.studied.mark} {recipe.model_dump_json()} {number}"
         checkpoint = Checkpoint(checkpoints / f"fold-{number}.safetensors", mark)
         learner = self.learner
         trained = train(task, learner.base, recipe, checkpoint, Tell(learner.tell.advance))
-        return logits_of(trained, task, inside)
+        logits = logits_of(trained, task, np.concatenate((choosing, inside)))
+        own, scored = logits[: len(choosing)], logits[len(choosing) :]
+        truth, shares = self.studied.examples.classes[choosing], learned_shares(recipe.balance, task.shares)
+        return Blending.fit({"fp32": own}, self.linear[choosing], truth, shares).probabilities(scored, self.linear[inside], "fp32")
 
-    def score(self, rows: Rows, logits: Array, recipe: Recipe, metric: str) -> float:
-        """A metric of the blend on some rows, its weights chosen by the same ones: two or three numbers, alike for every trial."""
-        truth = self.studied.examples.classes[rows]
-        shares = learned_shares(recipe.balance, self.learner.shares)
-        blending = Blending.fit({"fp32": logits[rows]}, self.linear[rows], truth, shares)
-        probabilities = blending.probabilities(logits[rows], self.linear[rows], "fp32")
+    def _choosing(self, others: Rows) -> Rows:
+        """A part of the rows of other folds, by product, as large as a fit's validation rows are."""
+        inside = others[self.fold[others] >= 0]  # the others have no out-of-fold logits
+        keys = [self.learner.labeled.keys[self.rows[row]] for row in inside]
+        parts = round(100 / self.learner.recipe.split[1])
+        dealt = folds(keys, self.studied.examples.classes[inside], parts, self.learner.recipe.split_seed + 1)
+        found: Rows = inside[dealt == 0]
+        return found if len(found) else inside
+
+    def _score(self, rows: Rows, probabilities: Array, metric: str) -> float:
+        """A metric of the blend on some rows."""
         products = self.learner.labeled.products(self.rows[rows])
-        return float(Outcomes.of(probabilities, truth, products).point.metrics[metric][0])
+        return float(Outcomes.of(probabilities[rows], self.studied.examples.classes[rows], products).point.metrics[metric][0])
 
 
 def tested(ready: Ready, recipe: Recipe, checkpoints: Path, talk: Talk, tell: Tell) -> Assessed:

@@ -80,12 +80,14 @@ def tune(
             atomic.discard(checkpoints)
         # Optuna, torch and scikit-learn take seconds to import: only once the rows are known to be good.
         from catcli.commands.searching import Searcher, kept_in, open_study
+        from catcli.models.classifier import device_sentences
 
         study = open_study(file, ready, search, ingredients(recipe, reading))
         with kept_in(file), atomic.claimed(checkpoints), talk.progress() as advance:
             searcher = Searcher(study, ready, search, checkpoints, talk, advance)
-            best = searcher.search()
-            told = searcher.told(best, target)
+            with device_sentences("The trials that are done are kept: the same line with --resume goes on."):
+                best = searcher.search()
+                told = searcher.told(best, target)
         with atomic.atomic_write(target) as place:
             place.write_text(best.model_dump_json(indent=2) + "\n", encoding="utf-8")
         atomic.discard(checkpoints)

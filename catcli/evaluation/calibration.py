@@ -133,6 +133,35 @@ class Blending:
         }
 
 
+def crossed_losses(lora: Array, linear: Array, truth: Classes, halves: Classes, blend: Blend) -> dict[str, float]:
+    """The log loss of ``blend`` and of ``linear`` alone on rows by which neither was weighed.
+
+    ``lora`` and ``linear`` are logits *(rows, classes)*, ``halves`` *(rows,)* is 0 or 1: each half is scored with the weights and the
+    calibration that the other asks for. To choose among models by rows that also weighed them would favor what fits these rows best. The
+    offset of ``blend`` follows from the classes' shares among training rows, and stays.
+    """
+    adjustment = np.asarray(blend.offset or (0.0,), np.float32) / np.float32(max(blend.lora, 1e-3))
+    losses: dict[str, list[Array]] = {"blend": [], "linear": []}
+    for half in np.unique(halves):
+        fitting, scored = np.flatnonzero(halves != half), np.flatnonzero(halves == half)
+        if not len(fitting):  # one product alone
+            fitting = scored
+        own, beside = lora[fitting], linear[fitting]
+        alone = (*fit_weights([own], truth[fitting]), *fit_weights([beside], truth[fitting]))
+        weights = fit_blend([own + adjustment, beside], truth[fitting], alone, (LORA_SHARE, 1 - LORA_SHARE))
+        offset = tuple(float(value) for value in weights[0] * adjustment) if blend.offset else ()
+        found = Blend(lora=weights[0], linear=weights[1], offset=offset)
+        confidence = fit_confidence(mix(own, beside, found), truth[fitting])
+        probabilities = {
+            "blend": calibrated(mix(lora[scored], linear[scored], found), confidence),
+            "linear": softmax(np.float32(alone[1]) * linear[scored]),
+        }
+        for name, values in probabilities.items():
+            right = values[np.arange(len(scored)), truth[scored]]
+            losses[name].append(-np.log(np.maximum(right, np.finfo(np.float32).tiny)))
+    return {name: float(np.concatenate(values).mean()) for name, values in losses.items()}
+
+
 def class_shares(classes: Classes, weights: Array, count: int) -> Floats:
     """Each class's share of the rows *(classes,)*; one without rows counts as the rarest of the others."""
     sums = np.bincount(classes, weights, count)

@@ -53,8 +53,9 @@ class Judged:
 
     @classmethod
     def of(cls, outcomes: Outcomes) -> Judged:
-        """The first row of every product."""
-        rows = np.unique(outcomes.product, return_index=True)[1]
+        """A row of every product, drawn: the first in a file may be of another kind than the rest, the shortest title say."""
+        shuffled = np.random.default_rng(0).permutation(len(outcomes.product))
+        rows = np.sort(shuffled[np.unique(outcomes.product[shuffled], return_index=True)[1]])
         return cls(outcomes.confidence[rows], outcomes.right[rows], outcomes.predicted[rows])
 
     def of_class(self, number: int) -> Judged:
@@ -145,10 +146,12 @@ def category_thresholds(judged: Judged, names: Sequence[str]) -> tuple[CategoryT
     """Thresholds within the rows labeled with one category, for each category labeled often enough to hold the lowest of `TARGETS`.
 
     All of them hold together at `RISK`: each is found at its share (Bonferroni). How often a category is labeled says nothing of how often
-    rightly, so it may decide which are tried.
+    rightly, so it may decide which are tried: as many as can each be shown at the share that so many leave.
     """
     labeled, counts = np.unique(judged.predicted, return_counts=True)
-    tried = labeled[counts >= enough(min(TARGETS))]
+    rising = np.sort(counts)
+    most = next((many for many in range(len(counts), 0, -1) if rising[-many] >= enough(min(TARGETS), RISK / many)), 0)
+    tried = labeled[np.argsort(-counts, kind="stable")[:most]]
     return tuple(
         CategoryThresholds(category=names[int(number)], thresholds=thresholds(judged.of_class(int(number)), risk=RISK / len(tried)))
         for number in tried

@@ -77,7 +77,8 @@ class Model(Numbers):
     blend_macro_f1: Estimate | None
     """Macro F1 of the same."""
     validation_log_loss: float
-    """Log loss of the blend, or of the linear model alone, on the validation rows: what to choose by, since the test rows only tell."""
+    """Log loss of the blend, or of the linear model alone, on the validation rows: what to choose by, since the test rows only tell. Each
+    half of the rows is scored with the weights and the calibration that the other half asks for."""
     seconds: float
     """What its training took."""
     peak_memory: int | None

@@ -30,6 +30,7 @@ class Checkpoint:
         told = json.dumps({"fingerprint": self.fingerprint, "progress": progress})
         try:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, metadata={"catcli": told})
+            atomic.sync(beside)
             beside.replace(self.file)
         except (OSError, SafetensorError) as error:
             beside.unlink(missing_ok=True)
@@ -39,11 +40,14 @@ class Checkpoint:
             ) from error
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What `save` kept; None where there is nothing, or nothing of this run."""
+        """What `save` kept; None where there is nothing whole, or nothing of this run."""
         if not self.file.exists():
             return None
-        with safe_open(self.file, framework="pt") as kept:
-            told = json.loads((kept.metadata() or {}).get("catcli", "{}"))
-            if told.get("fingerprint") != self.fingerprint:
-                return None
-            return {name: kept.get_tensor(name) for name in kept.keys()}, told["progress"]  # noqa: SIM118  # a file, not a mapping
+        try:
+            with safe_open(self.file, framework="pt") as kept:
+                told = json.loads((kept.metadata() or {}).get("catcli", "{}"))
+                if told.get("fingerprint") != self.fingerprint:
+                    return None
+                return {name: kept.get_tensor(name) for name in kept.keys()}, told["progress"]  # noqa: SIM118  # a file, not a mapping
+        except (SafetensorError, OSError, ValueError, KeyError):
+            return None

@@ -192,8 +192,6 @@ class Trainer:
         self.device = device
         self.tell = tell
         self.bf16 = use_bf16(recipe.dtype, device)
-        if self.bf16 and device.type == "cuda" and recipe.method != "dora":  # which adds to the weights in float32
-            round_frozen(self.classifier)  # on a CPU the casts take no time beside the products
         self.lr = recipe.lr or learning_rate(base, recipe.method)
         self.losses = row_losses(recipe.balance, task.shares, device)
         self.prior = log_prior(recipe.balance, task.shares, device)
@@ -234,12 +232,15 @@ class Trainer:
     @contextmanager
     def _entered(self) -> Iterator[list[Tensor] | None]:
         """The model begins at its lowest adapter where what enters there was kept."""
-        if self.task.reading.trunk is None:
-            yield None
-            return
-        blocks = self.base.blocks_of(self.classifier.backbone)
-        with entered_at(blocks.parent, blocks.name, self.base.first) as given:
-            yield given
+        # DoRA adds to the weights in float32.
+        frozen = frozen_matrices(self.classifier) if self.bf16 and self.recipe.method != "dora" else []
+        with rounded(frozen):
+            if self.task.reading.trunk is None:
+                yield None
+                return
+            blocks = self.base.blocks_of(self.classifier.backbone)
+            with entered_at(blocks.parent, blocks.name, self.base.first) as given:
+                yield given
 
     def _logits(self, batch: TokenBatch) -> Tensor:
         if self._vectors is not None:
@@ -262,13 +263,15 @@ class Trainer:
         else:
             steps = horizon = (self.recipe.epochs or default_epochs(rows)) * per_epoch
         each = workers().agree(self._rehearse())
-        if self.task.seconds is not None and (allowed := max(1, int(self.task.seconds / each))) < steps:
+        # Every process makes the same plan: each has its own clock, and so its own idea of the time that is left.
+        seconds = None if self.task.seconds is None else workers().agree(self.task.seconds)
+        if seconds is not None and (allowed := max(1, int(seconds / each))) < steps:
             # "Budgeted Training" (Li, Yumer & Ramanan 2020): within a fixed time a rate that falls to zero by its end does best.
             horizon, steps = max(1, round(horizon * allowed / steps)), allowed
         epochs = -(-steps // per_epoch)
-        most = "" if repeat else "up to "
+        most, passes = "" if repeat else "up to ", f"{steps / per_epoch:.3g}"
         self.tell.say(
-            f"training: {most}{steps / per_epoch:.3g} passes over {rows:,} texts, {duration(each * per_epoch)} each, "
+            f"training: {most}{passes} {'pass' if passes == '1' else 'passes'} over {rows:,} texts, {duration(each * per_epoch)} each, "
             f"{most}{duration(each * steps)} in all on {self.device}"
         )
         return Plan(epochs, steps, horizon)
@@ -456,16 +459,23 @@ class Trainer:
         return {name.removeprefix("best/"): value.to(self.device) for name, value in kept.items() if name.startswith("best/")}
 
 
-def round_frozen(classifier: Classifier) -> None:
-    """Round the matrices that stay as they are to bfloat16: once, and to the same numbers as autocast does at each use of a matrix.
+def frozen_matrices(classifier: Classifier) -> list[nn.Parameter]:
+    """The weights and biases of matrix products that stay as they are."""
+    products = (module for module in classifier.modules() if isinstance(module, nn.Linear | Conv1D))
+    return [parameter for module in products for parameter in module.parameters(recurse=False) if not parameter.requires_grad]
 
-    After it the classifier computes under `precision` only.
-    """
-    for module in classifier.modules():
-        if isinstance(module, nn.Linear | Conv1D):
-            for parameter in module.parameters(recurse=False):
-                if not parameter.requires_grad:
-                    parameter.data = parameter.data.to(torch.bfloat16)
+
+@contextmanager
+def rounded(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """While open, parameters are in bfloat16: rounded once, and to the numbers to which autocast would round them at each use."""
+    kept = [parameter.data for parameter in parameters]
+    for parameter in parameters:
+        parameter.data = parameter.data.to(torch.bfloat16)
+    try:
+        yield
+    finally:
+        for parameter, data in zip(parameters, kept, strict=True):
+            parameter.data = data
 
 
 def rate(step: int, horizon: int) -> float:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,24 @@ from catcli.errors import ProductsError, listed, reason
 if TYPE_CHECKING:
     import pyarrow as pa
 
+Policy = Literal["stop", "skip", "null"]
+"""What becomes of such a row: it stops the run, is left out, or comes out with nulls."""
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be read: the file and the line in which it begins, why, and what stands there."""
+
+    file: str
+    line: int
+    reason: str
+    content: str
+
+
+def readable(raw: str) -> str:
+    """Text in which bytes that are no letters were kept as lone surrogates, with those written out in hexadecimal."""
+    return raw.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -25,7 +43,7 @@ class Batch:
     ``rows`` is a polars frame, or the Arrow table that a Parquet or Arrow file gave: a table goes out again with types that polars has no
     name for. ``lines`` are the rows as JSON text where they came so, without what ends a line. ``short`` counts rows of CSV that had fewer
     cells than the header, ``part`` is the number of the file they came from, ``where`` its name, and ``note`` says what had to be
-    guessed.
+    guessed. ``bad`` are rows that could not be read; of those that stand here as rows of nulls, ``nulls`` are the numbers.
     """
 
     rows: pl.DataFrame | pa.Table
@@ -35,6 +53,8 @@ class Batch:
     part: int = 0
     note: str = ""
     where: str = "the input"
+    bad: tuple[BadRow, ...] = ()
+    nulls: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -77,26 +97,22 @@ class Batch:
         return {field.name: _type_of(field, self.where) for field in self.rows.schema}
 
     def take(self, rows: npt.NDArray[np.int64]) -> Batch:
-        """Some of the rows, by number; what was counted or noted stays behind."""
+        """Some of the rows, by number, a table's in plain types (`arrow_types`); what was counted or noted stays behind."""
         lines = None if self.lines is None else [self.lines[row] for row in rows]
-        taken = self.rows[rows] if isinstance(self.rows, pl.DataFrame) else _taken(self.rows, rows)
-        return replace(self, rows=taken, lines=lines, short=0, note="")
+        if isinstance(self.rows, pl.DataFrame):
+            return replace(self, rows=self.rows[rows], lines=lines, short=0, note="", bad=(), nulls=())
+        from catcli.products.arrow_types import plain
+
+        return replace(self, rows=plain(self.rows).take(rows), lines=lines, short=0, note="", bad=(), nulls=())
 
     def slice(self, start: int, count: int | None = None) -> Batch:
         """The rows from number ``start`` on, at most ``count``; what was counted or noted goes with the first row."""
         lines = None if self.lines is None else self.lines[start:][:count]
         rows = self.rows.slice(start, count)
-        return replace(self, rows=rows, lines=lines, short=0 if start else self.short, note="" if start else self.note)
-
-
-def _taken(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
-    """Some rows of a table; of text in views, which Arrow cannot take rows of, by way of plain text."""
-    import pyarrow as pa
-
-    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
-    fields = [field.with_type(plain.get(field.type, field.type)) for field in table.schema]
-    found = table.cast(pa.schema(fields, table.schema.metadata)).take(rows)
-    return found.cast(table.schema)
+        nulls = tuple(row - start for row in self.nulls if start <= row < start + len(rows))
+        if start:
+            return replace(self, rows=rows, lines=lines, short=0, note="", bad=(), nulls=nulls)
+        return replace(self, rows=rows, lines=lines, nulls=nulls)
 
 
 def _type_of(field: pa.Field, where: str) -> pl.DataType:
@@ -109,7 +125,9 @@ def _known(kind: pa.DataType) -> bool:
     """Whether polars has a type for one of Arrow's: asked beforehand, since it panics where it has none."""
     import pyarrow as pa
 
-    unknown = pa.types.is_decimal256(kind) or pa.types.is_union(kind) or pa.types.is_interval(kind)
+    types = pa.types
+    in_views = types.is_list_view(kind) or types.is_large_list_view(kind)
+    unknown = in_views or types.is_decimal256(kind) or types.is_union(kind) or types.is_interval(kind) or types.is_run_end_encoded(kind)
     parts = [kind.field(number).type for number in range(kind.num_fields)] if not unknown else []
     return not unknown and all(map(_known, parts))
 
@@ -119,7 +137,7 @@ def _series(name: str, column: pa.ChunkedArray, where: str) -> pl.Series:
 
     odd = (
         f"{where}: the column {name!r} is of the Arrow type {column.type}, which only Parquet and Arrow files hold; write one of these, or "
-        "leave the column out of the file."
+        "leave the column out with --keep."
     )
     if not _known(column.type):
         raise ProductsError(odd)

@@ -54,6 +54,21 @@ def parquet_rows(path: Place) -> int:
         return int(file.metadata.num_rows)
 
 
+def schema_of(path: Place, form: str) -> pa.Schema:
+    """The columns of a Parquet or Arrow file and their types, without its rows.
+
+    Raises:
+        ProductsError: it cannot be read.
+    """
+    if form == "parquet":
+        with _sentences(path, "Parquet"), pq.ParquetFile(_opened(path)) as file:
+            return file.schema_arrow
+    with _sentences(path, "Arrow IPC"), _opened(path) as opened:
+        head = opened.read(6)
+        opened.seek(0)
+        return (pa.ipc.open_file(opened) if head == b"ARROW1" else pa.ipc.open_stream(opened)).schema
+
+
 def parquet_tables(path: Place, rows: int) -> Iterator[tuple[pa.Table, float]]:
     """The rows of a Parquet file in order, at most ``rows`` at a time, and the share that has been read; the columns alone if it has none.
 

@@ -7,12 +7,14 @@ import io
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
 
-from catcli.errors import ProductsError, listed, reason
+from catcli.errors import ProductsError, RowError, listed, reason
+from catcli.products.batch import BadRow, Policy
 from catcli.products.buckets import Place
 from catcli.products.streams import Bytes, check_signature, codec_of, encoding_of, opened, shown, undecodable
 
@@ -37,14 +39,19 @@ Text = TypeVar("Text", str, bytes)
 
 @dataclass(frozen=True)
 class Lines:
-    """Some lines without their ends, their numbers in the file, and how much of it has been read with them."""
+    """Some lines without their ends, their numbers in the file, and how much of it has been read with them.
+
+    ``bad`` are lines that are no JSON object; of those that stand here as empty objects ``nulls`` are the places.
+    """
 
     lines: list[bytes]
     numbers: list[int]
     share: float
+    bad: tuple[BadRow, ...] = ()
+    nulls: tuple[int, ...] = ()
 
 
-def checked(path: Place, encoding: str | None) -> str:
+def checked(path: Place, encoding: str | None, on_bad_row: Policy) -> str:
     """The encoding of a file: the one asked for, or found.
 
     Raises:
@@ -54,15 +61,53 @@ def checked(path: Place, encoding: str | None) -> str:
         if not stream.head:
             raise ProductsError(f"{shown(path)} is empty: it has no JSON Lines in it.")
         check_signature(path, "JSON Lines", stream.head)
-        return encoding or encoding_of(stream)
+        return encoding or encoding_of(stream, damaged=on_bad_row != "stop")
 
 
-def blocks_of(path: Place, encoding: str, count: int) -> Iterator[Lines]:
-    """The lines of a file that are not blank, at most ``count`` at a time.
+def blocks_of(path: Place, encoding: str, count: int, on_bad_row: Policy) -> Iterator[Lines]:
+    """The lines of a file that are not blank, at most ``count`` at a time, without those that are no JSON where these do not stop the run.
 
     Raises:
         ProductsError: it is of another encoding.
     """
+    for block in _all_blocks(path, encoding, count):
+        yield block if on_bad_row == "stop" else _sorted_out(path, block, on_bad_row)
+
+
+def _sorted_out(path: Place, block: Lines, on_bad_row: Policy) -> Lines:
+    """A block with its bad lines left out, or empty objects in their place."""
+    lines: list[bytes] = []
+    numbers: list[int] = []
+    bad: list[BadRow] = []
+    nulls: list[int] = []
+    for number, line in zip(block.numbers, block.lines, strict=True):
+        why = _no_row(line)
+        if why is not None:
+            bad.append(BadRow(shown(path), number, why, line.decode("utf-8", "backslashreplace")))
+            if on_bad_row == "skip":
+                continue
+            nulls.append(len(lines))
+        lines.append(line if why is None else b"{}")
+        numbers.append(number)
+    return Lines(lines, numbers, block.share, tuple(bad), tuple(nulls))
+
+
+def _no_row(line: bytes) -> str | None:
+    """Why a line is no row; None of one that is."""
+    try:
+        found = json.loads(line, parse_constant=_no_json, parse_float=_finite)
+    except RecursionError:
+        return "is nested too deeply; leave that column out when exporting."
+    except UnicodeDecodeError as error:
+        return f"holds the byte 0x{line[error.start]:02x}, which is not UTF-8; export it again, or say what it is with --encoding."
+    except OverflowError as error:
+        return f"has the number {error}, beyond all that can be counted with; write that cell as text, in quotes."
+    except ValueError as error:
+        return f"is no JSON: {error}; is the file whole? Export or copy it again."
+    return None if isinstance(found, dict) else f"is no JSON object but {type(found).__name__}; every line has to be one row, {{...}}."
+
+
+def _all_blocks(path: Place, encoding: str, count: int) -> Iterator[Lines]:
     with opened(path) as stream:
         held: list[bytes] = []
         numbers: list[int] = []
@@ -107,21 +152,40 @@ def _bounded(stream: Bytes, readline: Callable[[int], Text], end: Text) -> Itera
         yield line
 
 
-def schema_of(path: Place, encoding: str, rows: int) -> Schema:
+def schema_of(path: Place, encoding: str, rows: int, on_bad_row: Policy) -> Schema:
     """The columns that any line has, in the order in which they first come, with a type that holds them all.
 
     All lines are looked at: with a sample, a price that turns into "n/a" at row 90,000 would stop the run there. A mapping whose keys are
-    other ones in every line (Amazon Reviews 2023: ``details``) is text, its JSON: as a type it would have a field for each of them.
+    other ones in every line (Amazon Reviews 2023: ``details``) is text, its JSON: as a type it would have a field for each of them. So is
+    a column whose lists hold what no type holds together.
     """
     schema: Schema = {}
-    open_ended: set[str] = set()
-    for whole in blocks_of(path, encoding, rows):
+    as_text: set[str] = set()
+    for whole in blocks_of(path, encoding, rows, on_bad_row):
         for block in _pieces(whole, _columns(path, whole, schema)):
-            open_ended |= _open_ended(path, block)
-            for name, dtype in _frame(path, _without(path, block, open_ended), None).schema.items():
-                found = pl.String() if name in open_ended else dtype
-                schema[name] = wider(schema[name], found) if name in schema else found
+            as_text |= _open_ended(path, block)
+            try:
+                found = _parsed(_without(path, block, as_text), None).schema
+            except POLARS:
+                as_text |= _mixed(path, block, as_text)
+                found = _frame(path, _without(path, block, as_text), None).schema
+            for name, dtype in found.items():
+                chosen = pl.String() if name in as_text else dtype
+                schema[name] = wider(schema[name], chosen) if name in schema else chosen
     return schema
+
+
+def _mixed(path: Place, block: Lines, as_text: set[str]) -> set[str]:
+    """The columns of a block whose cells have no type in common."""
+    rows = list(_rows(path, block, slice(None)))
+    found = set()
+    for name in {name for row in rows for name in row} - as_text:
+        cells = [json.dumps({name: row[name]}).encode() for row in rows if name in row]
+        try:
+            pl.read_ndjson(io.BytesIO(b"\n".join(cells)), infer_schema_length=None)
+        except POLARS:
+            found.add(name)
+    return found
 
 
 def _columns(path: Place, block: Lines, schema: Schema) -> int:
@@ -145,8 +209,10 @@ def _columns(path: Place, block: Lines, schema: Schema) -> int:
 def _pieces(block: Lines, columns: int) -> Iterator[Lines]:
     """A block in pieces of at most `CELLS` cells, or of one line."""
     step = max(1, CELLS // columns)
-    for start in range(0, len(block.lines), step):
-        yield Lines(block.lines[start : start + step], block.numbers[start : start + step], block.share)
+    for start in range(0, max(1, len(block.lines)), step):
+        nulls = tuple(place - start for place in block.nulls if start <= place < start + step)
+        part = slice(start, start + step)
+        yield Lines(block.lines[part], block.numbers[part], block.share, () if start else block.bad, nulls)
 
 
 def _open_ended(path: Place, block: Lines) -> set[str]:
@@ -175,7 +241,7 @@ def _rows(path: Place, block: Lines, chosen: slice) -> Iterator[dict[str, Any]]:
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            raise ProductsError(_reason(path, block) or f"{shown(path)} cannot be read as JSON Lines; export it again.")
+            raise RowError(_reason(path, block) or f"{shown(path)} cannot be read as JSON Lines; export it again.")
         yield row
 
 
@@ -202,18 +268,49 @@ def _type(dtype: pl.DataType | DataTypeClass) -> pl.DataType:
     return dtype if isinstance(dtype, pl.DataType) else dtype()
 
 
-def frames_of(path: Place, encoding: str, count: int, schema: Mapping[str, pl.DataType]) -> Iterator[tuple[pl.DataFrame, Lines]]:
+def frames_of(
+    path: Place, encoding: str, count: int, schema: Mapping[str, pl.DataType], on_bad_row: Policy
+) -> Iterator[tuple[pl.DataFrame, Lines]]:
     """The lines as frames of ``schema``, and as they stand."""
-    for whole in blocks_of(path, encoding, count):
+    for whole in blocks_of(path, encoding, count, on_bad_row):
         for block in _pieces(whole, max(1, len(schema))):
-            yield _frame(path, block, schema), block
+            yield _frame(path, _last_of_equal_keys(block), schema), block
+
+
+def _last_of_equal_keys(block: Lines) -> Lines:
+    """The lines with one cell for a key that comes twice, the last, as every reader of JSON but polars has it."""
+    twice = False
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal twice
+        made = dict(found)
+        twice = twice or len(made) < len(found)
+        return made
+
+    lines = list(block.lines)
+    for place, line in enumerate(lines):
+        twice = False
+        with suppress(ValueError, RecursionError):  # what is no JSON gets its sentence where it is parsed
+            row = json.loads(line, object_pairs_hook=pairs)
+            if twice:
+                lines[place] = json.dumps(row).encode()
+    return replace(block, lines=lines)
+
+
+POLARS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+
+
+def _parsed(block: Lines, schema: Mapping[str, pl.DataType] | None) -> pl.DataFrame:
+    if not block.lines:
+        return pl.DataFrame(schema=schema)
+    return pl.read_ndjson(io.BytesIO(b"\n".join(block.lines)), schema=schema, infer_schema_length=None)
 
 
 def _frame(path: Place, block: Lines, schema: Mapping[str, pl.DataType] | None) -> pl.DataFrame:
     try:
-        frame = pl.read_ndjson(io.BytesIO(b"\n".join(block.lines)), schema=schema, infer_schema_length=None)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise ProductsError(_reason(path, block) or f"{shown(path)} cannot be read as JSON Lines: {error}; export it again.") from error
+        frame = _parsed(block, schema)
+    except POLARS as error:
+        raise RowError(_reason(path, block) or f"{shown(path)} cannot be read as JSON Lines: {error}; export it again.") from error
     if len(frame) != len(block.lines):
         raise ProductsError(_reason(path, block) or f"{shown(path)}: {len(block.lines)} lines gave {len(frame)} rows; export it again.")
     return frame
@@ -223,19 +320,21 @@ def _reason(path: Place, block: Lines) -> str | None:
     """What is wrong with the first line that is; None where none is found."""
     for number, line in zip(block.numbers, block.lines, strict=True):
         where = f"{shown(path)} line {number}"
-        try:
-            found = json.loads(line, parse_constant=_no_json)
-        except RecursionError:
-            return f"{where} is nested too deeply; leave that column out when exporting."
-        except ValueError as error:
-            return f"{where} is no JSON: {error}; is the file whole? Export or copy it again."
-        if not isinstance(found, dict):
-            return f"{where} is no JSON object but {type(found).__name__}; every line has to be one row, {{...}}."
+        why = _no_row(line)
+        if why is not None:
+            return f"{where} {why}"
         try:
             pl.read_ndjson(io.BytesIO(line))
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-            return f"{where} cannot be read: {reason(error)}; numbers beyond 64 bits have to be text, in quotes."
+        except POLARS as error:
+            return f"{where} cannot be read: {reason(error)}; write that cell as text, in quotes."
     return None
+
+
+def _finite(word: str) -> float:
+    number = float(word)
+    if number in (float("inf"), float("-inf")):
+        raise OverflowError(word[:40])
+    return number
 
 
 def _no_json(word: str) -> None:

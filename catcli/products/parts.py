@@ -38,6 +38,9 @@ from catcli.products.write import Form, Sink, filled, is_folder, joined, writing
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
+ON_BAD_ROW = "--on-bad-row"
+"""The name in a mark of what becomes of rows that cannot be read."""
+
 _STATE = "state"
 """The array among a run's memory that holds its counts, as JSON."""
 
@@ -77,6 +80,9 @@ class Parts:
     ) -> None:
         """``places_in`` are the inputs' places, which name the files of an output folder; ``mark`` says what the output is made from.
 
+        What a stopped run left of the same output is gone on from. What it left of another, with other options say, stops a run that
+        is to ``resume``, and makes room for one that is not; ``discarded`` counts those rows and ``changed`` says what is another.
+
         Without ``keep`` nothing stays of a run that ends early: its input came through a pipe and will not come again.
 
         Raises:
@@ -95,6 +101,7 @@ class Parts:
         self._waiting: list[Record] = []
         self._begun: set[Path] = set()
         self.discarded = 0
+        self.changed: list[str] = []
         self._alone = False
 
     def __enter__(self) -> Self:
@@ -179,11 +186,11 @@ class Parts:
         while parts and not parts[-1].memory:  # a kill came between the lines of parts that were to be kept together
             parts.pop()
         files = [part.file for part in parts] + [part.memory for part in parts[-1:]]
-        if not resume or not parts or not all((self.beside / file).exists() for file in files):
-            self.discarded = sum(part.rows for part in parts)
-            atomic.clear(self.beside, keep=("lock",))
-            return Left()
         changed = sorted(name for name in {*mark, *made_from} if mark.get(name) != made_from.get(name))
+        if changed == [ON_BAD_ROW] and parts and not self._state_of(parts).get("bad"):
+            changed = []  # up to the first bad row all is alike, whatever becomes of such rows
+        if not parts or not all((self.beside / file).exists() for file in files) or (changed and not resume):
+            return self._anew(parts, changed)
         if changed:
             raise OutputError(
                 f"--resume: {' and '.join(changed)} changed since the run that was stopped, so its {sum(p.rows for p in parts):,} rows "
@@ -194,7 +201,23 @@ class Parts:
             arrays = _arrays(memory)
             return Left(parts, json.loads(bytes(arrays.pop(_STATE))), arrays)
         except (ValueError, KeyError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+            if not resume and not isinstance(error, OSError | MemoryError):  # which may have passed the next time
+                return self._anew(parts, [])
             raise self._damaged(memory, error) from error
+
+    def _state_of(self, parts: Sequence[Record]) -> Mapping[str, Any]:
+        """What the last of some parts was kept with; that something is bad where it cannot be read."""
+        try:
+            found: dict[str, Any] = json.loads(bytes(_arrays(self.beside / parts[-1].memory)[_STATE]))
+        except (ValueError, KeyError, OSError, EOFError, MemoryError, zipfile.BadZipFile):
+            return {"bad": True}
+        return found
+
+    def _anew(self, parts: Sequence[Record], changed: list[str]) -> Left:
+        """Make room for a run that begins anew."""
+        self.discarded, self.changed = sum(part.rows for part in parts), changed
+        atomic.clear(self.beside, keep=("lock",))
+        return Left()
 
     def _read_journal(self) -> tuple[dict[str, str], list[Record]]:
         """What an earlier run's output was made from, and its parts; nothing where no run left a journal."""

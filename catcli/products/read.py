@@ -9,17 +9,19 @@ from __future__ import annotations
 import atexit
 import glob
 import io
+import logging
 import re
 import shutil
 import sys
 import tempfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import IO, Any, Literal, cast, get_args
 from urllib.parse import unquote
 
 import polars as pl
@@ -27,7 +29,7 @@ import polars as pl
 from catcli.errors import ChangedError, ProductsError, UsageError, listed, reason
 from catcli.places import is_bucket
 from catcli.products import delimited, lines
-from catcli.products.batch import Batch, check_alike, check_names
+from catcli.products.batch import Batch, Policy, check_alike, check_names
 from catcli.products.buckets import MAGIC, Object, Place, below, looked_up, matching, near
 from catcli.products.streams import STANDARD_INPUT, check_signature, codec_of, guess_told, opened, shown, size_of, stamp
 
@@ -73,6 +75,7 @@ class Source:
     format: Format
     delimiter: str | None = None
     encoding: str | None = None
+    on_bad_row: Policy = "stop"
 
     @property
     def paths(self) -> tuple[Place, ...]:
@@ -102,14 +105,14 @@ class Source:
     @cached_property
     def line_encodings(self) -> Mapping[Place, str]:
         """Of JSON Lines: each file's encoding, for which a plain file is looked through once."""
-        return {path: lines.checked(path, self.encoding) for path in self.paths}
+        return {path: lines.checked(path, self.encoding, self.on_bad_row) for path in self.paths}
 
     @cached_property
     def lines_schema(self) -> lines.Schema:
         """Of JSON Lines: the columns of all files with types that hold all their cells; the files are read through for it, so once."""
         schema: lines.Schema = {}
         for path in self.paths:
-            for name, dtype in lines.schema_of(path, self.line_encodings[path], ROWS).items():
+            for name, dtype in lines.schema_of(path, self.line_encodings[path], ROWS, self.on_bad_row).items():
                 schema[name] = lines.wider(schema[name], dtype) if name in schema else dtype
         return schema
 
@@ -118,6 +121,7 @@ class Source:
 
         Standard input can be read once only.
         """
+        self._check_layouts()
         sizes = list(map(size_of, self.paths))
         columns: list[str] | None = None
         types: Mapping[str, object] = {}
@@ -125,16 +129,53 @@ class Source:
             for batch in unchanged(file.path, self._of(file, rows)):
                 if columns is None:
                     columns, types = batch.columns, batch.table_types
-                if batch.table_types != types:
-                    odd = sorted(name for name in {*types, *batch.columns} if types.get(name) != batch.table_types.get(name))
-                    raise ProductsError(
-                        f"{file.path} and {self.paths[0]} differ in columns {listed(odd)} or their types; give files of one layout a run."
-                    )
+                self._check_layout(file, batch.columns, batch.table_types, columns, types)
                 if batch.columns != columns:
-                    check_alike(columns, batch.columns, shown(file.path), shown(self.paths[0]))
                     batch = replace(batch, rows=batch.only(columns))  # noqa: PLW2901  (the same rows, their columns as in the first)
                 share = (sum(sizes[:number]) + batch.share * sizes[number]) / max(sum(sizes), 1)
                 yield replace(batch, share=share, part=number)
+
+    def _check_layouts(self) -> None:
+        """Compare the headers and footers of all files, before any row is read.
+
+        Raises:
+            ProductsError: a file has other columns than the first, or cannot be read.
+        """
+        if len(self.files) < 2 or self.format in ("jsonl", "excel") or STANDARD_INPUT in self.paths:
+            return  # lines have no header, workbooks are read whole, and what comes through a pipe comes once
+        first: tuple[Sequence[str], Mapping[str, object]] | None = None
+        for file in self.files:
+            columns, types = self._layout(file.path)
+            if not columns:  # which the first bytes do not say; they are compared as its rows come
+                continue
+            first = first or (columns, types)
+            self._check_layout(file, columns, types, *first)
+
+    def _layout(self, path: Place) -> tuple[Sequence[str], Mapping[str, object]]:
+        """The columns that a file itself has, and of tables their Arrow types."""
+        if self.format in ("csv", "tsv"):
+            return delimited.header_of(path, self._delimited), {}
+        from catcli.products.columnar import schema_of
+
+        _check_table(path, self.format)
+        schema = schema_of(path, self.format)
+        return schema.names, {field.name: field.type for field in schema}
+
+    def _check_layout(
+        self, file: File, columns: Sequence[str], types: Mapping[str, object], first: Sequence[str], first_types: Mapping[str, object]
+    ) -> None:
+        """Stop where a file has other columns than the first, or of other types."""
+        if types != first_types:
+            odd = sorted(name for name in {*first_types, *columns} if first_types.get(name) != types.get(name))
+            raise ProductsError(
+                f"{file.path} and {self.paths[0]} differ in columns {listed(odd)} or their types; give files of one layout a run."
+            )
+        check_alike(first, columns, shown(file.path), shown(self.paths[0]))
+
+    @property
+    def _delimited(self) -> delimited.Layout:
+        delimiter = "\t" if self.format == "tsv" and not self.delimiter else self.delimiter
+        return delimited.Layout(delimiter, self.encoding, self.on_bad_row)
 
     def count(self) -> int:
         """How many rows there are; all formats but Parquet are read through for it."""
@@ -157,11 +198,11 @@ class Source:
 
     def _readers(self, path: Place, rows: int) -> Iterator[Batch]:
         if self.format in ("csv", "tsv"):
-            layout = delimited.Layout("\t" if self.format == "tsv" and not self.delimiter else self.delimiter, self.encoding)
-            yield from delimited.rows_of(path, layout, rows)
+            yield from delimited.rows_of(path, self._delimited, rows)
         elif self.format == "jsonl":
             note = guess_told(path, self.line_encodings[path], self.encoding)
-            yield from _json_lines(path, self.line_encodings[path], rows, self.lines_schema, note)
+            blocks = lines.frames_of(path, self.line_encodings[path], rows, self.lines_schema, self.on_bad_row)
+            yield from _json_lines(path, blocks, note)
         elif self.format == "excel":
             yield from _workbook(path)
         else:
@@ -169,14 +210,36 @@ class Source:
 
 
 def open_source(
-    patterns: Sequence[str], *, input_format: str | None = None, delimiter: str | None = None, encoding: str | None = None
+    patterns: Sequence[str],
+    *,
+    input_format: str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    on_bad_row: str = "stop",
 ) -> Source:
     """The files that ``patterns`` name: files, folders, globs, or ``-`` for standard input (CSV unless ``input_format`` says other).
 
     Raises:
         ProductsError: a file is not there, or the format cannot be told from its name.
-        UsageError: a delimiter or an encoding that is none.
+        UsageError: a delimiter, an encoding or a policy for bad rows that is none.
     """
+    delimiter = _checked_layout(input_format, delimiter, encoding, on_bad_row)
+    if list(patterns).count("-") > 1:
+        raise UsageError("standard input (-) can be read only once.")
+    files = [file for pattern in patterns for file in _expand(pattern, input_format)]
+    formats: dict[Place, Any] = {file.path: input_format or _format_of(file.path) for file in files}
+    if len(set(formats.values())) > 1:
+        raise ProductsError(f"the inputs are of several formats ({', '.join(sorted(set(formats.values())))}); give one format a run.")
+    spelled = [{name for name, _ in file.spelled} for file in files]
+    for file, names in zip(files, spelled, strict=True):
+        check_alike(sorted(spelled[0]), sorted(names), f"the path of {file.path}", f"the path of {files[0].path}")
+    return Source(tuple(files), formats[files[0].path], delimiter, encoding, cast(Policy, on_bad_row))
+
+
+def _checked_layout(input_format: str | None, delimiter: str | None, encoding: str | None, on_bad_row: str) -> str | None:
+    """The delimiter, which can be given by name, once nothing is wrong with the options."""
+    if on_bad_row not in get_args(Policy):
+        raise UsageError(f"--on-bad-row {on_bad_row}: choose one of {', '.join(get_args(Policy))}.")
     if input_format is not None and input_format not in get_args(Format):
         raise UsageError(f"--input-format {input_format}: choose one of {', '.join(get_args(Format))}.")
     if delimiter is not None:
@@ -191,16 +254,7 @@ def open_source(
             "".encode(name)  # refuses what is no encoding, and codecs such as hex that are none of text
         except LookupError as error:
             raise UsageError(f"--encoding {encoding}: Python knows no such encoding; try utf-8, latin-1, cp1252 or utf-16.") from error
-    if list(patterns).count("-") > 1:
-        raise UsageError("standard input (-) can be read only once.")
-    files = [file for pattern in patterns for file in _expand(pattern, input_format)]
-    formats: dict[Place, Any] = {file.path: input_format or _format_of(file.path) for file in files}
-    if len(set(formats.values())) > 1:
-        raise ProductsError(f"the inputs are of several formats ({', '.join(sorted(set(formats.values())))}); give one format a run.")
-    spelled = [{name for name, _ in file.spelled} for file in files]
-    for file, names in zip(files, spelled, strict=True):
-        check_alike(sorted(spelled[0]), sorted(names), f"the path of {file.path}", f"the path of {files[0].path}")
-    return Source(tuple(files), formats[files[0].path], delimiter, encoding)
+    return delimiter
 
 
 def unchanged(path: Place, batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -226,7 +280,7 @@ _SPOOLED = "catcli-standard-input-"
 
 
 def _expand(pattern: str, input_format: str | None) -> list[File]:
-    if pattern == "-":
+    if pattern in ("-", "/dev/stdin"):
         return [_standard_input(input_format)]
     if re.match(r"(https?|ftps?)://", pattern):
         raise ProductsError(f"{pattern} is an address of the web, which is not read; download it and name the file.")
@@ -245,12 +299,21 @@ def _expand(pattern: str, input_format: str | None) -> list[File]:
     if not matches and path.is_symlink():
         raise ProductsError(f"{pattern} is a link to {path.readlink()}, which is not there or is the link itself; name the file.")
     if not matches:
-        near = sorted(path.parent.glob("*")) if path.parent.is_dir() else []
-        there = [entry.name for entry in near if _ending(entry) in ENDINGS]
-        have = f"{path.parent} holds {listed(there)}" if there else f"{path.parent.absolute()} holds no products"
-        raise ProductsError(f"there is no file {pattern}; {have}.")
+        raise ProductsError(f"there is no file {pattern}; {_beside(path)}.")
     root = Path(*_fixed(path.parts))
     return [File(match, match.relative_to(root), _spelled(match.relative_to(root))) for match in matches]
+
+
+def _beside(path: Path) -> str:
+    """What there is in the place of a file that is not there."""
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent} either"
+    near = sorted(path.parent.glob("*"))
+    for entry in near:
+        if entry.name != path.name and unicodedata.normalize("NFC", entry.name) == unicodedata.normalize("NFC", path.name):
+            return f"{entry.name!a} has the same letters, encoded otherwise (Unicode NFC and NFD): name it by a glob, with * for them"
+    there = [entry.name for entry in near if _ending(entry) in ENDINGS]
+    return f"{path.parent} holds {listed(there)}" if there else f"{path.parent.absolute()} holds no products"
 
 
 def _in_bucket(pattern: str, input_format: str | None) -> list[File]:
@@ -368,10 +431,10 @@ def _with(batch: Batch, spelled: Sequence[tuple[str, str | None]], path: Place) 
     return replace(batch, rows=rows, lines=None)
 
 
-def _json_lines(path: Place, encoding: str, rows: int, schema: lines.Schema, note: str) -> Iterator[Batch]:
+def _json_lines(path: Place, blocks: Iterator[tuple[pl.DataFrame, lines.Lines]], note: str) -> Iterator[Batch]:
     given = False
-    for frame, block in lines.frames_of(path, encoding, rows, schema):
-        yield Batch(frame, block.share, lines=block.lines, note="" if given else note)
+    for frame, block in blocks:
+        yield Batch(frame, block.share, lines=block.lines, note="" if given else note, bad=block.bad, nulls=block.nulls)
         given = True
     if not given:
         raise ProductsError(f"{shown(path)} has only blank lines: it has no JSON Lines in it.")
@@ -380,6 +443,13 @@ def _json_lines(path: Place, encoding: str, rows: int, schema: lines.Schema, not
 def _tables(path: Place, form: Format, rows: int) -> Iterator[Batch]:
     from catcli.products.columnar import TABLES
 
+    _check_table(path, form)
+    for table, share in TABLES[form](path, rows):
+        yield Batch(table, share, where=shown(path))
+
+
+def _check_table(path: Place, form: Format) -> None:
+    """Stop at a file whose first bytes are not those of its format."""
     wanted = {"parquet": "Parquet", "arrow": "Arrow IPC"}[form]
     with opened(path) as stream:
         head = stream.head[:8]
@@ -389,8 +459,6 @@ def _tables(path: Place, form: Format, rows: int) -> Iterator[Batch]:
         raise ProductsError(f"{path} is no Parquet file: it does not begin with PAR1; if it is text, pass --input-format csv.")
     if form == "arrow" and not head.startswith(b"ARROW1"):
         check_signature(path, wanted, head)
-    for table, share in TABLES[form](path, rows):
-        yield Batch(table, share, where=shown(path))
 
 
 MAX_WORKBOOK = 2**30
@@ -449,6 +517,8 @@ def _workbook(path: Place) -> Iterator[Batch]:
         if not stream.head.startswith(b"PK\x03\x04"):
             raise ProductsError(f"{path} is no Excel workbook (.xlsx); if it is text, pass --input-format csv.")
     _check_workbook(path)
+    # It logs each column without a type, where there is no other log to standard error; such a column is text here.
+    logging.getLogger("fastexcel").setLevel(logging.ERROR)
     try:
         frame = pl.read_excel(
             io.BytesIO(path.opened().read()) if isinstance(path, Object) else path, engine="calamine", infer_schema_length=None

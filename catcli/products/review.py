@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from catcli import atomic
 from catcli.places import is_bucket
+from catcli.products.arrow_types import plain
 from catcli.products.batch import Batch
 from catcli.products.buckets import upload
 from catcli.products.write import Form, filled, spliced, table_of, writing
@@ -57,7 +58,7 @@ class Review:
             lines = pa.array(spliced(rows, keep, added).splitlines(), pa.binary())
             table = pa.table({LINE: lines, self._by: added.get_column(self._by).to_arrow()})
         else:
-            table = table_of(rows, keep, added)
+            table = plain(table_of(rows, keep, added))
         with writing(self._file, "--review"):
             if self._writer is None:
                 self._writer = _spill(self._spills / f"review-{self.parts:06}", table.schema)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from scipy import sparse
+from scipy.sparse import csgraph
 
 from catcli.products.examples import ranks
 from catcli.products.text import is_price_word
 
 FEWEST = 5
-"""Products that a category needs to be in all three parts; those with fewer are held out together, in proportion to all of them."""
+"""Products that some category needs, for any to be held out."""
 
 MOST_HELD = 5_000
 """Rows of each held-out part, about: an accuracy of .9 is then known to within .008. More of them learn more than they tell."""
@@ -28,12 +31,13 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of each part, and the classes with too few products to be in all of them for certain."""
+    """Row numbers of each part, and the ``rare`` classes: those with less than the ``fewest`` products to be in all parts in proportion."""
 
     train: Rows
     validation: Rows
     test: Rows
     rare: tuple[int, ...]
+    fewest: int
 
     @property
     def held_out(self) -> Rows:
@@ -48,40 +52,58 @@ def text_key(text: str) -> str:
 
 
 def product_keys(texts: Sequence[str], group: pl.Series | None) -> list[str]:
-    """What tells each row's product: its cell of the column ``group``, else its text."""
+    """What tells each row's product: its cell of the column ``group``, else its text.
+
+    Groups that have a text in common are one product, under the name of the first by code points: a text that a model learned from must
+    not be one that scores it.
+    """
     keys = [text_key(text) for text in texts]
     if group is None:
         return keys
-    named = group.cast(pl.String).to_list()
-    return [f"group {name}" if name is not None else key for name, key in zip(named, keys, strict=True)]
+    named = [key if name is None else f"group {name}" for name, key in zip(group.cast(pl.String).to_list(), keys, strict=True)]
+    first = _joined([(name, f"text {key}") for name, key in zip(named, keys, strict=True) if key])
+    return [first.get(name, name) for name in named]
+
+
+def _joined(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """For each left name the first of those that pairs connect it with, through any number of names on the right."""
+    number: dict[str, int] = {}
+    edges = np.array([[number.setdefault(name, len(number)) for name in pair] for pair in pairs], np.int64).reshape(-1, 2)
+    graph = sparse.coo_array((np.ones(len(edges), np.bool_), (edges[:, 0], edges[:, 1])), shape=(len(number), len(number)))
+    component = csgraph.connected_components(graph, directed=False)[1]
+    first: dict[int, str] = {}
+    for name in sorted({left for left, _ in pairs}):
+        first.setdefault(int(component[number[name]]), name)
+    return {name: first[int(component[number[name]])] for name, _ in pairs}
 
 
 def split(keys: Sequence[str], classes: npt.NDArray[np.int64], shares: tuple[int, int, int], seed: int, most: int = MOST_HELD) -> Split:
     """Rows by product key: within each category the keys are ranked by a hash of key and ``seed`` and cut in ``shares`` per cent.
 
-    All rows of a key fall in one part; a key with rows of several categories ranks in the one that most of them name. Every part of a
-    category with at least `FEWEST` keys gets one key or more. The rarer ones are cut as if they were one category, each keeping a key to
-    train: left out, they would be missing from every score, threshold and confidence, and a merchant's catalog has them. Since a rank
-    depends on the keys' own hashes alone, new rows move few old ones. Of very many rows no more than about ``most`` are held out for each
-    part.
+    All rows of a key fall in one part; a key with rows of several categories ranks in the one that most of them name. A category whose
+    share of a held-out part is less than a key is rare. Those are cut as if they were one category, each keeping a key to train: with a
+    key each they would be too many of the held-out rows, and left out they would be missing from every score, threshold and confidence,
+    and a merchant's catalog has them. Since a rank depends on the keys' own hashes alone, new rows move few old ones. Of very many rows no
+    more than about ``most`` are held out for each part.
     """
     count = int(classes.max()) + 1
     key_of, named_key, named_class, major = _numbered(keys, classes, count, seed)
-    blocked, rare = _rare(named_key, named_class, major, np.unique(classes), count)
+    to_choose, to_score = (_scaled(share, len(keys), count, most) for share in shares[1:])
+    fewest = max(FEWEST, math.ceil(1 / min(to_choose, to_score)))
+    blocked, rare = _rare(named_key, named_class, major, np.unique(classes), count, fewest)
     free = np.flatnonzero(~blocked)
     order = free[np.argsort(major[free], kind="stable")]
     within, sizes = ranks(major[order])
-    to_choose, to_score = (_scaled(share, len(keys), count, most) for share in shares[1:])
     test = np.minimum(np.maximum(1, np.rint(sizes * to_score)), sizes - 2)
     validation = np.minimum(np.maximum(1, np.rint(sizes * to_choose)), sizes - test - 1)
     part = np.zeros(len(major), np.int64)
     part[order] = np.where(within < test, 2, np.where(within < test + validation, 1, 0))
-    if len(free):
+    if np.bincount(major).max() >= FEWEST:
         pool, whole = _pool(named_key, named_class, blocked), int(blocked.sum())
         tested, chosen = (min(round(share * whole), len(pool) // 3) for share in (to_score, to_choose))
         part[pool[:tested]], part[pool[tested : tested + chosen]] = 2, 1
     train, choose, score = (np.flatnonzero(part[key_of] == number) for number in range(3))
-    return Split(train, choose, score, tuple(int(number) for number in rare))
+    return Split(train, choose, score, tuple(int(number) for number in rare), fewest)
 
 
 def folds(keys: Sequence[str], classes: Rows, count: int, seed: int) -> Rows:
@@ -113,7 +135,7 @@ def _numbered(keys: Sequence[str], classes: Rows, count: int, seed: int) -> tupl
     return key_of, named_key, named_class, named_class[first[np.unique(named_key[first], return_index=True)[1]]]
 
 
-def _rare(keys: Rows, classes: Rows, major: Rows, present: Rows, count: int) -> tuple[npt.NDArray[np.bool_], Rows]:
+def _rare(keys: Rows, classes: Rows, major: Rows, present: Rows, count: int, fewest: int) -> tuple[npt.NDArray[np.bool_], Rows]:
     """Which keys train whatever their rank, since a rare class has a row of them, and the rare classes.
 
     ``keys`` and ``classes`` say which key has rows of which class. A key kept back for a rare class can leave another with too few: until
@@ -124,7 +146,7 @@ def _rare(keys: Rows, classes: Rows, major: Rows, present: Rows, count: int) -> 
         blocked = np.zeros(len(major), np.bool_)
         blocked[keys[rare[classes]]] = True
         found = np.zeros(count, np.bool_)
-        found[present] = np.bincount(major[~blocked], minlength=count)[present] < FEWEST
+        found[present] = np.bincount(major[~blocked], minlength=count)[present] < fewest
         if (found == rare).all():
             return blocked, np.flatnonzero(rare)
         rare = found

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from catcli import places
-from catcli.errors import ProductsError
+from catcli.errors import ProductsError, RowError
 from catcli.products.buckets import Object, Place, looked_up
 
 STANDARD_INPUT = Path("-")
@@ -167,11 +167,12 @@ def check_signature(path: Place, wanted: str, head: bytes) -> None:
         raise ProductsError(f"{shown(path)} is {kinds[0]}, not {wanted}; {way}.")
 
 
-def encoding_of(stream: Bytes) -> str:
+def encoding_of(stream: Bytes, *, damaged: bool = False, whole: bool = True) -> str:
     """The encoding of a text: UTF-8, UTF-16, or Windows-1252, of which Latin-1 is a part.
 
     A plain file is looked at to its end, so that the first letter with an accent in its last row does not stop a run after hours; of what
-    is compressed the first `LOOKED_AT` bytes are, and of standard input what has arrived.
+    is compressed the first `LOOKED_AT` bytes are, and of standard input what has arrived. UTF-8 with a few bytes that are not is UTF-8
+    where ``damaged`` text can be read. Without ``whole`` the first bytes alone are looked at.
 
     Raises:
         ProductsError: it is of none of these.
@@ -188,14 +189,21 @@ def encoding_of(stream: Bytes) -> str:
         raise ProductsError(
             f"{shown(path)} holds NUL bytes and is no text; is it of another format, or was it cut by a crash? Export it again."
         )
-    if path == STANDARD_INPUT:
+    if path == STANDARD_INPUT or not whole:
         return _found(path, [head])
     with opened(path) as again:
         blocks = iter(lambda: again.file.read(BLOCK), b"")
         encoding = _found(path, itertools.islice(blocks, LOOKED_AT // BLOCK) if again.packed else blocks)
-    if encoding == "cp1252":
-        _check_damage(path)
-    return encoding
+    place = _damage(path) if encoding == "cp1252" else None
+    if place is None:
+        return encoding
+    if damaged:
+        return "utf-8-sig"
+    line, byte = place
+    raise ProductsError(
+        f"{shown(path)} is UTF-8 but for byte 0x{byte:02x} in line {line:,}; export it again, pass --encoding utf-8:replace to read "
+        "such bytes as U+FFFD, or --encoding cp1252 if it is Windows-1252 all the same."
+    )
 
 
 def codec_of(encoding: str) -> tuple[str, str]:
@@ -210,7 +218,7 @@ def undecodable(error: UnicodeError, path: Place, encoding: str, after: int) -> 
     place = _first_undecodable(path, encoding) if isinstance(error, UnicodeDecodeError) else None
     if place is not None:
         line, byte = place
-        return ProductsError(
+        return RowError(
             f"{shown(path)} is not {found}: byte 0x{byte:02x} in line {line:,}; pass another --encoding, often latin-1 or cp1252, or "
             f"--encoding {found}:replace to read such bytes as U+FFFD."
         )
@@ -244,25 +252,15 @@ FEWEST_LETTERS, MOST_DAMAGE = 10, 0.1
 """Letters of UTF-8 that a damaged file of it has at least, and bytes beside them, as a share of these letters, that it has at most."""
 
 
-def _check_damage(path: Place) -> None:
-    """Stop at UTF-8 with a few bytes that are not: read as Windows-1252, all of its letters would be two.
-
-    Raises:
-        ProductsError: with the line and the byte.
-    """
+def _damage(path: Place) -> tuple[int, int] | None:
+    """The first line and byte of UTF-8 with a few bytes that are not: read as Windows-1252, all of its letters would be two."""
     letters = high = inside = 0
     with opened(path) as stream:
         blocks = iter(lambda: stream.file.read(BLOCK), b"")
         for block in itertools.islice(blocks, LOOKED_AT // BLOCK) if stream.packed else blocks:
             found = _WELL_FORMED.findall(block)
             letters, inside, high = letters + len(found), inside + sum(map(len, found)), high + len(_HIGH.findall(block))
-    place = _first_undecodable(path, "utf-8") if letters >= FEWEST_LETTERS and high - inside <= MOST_DAMAGE * letters else None
-    if place is not None:
-        line, byte = place
-        raise ProductsError(
-            f"{shown(path)} is UTF-8 but for byte 0x{byte:02x} in line {line:,}; export it again, pass --encoding utf-8:replace to read "
-            "such bytes as U+FFFD, or --encoding cp1252 if it is Windows-1252 all the same."
-        )
+    return _first_undecodable(path, "utf-8") if letters >= FEWEST_LETTERS and high - inside <= MOST_DAMAGE * letters else None
 
 
 def guess_told(path: Place, encoding: str, asked: str | None) -> str:

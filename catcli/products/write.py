@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import shutil
+import stat
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -85,6 +86,9 @@ def output_form(out: str, asked: str | None, beside: OutputFormat = "csv", optio
     if found not in get_args(OutputFormat):
         endings = ", ".join(ending for ending, kind in ENDINGS.items() if kind in get_args(OutputFormat))
         raise UsageError(f"{option} {out}: the ending names no format that catcli writes ({endings}); rename it or pass --format.")
+    named = None if out == "-" or is_folder(out) else ENDINGS.get(unpacked(path).suffix.lower())
+    if asked is not None and named is not None and named != asked:
+        raise UsageError(f"{option} {out}: its ending says {named}, and --format {asked}; rename it or leave --format out.")
     form = Form(cast(OutputFormat, found), packing, safe and found in ("csv", "tsv"))
     if not form.is_text and out == "-":
         raise UsageError(f"--format {found} needs a file to write to; standard output takes csv, tsv or jsonl.")
@@ -188,7 +192,7 @@ def filled(file: BinaryIO, form: Form, *, header: bool = True) -> Iterator[Sink]
     if packed is not file:
         packed.close()
     file.flush()
-    if file.seekable():
+    if file.seekable() and stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # /dev/null can be sought in, and has no disk
         os.fsync(file.fileno())
 
 
@@ -283,6 +287,13 @@ class _Parquet(_Tables):
 
 
 class _Arrow(_Tables):
+    def write(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> None:
+        from catcli.products.arrow_types import without_dictionaries
+
+        with _typed(rows.columns):
+            table = without_dictionaries(table_of(rows, keep, added))
+        super().write(Batch(table, rows.share), table.column_names, pl.DataFrame())
+
     def _open(self, schema: pa.Schema) -> pa.ipc.RecordBatchFileWriter:
         import pyarrow as pa
 

@@ -52,6 +52,7 @@ def model_card(name: str, manifest: Manifest, metrics: Metrics, recipe: Recipe) 
     calibrated = "\n".join(f"- {sentences.calibration(variant, found)}" for variant, found in metrics.calibration.items())
     versions = plain(", ".join(f"{package} {version}" for package, version in manifest.versions.items()))
     columns, title = ", ".join(map(code, manifest.text)), plain(name)
+    passes = "one pass" if training.passes == 1 else f"{training.passes:.3g} passes"
     return f"""---
 {front_matter(name, manifest, metrics)}
 ---
@@ -83,7 +84,7 @@ of the blend, its calibration and the thresholds, and the test rows were looked 
 
 ## How it was made
 
-{_learned(manifest, recipe)}: after {training.passes:.3g} passes over
+{_learned(manifest, recipe)}: after {passes} over
 {training.lora_rows:,} rows{_unlabeled(training)}, at a learning rate of up to {recipe.lr:g},
 the validation rows liked it best; beside it one-vs-rest
 support vector machines over words and character n-grams. A product's probabilities are the softmax of
@@ -145,7 +146,7 @@ def _scores(metrics: Metrics) -> str:
 def _contract(metrics: Metrics) -> str:
     lines = []
     for made in metrics.promises:
-        threshold = "none" if made.threshold is None else f"{made.threshold:.3f}"
+        threshold = "none" if made.threshold is None else sentences.confidence(made.threshold)
         accepted = "–" if made.accepted_in_test is None else sentences.per_cent(made.accepted_in_test)
         lines.append(f"| {made.precision:.0%} | {threshold} | {accepted} | {sentences.promise(made)} |")
     return "\n".join(lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from catcli.adapter import Threshold
 from catcli.evaluation.metrics import Calibration, Comparison, Estimate, Evaluation, Metrics, Promise, RandomSplit
 from catcli.evaluation.studies import Churn, Compared
@@ -16,6 +18,10 @@ METHODS: dict[Method, str] = {
     "head": "the head",
 }
 """How sentences call what learned beside the linear model."""
+
+
+CHANCE = 0.05
+"""The p-value below which a difference is not put down to chance."""
 
 
 def _models(method: Method | None) -> dict[str, str]:
@@ -33,6 +39,11 @@ def per_cent(value: float) -> str:
 def counted(number: int, noun: str) -> str:
     """``1 row``, ``2 rows``."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def confidence(threshold: float) -> str:
+    """A threshold in as few digits as ``--min-confidence`` needs to accept the same rows: confidences are float32."""
+    return np.format_float_positional(np.float32(threshold), unique=True, min_digits=3)
 
 
 def interval(estimate: Estimate) -> str:
@@ -70,11 +81,15 @@ def signed(difference: float) -> str:
 
 
 def verdict(found: Comparison, method: Method | None) -> str:
-    """What the intervals allow to be said."""
+    """What the intervals and the test allow to be said: a difference is told where both exclude chance.
+
+    Of two intervals one excludes 0 by chance more often than 5 times in 100, and macro F1's can hang on a few rows of rare categories.
+    """
     models = _models(method)
     one, other = models.get(found.of, found.of), models.get(found.against, found.against)
-    gains = [title for title, found_one in (("macro F1", found.macro_f1), ("accuracy", found.accuracy)) if found_one.low > 0]
-    losses = [title for title, found_one in (("macro F1", found.macro_f1), ("accuracy", found.accuracy)) if found_one.high < 0]
+    titled = (("macro F1", found.macro_f1), ("accuracy", found.accuracy)) if found.p_value < CHANCE else ()
+    gains = [title for title, found_one in titled if found_one.low > 0]
+    losses = [title for title, found_one in titled if found_one.high < 0]
     if gains and not losses:
         return f"A gain in {' and '.join(gains)} beyond chance."
     if losses and not gains:

@@ -112,7 +112,7 @@ def contract(promises: Sequence[Promise]) -> Table:
     """What may be labeled unseen: for each precision the threshold, the rows above it, and what they came to."""
     made = table("Precision contract (predict --precision)", "to be right", "confidence", "accepted", "right on the scored rows")
     for promise in promises:
-        threshold = "–" if promise.threshold is None else f"{promise.threshold:.3f}"
+        threshold = "–" if promise.threshold is None else sentences.confidence(promise.threshold)
         accepted = "–" if promise.accepted_in_test is None else sentences.per_cent(promise.accepted_in_test)
         made.add_row(f"{promise.precision:.0%}", threshold, accepted, sentences.promise(promise))
     made.columns[3].no_wrap, made.columns[3].justify = False, "left"
@@ -126,7 +126,9 @@ def found(thresholds: Sequence[Threshold]) -> Table:
         if threshold.threshold is None or threshold.accepted is None:
             made.add_row(f"{threshold.precision:.0%}", "–", "–", sentences.unmet(threshold))
         else:
-            made.add_row(f"{threshold.precision:.0%}", f"{threshold.threshold:.3f}", sentences.per_cent(threshold.accepted), "")
+            made.add_row(
+                f"{threshold.precision:.0%}", sentences.confidence(threshold.threshold), sentences.per_cent(threshold.accepted), ""
+            )
     made.columns[3].no_wrap, made.columns[3].justify = False, "left"
     return made
 
@@ -139,7 +141,7 @@ def category_contract(categories: Sequence[CategoryPromises]) -> Table:
         if held:
             best = held[-1]
             accepted = "–" if best.accepted_in_test is None else sentences.per_cent(best.accepted_in_test)
-            made.add_row(Text(shortened(one.category)), f"{best.precision:.0%}", f"{best.threshold:.3f}", accepted)
+            made.add_row(Text(shortened(one.category)), f"{best.precision:.0%}", sentences.confidence(best.threshold or 0.0), accepted)
     return made
 
 

@@ -138,6 +138,6 @@ def _original(error: BaseException) -> BaseException:
         return error
     told = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__).strip()
     return CatcliError(
-        f"--engine ray: a worker failed ({told[:300]}); is the same catcli on all machines, with memory enough? Run the same line again, "
-        "with --resume to go on."
+        f"--engine ray: a worker failed ({told[:300]}); is the same catcli on all machines, with memory enough? Run the same line again; "
+        "it goes on from what was finished."
     )

@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from catcli.products.bad_rows import BadRows
 from catcli.products.batch import Batch
 from catcli.products.review import Review
 from catcli.products.write import Sink
@@ -68,9 +69,9 @@ class Summary:
     """What a run came to.
 
     ``below`` counts rows whose confidence was below the one asked for, ``blank`` those without any text, ``short`` those of CSV with fewer
-    cells than the header. ``labeled`` counts texts that a model looked at, ``cut`` those of them with more tokens than it reads, and
-    ``taken_over`` rows that an earlier output had; ``halved`` counts batches that memory was too short for. ``resumed`` are rows that a run
-    before had done; ``seconds`` are this run's.
+    cells than the header, ``bad`` those that could not be read. ``labeled`` counts texts that a model looked at, ``cut`` those of them with
+    more tokens than it reads, and ``taken_over`` rows that an earlier output had; ``halved`` counts batches that memory was too short for.
+    ``resumed`` are rows that a run before had done; ``seconds`` are this run's.
     """
 
     rows: int = 0
@@ -80,6 +81,7 @@ class Summary:
     labeled: int = 0
     cut: int = 0
     taken_over: int = 0
+    bad: int = 0
     halved: int = 0
     resumed: int = 0
     seconds: float = 0.0
@@ -125,17 +127,23 @@ def run(
     *,
     previous: Previous | None = None,
     review: Review | None = None,
+    bad_rows: BadRows | None = None,
     summary: Summary | None = None,
     arrays: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> Summary:
-    """Have all rows ``labeled``, by ``labeler``, and write them to ``output`` in their order; ``review`` gets those not accepted.
+    """Have all rows ``labeled``, by ``labeler``, and write them to ``output`` in their order.
+
+    ``review`` gets those that are not accepted, and ``bad_rows`` those that could not be read.
 
     ``summary`` and ``arrays`` are those of the last finished part of a run that goes on; its rows are read past.
     """
     summary = summary or Summary()
     earlier = previous.hashes if previous is not None else None
-    planner = partial(Planner, plan, labeler.texts, by_input=output.by_input, earlier=earlier, done=summary.rows, arrays=arrays)
-    finisher = Finisher(labeler.categories, plan, output, advance, previous=previous, review=review, summary=summary, arrays=arrays)
+    past = (summary.rows, summary.bad)
+    planner = partial(Planner, plan, labeler.texts, by_input=output.by_input, earlier=earlier, done=past, arrays=arrays)
+    finisher = Finisher(
+        labeler.categories, plan, output, advance, previous=previous, review=review, bad_rows=bad_rows, summary=summary, arrays=arrays
+    )
     with closing(labeled(planner, finisher.k)) as done:
         return finisher.through(done)
 
@@ -209,9 +217,11 @@ class Finisher:
         *,
         previous: Previous | None = None,
         review: Review | None = None,
+        bad_rows: BadRows | None = None,
         summary: Summary | None = None,
         arrays: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> None:
+        self._bad_rows = bad_rows
         self._categories, self._plan, self._output, self._advance = categories, plan, output, advance
         self._review = review
         self.summary = summary or Summary()
@@ -220,9 +230,10 @@ class Finisher:
         self._known = Known(self.k, previous, arrays, dedupe=plan.dedupe)
         self._names = pl.Series(categories, dtype=pl.String)
         self._counts = np.array([self.summary.categories.get(name, 0) for name in categories], np.int64)
-        self._needed = np.full(len(categories), plan.min_confidence)
+        # In float32, as confidences are: what a report prints of one accepts it.
+        self._needed = np.full(len(categories), plan.min_confidence, np.float32)
         if plan.by_category is not None:
-            self._needed = np.array([plan.by_category.get(name, math.inf) for name in categories])
+            self._needed = np.array([plan.by_category.get(name, math.inf) for name in categories], np.float32)
 
     def through(self, works: Iterable[Done]) -> Summary:
         """All of it."""
@@ -250,13 +261,17 @@ class Finisher:
     def _write(self, batch: Batch, keep: Sequence[str], added: pl.DataFrame, suggested: pl.Series | None) -> None:
         """A batch to the output, and what was not accepted to the review, with the category that it would have had."""
         self._output.write(batch, keep, added)
+        if self._bad_rows is not None:
+            self._bad_rows.write(batch.bad)
         if self._review is not None and suggested is not None:
-            rows = np.flatnonzero(added.get_column(PREDICTED).is_null().to_numpy())
+            rows = np.setdiff1d(np.flatnonzero(added.get_column(PREDICTED).is_null().to_numpy()), batch.nulls)
             self._review.write(batch.take(rows), keep, added.with_columns(suggested)[rows])
 
     def _keep(self, state: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         if self._review is not None:
             self._review.finish_part()  # before the output's: what it counts as done has its doubtful rows on disk
+        if self._bad_rows is not None:
+            self._bad_rows.finish_part()
         self._output.keep(state, arrays)
 
     def _state(self) -> dict[str, Any]:
@@ -272,17 +287,24 @@ class Finisher:
         """Count a batch's labels and make our columns of them; and for a review, the categories whether accepted or not."""
         classes, confidences = self._known.of_rows(work, labels)
         accepted = confidences[:, 0] >= self._needed[classes[:, 0]]
+        nulls = list(work.batch.nulls)
+        accepted[nulls] = False
         self._counts += np.bincount(classes[accepted, 0], minlength=len(self._counts))
         self.summary.rows += len(work.batch)
-        self.summary.below += int((~accepted).sum())
-        self.summary.blank += work.blank
+        self.summary.below += int((~accepted).sum()) - len(nulls)
+        self.summary.blank += work.blank - len(nulls)
+        self.summary.bad += len(work.batch.bad)
         self.summary.short += work.batch.short
         self.summary.labeled += len(work.fresh)
         self.summary.cut += sum(found.cut for found in labels)
         self.summary.halved += sum(found.halved for found in labels)
         self.summary.taken_over += int(np.isin(work.owner, work.earlier).sum())
         suggested = self._names.gather(classes[:, 0]).alias(PREDICTED) if self._review is not None else None
-        return our_columns(self._names, classes, confidences, accepted, self._plan), suggested
+        added = our_columns(self._names, classes, confidences, accepted, self._plan)
+        if nulls:
+            is_null = pl.Series(np.isin(np.arange(len(added)), nulls))
+            added = added.with_columns(pl.when(is_null).then(None).otherwise(pl.col(name)).alias(name) for name in added.columns)
+        return added, suggested
 
 
 class _Writer:

@@ -88,13 +88,13 @@ class Planner:
         *,
         by_input: bool = False,
         earlier: Hashes | None = None,
-        done: int = 0,
+        done: tuple[int, int] = (0, 0),
         arrays: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> None:
         """``texts`` are labeled in one call; with ``by_input`` the rows of each input are parts of their own.
 
-        ``earlier`` are the rising hashes of the texts of an earlier output; ``done`` rows a run before has finished, and ``arrays`` is what
-        it recalled there.
+        ``earlier`` are the rising hashes of the texts of an earlier output; ``done`` are the rows that a run before has finished, and
+        how many could not be read there, and ``arrays`` is what it recalled there.
         """
         self._plan, self.texts, self._by_input, self._done = plan, texts, by_input, done
         self._earlier = np.empty(0, np.uint64) if earlier is None else earlier
@@ -107,7 +107,7 @@ class Planner:
 
     def works(self, batches: Iterable[Batch]) -> Iterator[Work]:
         """All of it."""
-        return map(self.plan, _past(_rising(batches), self._done))
+        return map(self.plan, _past(_rising(batches), *self._done))
 
     def plan(self, batch: Batch) -> Work:
         """What is to be labeled of the next batch."""
@@ -171,15 +171,22 @@ def _rising(batches: Iterable[Batch]) -> Iterator[Batch]:
     yield from batches
 
 
-def _past(batches: Iterable[Batch], rows: int) -> Iterator[Batch]:
-    """The batches after the first ``rows`` rows."""
+def _past(batches: Iterable[Batch], rows: int, bad: int) -> Iterator[Batch]:
+    """The batches after the first ``rows`` rows, and after those without rows that had the last of so many ``bad`` ones."""
     for batch in batches:
-        if not rows:
+        seen = len(batch.bad)
+        if not rows and not (not len(batch) and 0 < seen <= bad):
             yield batch
-        elif rows >= len(batch):
+            continue
+        bad -= seen
+        if not len(batch):
+            continue
+        if rows >= len(batch):
             rows -= len(batch)
         else:
             yield batch.slice(rows)
             rows = 0
     if rows:
-        raise ProductsError(f"the catalog has {rows:,} rows fewer than the stopped run had labeled; run without --resume to start anew.")
+        raise ProductsError(
+            f"the catalog has {rows:,} rows fewer than the stopped run had labeled; 'catcli clean --yes' removes what that run left."
+        )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -99,9 +99,33 @@ class Previous:
     """The labels of an earlier output, by text: 16 bytes for each different text of it."""
 
     def __init__(self, hashes: Hashes, classes: Classes, confidences: Array) -> None:
-        """Each *(texts,)*; of equal texts the first counts."""
-        self.hashes, first = np.unique(hashes, return_index=True)
-        self._classes, self._confidences = classes[first], confidences[first]
+        """Each *(texts,)*, the hashes rising."""
+        self.hashes, self._classes, self._confidences = hashes, classes, confidences
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[Hashes, Classes, Array]]) -> Self:
+        """From some rows after the other, each array *(rows,)*; of equal texts the first counts.
+
+        It takes some 45 bytes a different text on the way, however often texts come again: rows lie in `BUCKETS` by their hash, and a
+        bucket is rid of repeats as soon as it has grown to twice what it was without them.
+        """
+        buckets = [_Bucket() for _ in range(BUCKETS)]
+        for hashes, classes, confidences in rows:
+            number = (hashes >> np.uint64(64 - BITS)).astype(np.int64)
+            order = np.argsort(number, kind="stable")
+            ends = np.cumsum(np.bincount(number, minlength=BUCKETS))
+            for place in np.unique(number).tolist():
+                chosen = order[ends[place - 1] if place else 0 : ends[place]]
+                buckets[place].add(hashes[chosen], classes[chosen], confidences[chosen])
+        count = sum(len(bucket.shrunk()[0]) for bucket in buckets)
+        whole = cls(np.empty(count, np.uint64), np.empty(count, np.int32), np.empty(count, np.float32))
+        start = 0
+        for place, bucket in enumerate(buckets):
+            hashes, classes, confidences = bucket.shrunk()
+            rows_of = slice(start, start + len(hashes))
+            whole.hashes[rows_of], whole._classes[rows_of], whole._confidences[rows_of] = hashes, classes, confidences
+            start, buckets[place] = rows_of.stop, _Bucket()
+        return whole
 
     def __len__(self) -> int:
         """The number of different texts."""
@@ -111,6 +135,35 @@ class Previous:
         """Classes and confidences *(texts, 1)* of texts that are among them."""
         places = np.searchsorted(self.hashes, hashes)
         return self._classes[places, None], self._confidences[places, None]
+
+
+BITS = 8
+BUCKETS = 2**BITS
+"""Buckets of texts, by the first bits of their hashes."""
+
+
+class _Bucket:
+    """Texts whose hashes begin alike."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Hashes, Classes, Array]] = []
+        self._rows = self._kept = 0
+
+    def add(self, hashes: Hashes, classes: Classes, confidences: Array) -> None:
+        self._parts.append((hashes, classes, confidences))
+        self._rows += len(hashes)
+        if self._rows > 2 * self._kept + 1024:
+            self.shrunk()
+
+    def shrunk(self) -> tuple[Hashes, Classes, Array]:
+        """Each text once, by rising hashes."""
+        if len(self._parts) != 1 or self._rows != self._kept:
+            nothing = (np.empty(0, np.uint64), np.empty(0, np.int32), np.empty(0, np.float32))
+            hashes, classes, confidences = (np.concatenate(found) for found in zip(nothing, *self._parts, strict=True))
+            hashes, first = np.unique(hashes, return_index=True)
+            self._parts = [(hashes, classes[first].astype(np.int32), confidences[first].astype(np.float32))]
+            self._rows = self._kept = len(hashes)
+        return self._parts[0]
 
 
 def among(hashes: Hashes, sorted_hashes: Hashes) -> npt.NDArray[np.bool_]:

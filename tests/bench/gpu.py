@@ -145,7 +145,7 @@ def doctor(setting: Setting) -> Facts:
     """What a session gets without torch, and that standard output holds nothing but the JSON."""
     ran = setting.catcli("doctor", "--json")
     facts = json.loads(ran.stdout)
-    return {name: facts[name] for name in facts if "GPU" in name} | {"said": ran.stderr.strip(), "lines on stdout": ran.stdout.count("\n")}
+    return {name: facts[name] for name in facts if "gpu" in name} | {"said": ran.stderr.strip(), "lines on stdout": ran.stdout.count("\n")}
 
 
 def fit(setting: Setting) -> Facts:

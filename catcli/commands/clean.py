@@ -1,0 +1,124 @@
+"""``catcli clean``: what stopped runs left, for nobody to go on from."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.text import Text
+
+from catcli import adapter as adapters
+from catcli import atomic, places
+from catcli.commands.talk import Talk
+from catcli.errors import OutputError, UsageError
+from catcli.reporting import tables
+
+KINDS = {"catcli-parts": "labeled rows of a predict", "catcli-resume": "the training of a fit or tune"}
+"""What hidden folders hold, by the ending of their names."""
+
+_LEFT = re.compile(r"\..+\.(catcli-parts|catcli-resume)")
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a run left: where, what it holds, its bytes, when it was written to last, whether a run is at work there, and if it is gone."""
+
+    path: str
+    holds: str
+    bytes: int
+    hours_ago: float
+    in_use: bool
+    removed: bool
+
+
+def clean(folder: Path | None = None, *, yes: bool = False, as_json: bool = False, talk: Talk | None = None) -> list[Left]:
+    """List what stopped runs left in ``folder``, or in the working folder and the store; with ``yes``, remove it.
+
+    What a run is at work on stays, and so does what catcli did not make.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    talk = talk or Talk.silent()
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"{folder} is no folder; name one in which runs were stopped.")
+    if yes and os.name != "posix":
+        raise UsageError("--yes: this system does not say whether a run is at work on what is listed; remove it by hand.")
+    folders = [folder] if folder is not None else [Path(), *(one for one in [adapters.store()] if one.is_dir())]
+    found = [left for one in folders for path in sorted(one.iterdir()) for left in _looked_at(path, yes, talk)]
+    _show(found, as_json, talk)
+    return found
+
+
+def _looked_at(path: Path, yes: bool, talk: Talk) -> Iterator[Left]:
+    """What is at a path, if a stopped run left it; removed where that is asked and nobody is at work on it."""
+    kind = _LEFT.fullmatch(path.name)
+    if kind is None and not atomic.is_leftover(path):
+        return
+    try:
+        if path.is_symlink() or not path.is_file():
+            atomic.claim(path)
+        if (path / "old").exists():
+            talk.warn(f"{path} holds what a run was replacing as it was stopped; run its line once more, which puts that back.")
+            return
+        with _free(path, kind) as free:
+            size, last = _measured(path)
+            if yes and free:
+                _remove(path)
+    except (OutputError, OSError) as error:
+        talk.warn(f"{path} is left alone: {error}")
+        return
+    holds = KINDS[kind[1]] if kind else "a file that was not finished"
+    hours = max(0.0, (time.time() - last) / 3600)
+    yield Left(places.spoken(path), holds, size, hours, not free, removed=not os.path.lexists(path))
+
+
+@contextmanager
+def _free(path: Path, kind: re.Match[str] | None) -> Iterator[bool]:
+    """Whether no run is at work there, and none begins to be while the block runs."""
+    if kind is None:
+        yield True
+        return
+    parts = kind[1] == "catcli-parts"
+    lock = path / "lock" if parts else path.with_name(path.name.removesuffix("catcli-resume") + "lock")
+    with atomic.file_lock(lock) as alone:
+        yield alone
+
+
+def _measured(path: Path) -> tuple[int, float]:
+    """Bytes of what is at a path, and when it was written to last."""
+    size, last = 0, 0.0
+    for file in (path, *path.rglob("*")):
+        with suppress(OSError):
+            status = file.lstat()
+            size, last = size + status.st_size, max(last, status.st_mtime)
+    return size, last
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        atomic.discard(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _show(found: list[Left], as_json: bool, talk: Talk) -> None:
+    if as_json:
+        talk.result(json.dumps([asdict(left) for left in found]))
+        return
+    if not found:
+        talk.say("there is nothing to clean.")
+        return
+    made = tables.table("Left by stopped runs", "path", "what", "MiB", "hours ago", "")
+    for left in found:
+        state = "in use" if left.in_use else "removed" if left.removed else ""
+        made.add_row(Text(left.path), left.holds, f"{left.bytes / 2**20:,.1f}", f"{left.hours_ago:,.1f}", state)
+    talk.out.print(made)
+    if not any(left.in_use or left.removed for left in found):
+        talk.say("--yes removes what is not in use; until then the lines that left it go on from it.")
