@@ -22,7 +22,7 @@ def spoken(path: Path | str) -> str:
 
 
 def resumable(target: Path) -> Path:
-    """Where what a killed run had done for ``target`` is kept, for ``--resume``."""
+    """Where what a killed run had done for ``target`` is kept, for the same line to go on from."""
     return hidden(target, "catcli-resume")
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from catcli.commands.fit import Fitted, fit
+from catcli.products.parts import Parts
 from catcli.recipe import Recipe
 
 FIXTURE = Path(__file__).parent / "fixtures" / "adapter-format-4"
@@ -59,3 +62,15 @@ def catcli(*arguments: str | Path, cwd: Path, check: bool = False, **environment
     command: Sequence[str] = [sys.executable, "-m", "catcli", *map(str, arguments)]
     settings = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", **environment}
     return subprocess.run(command, cwd=cwd, env=settings, capture_output=True, text=True, check=check, timeout=600)
+
+
+def stopped_after(times: int) -> Callable[..., None]:
+    """In the place of `Parts.keep`: the same, and Ctrl-C once parts were kept so many times."""
+    keep, calls = Parts.keep, itertools.count(1)
+
+    def stopped(parts: Parts, *arguments: Any) -> None:  # noqa: ANN401  (those of keep)
+        keep(parts, *arguments)
+        if next(calls) == times:
+            raise KeyboardInterrupt
+
+    return stopped

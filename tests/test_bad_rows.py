@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest import FIXTURE, catcli
+from conftest import FIXTURE, catcli, stopped_after
 
 from catcli.commands.predict import Asked, predict
 from catcli.errors import OutputError, ProductsError, UsageError
@@ -137,15 +136,8 @@ def test_a_run_does_not_go_on_with_another_policy_once_a_row_was_bad(tmp_path: P
     monkeypatch.setattr("catcli.products.delimited.CELLS", 16)
     lines = [line for row in GOOD for line in (row, *(["9,too,many"] if row.startswith(("5,", "15,", "25,")) else []))]
     (tmp_path / "catalog.csv").write_text("\n".join(["sku,title", *lines]) + "\n")
-    keep, calls = Parts.keep, itertools.count()
-
-    def stopped(parts: Parts, *arguments: object) -> None:
-        keep(parts, *arguments)  # type: ignore[arg-type]
-        if next(calls) == 2:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Parts, "keep", stopped)
+        patch.setattr(Parts, "keep", stopped_after(3))
         labeled(tmp_path, "catalog.csv", "out.csv", "null")
     with pytest.raises(OutputError, match=r"--resume: --on-bad-row changed since"):
         labeled(tmp_path, "catalog.csv", "out.csv", "skip", resume=True)

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import typer
-from conftest import FIXTURE, catcli
+from conftest import FIXTURE, catcli, stopped_after
 from corpus import workbook
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -414,15 +414,8 @@ def test_a_forgotten_resume_loses_no_labeled_row(shop: Path, monkeypatch: pytest
     rows = "\n".join(f"mug {number}" for number in range(400))
     (shop / "catalog.csv").write_text(f"title\n{rows}\n")
     asked = Asked("out.csv", str(FIXTURE), device="cpu", workers=1)
-    keep, calls = Parts.keep, itertools.count()
-
-    def stopped(parts: Parts, *arguments: object) -> None:
-        keep(parts, *arguments)  # type: ignore[arg-type]
-        if next(calls) == 1:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Parts, "keep", stopped)
+        patch.setattr(Parts, "keep", stopped_after(2))
         predict(["catalog.csv"], asked)
     done = predict(["catalog.csv"], asked, talk=Talk())
     assert done.resumed > 0

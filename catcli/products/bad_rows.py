@@ -52,8 +52,7 @@ class BadRows:
             if self._open is not None:
                 self._open.flush()
                 os.fsync(self._open.fileno())
-                self._open.close()
-                self._open = None
+                self.close()
             self._parts += 1
 
     def finish(self) -> None:

@@ -100,10 +100,12 @@ class Batch:
         """Some of the rows, by number, a table's in plain types (`arrow_types`); what was counted or noted stays behind."""
         lines = None if self.lines is None else [self.lines[row] for row in rows]
         if isinstance(self.rows, pl.DataFrame):
-            return replace(self, rows=self.rows[rows], lines=lines, short=0, note="", bad=(), nulls=())
-        from catcli.products.arrow_types import plain
+            taken = self.rows[rows]
+        else:
+            from catcli.products.arrow_types import plain
 
-        return replace(self, rows=plain(self.rows).take(rows), lines=lines, short=0, note="", bad=(), nulls=())
+            taken = plain(self.rows).take(rows)
+        return replace(self, rows=taken, lines=lines, short=0, note="", bad=(), nulls=())
 
     def slice(self, start: int, count: int | None = None) -> Batch:
         """The rows from number ``start`` on, at most ``count``; what was counted or noted goes with the first row."""

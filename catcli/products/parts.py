@@ -7,7 +7,7 @@
     ├── memory-….npz      what the run knew when the last of them was kept
     └── whole             what will be renamed to the output: a file, or a folder of them
 
-A run that is killed leaves this folder; the same line with ``--resume`` goes on from the last line of its journal.
+A run that is killed leaves this folder; the same line goes on from the last line of its journal.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 ON_BAD_ROW = "--on-bad-row"
 """The name in a mark of what becomes of rows that cannot be read."""
+
+UNREADABLE = (ValueError, KeyError, OSError, EOFError, MemoryError, zipfile.BadZipFile)
+"""What reading a run's memory raises where it is damaged or cannot be read."""
 
 _STATE = "state"
 """The array among a run's memory that holds its counts, as JSON."""
@@ -200,7 +203,7 @@ class Parts:
         try:
             arrays = _arrays(memory)
             return Left(parts, json.loads(bytes(arrays.pop(_STATE))), arrays)
-        except (ValueError, KeyError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             if not resume and not isinstance(error, OSError | MemoryError):  # which may have passed the next time
                 return self._anew(parts, [])
             raise self._damaged(memory, error) from error
@@ -209,7 +212,7 @@ class Parts:
         """What the last of some parts was kept with; that something is bad where it cannot be read."""
         try:
             found: dict[str, Any] = json.loads(bytes(_arrays(self.beside / parts[-1].memory)[_STATE]))
-        except (ValueError, KeyError, OSError, EOFError, MemoryError, zipfile.BadZipFile):
+        except UNREADABLE:
             return {"bad": True}
         return found
 
@@ -373,7 +376,7 @@ class _Abandoned(Exception):  # noqa: N818  (says to what is open that its bytes
 
 
 def _linked(part: Path, target: Path) -> None:
-    """The part under another name too: where a kill comes before the output stands, ``--resume`` finds all parts."""
+    """The part under another name too: where a kill comes before the output stands, the next run finds all parts."""
     try:
         os.link(part, target)
     except OSError:  # a disk without such links
