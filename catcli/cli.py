@@ -141,8 +141,8 @@ def fit(
 ) -> None:
     """Labeled products → an adapter: trained, merged, exported to ONNX, scored on rows it never saw."""
     from catcli.commands.fit import fit as run
-    from catcli.commands.preparing import Reading
-    from catcli.recipe import Recipe
+    from catcli.config import Recipe
+    from catcli.data.dataset.prepare import InputOptions
 
     given = {
         "label": label,
@@ -178,7 +178,7 @@ def fit(
         recipe=Recipe.start(recipe, given),
         output=output,
         force=force,
-        reading=Reading(input_format, delimiter, encoding),
+        reading=InputOptions(input_format, delimiter, encoding),
         as_json=as_json,
         resume=resume,
         require=tuple(require or ()),
@@ -408,10 +408,10 @@ def tune(
     talk: Talk,
 ) -> None:
     """Search learning rate, batch size, weight decay, rank, alpha, dropout and epochs by cross-validation; writes the best recipe."""
-    from catcli.commands.preparing import Reading
     from catcli.commands.tune import Search
     from catcli.commands.tune import tune as run
-    from catcli.recipe import Recipe, seconds_of
+    from catcli.config import Recipe, parse_seconds
+    from catcli.data.dataset.prepare import InputOptions
 
     given = {
         "label": label,
@@ -432,11 +432,11 @@ def tune(
     run(
         products,
         recipe=Recipe.start(recipe, given),
-        search=Search(trials, folds, None if timeout is None else seconds_of("--timeout", timeout), metric),
+        search=Search(trials, folds, None if timeout is None else parse_seconds("--timeout", timeout), metric),
         output=output,
         resume=resume,
         force=force,
-        reading=Reading(input_format, delimiter, encoding),
+        reading=InputOptions(input_format, delimiter, encoding),
         as_json=as_json,
         talk=talk,
     )
@@ -502,9 +502,9 @@ def compare(
     talk: Talk,
 ) -> None:
     """Bases and methods side by side on one split; or, with --on, the rows of a catalog that change category between two adapters."""
-    from catcli.commands.preparing import Reading
+    from catcli.data.dataset.prepare import InputOptions
 
-    reading = Reading(input_format, delimiter, encoding)
+    reading = InputOptions(input_format, delimiter, encoding)
     if on is not None:
         from catcli.commands.churn import Asked, churn
 
@@ -531,8 +531,8 @@ def compare(
         return
     from catcli.commands.compare import Grid
     from catcli.commands.compare import compare as run
+    from catcli.config import Recipe
     from catcli.errors import UsageError
-    from catcli.recipe import Recipe
 
     labeling = {"--weight": weight, "--max-churn": max_churn, "--allow-missing": allow_missing or None}
     labeling |= {"--variant": None if variant == "auto" else variant}

@@ -163,13 +163,13 @@ def asked_for_json_log(arguments: Sequence[str]) -> bool:
 
 def wrong_usage(error: typer.TyperException, log_format: str) -> NoReturn:
     """Say what is wrong with a command line, in a sentence like every other."""
-    from catcli.recipe import plain_problem
+    from catcli.config import plain_validation_message
 
     if type(error).__name__ == "NoArgsIsHelpError":  # and the help was shown
         sys.exit(error.exit_code)
     context = getattr(error, "ctx", None)
     line = context.command_path if context is not None else "catcli"
-    said = plain_problem(re.sub(r"^Invalid value for '?([^':]+?)'?:", r"\1:", error.format_message())).rstrip(".")
+    said = plain_validation_message(re.sub(r"^Invalid value for '?([^':]+?)'?:", r"\1:", error.format_message())).rstrip(".")
     sentence = f"{said[:1].lower() + said[1:] if not said.startswith('-') else said}; '{line} --help' shows what there is."
     _talk(quiet=False, verbose=False, strict=False, log_format=log_format).complain(sentence, error.exit_code)
     sys.exit(error.exit_code)

@@ -82,7 +82,7 @@ class Terminated(BaseException):
         self.signal = number
 
 
-def close_to(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``" (did you mean 'title'?)"`` where a known name is close to ``name``, else nothing."""
     folded = {candidate.casefold(): candidate for candidate in known}
     match = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
@@ -102,12 +102,12 @@ def reason(error: BaseException) -> str:
     return said.splitlines()[0] if said else type(error).__name__
 
 
-LONGEST_SHOWN = 60
+MAX_SHOWN_CHARACTERS = 60
 """Characters of a name that a sentence shows."""
 
 
-def listed(names: Iterable[str], most: int = 12) -> str:
+def name_list(names: Iterable[str], most: int = 12) -> str:
     """``'a', 'b' and 3 more``: names as a sentence shows them; ``none`` where there are none."""
-    shown = [repr(name if len(name) <= LONGEST_SHOWN else name[: LONGEST_SHOWN - 1] + "…") for name in names]
+    shown = [repr(name if len(name) <= MAX_SHOWN_CHARACTERS else name[: MAX_SHOWN_CHARACTERS - 1] + "…") for name in names]
     extra = len(shown) - most
     return (", ".join(shown[:most]) + (f" and {extra:,} more" if extra > 0 else "")) or "none"

@@ -16,8 +16,8 @@ import polars as pl
 import pytest
 
 from catcli.commands.fit import Fitted, fit
-from catcli.products.parts import Parts
-from catcli.recipe import Recipe
+from catcli.config import Recipe
+from catcli.data.io.parts import Parts
 
 FIXTURE = Path(__file__).parent / "fixtures" / "adapter-format-4"
 """A very small adapter, as the catcli whose format was 4 wrote it: see tests/tiny.py."""

@@ -24,7 +24,8 @@ from rich.table import Table
 from small_bases import save_base
 from tiny import tiny_products
 
-from catcli import adapter as adapters
+from catcli.adapter.folder import load_adapter
+from catcli.adapter.seal import SEAL_FILE
 from catcli.errors import AdapterError
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -84,7 +85,7 @@ def made(folder: Path) -> Path:
 def sound(folder: Path) -> str | None:
     """What is wrong with an adapter."""
     try:
-        adapters.load(folder).verify()
+        load_adapter(folder).verify()
     except AdapterError as error:
         return str(error)
     return None
@@ -165,7 +166,7 @@ def strike(victim: Victim, folder: Path, moment: float, blow: signal.Signals, ta
             tally.faults.append(f"{about}, and again: {wrong}")
         if victim.rows is not None:
             tally.lost += ROWS - victim.rows(place)
-        left = [path for path in place.rglob(".*") if not path.name.endswith("lock") and path.name != adapters.SEAL]
+        left = [path for path in place.rglob(".*") if not path.name.endswith("lock") and path.name != SEAL_FILE]
         if left:
             tally.faults.append(f"{about}: it left {left[0].name} behind")
 

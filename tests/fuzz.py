@@ -37,10 +37,10 @@ from test_tampering import signed
 from typer.testing import CliRunner
 
 from catcli.cli import app
-from catcli.commands.preparing import Reading, prepared
 from catcli.commands.talk import Talk
+from catcli.config import Recipe
+from catcli.data.dataset.prepare import InputOptions, load_training_data
 from catcli.errors import CatcliError
-from catcli.recipe import Recipe
 
 SECONDS, MEMORY = 60, 16 * 2**30
 """What a case may take, and bytes of addresses that its process may have."""
@@ -186,7 +186,7 @@ def _learned_from(name: str, folder: Path) -> Outcome:
     """What fit, tune and compare do before they train."""
     with inside(folder):
         try:
-            prepared(Reading().open([name]), Recipe(base="minilm"), Talk.silent())
+            load_training_data(InputOptions().open([name]), Recipe(base="minilm"), Talk.silent())
         except CatcliError as error:
             return Outcome(
                 f"fit's rows {name}", succeeded=False, fault=None if str(error).endswith((".", "?")) else f"no sentence: {error}"

@@ -20,11 +20,11 @@ import onnx
 from safetensors.numpy import load_file, save_file
 
 with atheris.instrument_imports(include=["catcli"]):
+    from catcli.adapter.parquet import HASH_TYPE, TEXT_TYPE, logits_type, read_columns
+    from catcli.adapter.vetting import check_model
+    from catcli.data.io.journal import read_journal
     from catcli.errors import AdapterError
-    from catcli.products.parts import _journal_of
     from catcli.runtime.ngrams import LinearModel
-    from catcli.runtime.stored import HASH, TEXT, logits_type, read_columns
-    from catcli.runtime.vetting import vet
 
 FIXTURE = Path(__file__).parent / "fixtures" / "adapter-format-4"
 SHM = Path("/dev/shm")
@@ -49,7 +49,7 @@ def small_model() -> bytes:
 
 def vetting(data: bytes) -> None:
     with suppress(AdapterError):
-        vet(put("model.onnx", data), ())
+        check_model(put("model.onnx", data), ())
 
 
 def linear(data: bytes) -> None:
@@ -79,18 +79,18 @@ def arrays(data: bytes) -> None:
 
 def probe(data: bytes) -> None:
     with suppress(AdapterError):
-        read_columns(put("probe.parquet", data), {"text": TEXT, "fp32": logits_type(4)}, 16)
+        read_columns(put("probe.parquet", data), {"text": TEXT_TYPE, "fp32": logits_type(4)}, 16)
 
 
 def heldout(data: bytes) -> None:
-    types = {"text": TEXT, "product": HASH, "lora_logits": logits_type(4)}
+    types = {"text": TEXT_TYPE, "product": HASH_TYPE, "lora_logits": logits_type(4)}
     with suppress(AdapterError):
         read_columns(put("heldout.parquet", data), types, 1_000_000)
 
 
 def journal(data: bytes) -> None:
     with suppress(ValueError, TypeError, KeyError):  # what `Parts` makes a sentence of
-        _journal_of(put("journal.jsonl", data), 3)
+        read_journal(put("journal.jsonl", data), 3)
 
 
 JOURNAL = "\n".join(

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import Shop
 
-from catcli import adapter as adapters
+from catcli.adapter.folder import load_adapter
+from catcli.adapter.store import find_adapter, newest_adapter, only_adapter
+from catcli.adapter.writer import adapter_draft, check_target
 from catcli.errors import AdapterError
 from catcli.runtime.labeler import Labeler
 
@@ -29,7 +31,7 @@ def test_the_folder_holds_what_the_readme_says_and_nothing_that_runs(copy: Path)
     }
     told = (Path(__file__).parents[1] / "adapters" / "README.md").read_text()
     assert [name for name in names if name not in told] == []
-    assert {name for name in names if name != "adapter.json"} == set(adapters.load(copy).manifest.files)
+    assert {name for name in names if name != "adapter.json"} == set(load_adapter(copy).manifest.files)
     assert all(path.stat().st_mode & 0o044 for path in copy.iterdir() if path.name in names)
 
 
@@ -46,73 +48,73 @@ def test_a_changed_file_is_named_before_it_is_used(copy: Path, name: str) -> Non
         file.seek(100)
         file.write(b"\x00tampered")
     with pytest.raises(AdapterError, match=f"{name} has changed since it was written .*; copy it again or fit anew"):
-        Labeler(adapters.load(copy), "cpu", "fp32")
+        Labeler(load_adapter(copy), "cpu", "fp32")
 
 
 def test_a_missing_file_a_damaged_manifest_and_a_newer_format_get_sentences(copy: Path) -> None:
     (copy / "linear.safetensors").unlink()
     with pytest.raises(AdapterError, match=r"small has no linear\.safetensors; copy the folder again or fit anew"):
-        adapters.load(copy).verify()
+        load_adapter(copy).verify()
     manifest = json.loads((copy / "adapter.json").read_text())
     (copy / "adapter.json").write_text(json.dumps({**manifest, "format": 99, "thresholds": {}}))
     with pytest.raises(AdapterError, match="is of adapter format 99 and this catcli reads 2 to 4; upgrade catcli"):
-        adapters.load(copy)
+        load_adapter(copy)
     (copy / "adapter.json").write_text(json.dumps({**manifest, "format": 1}))
     with pytest.raises(AdapterError, match="format 1 and .* 'catcli fit products.csv --recipe .* -o .* --force' makes it anew"):
-        adapters.load(copy)
+        load_adapter(copy)
     (copy / "adapter.json").write_text(json.dumps({**manifest, "categories": "none"}))
     with pytest.raises(AdapterError, match=r"adapter\.json is damaged \(categories: .*\); copy the folder again or fit anew"):
-        adapters.load(copy)
+        load_adapter(copy)
     (copy / "adapter.json").write_text("{")
     with pytest.raises(AdapterError, match="is damaged"):
-        adapters.load(copy)
+        load_adapter(copy)
 
 
 def test_a_draft_that_fails_leaves_the_old_adapter_and_nothing_else(copy: Path) -> None:
-    before = adapters.load(copy).manifest
-    with pytest.raises(RuntimeError, match="midway"), adapters.drafted(copy) as draft:
+    before = load_adapter(copy).manifest
+    with pytest.raises(RuntimeError, match="midway"), adapter_draft(copy) as draft:
         (draft.folder / "model.onnx").write_bytes(b"half")
         raise RuntimeError("midway")
-    assert adapters.load(copy).manifest == before
+    assert load_adapter(copy).manifest == before
     assert [path.name for path in copy.parent.iterdir()] == ["small"]
 
 
 def test_a_finished_draft_replaces_the_old_adapter_whole(copy: Path) -> None:
-    manifest = adapters.load(copy).manifest
-    with adapters.drafted(copy) as draft:
+    manifest = load_adapter(copy).manifest
+    with adapter_draft(copy) as draft:
         served = [one.file for one in manifest.variants.values()]
         for name in served:
             (draft.folder / name).write_text("new")
         draft.manifest = manifest
     assert {path.name for path in copy.iterdir()} == {"adapter.json", *served}
-    assert adapters.load(copy).verify() == 3 * len(served)
+    assert load_adapter(copy).verify() == 3 * len(served)
     assert [path.name for path in copy.parent.iterdir()] == ["small"]
 
 
 def test_what_is_there_is_replaced_only_by_force_and_only_if_it_is_an_adapter(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="small exists; pass --force to replace it, or -o for another folder"):
-        adapters.check_free(copy, force=False)
-    adapters.check_free(copy, force=True)
+        check_target(copy, force=False)
+    check_target(copy, force=True)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"meow")
     with pytest.raises(AdapterError, match="photos is no adapter, so --force does not replace it; choose another folder with -o"):
-        adapters.check_free(tmp_path / "photos", force=True)
+        check_target(tmp_path / "photos", force=True)
 
 
 def test_an_adapter_is_found_by_folder_by_name_alone_or_as_the_newest(copy: Path, tmp_path: Path) -> None:
-    assert adapters.named(str(copy)).folder == adapters.named("small").folder == adapters.only().folder == adapters.newest().folder
+    assert find_adapter(str(copy)).folder == find_adapter("small").folder == only_adapter().folder == newest_adapter().folder
     with pytest.raises(AdapterError, match=r"there is no adapter 'smal'; .* holds 'small' \(did you mean 'small'\?\)\."):
-        adapters.named("smal")
+        find_adapter("smal")
     second = shutil.copytree(copy, tmp_path / "second")
     manifest = json.loads((second / "adapter.json").read_text())
     (second / "adapter.json").write_text(json.dumps({**manifest, "created": "2099-01-01T00:00:00Z"}))
-    assert adapters.newest().name == "second"
+    assert newest_adapter().name == "second"
     with pytest.raises(AdapterError, match=r"holds several adapters \('second', 'small'\); choose one with --adapter\."):
-        adapters.only()
+        only_adapter()
 
 
 def test_an_empty_store_says_how_to_fill_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CATCLI_ADAPTERS", str(tmp_path / "none"))
-    for look in (adapters.only, adapters.newest):
+    for look in (only_adapter, newest_adapter):
         with pytest.raises(AdapterError, match="holds no adapter; 'catcli fit products.csv' makes one"):
             look()

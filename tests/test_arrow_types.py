@@ -14,8 +14,8 @@ import pytest
 from conftest import FIXTURE
 
 from catcli.commands.predict import Asked, predict
+from catcli.data.io.arrow_types import decode_dictionaries, plain_types
 from catcli.errors import CatcliError
-from catcli.products.arrow_types import plain, without_dictionaries
 from catcli.runtime import planning
 
 WORDS = ["blue", "red", None, "größe"]
@@ -119,5 +119,5 @@ def test_what_polars_writes_of_lists_and_categories_goes_out_again(tmp_path: Pat
 def test_plain_types_are_those_of_which_rows_can_be_taken() -> None:
     for name, column in COLUMNS.items():
         table = pa.table({"odd": column})
-        assert plain(table).take(pa.array([3, 0])).column(0).to_pylist() == [column.to_pylist()[3], column.to_pylist()[0]], name
-        assert without_dictionaries(table).column(0).to_pylist() == column.to_pylist(), name
+        assert plain_types(table).take(pa.array([3, 0])).column(0).to_pylist() == [column.to_pylist()[3], column.to_pylist()[0]], name
+        assert decode_dictionaries(table).column(0).to_pylist() == column.to_pylist(), name

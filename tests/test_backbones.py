@@ -9,12 +9,12 @@ import pytest
 import torch
 from small_bases import CONFIGS, WORDS, save_base
 
+from catcli.config import Method, Recipe
 from catcli.models.backbones import Backbone, backbone
 from catcli.models.classifier import Classifier
 from catcli.models.export import to_onnx
 from catcli.models.methods import load, merge, prepare, save
 from catcli.models.reading import tensors
-from catcli.recipe import Method, Recipe
 from catcli.runtime.blend import Array
 from catcli.runtime.session import Session
 from catcli.runtime.tokens import TokenBatch, Tokenizer

@@ -12,9 +12,9 @@ import pytest
 from conftest import FIXTURE, catcli, stopped_after
 
 from catcli.commands.predict import Asked, predict
+from catcli.data.io.batch import BadRow, Batch
+from catcli.data.io.parts import Parts
 from catcli.errors import OutputError, ProductsError, UsageError
-from catcli.products.batch import BadRow, Batch
-from catcli.products.parts import Parts
 from catcli.runtime import planning
 from catcli.runtime.pipeline import Summary
 
@@ -90,7 +90,7 @@ def test_bad_rows_at_both_ends_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_of_lines_that_a_quote_swallows_only_the_first_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("catcli.products.delimited.MAX_RECORD", 200)
+    monkeypatch.setattr("catcli.data.io.csv_reader.MAX_RECORD", 200)
     (tmp_path / "catalog.csv").write_text('sku,title\n0,"never closed\n' + "\n".join(GOOD) + "\n")
     done = labeled(tmp_path, "catalog.csv", "out.csv", "skip")
     assert (done.rows, done.bad) == (40, 1)
@@ -100,7 +100,7 @@ def test_of_lines_that_a_quote_swallows_only_the_first_is_lost(tmp_path: Path, m
 
 def test_a_run_that_a_bad_row_stopped_goes_on_past_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "PART_ROWS", 8)
-    monkeypatch.setattr("catcli.products.delimited.CELLS", 16)
+    monkeypatch.setattr("catcli.data.io.csv_reader.MAX_BATCH_CELLS", 16)
     (tmp_path / "catalog.csv").write_text("\n".join(["sku,title", *GOOD[:30], "9,too,many", *GOOD[30:]]) + "\n")
     with pytest.raises(ProductsError, match=r"labeled rows are kept: the same line with --on-bad-row skip, or null, goes on past that row"):
         labeled(tmp_path, "catalog.csv", "out.csv", "stop")
@@ -133,7 +133,7 @@ def test_the_command_says_how_many_and_where_they_are(tmp_path: Path) -> None:
 def test_a_run_does_not_go_on_with_another_policy_once_a_row_was_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left out and what is written as nulls are other rows: the number of rows that are done means something else."""
     monkeypatch.setattr(planning, "PART_ROWS", 8)
-    monkeypatch.setattr("catcli.products.delimited.CELLS", 16)
+    monkeypatch.setattr("catcli.data.io.csv_reader.MAX_BATCH_CELLS", 16)
     lines = [line for row in GOOD for line in (row, *(["9,too,many"] if row.startswith(("5,", "15,", "25,")) else []))]
     (tmp_path / "catalog.csv").write_text("\n".join(["sku,title", *lines]) + "\n")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -155,7 +155,7 @@ def test_all_lines_of_a_bad_row_that_is_quoted_rightly_are_bad(tmp_path: Path) -
 
 
 def test_the_rest_of_a_line_that_is_too_long_is_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("catcli.products.delimited.MAX_RECORD", 50)
+    monkeypatch.setattr("catcli.data.io.csv_reader.MAX_RECORD", 50)
     (tmp_path / "catalog.csv").write_text("sku,title\n1,mug\n2," + "x" * 200 + ",tail\n3,drill\n")
     done = labeled(tmp_path, "catalog.csv", "out.csv", "skip")
     assert (done.rows, done.bad) == (2, 1)

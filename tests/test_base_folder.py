@@ -17,9 +17,9 @@ from small_bases import save_base
 from test_tampering import PICKLE, TRICKED
 from tiny import tiny_products
 
+from catcli.adapter.tokenizer_check import check_growth
 from catcli.errors import BackboneError
 from catcli.models.backbones import backbone
-from catcli.runtime.tokens import check_growth
 
 SECRET = "aws_secret_access_key"
 

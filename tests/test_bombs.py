@@ -19,7 +19,7 @@ from conftest import FIXTURE
 from onnx import TensorProto, helper
 from test_tampering import copied, model, put, rewritten, signed
 
-from catcli import adapter as adapters
+from catcli.adapter.folder import load_adapter
 from catcli.errors import AdapterError
 from catcli.runtime import sandbox
 
@@ -365,7 +365,7 @@ def test_what_a_child_found_in_one_folder_is_not_said_of_another(tmp_path: Path,
     damaged, whole = copied(tmp_path / "damaged"), copied(tmp_path)
     with (damaged / "model.onnx").open("ab") as file:
         file.write(b"x")
-    sandbox.begin(adapters.load(damaged), "fp32")  # whose answer nobody waits for, as where the catalog is wrong
-    assert sandbox.check(adapters.load(whole), "fp32")
+    sandbox.begin(load_adapter(damaged), "fp32")  # whose answer nobody waits for, as where the catalog is wrong
+    assert sandbox.check(load_adapter(whole), "fp32")
     with pytest.raises(AdapterError, match="damaged.*has changed since it was written"):
-        sandbox.check(adapters.load(damaged), "fp32")
+        sandbox.check(load_adapter(damaged), "fp32")

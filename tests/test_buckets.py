@@ -24,9 +24,9 @@ from catcli.commands.fit import fit
 from catcli.commands.predict import Asked, predict
 from catcli.commands.report import Asked as Told
 from catcli.commands.report import report
+from catcli.data.io import buckets
+from catcli.data.io.source import open_source
 from catcli.errors import ChangedError, OutputError, ProductsError, UsageError
-from catcli.products import buckets
-from catcli.products.read import open_source
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_odd_names_are_names(s3: Server) -> None:
 def test_fit_report_review_and_previous_read_buckets_too(s3: Server, tmp_path: Path) -> None:
     from small_bases import save_base
 
-    from catcli.recipe import Recipe
+    from catcli.config import Recipe
 
     s3.put("products.csv", delimited().encode())
     recipe = Recipe(base=str(save_base("bert", tmp_path / "base")), epochs=1, rank=2, max_tokens=16, refit=False, device="cpu")
@@ -252,8 +252,8 @@ def test_missing_credentials_are_named_with_what_to_set() -> None:
             patch.delenv(name)
         for url, name in (("az://shop/x.csv", "AZURE_STORAGE_ACCOUNT_NAME"), ("s3://shop/x.csv", "AWS_ACCESS_KEY_ID")):
             patch.setitem(buckets.RETRY, "max_retries", 0)
-            patch.setitem(buckets.TIMES, "timeout", timedelta(seconds=2))
-            patch.setitem(buckets.TIMES, "connect_timeout", timedelta(seconds=1))
+            patch.setitem(buckets.TIMEOUTS, "timeout", timedelta(seconds=2))
+            patch.setitem(buckets.TIMEOUTS, "connect_timeout", timedelta(seconds=1))
             buckets._store.cache_clear()
             with pytest.raises(ProductsError, match=rf"it takes credentials, .*; set {name}"):
                 open_source([url])

@@ -10,24 +10,27 @@ import polars as pl
 import pytest
 from conftest import catcli
 
-from catcli import atomic, places
+from catcli.atomic import temporary_path
 from catcli.commands.clean import clean
+from catcli.data.io.batch import Batch
+from catcli.data.io.output import FileFormat
+from catcli.data.io.parts import Parts
 from catcli.errors import UsageError
-from catcli.products.batch import Batch
-from catcli.products.parts import Parts
-from catcli.products.write import Form
+from catcli.file_lock import file_lock
+from catcli.paths import resume_folder
+from catcli.private_folder import claim
 
 
 def stopped(folder: Path) -> None:
     """A predict and a fit that were killed, a page that was not finished, and what is somebody else's."""
     frame = pl.DataFrame({"title": ["mug"]})
-    with Parts(str(folder / "out.csv"), Form("csv"), [Path("in.csv")], {"the catalog": "1"}, resume=False) as parts:
+    with Parts(str(folder / "out.csv"), FileFormat("csv"), [Path("in.csv")], {"the catalog": "1"}, resume=False) as parts:
         parts.write(Batch(frame, 1.0), frame.columns, pl.DataFrame())
         parts.finish_part(1)
         parts.keep({"rows": 1}, {})
-    atomic.claim(places.resumable(folder / "made"))
-    (places.resumable(folder / "made") / "rows").write_text("{}")
-    name = atomic.temporary(folder / "page.html").name.replace(f"-{os.getpid()}-", f"-{2**22 + 1}-")
+    claim(resume_folder(folder / "made"))
+    (resume_folder(folder / "made") / "rows").write_text("{}")
+    name = temporary_path(folder / "page.html").name.replace(f"-{os.getpid()}-", f"-{2**22 + 1}-")
     (folder / name).write_text("half a page")
     (folder / ".theirs.catcli-parts").mkdir()
     (folder / ".theirs.catcli-parts" / "000000").write_text("a stranger's")
@@ -52,7 +55,7 @@ def test_what_stopped_runs_left_is_listed_and_removed_where_asked(tmp_path: Path
 
 def test_what_a_run_is_at_work_on_stays(tmp_path: Path) -> None:
     stopped(tmp_path)
-    with atomic.file_lock(tmp_path / ".out.csv.catcli-parts" / "lock"), atomic.file_lock(tmp_path / ".made.lock"):
+    with file_lock(tmp_path / ".out.csv.catcli-parts" / "lock"), file_lock(tmp_path / ".made.lock"):
         found = clean(tmp_path, yes=True)
         assert [left.in_use for left in found] == [True, True, False]
         assert (tmp_path / ".made.catcli-resume" / "rows").exists()
@@ -63,7 +66,7 @@ def test_the_store_is_looked_at_too_and_nothing_is_said_of_nothing(tmp_path: Pat
     ran = catcli("clean", cwd=tmp_path, check=True)
     assert (ran.stdout, ran.stderr) == ("", "there is nothing to clean.\n")
     (tmp_path / "adapters").mkdir()
-    atomic.claim(tmp_path / "adapters" / ".shop.catcli-resume")
+    claim(tmp_path / "adapters" / ".shop.catcli-resume")
     ran = catcli("clean", cwd=tmp_path, check=True, COLUMNS="120")
     assert "adapters/.shop.catcli-resume" in ran.stdout
     assert ran.stderr == "--yes removes what is not in use; until then the lines that left it go on from it.\n"

@@ -13,17 +13,17 @@ from conftest import SHELVES, Shop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from catcli import adapter as adapters
+from catcli.adapter.folder import load_adapter
 from catcli.commands.fit import fit
 from catcli.commands.predict import Asked, predict
 from catcli.commands.scoring import held_out
 from catcli.commands.talk import Talk
+from catcli.config import Recipe
 from catcli.errors import OutputError, ProductsError, UsageError
 from catcli.evaluation.calibration import Blending
 from catcli.evaluation.heldout import HeldOut
 from catcli.evaluation.resampling import Outcomes
 from catcli.evaluation.scores import evaluate
-from catcli.recipe import Recipe
 from catcli.reporting.tables import printable, shortened
 from catcli.runtime.pipeline import CONFIDENCE, PREDICTED
 
@@ -98,16 +98,16 @@ def test_rows_that_cannot_be_learned_from_get_a_sentence_and_write_nothing(shop:
 
 
 def test_look_alike_categories_are_named_and_merged_where_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from catcli.commands.preparing import prepared
-    from catcli.products.read import open_source
+    from catcli.data.dataset.prepare import load_training_data
+    from catcli.data.io.source import open_source
 
     labels = ["Mugs"] * 8 + ["mugs "] * 3 + ["MUGS"] * 3 + ["Caf\u00e9"] * 3 + ["Cafe\u0301"] * 2 + ["Drills"] * 8
     pl.DataFrame({"title": [f"thing {number}" for number in range(len(labels))], "category": labels}).write_csv(tmp_path / "x.csv")
     source = open_source([str(tmp_path / "x.csv")])
     with pytest.raises(ProductsError, match="'Cafe\u0301', 'Caf\u00e9' and 1 more such group differ only by case, blanks or how"):
-        prepared(source, Recipe(), Talk())
+        load_training_data(source, Recipe(), Talk())
     capsys.readouterr()
-    merged = prepared(source, Recipe(merge_labels=True), Talk()).labeled
+    merged = load_training_data(source, Recipe(merge_labels=True), Talk()).labeled
     assert merged.categories.names == ("Caf\u00e9", "Drills", "Mugs")
     assert np.bincount(merged.classes).tolist() == [5, 8, 14]
     said = capsys.readouterr().err
@@ -299,4 +299,4 @@ def test_the_store_lists_shows_and_removes(
         remove_adapter(shop.adapter)
     remove_adapter("small")
     assert not (tmp_path / "small").exists()
-    assert adapters.load(Path(shop.adapter)).verify() > 0
+    assert load_adapter(Path(shop.adapter)).verify() > 0

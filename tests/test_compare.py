@@ -22,12 +22,12 @@ from catcli.commands.compare import Grid
 from catcli.commands.fit import fit
 from catcli.commands.predict import Asked as Predicting
 from catcli.commands.predict import predict
+from catcli.config import Recipe
 from catcli.errors import AdapterError, GateMissed, OutputError, ProductsError, UsageError
 from catcli.evaluation.resampling import Outcomes
 from catcli.evaluation.scores import compare as compare_outcomes
 from catcli.evaluation.scores import compare_runs
 from catcli.evaluation.studies import Churn, Compared
-from catcli.recipe import Recipe
 
 OPTIONS = ("--epochs", "1", "--device", "cpu")
 

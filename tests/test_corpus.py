@@ -17,8 +17,8 @@ from corpus import CASES, columns, delimited
 from pyarrow import feather
 
 from catcli.commands.predict import Asked, predict
+from catcli.data.io.source import open_source
 from catcli.errors import ChangedError
-from catcli.products.read import open_source
 
 FORMATS = ("predict, Parquet", "predict, Arrow", "predict, JSON Lines")
 LEARNED = {about for number, about in enumerate(CASES) if CASES[about].read or CASES[about].learn or number % 8 == 0}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss as sklearn_log_loss
 
-from catcli.adapter import Blend, Variant
+from catcli.adapter.manifest import BlendWeights, Variant
 from catcli.evaluation.calibration import Blending, Classes, Floats, class_shares, fit_blend, fit_temperature, fit_weights
 from catcli.evaluation.metrics import Scores
 from catcli.evaluation.resampling import Outcomes
@@ -112,7 +112,7 @@ def test_out_of_fold_rows_set_the_linear_model_s_scale_where_validation_rows_are
 @given(st.lists(st.lists(st.floats(-1e4, 1e4, width=32), min_size=3, max_size=3), min_size=1, max_size=5))
 def test_probabilities_are_probabilities(rows: list[list[float]]) -> None:
     scores = np.array(rows, np.float32)
-    probabilities = softmax(mix(scores, scores, Blend(lora=0.5, linear=2.0, offset=(0.1, 0.0, -0.1))) / np.float32(1.5))
+    probabilities = softmax(mix(scores, scores, BlendWeights(lora=0.5, linear=2.0, offset=(0.1, 0.0, -0.1))) / np.float32(1.5))
     assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
     assert (probabilities >= 0).all()
 

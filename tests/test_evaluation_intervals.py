@@ -12,7 +12,8 @@ from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support, top_k_accuracy_score
 
-from catcli.adapter import Confidence
+from catcli.adapter.manifest import CalibrationParameters
+from catcli.data.dataset.labeled import conflicting_labels
 from catcli.evaluation.calibration import fit_confidence, usual_slope
 from catcli.evaluation.contract import RISK, Judged, category_thresholds, enough, kept, threshold, thresholds
 from catcli.evaluation.curves import coverage, curves
@@ -21,7 +22,6 @@ from catcli.evaluation.metrics import Comparison, Estimate
 from catcli.evaluation.reliability import bins_of, calibration, calibration_error
 from catcli.evaluation.resampling import Classes, Outcomes, as_it_stands, at_least, draws, estimate, measure, replicates
 from catcli.evaluation.scores import compare, corrected, evaluate
-from catcli.products.labeled import disagreeing
 from catcli.runtime.blend import Array, calibrated, softmax
 
 
@@ -183,7 +183,7 @@ def test_exact_confidences_show_the_error_that_is_said_to_be_chance() -> None:
     random = np.random.default_rng(2)
     scores = random.normal(0, 2, (400, 4)).astype(np.float32)
     truth = np.array([random.choice(4, p=row / row.sum()) for row in softmax(scores).astype(np.float64)])
-    found = calibration(scores, truth, Confidence(temperature=1.0))
+    found = calibration(scores, truth, CalibrationParameters(temperature=1.0))
     assert found.error_after == pytest.approx(found.by_chance, abs=0.02)
 
 
@@ -194,7 +194,7 @@ def test_slope_and_shift_are_those_of_a_logistic_regression() -> None:
     right = random.random(20_000) < 1 / (1 + np.exp(-(0.5 * odds + 0.3)))
     truth = np.where(right, scores.argmax(1), (scores.argmax(1) + 1) % 6)
     found = fit_confidence(scores, truth)
-    top = calibrated(scores, Confidence(temperature=found.temperature)).max(1).astype(np.float64)
+    top = calibrated(scores, CalibrationParameters(temperature=found.temperature)).max(1).astype(np.float64)
     known = LogisticRegression(C=1e9).fit((np.log(top) - np.log1p(-top))[:, None], right)
     assert found.slope == pytest.approx(float(known.coef_[0, 0]), rel=0.02)
     assert found.shift == pytest.approx(float(known.intercept_[0]), abs=0.02)
@@ -220,7 +220,7 @@ def test_calibrated_probabilities_keep_the_best_and_are_probabilities(
     given_scores: list[list[float]], temperature: float, slope: float, shift: float
 ) -> None:
     scores = np.array(given_scores, np.float32)
-    found = calibrated(scores, Confidence(temperature=temperature, slope=slope, shift=shift))
+    found = calibrated(scores, CalibrationParameters(temperature=temperature, slope=slope, shift=shift))
     assert np.isfinite(found).all()
     assert ((found >= 0) & (found <= 1)).all()
     assert (found.sum(1) <= 1 + 1e-5).all()
@@ -230,7 +230,7 @@ def test_calibrated_probabilities_keep_the_best_and_are_probabilities(
 
 def test_without_slope_and_shift_it_is_softmax() -> None:
     scores = np.random.default_rng(0).normal(0, 5, (50, 7)).astype(np.float32)
-    assert np.allclose(calibrated(scores, Confidence(temperature=2.0)), softmax(scores / np.float32(2)), atol=1e-6)
+    assert np.allclose(calibrated(scores, CalibrationParameters(temperature=2.0)), softmax(scores / np.float32(2)), atol=1e-6)
 
 
 # --- the precision contract ----------------------------------------------------------------------------------------------------------
@@ -346,4 +346,4 @@ def test_a_demand_is_read_as_people_write_it(text: str) -> None:
 
 def test_texts_that_are_labeled_both_ways_are_counted() -> None:
     texts = ["Blue Mug 300 ml", "mug, blue", "blue mug", "red mug", "Red Mug!"]
-    assert disagreeing(texts, np.array([0, 1, 0, 2, 2])) == {(0, 1): 1}
+    assert conflicting_labels(texts, np.array([0, 1, 0, 2, 2])) == {(0, 1): 1}

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from conftest import FIXTURE, Shop, catcli
 
-from catcli import adapter as adapters
+from catcli.adapter.folder import load_adapter
 from catcli.commands.exporting import export_adapter
 from catcli.commands.report import report
 from catcli.errors import AdapterError
@@ -17,7 +17,7 @@ from catcli.errors import AdapterError
 
 def test_a_copy_is_the_adapter_to_the_last_byte(tmp_path: Path) -> None:
     made = export_adapter(str(FIXTURE), tmp_path / "copy")
-    assert made.fingerprint == adapters.load(FIXTURE).fingerprint
+    assert made.fingerprint == load_adapter(FIXTURE).fingerprint
     assert {path.name: path.read_bytes() for path in made.folder.iterdir()} == {path.name: path.read_bytes() for path in FIXTURE.iterdir()}
 
 

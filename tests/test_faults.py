@@ -23,8 +23,9 @@ from small_bases import save_base
 from tiny import tiny_products
 from typer.testing import CliRunner
 
-from catcli import adapter as adapters
-from catcli import atomic
+from catcli.adapter.folder import load_adapter
+from catcli.adapter.manifest import READABLE_FORMATS
+from catcli.atomic import replace_folder, restore_folder
 from catcli.cli import app
 from catcli.commands.predict import Asked, predict
 from catcli.errors import AdapterError, CatcliError, DeviceError
@@ -92,7 +93,7 @@ def test_a_batch_that_memory_is_too_short_for_is_halved_and_said_once(
 
 
 def test_memory_that_is_too_short_for_one_text_is_a_sentence(monkeypatch: pytest.MonkeyPatch, catalog: Path, tmp_path: Path) -> None:
-    labeler = Labeler(adapters.load(FIXTURE), "cpu")
+    labeler = Labeler(load_adapter(FIXTURE), "cpu")
     monkeypatch.setattr(labeler._session, "_session", None)
     monkeypatch.setattr(labeler._session, "_computed", lambda _: (_ for _ in ()).throw(session._MemoryShort("bad allocation")))
     with pytest.raises(
@@ -150,21 +151,21 @@ def test_of_two_fits_to_one_folder_the_second_is_told(tmp_path: Path) -> None:
         assert second.returncode == 1
         assert second.stderr.endswith("error: another catcli is fitting made; wait until it has ended, or choose another folder with -o.\n")
         assert first.wait() == 0
-    assert adapters.load(tmp_path / "made").verify()
+    assert load_adapter(tmp_path / "made").verify()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "made", "products.csv"]
 
 
 def test_an_exchange_that_a_kill_left_half_done_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where two folders cannot be exchanged at once the old one steps aside first."""
-    monkeypatch.setattr(atomic, "_exchanged", lambda *_: False)
+    monkeypatch.setattr("catcli.atomic._exchange_names", lambda *_: False)
     old, new, aside = tmp_path / "made", tmp_path / "new", tmp_path / ".made.old"
     for folder, content in ((old, "old"), (new, "new")):
         folder.mkdir()
         (folder / "file").write_text(content)
     old.rename(aside)  # as far as the kill let it come
-    atomic.restore(old, aside)
+    restore_folder(old, aside)
     assert (old / "file").read_text() == "old"
-    atomic.replace(new, old, aside)
+    replace_folder(new, old, aside)
     assert (old / "file").read_text() == "new"
     assert (aside / "file").read_text() == "old"
 
@@ -190,8 +191,8 @@ def test_ctrl_c_ends_a_run_that_waits_for_a_silent_pipe(tmp_path: Path) -> None:
 
 def test_an_adapter_of_format_4_loads_and_labels(catalog: Path, tmp_path: Path) -> None:
     """The fixture was written when 4 was the newest: it has to be read for as long as it is among `adapters.READ`."""
-    assert adapters.load(FIXTURE).manifest.format == 4
-    assert 4 in adapters.READ
+    assert load_adapter(FIXTURE).manifest.format == 4
+    assert 4 in READABLE_FORMATS
     done = predict([str(catalog)], Asked(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu"))
     assert done.rows == 240
 
@@ -213,4 +214,4 @@ def test_adapters_of_older_formats_load_and_label_the_same(catalog: Path, tmp_pa
 def test_a_format_that_is_read_no_more_names_the_line_that_makes_it_anew(tmp_path: Path) -> None:
     (tmp_path / "adapter.json").write_text('{"format": 1}')
     with pytest.raises(AdapterError, match=r"format 1 .* 'catcli fit products\.csv --recipe .* --force' makes it anew"):
-        adapters.load(tmp_path)
+        load_adapter(tmp_path)

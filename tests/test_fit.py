@@ -17,14 +17,14 @@ import pytest
 from conftest import Shop, catcli
 from rich.console import Console
 
-from catcli import adapter as adapters
+from catcli.adapter.folder import load_adapter
 from catcli.commands import learning
 from catcli.commands.fit import fit
 from catcli.commands.talk import Talk
+from catcli.config import Recipe
 from catcli.evaluation.heldout import HeldOut
 from catcli.evaluation.metrics import Metrics
 from catcli.models.training import default_epochs
-from catcli.recipe import Recipe
 from catcli.runtime.labeler import Labeler
 
 SMALL = {"epochs": 2, "max_tokens": 16, "rank": 2, "device": "cpu"}
@@ -32,7 +32,7 @@ SMALL = {"epochs": 2, "max_tokens": 16, "rank": 2, "device": "cpu"}
 
 def files(folder: Path) -> dict[str, str]:
     """The hashes of what was trained."""
-    found = adapters.load(folder).manifest.files
+    found = load_adapter(folder).manifest.files
     return {name: found[name] for name in ("adapter_model.safetensors", "head.safetensors", "linear.safetensors")}
 
 
@@ -114,7 +114,7 @@ def test_two_processes_train_as_one(shop: Shop, tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("adapter: two") == 1  # one process speaks
     one, two = (
-        HeldOut.load(tmp_path / name / "heldout.parquet", adapters.load(tmp_path / name).manifest.categories) for name in ("one", "two")
+        HeldOut.load(tmp_path / name / "heldout.parquet", load_adapter(tmp_path / name).manifest.categories) for name in ("one", "two")
     )
     assert np.abs(one.lora - two.lora).max() < 0.05
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pytest
 from conftest import catcli
 
-from catcli import adapter as adapters
-from catcli.products import gather as module
-from catcli.products.batch import Batch
-from catcli.products.gather import gather
-from catcli.products.read import Source, open_source
+from catcli.adapter.folder import load_adapter
+from catcli.data.dataset import gather as module
+from catcli.data.dataset.gather import gather_rows
+from catcli.data.io.batch import Batch
+from catcli.data.io.source import Source, open_source
 
 KINDS = {
     "All Beauty": ("rose hair shampoo", "hand cream", "lip balm", "face mask"),
@@ -81,7 +81,7 @@ def test_published_files_are_fitted_on_title_features_and_description(published:
     assert "517 rows read, 490 labeled with 3 categories" in said
     assert "160 of them are drawn, evenly over the categories" in said
     assert "27 rows without a category, left out" in said
-    manifest = adapters.load(tmp_path / "amazon").manifest
+    manifest = load_adapter(tmp_path / "amazon").manifest
     assert manifest.text == ("title", "features", "description")
     assert manifest.categories == ("All Beauty", "Grocery", "Industrial & Scientific")
     catcli("predict", published[0], "-o", "labeled.jsonl", "--adapter", "amazon", "-q", cwd=tmp_path, check=True)
@@ -93,10 +93,10 @@ def test_published_files_are_fitted_on_title_features_and_description(published:
 
 
 def test_the_roles_of_published_columns_are_found_without_options(published: list[Path]) -> None:
-    from catcli.products.columns import choose
+    from catcli.data.dataset.columns import choose_columns
 
-    frame = gather(open_source(list(map(str, published))), None, (), None, 0).frame
-    found = choose(frame, None, (), None, "meta.jsonl")
+    frame = gather_rows(open_source(list(map(str, published))), None, (), None, 0).frame
+    found = choose_columns(frame, None, (), None, "meta.jsonl")
     assert found.label == "main_category"
     assert found.text[0] == "title"
     assert {"features", "description"} <= set(found.text)
@@ -122,12 +122,12 @@ def source_of(folder: Path, labels: list[str | None]) -> Source:
 
 
 def drawn(folder: Path, labels: list[str | None], most: int, seed: int = 0) -> pl.DataFrame:
-    return gather(source_of(folder, labels), "category", (), most, seed).frame
+    return gather_rows(source_of(folder, labels), "category", (), most, seed).frame
 
 
 def test_a_draw_takes_at_most_so_many_of_each_category_in_their_order(tmp_path: Path) -> None:
     labels: list[str | None] = ["common"] * 500 + ["rare"] * 3 + [None, " "] * 2 + ["other"] * 40
-    found = gather(source_of(tmp_path, labels), "category", (), 20, 0)
+    found = gather_rows(source_of(tmp_path, labels), "category", (), 20, 0)
     assert Counter(found.frame["category"].to_list()) == {"common": 20, "rare": 3, "other": 20}
     numbers = found.frame["number"].cast(pl.Int64)
     assert numbers.is_sorted()
@@ -141,7 +141,7 @@ def batches_of(rows: int) -> Callable[[Source], Iterator[Batch]]:
 
 
 def test_a_draw_is_as_likely_to_take_the_last_row_as_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WAITING", 100)  # it settles on the way, again and again
+    monkeypatch.setattr(module, "MAX_PENDING_BYTES", 100)  # it settles on the way, again and again
     monkeypatch.setattr(module, "SAMPLE", 10)
     monkeypatch.setattr(Source, "batches", batches_of(16))
     times = np.zeros(200)
@@ -155,7 +155,7 @@ def test_a_draw_is_as_likely_to_take_the_last_row_as_the_first(tmp_path: Path, m
 def test_a_draw_is_the_same_however_the_rows_come_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labels: list[str | None] = ["a", "b", "c", "a"] * 200
     one = drawn(tmp_path, labels, 30)
-    monkeypatch.setattr(module, "WAITING", 1000)
+    monkeypatch.setattr(module, "MAX_PENDING_BYTES", 1000)
     monkeypatch.setattr(module, "SAMPLE", 50)
     monkeypatch.setattr(Source, "batches", batches_of(32))
     assert one.equals(drawn(tmp_path, labels, 30))
@@ -170,7 +170,7 @@ def test_a_draw_holds_no_more_than_it_takes(tmp_path: Path) -> None:
             out.write(json.dumps({"category": f"c{number % 3}", "title": f"{number} " + "long words " * 400}) + "\n")
     assert file.stat().st_size > 400_000_000
     code = (
-        "from catcli.products.gather import gather\nfrom catcli.products.read import open_source\n"
+        "from catcli.data.dataset.gather import gather\nfrom catcli.data.io.source import open_source\n"
         "from catcli.runtime.session import peak_memory\nbefore = peak_memory()\n"
         f"rows = gather(open_source([{str(file)!r}]), 'category', (), 100, 0)\n"
         "print(len(rows.frame), rows.read, peak_memory() - before)"

@@ -16,7 +16,7 @@ import pytest
 from conftest import catcli
 from small_bases import save_base
 
-from catcli import adapter as adapters
+from catcli.adapter.folder import load_adapter
 
 COMMIT, OFFERED = "a" * 40, "b" * 40
 NOWHERE = "http://127.0.0.1:9"
@@ -128,7 +128,7 @@ def test_a_base_is_fetched_recorded_by_its_commit_and_asked_for_again(
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     fit = ["fit", str(products), "--epochs", "1", "--no-refit", "--device", "cpu", "-q"]
     catcli(*fit, "--base", "gpt2", "-o", "one", cwd=tmp_path, check=True)
-    base = adapters.load(tmp_path / "one").manifest.base
+    base = load_adapter(tmp_path / "one").manifest.base
     assert (base.name, base.hub, base.revision) == (f"openai-community/gpt2@{COMMIT}", "openai-community/gpt2", COMMIT)
     assert base.sha256 == hashlib.sha256((gpt2 / "model.safetensors").read_bytes()).hexdigest()
     config = json.loads((tmp_path / "one" / "adapter_config.json").read_text())
@@ -140,7 +140,7 @@ def test_a_base_is_fetched_recorded_by_its_commit_and_asked_for_again(
     hub.add("openai-community/gpt2", "main", OFFERED, other)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "another-cache"))
     catcli("fit", products, "--recipe", tmp_path / "one" / "recipe.json", "-o", "two", "-q", cwd=tmp_path, check=True)
-    found = [adapters.load(tmp_path / name).manifest for name in ("one", "two")]
+    found = [load_adapter(tmp_path / name).manifest for name in ("one", "two")]
     assert found[0].base == found[1].base
     assert found[0].files["adapter_model.safetensors"] == found[1].files["adapter_model.safetensors"]
 
@@ -176,10 +176,10 @@ def test_pickles_are_not_loaded_and_what_the_converter_offers_is_once_it_is_merg
     ) in " ".join(refused.stderr.split())
     pinned = [word.replace("shop/pickled", "shop/pickled@refs/pr/7") for word in fit]
     catcli(*pinned, cwd=tmp_path, check=True)
-    assert adapters.load(tmp_path / "one").manifest.base.revision == OFFERED
+    assert load_adapter(tmp_path / "one").manifest.base.revision == OFFERED
     hub.offers["shop/pickled"] = "merged"
     catcli(*fit, "--force", cwd=tmp_path, check=True, HF_HOME=str(tmp_path / "another cache"))
-    assert adapters.load(tmp_path / "one").manifest.base.revision == OFFERED
+    assert load_adapter(tmp_path / "one").manifest.base.revision == OFFERED
     assert not any(path.endswith(".bin") for path in hub.asked)
 
 

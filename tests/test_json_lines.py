@@ -10,7 +10,7 @@ import pytest
 from conftest import FIXTURE
 
 from catcli.commands.predict import Asked, predict
-from catcli.products.read import open_source
+from catcli.data.io.source import open_source
 
 ODD = [
     [[1], "x"],

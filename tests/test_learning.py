@@ -10,17 +10,17 @@ import pytest
 from sklearn.svm import LinearSVC
 
 from catcli.commands.learning import Learner
-from catcli.commands.preparing import Ready
 from catcli.commands.talk import Talk
+from catcli.config import Recipe
+from catcli.data.dataset.categories import Categories
+from catcli.data.dataset.columns import ColumnRoles
+from catcli.data.dataset.examples import NAME_WEIGHT, Examples, category_name_examples, stratified_sample
+from catcli.data.dataset.labeled import LabeledRows
+from catcli.data.dataset.prepare import TrainingData
+from catcli.data.dataset.split import split_rows
 from catcli.models import linear
 from catcli.models.linear import FOLDS, fit_linear, out_of_fold
 from catcli.models.training import Tell
-from catcli.products.categories import Categories
-from catcli.products.columns import Columns
-from catcli.products.examples import NAME_WEIGHT, Examples, draw, names_as_examples
-from catcli.products.labeled import Labeled
-from catcli.products.split import split
-from catcli.recipe import Recipe
 
 WORDS = ["mug", "drill", "lamp", "puzzle", "soap", "tent", "chair", "knife", "clock", "vase", "glove"]
 
@@ -33,7 +33,7 @@ def examples(rows: int = 220, classes: int = 11) -> Examples:
 
 
 def test_names_say_what_rows_do_not() -> None:
-    names = names_as_examples(["Toys > Puzzles & Games", "home/kitchen_tools", "4711", "Küche"])
+    names = category_name_examples(["Toys > Puzzles & Games", "home/kitchen_tools", "4711", "Küche"])
     assert names.texts == ["Toys Puzzles & Games", "home kitchen tools", "Küche"]
     assert names.classes.tolist() == [0, 1, 3]
     assert set(names.weights.tolist()) == {np.float32(NAME_WEIGHT)}
@@ -41,7 +41,7 @@ def test_names_say_what_rows_do_not() -> None:
 
 def test_a_category_is_found_by_its_name_alone() -> None:
     rows = examples(20, 2)
-    model = fit_linear(rows.plus(names_as_examples(["mug", "drill", "watering can"])), 3, seed=0)
+    model = fit_linear(rows.plus(category_name_examples(["mug", "drill", "watering can"])), 3, seed=0)
     assert model.logits(["green watering can 7"]).argmax() == 2
 
 
@@ -86,7 +86,7 @@ def test_out_of_fold_scores_come_from_models_that_have_not_seen_the_row() -> Non
     rows = examples(60, 3)
     shuffled = Examples.of(rows.texts, np.random.default_rng(1).permutation(rows.classes))  # nothing to learn but by heart
     folds = np.arange(60) % FOLDS
-    logits, scored = out_of_fold(shuffled, folds, names_as_examples([]), 3, seed=0)
+    logits, scored = out_of_fold(shuffled, folds, category_name_examples([]), 3, seed=0)
     assert sorted(scored.tolist()) == list(range(60))
     assert (fit_linear(shuffled, 3, seed=0).logits(shuffled.texts).argmax(1) == shuffled.classes).mean() > 0.95
     assert (logits.argmax(1) == shuffled.classes[scored]).mean() < 0.6
@@ -94,31 +94,31 @@ def test_out_of_fold_scores_come_from_models_that_have_not_seen_the_row() -> Non
 
 def test_a_row_whose_category_has_no_other_is_not_scored_out_of_fold() -> None:
     rows = examples(20, 2).plus(Examples.of(["a lonely tent"], np.array([2])))
-    _, scored = out_of_fold(rows, np.arange(21) % FOLDS, names_as_examples([]), 3, seed=0)
+    _, scored = out_of_fold(rows, np.arange(21) % FOLDS, category_name_examples([]), 3, seed=0)
     assert 20 not in scored
 
 
 def test_a_draw_has_every_category_and_the_rest_in_proportion() -> None:
     classes = np.array([0] * 8000 + [1] * 1900 + [2] * 90 + [3] * 7 + [4] * 3)
     rows = np.flatnonzero(classes >= 0)
-    drawn = draw(classes, rows, 1000, seed=0)
+    drawn = stratified_sample(classes, rows, 1000, seed=0)
     counts = np.bincount(classes[drawn])
     assert len(drawn) == 1000 == len(set(drawn.tolist()))
     assert counts[4] == 3
     assert counts[3] == 5
     assert abs(counts[0] - 800) < 12
     assert abs(counts[1] - 190) < 12
-    assert drawn.tolist() == sorted(drawn.tolist()) == draw(classes, rows, 1000, seed=0).tolist()
-    assert drawn.tolist() != draw(classes, rows, 1000, seed=1).tolist()
-    assert draw(classes, rows[:5], 1000, seed=0).tolist() == [0, 1, 2, 3, 4]
+    assert drawn.tolist() == sorted(drawn.tolist()) == stratified_sample(classes, rows, 1000, seed=0).tolist()
+    assert drawn.tolist() != stratified_sample(classes, rows, 1000, seed=1).tolist()
+    assert stratified_sample(classes, rows[:5], 1000, seed=0).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_a_fit_that_goes_on_takes_the_rows_it_had_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = examples(440, 11)
-    labeled = Labeled(rows.texts, rows.classes, rows.texts, Categories(tuple(WORDS)), len(rows), 0)
-    parts = split(labeled.keys, labeled.classes, (80, 10, 10), 0)
+    labeled = LabeledRows(rows.texts, rows.classes, rows.texts, Categories(tuple(WORDS)), len(rows), 0)
+    parts = split_rows(labeled.keys, labeled.classes, (80, 10, 10), 0)
     recipe = Recipe(device="cpu", time_budget=60.0)
-    ready = Ready(labeled, parts, Columns("category", ("title",), None), recipe)
+    ready = TrainingData(labeled, parts, ColumnRoles("category", ("title",), None), recipe)
     learner = Learner(ready, Talk.silent(), Tell(), time.perf_counter())
     taken = []
     for affordable in (200, 300):  # a slower machine, a faster one

@@ -15,8 +15,10 @@ import torch
 from conftest import Shop, catcli
 from small_bases import CONFIGS, save_base
 
-from catcli import adapter as adapters
+from catcli.adapter.folder import load_adapter
 from catcli.commands.fit import Fitted, fit
+from catcli.config import LORA_METHODS, Balance, Method, Recipe, shipped_recipes
+from catcli.data.dataset.examples import Examples
 from catcli.errors import AdapterError, BackboneError, UsageError
 from catcli.evaluation.calibration import class_shares
 from catcli.models import export
@@ -25,8 +27,6 @@ from catcli.models.classifier import Classifier
 from catcli.models.export import to_fp16, to_int8, to_onnx, weights_beside
 from catcli.models.linear import adjustment, balanced
 from catcli.models.losses import class_weights, learned_shares, row_losses
-from catcli.products.examples import Examples
-from catcli.recipe import ADAPTED, Balance, Method, Recipe, shipped
 from catcli.reporting import sentences
 from catcli.runtime.labeler import Labeler
 from catcli.runtime.session import Session
@@ -49,7 +49,7 @@ def fitted(shop: Shop, folder: Path, **options: object) -> Fitted:
 def test_every_method_is_fitted_and_labels_in_a_fresh_process(shop: Shop, small: Path, tmp_path: Path, method: Method) -> None:
     made = fitted(shop, tmp_path / "one", base=str(small), method=method)
     files = set(made.adapter.manifest.files)
-    assert ("adapter_model.safetensors" in files) == (method in ADAPTED)
+    assert ("adapter_model.safetensors" in files) == (method in LORA_METHODS)
     assert ({"config.json", "model.safetensors"} <= files) == (method == "full")
     if method == "full":
         config = json.loads((tmp_path / "one" / "config.json").read_text())
@@ -62,9 +62,9 @@ def test_every_method_is_fitted_and_labels_in_a_fresh_process(shop: Shop, small:
     catcli("predict", shop.catalog, "-o", "out.csv", "--adapter", "one", "--variant", "fp32", "-q", cwd=tmp_path, check=True)
     labeled = pl.read_csv(tmp_path / "out.csv")
     cells = pl.read_csv(shop.catalog, infer_schema=False)
-    from catcli.products.text import compose
+    from catcli.data.dataset.text import row_texts
 
-    texts = compose(cells, made.adapter.manifest.text, made.adapter.manifest.prices)
+    texts = row_texts(cells, made.adapter.manifest.text, made.adapter.manifest.prices)
     here = Labeler(made.adapter, "cpu", "fp32").label(texts)
     assert labeled["predicted_category"].to_list() == [made.adapter.manifest.categories[number] for number in here.classes[:, 0]]
     shown = catcli("report", "one", cwd=tmp_path, check=True).stdout
@@ -168,7 +168,7 @@ def test_weights_that_are_not_all_there_and_another_models_tokenizer_are_told(tm
 def test_every_shipped_recipe_names_a_base_that_is_known_and_is_shown(tmp_path: Path) -> None:
     from catcli.models.backbones import HUB
 
-    there = shipped()
+    there = shipped_recipes()
     assert {"gpt2-lora", "bert-lora", "distilroberta-lora", "roberta-lora", "albert-lora", "t5-lora", "gpt2-full"} <= set(there)
     assert all(recipe.base in HUB and recipe.about for recipe in there.values())
     study = there["distilroberta-lora"]
@@ -203,7 +203,7 @@ def test_weights_above_two_gigabytes_stand_beside_the_model(
     beside = tmp_path / "one" / "model.onnx_data"
     beside.write_bytes(b"\0" + beside.read_bytes()[1:])
     with pytest.raises(AdapterError, match="model.onnx_data has changed since it was written"):
-        Labeler(adapters.load(tmp_path / "one"), "cpu", "fp32")
+        Labeler(load_adapter(tmp_path / "one"), "cpu", "fp32")
 
 
 def test_reduced_models_of_large_ones_have_their_weights_beside_them_too(

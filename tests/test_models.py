@@ -16,7 +16,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModel, BertConfig, BertModel
 
-from catcli.adapter import sha256
+from catcli.adapter.folder import file_sha256
+from catcli.config import Method, Recipe
+from catcli.data.dataset.examples import Examples
 from catcli.errors import BackboneError, DeviceError, GateMissed, TrainingError
 from catcli.models import export, training
 from catcli.models.backbones import MINILM, Backbone
@@ -28,8 +30,6 @@ from catcli.models.methods import load, merge, prepare, save
 from catcli.models.probe import fit_probe
 from catcli.models.reading import read, tensors
 from catcli.models.training import Task, Tell, Trained, Trainer, batches_of_like_length, default_epochs, duration, fitting_max_tokens
-from catcli.products.examples import Examples
-from catcli.recipe import Method, Recipe
 from catcli.runtime.blend import Array
 from catcli.runtime.session import Session
 from catcli.runtime.tokens import TokenBatch, Tokenizer
@@ -45,7 +45,7 @@ def base(tmp_path: Path) -> Backbone:
     config = BertConfig(vocab_size=30522, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     (folder / "tokenizer.json").write_text(MINILM.tokenizer, encoding="utf-8")
-    return replace(MINILM, folder=folder, published=sha256(folder / "model.safetensors"), layers=(1,))
+    return replace(MINILM, folder=folder, published=file_sha256(folder / "model.safetensors"), layers=(1,))
 
 
 @pytest.fixture

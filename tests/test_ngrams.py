@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from catcli.data.dataset.examples import Examples
 from catcli.models.linear import fit_linear
-from catcli.products.examples import Examples
 from catcli.runtime.ngrams import LinearModel, Ngrams
 
 TITLES = [

@@ -11,7 +11,7 @@ import pytest
 from conftest import FIXTURE, catcli
 from tiny import tiny_products
 
-from catcli import adapter as adapters
+from catcli.adapter.folder import file_sha256
 
 # --- the log -------------------------------------------------------------------------------------------------------------------------
 
@@ -26,7 +26,7 @@ def test_the_log_is_an_object_a_line_with_run_rows_seconds_and_the_adapter(tmp_p
     (labeled,) = (one for one in told if one["message"] == "labeled")
     assert labeled["rows"] == 120
     assert labeled["seconds"] > 0
-    assert labeled["adapter"] == adapters.sha256(FIXTURE / "adapter.json")
+    assert labeled["adapter"] == file_sha256(FIXTURE / "adapter.json")
     assert (told[0]["message"], told[-1]["message"], told[-1]["exit_code"]) == ("started", "ended", 0)
 
 

@@ -16,9 +16,10 @@ from conftest import FIXTURE
 from test_places import run
 from tiny import tiny_products
 
-from catcli import adapter as adapters
-from catcli import atomic
+from catcli.adapter.store import only_adapter
+from catcli.atomic import atomic_write, copy_mode_and_owner, temporary_path
 from catcli.errors import OutputError
+from catcli.private_folder import MARKER, claim, delete_private_folder
 
 Plant = Callable[[Path, Path], object]
 
@@ -59,13 +60,13 @@ def plain(place: Path, _: Path) -> None:
 def copied(place: Path, _: Path) -> None:
     """With the marker of another folder, as one out of an archive."""
     other = place.with_name("other")
-    atomic.claim(other)
+    claim(other)
     shutil.copytree(other, place)
     shutil.rmtree(other)
 
 
 def with_a_link(place: Path, victim: Path) -> None:
-    atomic.claim(place)
+    claim(place)
     (place / "journal.new").symlink_to(victim / "orders.csv")
 
 
@@ -139,7 +140,7 @@ LOCKS: dict[str, tuple[str, list[object]]] = {
 def test_a_planted_lock_is_neither_emptied_nor_waited_for(shop: Path, command: str, plant: str) -> None:
     name, line = LOCKS[command]
     if "/" in name:
-        atomic.claim(shop / Path(name).parent)
+        claim(shop / Path(name).parent)
     place = shop / name
     if plant == "a link":
         place.symlink_to(shop.parent / "victim" / "orders.csv")
@@ -165,7 +166,7 @@ def test_reading_an_adapter_neither_restores_nor_deletes_what_lies_beside_it(sho
 
 @pytest.mark.parametrize("plant", ["a link", "a folder without a marker", "a folder with another's marker", "a FIFO"])
 def test_what_looks_like_a_killed_run_s_file_and_is_none_stays(shop: Path, plant: str) -> None:
-    place = atomic.temporary(shop / "page.html")
+    place = temporary_path(shop / "page.html")
     dead = shop / place.name.replace(f"-{os.getpid()}-", f"-{2**22 + 1}-")  # above the largest number of a process
     PLANTS[plant](dead, shop.parent / "victim")
     before = seen(shop.parent)
@@ -176,9 +177,9 @@ def test_what_looks_like_a_killed_run_s_file_and_is_none_stays(shop: Path, plant
 
 
 def test_what_a_killed_run_left_is_removed(shop: Path) -> None:
-    left = [shop / atomic.temporary(shop / "page.html").name.replace(f"-{os.getpid()}-", f"-{2**22 + 1}-") for _ in range(2)]
+    left = [shop / temporary_path(shop / "page.html").name.replace(f"-{os.getpid()}-", f"-{2**22 + 1}-") for _ in range(2)]
     left[0].write_text("half a page")
-    atomic.claim(left[1])
+    claim(left[1])
     (left[1] / "whole").mkdir()
     (left[1] / "whole" / "part.csv").write_text("half a part")
     assert run("report", FIXTURE, "--html", "page.html").exit_code == 0
@@ -187,18 +188,18 @@ def test_what_a_killed_run_left_is_removed(shop: Path) -> None:
 
 def test_a_private_folder_is_private_and_keeps_what_it_did_not_make(tmp_path: Path) -> None:
     folder = tmp_path / "private"
-    atomic.claim(folder)
+    claim(folder)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     (folder / "journal.jsonl").write_text("ours")
     (folder / "notes.txt").write_text("somebody's")
     folder.chmod(0o777)
-    atomic.claim(folder)
+    claim(folder)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    atomic.discard(folder)
+    delete_private_folder(folder)
     assert (folder / "notes.txt").read_text() == "somebody's"
     assert not (folder / "journal.jsonl").exists()
     (folder / "notes.txt").unlink()
-    atomic.discard(folder)
+    delete_private_folder(folder)
     assert not folder.exists()
 
 
@@ -220,7 +221,7 @@ JOURNALS = {
 @pytest.mark.parametrize("name", JOURNALS)
 def test_a_damaged_journal_is_named_and_does_not_stop_a_new_run(shop: Path, name: str) -> None:
     parts = shop / ".labeled.csv.catcli-parts"
-    atomic.claim(parts)
+    claim(parts)
     (parts / "journal.jsonl").write_text(JOURNALS[name])
     line = LINES["predict"][1]
     refused = run(*line, "--resume")
@@ -235,7 +236,7 @@ def test_what_a_run_knew_is_not_unpacked_from_a_bomb(shop: Path) -> None:
     import numpy as np
 
     parts = shop / ".labeled.csv.catcli-parts"
-    atomic.claim(parts)
+    claim(parts)
     np.savez_compressed(parts / "memory-000000.npz", hashes=np.zeros(2**27, np.uint64))
     (parts / "000000").write_text("x")
     record = {"file": "000000", "input": 0, "rows": 1, "memory": "memory-000000.npz"}
@@ -245,9 +246,9 @@ def test_what_a_run_knew_is_not_unpacked_from_a_bomb(shop: Path) -> None:
     assert refused.exit_code == 1
     assert "changed since the run that was stopped" in refused.stderr
     with pytest.raises(ValueError, match="larger than what a run keeps, or compressed"):
-        from catcli.products.parts import _arrays
+        from catcli.data.io.journal import read_arrays
 
-        _arrays(parts / "memory-000000.npz")
+        read_arrays(parts / "memory-000000.npz")
 
 
 # --- devices, FIFOs and links as outputs -------------------------------------------------------------------------------------------------
@@ -334,7 +335,7 @@ def test_a_socket_is_refused_and_stays_a_socket(shop: Path, writer: str) -> None
 
 def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is a folder, which no file replaces; name another place"):
-        with atomic.atomic_write(tmp_path):
+        with atomic_write(tmp_path):
             pytest.fail("it was to be refused before")
 
 
@@ -346,7 +347,7 @@ def test_a_store_with_an_adapter_of_no_time_zone_can_be_listed(shop: Path, monke
     told["created"] = "2026-01-01T00:00:00"
     (store / "odd" / "adapter.json").write_text(json.dumps(told))
     monkeypatch.setenv("CATCLI_ADAPTERS", str(store))
-    assert adapters.only().name == "good"
+    assert only_adapter().name == "good"
     listed = run("adapters", "list")
     assert listed.exit_code == 0
     assert "odd/adapter.json is damaged (created: Input should have timezone info)" in listed.stderr
@@ -374,7 +375,7 @@ def test_a_neighbour_s_link_at_the_output_is_not_followed(shared: Path) -> None:
 
 
 def test_nobody_but_its_owner_can_reach_a_file_while_it_is_written(shared: Path) -> None:
-    with atomic.atomic_write(shared / "page.html") as place:
+    with atomic_write(shared / "page.html") as place:
         assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
         place.write_text("a page")
         victim = shared.parent / "victim" / "orders.csv"
@@ -382,7 +383,7 @@ def test_nobody_but_its_owner_can_reach_a_file_while_it_is_written(shared: Path)
         place.unlink()
         place.symlink_to(victim)  # had somebody come in all the same
         with pytest.raises(OSError, match="symbolic links"):
-            atomic.take_over(place, shared / "products.csv")
+            copy_mode_and_owner(place, shared / "products.csv")
         place.unlink()
         place.write_text("a page")
     assert stat.S_IMODE(victim.stat().st_mode) == 0o600
@@ -390,8 +391,8 @@ def test_nobody_but_its_owner_can_reach_a_file_while_it_is_written(shared: Path)
 
 
 def test_what_another_user_s_killed_run_left_stops_nobody(shared: Path) -> None:
-    name = atomic.temporary(shared / "page.html").name.replace(f"-{os.getpid()}-", f"-{2**22 + 1}-")
-    atomic.claim(shared / name)
+    name = temporary_path(shared / "page.html").name.replace(f"-{os.getpid()}-", f"-{2**22 + 1}-")
+    claim(shared / name)
     os.chown(shared / name, STRANGER, STRANGER)
     (shared / name).chmod(0)
     assert run(*page(shared / "page.html")).exit_code == 0
@@ -401,26 +402,26 @@ def test_what_another_user_s_killed_run_left_stops_nobody(shared: Path) -> None:
 def test_an_empty_folder_in_the_place_of_a_private_one_becomes_private(shop: Path) -> None:
     (shop / "private").mkdir(mode=0o777)
     (shop / "private").chmod(0o777)
-    atomic.claim(shop / "private")
+    claim(shop / "private")
     assert stat.S_IMODE((shop / "private").stat().st_mode) == 0o700
 
 
 @pytest.mark.parametrize("marker", [None, b"", b"catcli ma"])
 def test_a_folder_whose_maker_was_stopped_before_it_was_marked_is_deleted_and_can_be_claimed(tmp_path: Path, marker: bytes | None) -> None:
-    for use in (atomic.discard, atomic.claim):
+    for use in (delete_private_folder, claim):
         folder = tmp_path / use.__name__
         folder.mkdir()
         if marker is not None:
-            (folder / atomic.MARKER).write_bytes(marker)
+            (folder / MARKER).write_bytes(marker)
         use(folder)
     assert not (tmp_path / "discard").exists()
     (tmp_path / "claim" / "whole").touch()
-    atomic.claim(tmp_path / "claim")  # with something in it, the marker is what makes it ours
+    claim(tmp_path / "claim")  # with something in it, the marker is what makes it ours
 
 
 def test_a_marker_that_is_a_folder_is_none(tmp_path: Path) -> None:
-    (tmp_path / "private" / atomic.MARKER / "theirs").mkdir(parents=True)
-    for use in (atomic.claim, atomic.discard):
+    (tmp_path / "private" / MARKER / "theirs").mkdir(parents=True)
+    for use in (claim, delete_private_folder):
         with pytest.raises(OutputError, match="a folder that catcli did not make"):
             use(tmp_path / "private")
 
@@ -428,14 +429,14 @@ def test_a_marker_that_is_a_folder_is_none(tmp_path: Path) -> None:
 def test_two_runs_that_sweep_the_same_folder_do_not_stop_one_another(tmp_path: Path) -> None:
     for _ in range(200):
         folder = tmp_path / "private"
-        atomic.claim(folder)
+        claim(folder)
         for number in range(30):
             (folder / f"{number:06}").write_text("part")
         failed: list[BaseException] = []
 
         def sweep(folder: Path = folder, failed: list[BaseException] = failed) -> None:
             try:
-                atomic.discard(folder)
+                delete_private_folder(folder)
             except BaseException as error:  # noqa: BLE001  # it is looked at in the other thread
                 failed.append(error)
 
@@ -450,7 +451,8 @@ def test_two_runs_that_sweep_the_same_folder_do_not_stop_one_another(tmp_path: P
 
 def test_where_folders_cannot_be_opened_they_are_looked_at_by_name(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows has no descriptors of folders, no owners and no modes of this kind."""
-    monkeypatch.setattr(atomic, "_HAS_DESCRIPTORS", False)
+    for module in ("atomic", "private_folder"):
+        monkeypatch.setattr(f"catcli.{module}.HAS_DESCRIPTORS", False)
     for name in ("O_DIRECTORY", "O_NOFOLLOW", "geteuid", "fchmod", "fchown"):
         monkeypatch.delattr(os, name)
     line = LINES["predict"][1]

@@ -24,12 +24,12 @@ from catcli.commands.bench import bench
 from catcli.commands.foresee import foresee
 from catcli.commands.predict import Asked, predict
 from catcli.commands.talk import Talk
+from catcli.data.io.batch import Batch
+from catcli.data.io.output import FileFormat, file_format
+from catcli.data.io.parts import Parts
+from catcli.data.io.review import ReviewFile
+from catcli.data.io.source import open_source
 from catcli.errors import AdapterError, ProductsError, UsageError
-from catcli.products.batch import Batch
-from catcli.products.parts import Parts
-from catcli.products.read import open_source
-from catcli.products.review import Review
-from catcli.products.write import Form, output_form
 from catcli.runtime import planning
 from catcli.runtime.labeler import Labeler
 from catcli.runtime.pipeline import CONFIDENCE, PREDICTED, here, run
@@ -117,10 +117,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_very_same_output(
 
 
 def test_a_review_of_many_ranges_is_sorted_and_equal_ones_keep_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("catcli.products.review.RANGE_ROWS", 10)
+    monkeypatch.setattr("catcli.data.io.review.MAX_RANGE_ROWS", 10)
     sure = np.random.default_rng(0).integers(0, 40, 500).astype(np.float32) / 40
     frame, added = pl.DataFrame({"row": range(500)}), pl.DataFrame({"confidence": sure})
-    review = Review(str(tmp_path / "review.parquet"), Form("parquet"), "confidence", tmp_path)
+    review = ReviewFile(str(tmp_path / "review.parquet"), FileFormat("parquet"), "confidence", tmp_path)
     for start in range(0, 500, 70):
         review.write(Batch(frame[start : start + 70], 1.0), ["row"], added[start : start + 70])
         review.finish_part()
@@ -272,7 +272,7 @@ def test_columns_types_and_order_come_out_as_they_came_in(shop: Shop, tmp_path: 
             continue  # no line, no column: such a file is refused as empty
         through = tmp_path / f"out.{ending}"
         source = open_source([str(tmp_path / f"in.{ending}")], delimiter="," if ending == "csv" else None)
-        with Parts(str(through), output_form(str(through), None), [Path("in")], {}, resume=False) as parts:
+        with Parts(str(through), file_format(str(through), None), [Path("in")], {}, resume=False) as parts:
             columns = next(iter(source.batches())).columns
             plan = Plan(("title" if "title" in columns else None, None, None))
             run(here(source.batches(), labeler), parts, labeler, plan, lambda *_: None)

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from catcli.data.io.source import open_source
 from catcli.errors import ProductsError, UsageError
-from catcli.products.read import open_source
 
 
 def read(path: Path | str, **options: Any) -> pl.DataFrame:  # noqa: ANN401  (those of open_source)

@@ -9,11 +9,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from catcli.data.dataset.columns import choose_columns
+from catcli.data.dataset.examples import Examples
+from catcli.data.dataset.text import row_texts
+from catcli.data.io.source import open_source
 from catcli.models.linear import fit_linear
-from catcli.products.columns import choose
-from catcli.products.examples import Examples
-from catcli.products.read import open_source
-from catcli.products.text import compose
 
 DATA = Path(os.environ.get("CATCLI_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(
 )
 def test_all_rows_are_read_and_the_columns_found(file: str, rows: int, label: str, text: tuple[str, ...], group: str | None) -> None:
     frame = open_source([str(DATA / file)]).read().frame
-    found = choose(frame, None, (), None, file)
+    found = choose_columns(frame, None, (), None, file)
     assert (len(frame), found.label, found.text, found.group) == (rows, label, text, group)
 
 
@@ -43,6 +43,6 @@ def test_the_linear_model_scores_what_its_peer_in_scikit_learn_scores() -> None:
     names = sorted(set(train["category"]))
     learned = train.sample(2000, seed=0)
     classes = np.array([names.index(name) for name in learned["category"]])
-    model = fit_linear(Examples.of(compose(learned, ["title"]), classes), len(names), seed=0)
-    guessed = np.array(names)[model.logits(compose(test, ["title"])).argmax(1)]
+    model = fit_linear(Examples.of(row_texts(learned, ["title"]), classes), len(names), seed=0)
+    guessed = np.array(names)[model.logits(row_texts(test, ["title"])).argmax(1)]
     assert (guessed == test["category"].to_numpy()).mean() > 0.945  # .956 with the draw of shared/peers/accuracy.py

@@ -12,16 +12,16 @@ import pytest
 from conftest import Shop, catcli
 from huggingface_hub import ModelCard, ModelCardData
 
-from catcli import adapter as adapters
-from catcli.adapter import CategoryThresholds, Threshold
+from catcli.adapter.folder import load_adapter
+from catcli.adapter.manifest import CategoryThresholds, Threshold
 from catcli.commands.fit import fit
 from catcli.commands.predict import Asked as Predicting
 from catcli.commands.predict import predict
 from catcli.commands.report import Asked, report, schema
 from catcli.commands.talk import Talk
+from catcli.config import Recipe
 from catcli.errors import GateMissed, OutputError, ProductsError, UsageError
 from catcli.evaluation.metrics import Comparison, Estimate, Fresh, SideBySide
-from catcli.recipe import Recipe
 from catcli.reporting import sentences
 
 # --- the terminal --------------------------------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def careful(shop: Shop, tmp_path: Path) -> Path:
     """The small adapter with thresholds of its own: .95 from .9 on, .98 from nowhere, and one category that holds .95 by itself."""
     folder = tmp_path / "careful"
     shutil.copytree(shop.fitted.adapter.folder, folder)
-    made = adapters.load(folder).manifest
+    made = load_adapter(folder).manifest
     mugs = CategoryThresholds(category="Home > Kitchen > Mugs & Cups", thresholds=(threshold(0.95, 0.6), threshold(0.98, None)))
     changes = {"thresholds": (threshold(0.9, None), threshold(0.95, 0.9), threshold(0.98, None)), "category_thresholds": (mugs,)}
     variants = {name: served.model_copy(update=changes) for name, served in made.variants.items()}

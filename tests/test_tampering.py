@@ -27,7 +27,8 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 from tiny import tiny_fit
 
-from catcli import adapter as adapters
+from catcli.adapter.folder import Adapter, file_sha256, load_adapter
+from catcli.adapter.seal import is_sealed
 from catcli.commands.predict import Asked, predict
 from catcli.commands.report import report
 from catcli.errors import AdapterError, CatcliError
@@ -72,7 +73,7 @@ def copied(place: Path) -> Path:
 def signed(folder: Path) -> None:
     """Write the hashes of the files as they are now."""
     manifest = json.loads((folder / "adapter.json").read_text())
-    manifest["files"] = {name: adapters.sha256(folder / name) for name in manifest["files"]}
+    manifest["files"] = {name: file_sha256(folder / name) for name in manifest["files"]}
     (folder / "adapter.json").write_text(json.dumps(manifest))
 
 
@@ -771,18 +772,18 @@ def test_the_child_has_no_network_no_files_to_write_and_no_credentials() -> None
 
 def test_what_was_fitted_here_needs_no_child_until_it_is_touched(shop: Shop, tmp_path: Path) -> None:
     made = shop.fitted.adapter
-    assert adapters.is_sealed(made)
-    assert not adapters.is_sealed(adapters.load(Path(shutil.copytree(made.folder, tmp_path / "copied"))))
-    assert not adapters.is_sealed(adapters.load(copied(tmp_path)))
+    assert is_sealed(made)
+    assert not is_sealed(load_adapter(Path(shutil.copytree(made.folder, tmp_path / "copied"))))
+    assert not is_sealed(load_adapter(copied(tmp_path)))
     linked = tmp_path / "linked"
     linked.mkdir()
     for file in made.folder.iterdir():
         (linked / file.name).symlink_to(file)
-    assert not adapters.is_sealed(adapters.Adapter(linked, made.manifest, made.fingerprint))
+    assert not is_sealed(Adapter(linked, made.manifest, made.fingerprint))
     own = tiny_fit(tmp_path / "tiny").adapter
-    assert adapters.is_sealed(own)
+    assert is_sealed(own)
     (own.folder / "model.onnx").touch()
-    assert not adapters.is_sealed(own)
+    assert not is_sealed(own)
 
 
 def test_a_seal_that_others_may_write_is_none(tmp_path: Path) -> None:
@@ -794,9 +795,9 @@ def test_a_seal_that_others_may_write_is_none(tmp_path: Path) -> None:
     seal = made.folder / ".made-here"
     assert stat.S_IMODE(seal.stat().st_mode) == 0o600
     assert stat.S_IMODE((made.folder / "model.onnx").stat().st_mode) == 0o664
-    assert adapters.is_sealed(made)
+    assert is_sealed(made)
     seal.chmod(0o620)
-    assert not adapters.is_sealed(made)
+    assert not is_sealed(made)
 
 
 def test_a_model_that_is_not_itself_on_this_processor_gives_way_to_fp32(tmp_path: Path) -> None:
@@ -812,7 +813,7 @@ def test_a_model_that_is_not_itself_on_this_processor_gives_way_to_fp32(tmp_path
         "probe.parquet",
         lambda frame: frame.with_columns(int8=pl.Series([[9.0, 8.0, 7.0, 6.0]] * len(frame), dtype=pl.Array(pl.Float32, 4))),
     )
-    labeler = Labeler(adapters.load(folder), "cpu")
+    labeler = Labeler(load_adapter(folder), "cpu")
     assert (labeler.variant, labeler.notes) == (
         "fp32",
         ["int8 gives other categories on this device than where the adapter was made; fp32 is used."],
@@ -902,6 +903,6 @@ def test_another_owner_s_adapter_is_read_and_tried_out(tmp_path: Path) -> None:
     own = tiny_fit(tmp_path / "tiny").adapter
     for path in (own.folder, *own.folder.iterdir()):
         os.chown(path, 12_345, 12_345)
-    assert not adapters.is_sealed(own)
+    assert not is_sealed(own)
     (tmp_path / "catalog.csv").write_text("title\nblue coffee mug 500 ml\n")
     assert predict([str(tmp_path / "catalog.csv")], Asked(str(tmp_path / "out.csv"), str(own.folder), device="cpu")).rows == 1

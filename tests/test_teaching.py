@@ -13,22 +13,22 @@ import torch
 from conftest import SHELVES, Shop, catcli
 from scipy.special import log_softmax, softmax
 
-from catcli import adapter as adapters
+from catcli.adapter.store import find_adapter
 from catcli.commands.fit import Fitted, fit
 from catcli.commands.talk import Talk
 from catcli.commands.teaching import Teacher
+from catcli.config import Recipe
+from catcli.data.dataset.categories import Categories
+from catcli.data.dataset.examples import UNLABELED, Examples
+from catcli.data.dataset.labeled import LabeledRows
+from catcli.data.dataset.split import product_keys
+from catcli.data.dataset.text import row_texts
+from catcli.data.dataset.unlabeled import sample_unlabeled
+from catcli.data.io.source import open_source
 from catcli.errors import AdapterError, ProductsError, UsageError
 from catcli.models.backbones import MINILM, backbone
 from catcli.models.losses import TEACHING, TEMPERATURE, distilled, log_prior, softened
 from catcli.models.training import Task, Tell, Trainer, train
-from catcli.products.categories import Categories
-from catcli.products.examples import UNLABELED, Examples
-from catcli.products.labeled import Labeled
-from catcli.products.read import open_source
-from catcli.products.split import product_keys
-from catcli.products.text import compose
-from catcli.products.unlabeled import draw_unlabeled
-from catcli.recipe import Recipe
 from catcli.runtime.blend import Array
 from catcli.runtime.labeler import Labeler
 
@@ -108,10 +108,10 @@ def test_the_new_head_learns_from_a_teacher_alone(tmp_path: Path) -> None:
 # --- which texts are taken -----------------------------------------------------------------------------------------------------------
 
 
-def labeled(texts: list[str], groups: list[str] | None = None) -> Labeled:
+def labeled(texts: list[str], groups: list[str] | None = None) -> LabeledRows:
     group = None if groups is None else pl.Series(groups)
     classes = np.arange(len(texts)) % 2
-    return Labeled(texts, classes, product_keys(texts, group), Categories(("a", "b")), len(texts), 0)
+    return LabeledRows(texts, classes, product_keys(texts, group), Categories(("a", "b")), len(texts), 0)
 
 
 def test_a_draw_of_unlabeled_texts_has_no_product_of_the_labeled_rows(tmp_path: Path) -> None:
@@ -119,13 +119,13 @@ def test_a_draw_of_unlabeled_texts_has_no_product_of_the_labeled_rows(tmp_path: 
     rows = [("Red mug!", "g1"), ("blue mug", "g2"), ("blue mug", "g2"), ("", "g3"), ("red  MUG", "g9"), ("lamp", "g7"), ("drill", "g8")]
     file.write_text("Title,group\n" + "".join(f"{text},{group}\n" for text, group in rows))
     known = labeled(["red mug", "tent"], ["g1", "g7"])
-    found = draw_unlabeled(open_source([str(file)]), ["title"], (), "group", known, 0)
+    found = sample_unlabeled(open_source([str(file)]), ["title"], (), "group", known, 0)
     assert (sorted(found.texts), found.read, found.known) == (["blue mug", "drill"], 7, 3)
     # One row of a labeled product bars its text, wherever it stands.
     file.write_text("title,group\nlamp,g2\nlamp,g7\ndrill,g8\n")
-    assert draw_unlabeled(open_source([str(file)]), ["title"], (), "group", known, 0).texts == ["drill"]
+    assert sample_unlabeled(open_source([str(file)]), ["title"], (), "group", known, 0).texts == ["drill"]
     file.write_text("title,group\nlamp,g7\nlamp,g2\ndrill,g8\n")
-    assert draw_unlabeled(open_source([str(file)]), ["title"], (), "group", known, 0).texts == ["drill"]
+    assert sample_unlabeled(open_source([str(file)]), ["title"], (), "group", known, 0).texts == ["drill"]
 
 
 def test_a_draw_hangs_neither_on_the_order_nor_on_how_often_a_text_comes(tmp_path: Path) -> None:
@@ -134,11 +134,11 @@ def test_a_draw_hangs_neither_on_the_order_nor_on_how_often_a_text_comes(tmp_pat
     one.write_text("title\n" + "\n".join(texts) + "\n")
     other.write_text("title\n" + "\n".join([*reversed(texts), *texts[:50] * 20]) + "\n")
     nothing = labeled(["mug", "tent"])
-    found = [draw_unlabeled(open_source([str(file)]), ["title"], (), None, nothing, 0, most=40).texts for file in (one, other)]
+    found = [sample_unlabeled(open_source([str(file)]), ["title"], (), None, nothing, 0, most=40).texts for file in (one, other)]
     assert found[0] == found[1]
     assert len(set(found[0])) == 40
-    assert found[0] != draw_unlabeled(open_source([str(one)]), ["title"], (), None, nothing, 1, most=40).texts
-    assert found[0][:20] == draw_unlabeled(open_source([str(one)]), ["title"], (), None, nothing, 0, most=20).texts
+    assert found[0] != sample_unlabeled(open_source([str(one)]), ["title"], (), None, nothing, 1, most=40).texts
+    assert found[0][:20] == sample_unlabeled(open_source([str(one)]), ["title"], (), None, nothing, 0, most=20).texts
 
 
 @pytest.mark.parametrize(("header", "said"), [("name", "has no column 'title'"), ("title", "no text that the labeled rows do not have")])
@@ -146,7 +146,7 @@ def test_rows_that_cannot_be_learned_from_are_told(tmp_path: Path, header: str, 
     file = tmp_path / "catalog.csv"
     file.write_text(f"{header}\nRED mug\n")
     with pytest.raises(ProductsError, match=said):
-        draw_unlabeled(open_source([str(file)]), ["title"], (), None, labeled(["red mug", "tent"]), 0)
+        sample_unlabeled(open_source([str(file)]), ["title"], (), None, labeled(["red mug", "tent"]), 0)
 
 
 # --- a fit with a teacher ------------------------------------------------------------------------------------------------------------
@@ -162,12 +162,12 @@ def test_a_pupil_learns_from_unlabeled_rows_what_its_teacher_says_of_them(shop: 
     assert made.metrics.training.unlabeled_rows > 200
     recipe = Recipe.load(str(tmp_path / "pupil" / "recipe.json"))
     assert (recipe.teacher, recipe.unlabeled) == (shop.adapter, str(shop.catalog))
-    texts = compose(pl.read_csv(shop.catalog, infer_schema=False), ("title", "brand", "description"))
+    texts = row_texts(pl.read_csv(shop.catalog, infer_schema=False), ("title", "brand", "description"))
 
     def apart(folder: str) -> float:
         """How far a model alone is from the teacher's blend on rows of the catalog, in nats."""
-        said = Labeler(adapters.named(folder), "cpu").voices(texts).lora
-        teacher = Labeler(adapters.named(shop.adapter), "cpu").probabilities(texts)
+        said = Labeler(find_adapter(folder), "cpu").voices(texts).lora
+        teacher = Labeler(find_adapter(shop.adapter), "cpu").probabilities(texts)
         return float((teacher * (np.log(np.maximum(teacher, 1e-9)) - log_softmax(said, 1))).sum(1).mean())
 
     fit([str(shop.products)], recipe=Recipe(epochs=2, max_tokens=24, device="cpu", refit=False), output=tmp_path / "alone")

@@ -8,10 +8,10 @@ from datetime import date
 import polars as pl
 import pytest
 
+from catcli.data.dataset.columns import choose_columns, leaks_label
+from catcli.data.dataset.split import product_keys
+from catcli.data.dataset.text import price_words, row_texts
 from catcli.errors import ProductsError
-from catcli.products.columns import choose, gives_away
-from catcli.products.split import product_keys
-from catcli.products.text import compose, price_words
 
 ROWS = 60
 NAMES = ("Home > Mugs", "Home > Lamps", "Beauty > Soap")
@@ -32,12 +32,12 @@ def test_columns_are_joined_in_order_without_empty_cells() -> None:
             "since": [date(2026, 1, 2), None, None],
         }
     )
-    assert compose(frame, ["title", "features", "price", "since"]) == ["Blue mug big blue 1.5 2026-01-02", "", "3.0"]
+    assert row_texts(frame, ["title", "features", "price", "since"]) == ["Blue mug big blue 1.5 2026-01-02", "", "3.0"]
 
 
 def test_without_a_title_the_maker_comes_last() -> None:
     frame = shop(brand_owner=["Acme", "Zeta"] * (ROWS // 2), ingredients=["water, salt"] * ROWS).drop("title")
-    assert choose(frame, None, (), None, "shop.csv").text == ("ingredients", "brand_owner")
+    assert choose_columns(frame, None, (), None, "shop.csv").text == ("ingredients", "brand_owner")
 
 
 @pytest.mark.parametrize(
@@ -73,14 +73,16 @@ def test_prices_that_are_numbers_have_the_same_bands() -> None:
 
 def test_texts_have_bands_only_where_they_were_asked_for() -> None:
     frame = pl.DataFrame({"title": ["Mug"], "price": ["12.50"]})
-    assert compose(frame, ["title", "price"], ["price"]) == ["Mug price10"]
-    assert compose(frame, ["title", "price"]) == ["Mug 12.50"]
+    assert row_texts(frame, ["title", "price"], ["price"]) == ["Mug price10"]
+    assert row_texts(frame, ["title", "price"]) == ["Mug 12.50"]
 
 
 @pytest.mark.parametrize("name", ["retail_price_inr", "Price", "listPrice", "preis"])
 def test_a_column_of_prices_is_told_by_its_name_and_its_numbers(name: str) -> None:
-    assert choose(shop(**{name: [str(number) for number in range(ROWS)]}), None, ("title", name), None, "shop.csv").prices == (name,)
-    assert choose(shop(**{name: ["ask us"] * ROWS}), None, ("title", name), None, "shop.csv").prices == ()
+    assert choose_columns(shop(**{name: [str(number) for number in range(ROWS)]}), None, ("title", name), None, "shop.csv").prices == (
+        name,
+    )
+    assert choose_columns(shop(**{name: ["ask us"] * ROWS}), None, ("title", name), None, "shop.csv").prices == ()
 
 
 def test_offers_of_one_product_at_several_prices_are_one_product() -> None:
@@ -89,7 +91,7 @@ def test_offers_of_one_product_at_several_prices_are_one_product() -> None:
 
 def test_the_label_and_the_text_are_found_and_the_title_comes_first() -> None:
     frame = shop(description=["a fine thing"] * ROWS, brand=["Acme", "Zeta"] * (ROWS // 2), price=list(range(ROWS)))
-    found = choose(frame, None, (), None, "shop.csv")
+    found = choose_columns(frame, None, (), None, "shop.csv")
     assert (found.label, found.text, found.group) == ("category", ("title", "brand", "description"), None)
 
 
@@ -108,7 +110,7 @@ def test_the_schema_of_amazon_reviews_is_understood() -> None:
             "parent_asin": [f"B{row // 2}" for row in range(40)],
         }
     )
-    found = choose(frame, None, (), None, "meta.jsonl")
+    found = choose_columns(frame, None, (), None, "meta.jsonl")
     assert (found.label, found.text, found.group) == ("main_category", ("title", "features", "description"), "parent_asin")
 
 
@@ -124,14 +126,14 @@ def test_the_schema_of_amazon_reviews_is_understood() -> None:
 )
 def test_a_column_that_gives_the_label_away_is_left_out_and_named(give_away: list[object]) -> None:
     frame = shop(description_text=give_away)
-    assert gives_away(frame, "description_text", "category")
-    found = choose(frame, None, (), None, "shop.csv")
+    assert leaks_label(frame, "description_text", "category")
+    found = choose_columns(frame, None, (), None, "shop.csv")
     assert found.text == ("title",)
     assert found.left_out == {"description_text": "it gives the label away"}
 
 
 def test_a_title_that_names_its_category_gives_nothing_away() -> None:
-    assert not gives_away(shop(), "title", "category")
+    assert not leaks_label(shop(), "title", "category")
 
 
 def test_two_equal_candidates_stop_the_run() -> None:
@@ -139,18 +141,18 @@ def test_two_equal_candidates_stop_the_run() -> None:
     with pytest.raises(
         ProductsError, match="'category_1', 'category_2' of shop.csv fit equally well as the category; choose one with --label"
     ):
-        choose(frame, None, (), None, "shop.csv")
+        choose_columns(frame, None, (), None, "shop.csv")
 
 
 def test_a_group_is_a_column_of_products_that_repeat() -> None:
     repeated = [f"p{row // 2}" for row in range(ROWS)]
-    assert choose(shop(product_id=repeated), None, (), None, "x").group == "product_id"
-    assert choose(shop(product_id=[f"p{row}" for row in range(ROWS)]), None, (), None, "x").group is None
+    assert choose_columns(shop(product_id=repeated), None, (), None, "x").group == "product_id"
+    assert choose_columns(shop(product_id=[f"p{row}" for row in range(ROWS)]), None, (), None, "x").group is None
 
 
 def test_a_name_may_differ_by_case_blanks_and_punctuation() -> None:
     frame = shop().rename({"category": "Category Label"})
-    assert choose(frame, "category_label", ("TITLE",), None, "x").label == "Category Label"
+    assert choose_columns(frame, "category_label", ("TITLE",), None, "x").label == "Category Label"
 
 
 @pytest.mark.parametrize(
@@ -163,22 +165,22 @@ def test_a_name_may_differ_by_case_blanks_and_punctuation() -> None:
 )
 def test_a_wrong_name_gets_a_sentence(label: str | None, text: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(ProductsError) as raised:
-        choose(shop(), label, text, None, "shop.csv")
+        choose_columns(shop(), label, text, None, "shop.csv")
     assert str(raised.value) == sentence
 
 
 def test_nothing_that_looks_like_a_category_gets_a_sentence() -> None:
     with pytest.raises(ProductsError, match="no column of shop.csv looks like the category by its name and content; say which it is with"):
-        choose(shop().drop("category"), None, (), None, "shop.csv")
+        choose_columns(shop().drop("category"), None, (), None, "shop.csv")
 
 
 def test_columns_of_odd_types_and_names_break_nothing() -> None:
     frame = shop(**{"*": ["x"] * ROWS, "^t.*$": ["y"] * ROWS}).with_columns(
         took=pl.duration(seconds=pl.int_range(ROWS)), product_id=pl.int_ranges(0, 2), nested=pl.lit([[1]])
     )
-    found = choose(frame, None, (), None, "x")
+    found = choose_columns(frame, None, (), None, "x")
     assert (found.label, found.text, found.group) == ("category", ("title",), None)
-    assert compose(frame, ["*", "^t.*$"])[0] == "x y"
+    assert row_texts(frame, ["*", "^t.*$"])[0] == "x y"
     for options in ({"label": "took"}, {"text": ("nested",)}, {"group": "product_id"}):
         with pytest.raises(ProductsError, match="its cells are"):
-            choose(frame, **{"label": None, "text": (), "group": None, "where": "x", **options})  # type: ignore[arg-type]
+            choose_columns(frame, **{"label": None, "text": (), "group": None, "where": "x", **options})  # type: ignore[arg-type]

@@ -21,18 +21,18 @@ from tiny import tiny_products
 
 from catcli.commands import trials as trials_module
 from catcli.commands.learning import Learner
-from catcli.commands.preparing import Reading, prepared
 from catcli.commands.searching import Searcher, open_study
 from catcli.commands.talk import Talk
 from catcli.commands.trials import Trials
 from catcli.commands.tune import Search, tune
+from catcli.config import Recipe
+from catcli.data.dataset.prepare import InputOptions, load_training_data
+from catcli.data.dataset.split import assign_folds
 from catcli.errors import CatcliError, OutputError, ProductsError, UsageError
 from catcli.evaluation.calibration import Blending
 from catcli.evaluation.studies import Tuned
 from catcli.models.training import Task, Tell, Trained
 from catcli.models.training import train as train_of_models
-from catcli.products.split import folds
-from catcli.recipe import Recipe
 
 SMALL = Recipe(max_tokens=16, device="cpu", epochs=1)
 OPTIONS = ("--recipe", "small.json", "--folds", "2")
@@ -49,22 +49,22 @@ def test_folds_keep_products_together_and_hold_as_much_of_each_category() -> Non
     random = np.random.default_rng(0)
     classes = random.choice(4, 600, p=(0.6, 0.3, 0.08, 0.02))
     keys = [f"{number}-{random.integers(0, 60)}" for number in classes]
-    found = folds(keys, classes, 3, seed=0)
+    found = assign_folds(keys, classes, 3, seed=0)
     for key in set(keys):
         assert len({fold for fold, other in zip(found, keys, strict=True) if other == key}) == 1
     for number in range(4):
         of = [{key for key, fold in zip(keys, found, strict=True) if fold == part} for part in range(3)]
         products = [sum(key.startswith(f"{number}-") for key in part) for part in of]
         assert max(products) - min(products) <= 1
-    assert (found == folds(keys, classes, 3, seed=0)).all()
-    assert (found != folds(keys, classes, 3, seed=1)).any()
+    assert (found == assign_folds(keys, classes, 3, seed=0)).all()
+    assert (found != assign_folds(keys, classes, 3, seed=1)).any()
     order = random.permutation(600)
-    assert (found[order] == folds([keys[row] for row in order], classes[order], 3, seed=0)).all()
+    assert (found[order] == assign_folds([keys[row] for row in order], classes[order], 3, seed=0)).all()
 
 
 def test_the_only_product_of_a_category_always_teaches() -> None:
-    assert folds(["a", "b", "c", "c"], np.array([0, 0, 1, 1]), 2, seed=0).tolist()[2:] == [-1, -1]
-    assert sorted(folds(["x", "a", "b", "c", "d"], np.array([0, 1, 1, 1, 1]), 4, seed=0).tolist()) == [-1, 0, 1, 2, 3]
+    assert assign_folds(["a", "b", "c", "c"], np.array([0, 0, 1, 1]), 2, seed=0).tolist()[2:] == [-1, -1]
+    assert sorted(assign_folds(["x", "a", "b", "c", "d"], np.array([0, 1, 1, 1, 1]), 4, seed=0).tolist()) == [-1, 0, 1, 2, 3]
 
 
 # --- one trial -----------------------------------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ def test_the_only_product_of_a_category_always_teaches() -> None:
 
 @pytest.fixture(scope="module")
 def trials(shop: Shop) -> Trials:
-    ready = prepared(Reading().open([str(shop.products)]), SMALL, Talk.silent())
+    ready = load_training_data(InputOptions().open([str(shop.products)]), SMALL, Talk.silent())
     return Trials.of(Learner(ready, Talk.silent(), Tell(), time.perf_counter()), 2, 1)
 
 
@@ -185,7 +185,7 @@ def test_a_search_of_other_rows_or_settings_is_not_gone_on_with(shop: Shop, tmp_
     products = tmp_path / "products.csv"
     products.write_bytes(shop.products.read_bytes())
     file, search = tmp_path / "a.study", Search(trials=1, folds=2)
-    ready = prepared(Reading().open([str(products)]), SMALL, Talk.silent())
+    ready = load_training_data(InputOptions().open([str(products)]), SMALL, Talk.silent())
     open_study(file, ready, search, {"the teacher": "one"})
     open_study(file, ready, search, {"the teacher": "one"})
     with pytest.raises(UsageError, match="the teacher changed"):
@@ -194,7 +194,7 @@ def test_a_search_of_other_rows_or_settings_is_not_gone_on_with(shop: Shop, tmp_
         open_study(file, ready, Search(trials=1, folds=3), {})
     with products.open("a") as more:
         more.write(f"0001,One mug more,Acme,,1.00,{SHELVES[3]}\n")
-    other = prepared(Reading().open([str(products)]), SMALL, Talk.silent())
+    other = load_training_data(InputOptions().open([str(products)]), SMALL, Talk.silent())
     with pytest.raises(UsageError, match=r"the rows changed; take back the change, pass --force"):
         open_study(file, other, search, {})
     (tmp_path / "b.study").write_text("no database")
@@ -204,7 +204,7 @@ def test_a_search_of_other_rows_or_settings_is_not_gone_on_with(shop: Shop, tmp_
 
 def test_what_is_searched_for_hangs_on_the_method_and_has_the_recipes_own_values(shop: Shop, tmp_path: Path) -> None:
     def searcher(**options: object) -> Searcher:
-        ready = prepared(Reading().open([str(shop.products)]), SMALL.but(options), Talk.silent())
+        ready = load_training_data(InputOptions().open([str(shop.products)]), SMALL.but(options), Talk.silent())
         study = optuna.create_study()
         return Searcher(study, ready, Search(), tmp_path / "state", Talk.silent(), lambda *_: None)
 
@@ -241,7 +241,7 @@ def test_more_folds_than_products_are_told(shop: Shop, tmp_path: Path) -> None:
     told = catcli("tune", "few.csv", "--folds", "20", "--trials", "1", cwd=tmp_path)
     assert told.returncode in (0, 1), told.stderr
     assert "Traceback" not in told.stderr
-    ready = prepared(Reading().open([str(shop.products)]), SMALL, Talk.silent())
+    ready = load_training_data(InputOptions().open([str(shop.products)]), SMALL, Talk.silent())
     learner = Learner(ready, Talk.silent(), Tell(), time.perf_counter())
     with pytest.raises(ProductsError, match="folds are all that .* rows give"):
         Trials.of(learner, 500, 1)

@@ -23,9 +23,9 @@ from catcli.commands.predict import Asked, predict
 from catcli.commands.report import Asked as Reporting
 from catcli.commands.report import report
 from catcli.commands.talk import PlainConsole, Talk
+from catcli.config import Recipe
+from catcli.data.io.csv_cells import escape_formulas
 from catcli.errors import ProductsError, UsageError
-from catcli.products.write import defused
-from catcli.recipe import Recipe
 
 FORMULAS = ["=1+1", "+49 30 1234", "-2+3", "@SUM(A1)", "\t=1+1", "  =1+1", "mug;=1+1", "mug\n=1+1", "＝1+1", '=HYPERLINK("http://x","mug")']
 HARMLESS = ["-5.00", "+1", "1e-5", "-12 %", "1,299.00", "mug - blue", "a=b", "info@shop.example", "", '55" TV']
@@ -73,7 +73,7 @@ def test_safe_csv_is_of_csv_alone_and_reaches_the_review(tmp_path: Path) -> None
 
 
 def test_two_columns_stay_two_where_their_safe_names_are_one() -> None:
-    assert defused(pl.DataFrame({"=a": ["1"], "'=a": ["2"]})).columns == ["'=a", "''=a"]
+    assert escape_formulas(pl.DataFrame({"=a": ["1"], "'=a": ["2"]})).columns == ["'=a", "''=a"]
 
 
 def test_a_console_draws_no_control_code_of_a_text(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,11 +101,11 @@ def test_an_adapter_s_own_names_do_not_move_the_cursor(tmp_path: Path) -> None:
     for name in ("adapter.json", "metrics.json"):
         (folder / name).write_text((folder / name).read_text().replace('"Mugs"', json.dumps("Mugs" + CONTROLS)))
     told = json.loads((folder / "adapter.json").read_text())
-    from catcli.adapter import sha256
+    from catcli.adapter.folder import file_sha256
 
     frame = pl.read_parquet(folder / "heldout.parquet")
     frame.with_columns(category=pl.col("category").replace("Mugs", "Mugs" + CONTROLS)).write_parquet(folder / "heldout.parquet")
-    told["files"] |= {name: sha256(folder / name) for name in ("metrics.json", "heldout.parquet")}
+    told["files"] |= {name: file_sha256(folder / name) for name in ("metrics.json", "heldout.parquet")}
     told["versions"]["catcli"] = CONTROLS
     (folder / "adapter.json").write_text(json.dumps(told))
     for line in (["report", folder], ["report", folder, "--json"], ["adapters", "show", folder, "-v"], ["adapters", "list"]):
@@ -169,7 +169,7 @@ def test_a_page_may_load_nothing_and_send_nothing(tmp_path: Path) -> None:
 def test_a_password_in_an_endpoint_is_not_printed() -> None:
     settings = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_REGION": "z", "AWS_ALLOW_HTTP": "true"}
     code = (
-        "from catcli.products import buckets\n"
+        "from catcli.data import buckets\n"
         "from catcli.errors import CatcliError\n"
         "buckets.RETRY.update(max_retries=0)\n"
         "try: buckets.looked_up('s3://shop/a.csv')\n"

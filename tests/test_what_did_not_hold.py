@@ -23,11 +23,15 @@ from hypothesis import strategies as st
 from test_places import run
 from tiny import tiny_products
 
-from catcli import adapter as adapters
+from catcli.adapter.folder import load_adapter
 from catcli.commands import cells, learning
 from catcli.commands.predict import Asked, predict
-from catcli.commands.preparing import Reading
 from catcli.commands.talk import Talk
+from catcli.config import Recipe
+from catcli.data.dataset.categories import Categories
+from catcli.data.dataset.examples import Examples
+from catcli.data.dataset.prepare import InputOptions
+from catcli.data.io.parts import Parts
 from catcli.ending import command
 from catcli.evaluation.calibration import Blending, crossed_losses
 from catcli.evaluation.contract import RISK, Judged, category_thresholds, enough
@@ -36,10 +40,6 @@ from catcli.evaluation.resampling import Outcomes, estimate
 from catcli.models import export, training
 from catcli.models.checkpoint import Checkpoint
 from catcli.models.workers import Workers
-from catcli.products.categories import Categories
-from catcli.products.examples import Examples
-from catcli.products.parts import Parts
-from catcli.recipe import Recipe
 from catcli.reporting import sentences
 from catcli.runtime import planning
 from catcli.runtime.labeler import lora_logits
@@ -585,7 +585,7 @@ def test_a_fit_of_compare_speaks_in_the_log_s_format(shop: Path, capfd: pytest.C
     talk = Talk(json_log=True)
     told = {name: getattr(talk, name) for name in ("quiet", "verbose", "strict", "json_log", "run", "warned")}
     with pytest.raises(SystemExit):
-        cells._fit(["latin.csv"], Reading(), Recipe(), shop / "made", False, told, SimpleNamespace(send=said.append))  # type: ignore[arg-type]
+        cells._fit(["latin.csv"], InputOptions(), Recipe(), shop / "made", False, told, SimpleNamespace(send=said.append))  # type: ignore[arg-type]
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert [line["run"] for line in lines] == [talk.run] * len(lines)
     assert any("is not UTF-8 and is read as Windows-1252" in line["message"] for line in lines)
@@ -620,7 +620,7 @@ def test_the_start_of_cuda_is_no_part_of_what_reading_takes() -> None:
 @pytest.mark.parametrize(("alike", "provider"), [(1.0, "CPUExecutionProvider"), (0.5, "CUDAExecutionProvider")])
 def test_what_became_of_fp16_is_said(shop: Path, monkeypatch: pytest.MonkeyPatch, alike: float, provider: str) -> None:
     shutil.copytree(FIXTURE, shop / "made")
-    adapter = adapters.load(shop / "made")
+    adapter = load_adapter(shop / "made")
     tokenizer = Tokenizer.load(shop / "made" / "tokenizer.json", adapter.manifest.max_tokens, adapter.manifest.pad_id)
     texts = ["blue mug", "drill 18V"]
     logits = lora_logits(tokenizer, Session(shop / "made" / "model.onnx", "cpu"), texts)

@@ -18,12 +18,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from catcli import atomic
+from catcli import private_folder
+from catcli.data.io.batch import Batch
+from catcli.data.io.csv_cells import flatten_cells
+from catcli.data.io.output import FileFormat, OutputFormat, file_format, write_errors
+from catcli.data.io.parts import Parts
+from catcli.data.io.source import open_source
+from catcli.data.io.writers import open_pipe
 from catcli.errors import OutputError, UsageError
-from catcli.products.batch import Batch
-from catcli.products.parts import Parts
-from catcli.products.read import open_source
-from catcli.products.write import Form, OutputFormat, flat, output_form, piped, writing
 
 FRAME = pl.DataFrame(
     {
@@ -45,7 +47,7 @@ NOTHING = pl.DataFrame()
 
 def parts_of(path: Path, form: OutputFormat | None = None, *, inputs: int = 1, mark: str = "a", resume: bool = False) -> Parts:
     places_in = [Path(f"in-{number}.csv") for number in range(inputs)]
-    return Parts(str(path), output_form(str(path), form), places_in, {"the catalog": mark}, resume=resume).__enter__()
+    return Parts(str(path), file_format(str(path), form), places_in, {"the catalog": mark}, resume=resume).__enter__()
 
 
 def write(path: Path, form: OutputFormat, *frames: pl.DataFrame, each_a_part: bool = False) -> None:
@@ -72,7 +74,7 @@ def test_parquet_keeps_every_type_over_several_frames(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["out.csv", "out.tsv.gz", "out.jsonl.zst", "out.parquet", "out.arrow"])
 def test_parts_are_put_together_as_if_they_were_one(tmp_path: Path, name: str) -> None:
     frame = FRAME.select("sku", "n", "tags", "since")
-    form = output_form(name, None).format
+    form = file_format(name, None).format
     write(tmp_path / f"one.{name}", form, pl.concat([frame, frame]))
     write(tmp_path / f"two.{name}", form, frame, frame, each_a_part=True)
     one, two = (open_source([str(tmp_path / f"{count}.{name}")]).read().frame for count in ("one", "two"))
@@ -129,7 +131,7 @@ def test_no_rows_are_a_file_with_its_columns(tmp_path: Path) -> None:
 
 
 def test_csv_writes_nested_cells_as_json_and_bytes_as_base64() -> None:
-    row = flat(FRAME).row(0, named=True)
+    row = flatten_cells(FRAME).row(0, named=True)
     assert (json.loads(row["tags"]), json.loads(row["box"]), row["blob"]) == (["x", None], {"w": 1.5, "name": "é"}, "AP8=")
 
 
@@ -220,7 +222,7 @@ def test_what_a_stopped_run_knew_and_is_damaged_stops_only_a_run_that_is_to_go_o
 
 
 def test_nothing_is_kept_of_what_came_through_a_pipe(tmp_path: Path) -> None:
-    with Parts(str(tmp_path / "out.csv"), Form("csv"), [Path("-")], {}, resume=False, keep=False) as parts:
+    with Parts(str(tmp_path / "out.csv"), FileFormat("csv"), [Path("-")], {}, resume=False, keep=False) as parts:
         parts.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
         parts.finish_part(3)
         parts.keep({}, {})
@@ -240,7 +242,7 @@ def test_a_folder_gets_a_file_for_each_input_and_is_replaced_whole(tmp_path: Pat
     out = tmp_path / "out"
     for _ in range(2):
         places_in = [Path("in-0.csv"), Path("below") / "in-1.csv.gz"]
-        with Parts(f"{out}/", output_form(f"{out}/", "parquet"), places_in, {}, resume=False) as parts:
+        with Parts(f"{out}/", file_format(f"{out}/", "parquet"), places_in, {}, resume=False) as parts:
             for number in range(2):
                 parts.write(Batch(FRAME, 1.0, part=number), FRAME.columns, NOTHING)
                 parts.finish_part(3)
@@ -250,23 +252,23 @@ def test_a_folder_gets_a_file_for_each_input_and_is_replaced_whole(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     (out / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"holds 'mine\.txt', which this run would not write; a folder is replaced whole"):
-        Parts(f"{out}/", output_form(f"{out}/", "parquet"), places_in, {}, resume=False)
+        Parts(f"{out}/", file_format(f"{out}/", "parquet"), places_in, {}, resume=False)
     assert (out / "mine.txt").exists()
 
 
 def test_a_folder_that_a_kill_left_aside_comes_back(tmp_path: Path) -> None:
-    atomic.claim(tmp_path / ".out.catcli-parts")
+    private_folder.claim(tmp_path / ".out.catcli-parts")
     old = tmp_path / ".out.catcli-parts" / "old"
     old.mkdir()
     (old / "in-0.csv").write_text("mine")
-    with Parts(f"{tmp_path / 'out'}/", output_form(f"{tmp_path / 'out'}/", "csv"), [Path("in-0.csv")], {}, resume=False):
+    with Parts(f"{tmp_path / 'out'}/", file_format(f"{tmp_path / 'out'}/", "csv"), [Path("in-0.csv")], {}, resume=False):
         pass
     assert (tmp_path / "out" / "in-0.csv").read_text() == "mine"
 
 
 def test_a_full_disk_gets_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"out\.csv: the disk is full; free some space and run the same line again\."):
-        with writing(str(tmp_path / "out.csv")):
+        with write_errors(str(tmp_path / "out.csv")):
             raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -292,7 +294,7 @@ def test_a_pipe_is_written_as_rows_come(tmp_path: Path) -> None:
     got: list[str] = []
     reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
     reader.start()
-    with piped(str(pipe), Form("csv")) as sink:
+    with open_pipe(str(pipe), FileFormat("csv")) as sink:
         sink.write(Batch(FRAME.select("n"), 1.0), ["n"], NOTHING)
     reader.join()
     assert got == ["n\n1\n2\n\n"]
@@ -305,16 +307,16 @@ def test_types_that_a_format_does_not_hold_get_a_sentence_or_a_form(tmp_path: Pa
         write(tmp_path / "out.parquet", "parquet", huge)
     write(tmp_path / "out.jsonl", "jsonl", FRAME.select("blob"))
     assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0]) == {"blob": "AP8="}
-    assert json.loads(flat(pl.DataFrame({"s": [{"b": b"\xff"}]}))["s"][0]) == {"b": "/w=="}
+    assert json.loads(flatten_cells(pl.DataFrame({"s": [{"b": b"\xff"}]}))["s"][0]) == {"b": "/w=="}
 
 
 def test_the_ending_says_the_format(tmp_path: Path) -> None:
     outs = ("a.csv", "a.TSV", "a.ndjson", "a.pq", "-", "a.feather", "a.csv.gz")
-    found = [output_form(out, None) for out in outs]
+    found = [file_format(out, None) for out in outs]
     assert [form.format for form in found] == ["csv", "tsv", "jsonl", "parquet", "csv", "arrow", "csv"]
     assert found[-1].packing == ".gz"
-    assert output_form("a.txt", "jsonl").format == "jsonl"
-    assert output_form(str(tmp_path), None, "parquet").format == "parquet"
+    assert file_format("a.txt", "jsonl").format == "jsonl"
+    assert file_format(str(tmp_path), None, "parquet").format == "parquet"
     for out, asked in (("a.txt", None), ("a.csv", "xls"), ("-", "parquet"), ("a.parquet.gz", None), ("a.xlsx", None)):
         with pytest.raises(UsageError):
-            output_form(out, asked)
+            file_format(out, asked)

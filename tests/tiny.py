@@ -14,7 +14,7 @@ import polars as pl
 from small_bases import save_base
 
 from catcli.commands.fit import Fitted, fit
-from catcli.recipe import Recipe
+from catcli.config import Recipe
 
 SHELVES = {"Mugs": "coffee mug", "Drills": "cordless drill", "Shampoo": "hair shampoo", "Coffee": "espresso beans"}
 COLORS, SIZES = ("blue", "red", "dark green", "steel", "black"), ("500 ml", "18V", "250 g", "XL", "2.0Ah", "small")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from catcli.adapter import Served, Threshold
+from catcli.adapter.manifest import Threshold, VariantInfo
 from catcli.commands.talk import Talk
 from catcli.errors import GateMissed, UsageError
 from catcli.reporting import sentences
 
 
-def held(served: Served, precision: float, folder: Path, talk: Talk) -> float:
+def held(served: VariantInfo, precision: float, folder: Path, talk: Talk) -> float:
     """The threshold of the lowest precision on record that is no lower than ``precision``.
 
     Raises:
@@ -36,7 +36,7 @@ def held(served: Served, precision: float, folder: Path, talk: Talk) -> float:
     raise GateMissed(f"--precision {precision:g}: {folder} has no threshold that holds it ({why}); {instead}; nothing was written.")
 
 
-def held_by_category(served: Served, precision: float, folder: Path, talk: Talk) -> Mapping[str, float]:
+def held_by_category(served: VariantInfo, precision: float, folder: Path, talk: Talk) -> Mapping[str, float]:
     """Thresholds of the categories that hold ``precision`` by themselves.
 
     Raises:

@@ -7,26 +7,29 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from catcli import adapter as adapters
-from catcli import atomic
+from catcli.adapter.folder import Adapter, load_adapter
+from catcli.adapter.manifest import MANIFEST
+from catcli.adapter.seal import SEAL_FILE, is_sealed
+from catcli.adapter.signing import SIGNATURE_FILE, check_signature
+from catcli.adapter.store import adapter_folders, find_adapter, store_folder
+from catcli.atomic import delete_folder
 from catcli.commands.talk import Talk
 from catcli.errors import AdapterError, CatcliError, OutputError
 from catcli.evaluation.heldout import HeldOut
 from catcli.evaluation.metrics import Metrics
 from catcli.reporting import tables
 from catcli.runtime.sandbox import check
-from catcli.signing import SIGNATURE, check_signature
 
 
-def list_adapters(*, as_json: bool = False, talk: Talk | None = None) -> list[adapters.Adapter]:
+def list_adapters(*, as_json: bool = False, talk: Talk | None = None) -> list[Adapter]:
     """Every adapter of the store by name; a damaged one is named as such."""
     talk = talk or Talk.silent()
-    made = tables.table(f"Adapters in {adapters.store()}", "name", "categories", "accuracy", "macro F1", "made")
-    good: list[adapters.Adapter] = []
+    made = tables.table(f"Adapters in {store_folder()}", "name", "categories", "accuracy", "macro F1", "made")
+    good: list[Adapter] = []
     facts: list[dict[str, str | float]] = []
-    for folder in adapters.folders():
+    for folder in adapter_folders():
         try:
-            found = adapters.load(folder)
+            found = load_adapter(folder)
             metrics = Metrics.of(found)
         except CatcliError as error:
             facts.append({"name": folder.name, "error": str(error)})
@@ -43,14 +46,14 @@ def list_adapters(*, as_json: bool = False, talk: Talk | None = None) -> list[ad
     elif good:
         talk.out.print(made)
     elif not facts:
-        talk.say(f"{adapters.store()} holds no adapter; 'catcli fit products.csv' makes one.")
+        talk.say(f"{store_folder()} holds no adapter; 'catcli fit products.csv' makes one.")
     return good
 
 
-def show_adapter(name: str, *, as_json: bool = False, talk: Talk | None = None) -> adapters.Adapter:
+def show_adapter(name: str, *, as_json: bool = False, talk: Talk | None = None) -> Adapter:
     """What one adapter is made of, with every file checked against its SHA-256."""
     talk = talk or Talk.silent()
-    found = adapters.named(name)
+    found = find_adapter(name)
     size = found.verify()
     manifest = found.manifest
     if as_json:
@@ -72,7 +75,7 @@ def show_adapter(name: str, *, as_json: bool = False, talk: Talk | None = None) 
     return found
 
 
-def verify_adapter(name: str, *, trusted_key: Sequence[str] = (), as_json: bool = False, talk: Talk | None = None) -> adapters.Adapter:
+def verify_adapter(name: str, *, trusted_key: Sequence[str] = (), as_json: bool = False, talk: Talk | None = None) -> Adapter:
     """Look at every file of an adapter: hashes, signature, scores and held-out rows, and its models in a child process.
 
     Raises:
@@ -80,10 +83,10 @@ def verify_adapter(name: str, *, trusted_key: Sequence[str] = (), as_json: bool 
         UsageError: a key cannot be read.
     """
     talk = talk or Talk.silent()
-    found = adapters.named(name)
+    found = find_adapter(name)
     signer = check_signature(found, trusted_key)
     size, manifest = found.verify(), found.manifest
-    for extra in sorted(path.name for path in found.folder.iterdir() if path.name not in {*manifest.files, adapters.MANIFEST, *OWN}):
+    for extra in sorted(path.name for path in found.folder.iterdir() if path.name not in {*manifest.files, MANIFEST, *OWN}):
         talk.warn(f"{found.folder} holds {extra!r}, which is none of its files and is not looked at.")
     Metrics.of(found)
     HeldOut.load(found.file("heldout.parquet"), manifest.categories)
@@ -95,8 +98,8 @@ def verify_adapter(name: str, *, trusted_key: Sequence[str] = (), as_json: bool 
         "files": len(manifest.files),
         "bytes": size,
         "variants": list(manifest.variants),
-        "fitted_here": adapters.is_sealed(found),
-        "signed": (found.folder / SIGNATURE).exists(),
+        "fitted_here": is_sealed(found),
+        "signed": (found.folder / SIGNATURE_FILE).exists(),
         "trusted_key": signer,
     }
     if as_json:
@@ -113,7 +116,7 @@ def verify_adapter(name: str, *, trusted_key: Sequence[str] = (), as_json: bool 
     return found
 
 
-OWN = (adapters.SEAL, SIGNATURE)
+OWN = (SEAL_FILE, SIGNATURE_FILE)
 """Files of an adapter that its manifest does not name."""
 
 
@@ -125,15 +128,15 @@ def remove_adapter(name: str, *, talk: Talk | None = None) -> None:
         OutputError: the folder cannot be deleted.
     """
     talk = talk or Talk.silent()
-    folder = adapters.store() / name
+    folder = store_folder() / name
     if folder.is_symlink():
         raise AdapterError(f"{folder} is a link to {folder.resolve()}; remove the link by hand.")
-    if folder.parent.resolve() != adapters.store().resolve() or not (folder / adapters.MANIFEST).is_file():
-        adapters.named(name)  # says what there is, where there is no such adapter
-        raise AdapterError(f"{name!r} is not in {adapters.store()}; delete a folder elsewhere by hand.")
+    if folder.parent.resolve() != store_folder().resolve() or not (folder / MANIFEST).is_file():
+        find_adapter(name)  # says what there is, where there is no such adapter
+        raise AdapterError(f"{name!r} is not in {store_folder()}; delete a folder elsewhere by hand.")
     talk.detail(f"removing {folder.resolve()}")
     try:
-        atomic.delete(folder)
+        delete_folder(folder)
     except OSError as error:
         raise OutputError(f"{folder} cannot be deleted: {error.strerror or error}.") from error
     talk.say(f"removed {folder}")

@@ -12,17 +12,18 @@ from pathlib import Path
 
 import polars as pl
 
-from catcli import adapter as adapters
+from catcli.adapter.folder import Adapter
+from catcli.adapter.store import find_adapter, only_adapter
 from catcli.commands.predict import Asked, predict
 from catcli.commands.talk import Talk
-from catcli.errors import ProductsError, UsageError, listed
+from catcli.config import check_device
+from catcli.data.dataset.text import row_texts
+from catcli.data.io.batch import Batch
+from catcli.data.io.output import FileFormat
+from catcli.data.io.parts import Parts
+from catcli.data.io.source import open_source
+from catcli.errors import ProductsError, UsageError, name_list
 from catcli.evaluation.heldout import HeldOut
-from catcli.products.batch import Batch
-from catcli.products.parts import Parts
-from catcli.products.read import open_source
-from catcli.products.text import compose
-from catcli.products.write import Form
-from catcli.recipe import check_device
 from catcli.reporting.tables import table
 from catcli.runtime.labeler import Labeler
 from catcli.runtime.planning import rows_of_a_batch
@@ -73,7 +74,7 @@ def bench(
     check_device(device)
     if against not in (None, "transformers"):
         raise UsageError(f"--against {against}: choose transformers, or leave it out.")
-    chosen = adapters.named(adapter) if adapter else adapters.only()
+    chosen = find_adapter(adapter) if adapter else only_adapter()
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "catalog.parquet"
         frame = _rows(catalog, chosen, rows)
@@ -90,14 +91,16 @@ def bench(
     return found
 
 
-def _rows(catalog: Sequence[str], adapter: adapters.Adapter, rows: int) -> pl.DataFrame:
+def _rows(catalog: Sequence[str], adapter: Adapter, rows: int) -> pl.DataFrame:
     """So many rows with the adapter's text columns under the names of training."""
     wanted = adapter.manifest.text
     if catalog:
         batch = next(open_source(catalog).batches(rows))
         missing = [name for name in wanted if name not in batch.columns]
         if len(missing) == len(wanted):
-            raise ProductsError(f"{catalog[0]} has none of the adapter's text columns {listed(wanted)}; name them so for this measurement.")
+            raise ProductsError(
+                f"{catalog[0]} has none of the adapter's text columns {name_list(wanted)}; name them so for this measurement."
+            )
         frame = batch.select([name for name in wanted if name not in missing]).head(rows)
     else:
         held = HeldOut.load(adapter.file("heldout.parquet"), adapter.manifest.categories)
@@ -111,9 +114,9 @@ def _rows(catalog: Sequence[str], adapter: adapters.Adapter, rows: int) -> pl.Da
 
 
 def _stages(
-    frame: pl.DataFrame, file: Path, adapter: adapters.Adapter, labeler: Labeler, against: str | None
+    frame: pl.DataFrame, file: Path, adapter: Adapter, labeler: Labeler, against: str | None
 ) -> Iterator[tuple[str, int, Callable[[], object]]]:
-    texts = compose(frame, frame.columns, adapter.manifest.prices)
+    texts = row_texts(frame, frame.columns, adapter.manifest.prices)
     few = texts[:TRANSFORMERS_ROWS]
     peer = pipeline_of(adapter, labeler, few) if against == "transformers" else None  # before the others are timed: it may not be had
     count = len(texts)
@@ -131,14 +134,14 @@ def _stages(
 
 
 def _written(frame: pl.DataFrame, out: Path) -> None:
-    with Parts(str(out), Form("parquet"), [Path("in")], {}, resume=False) as parts:
+    with Parts(str(out), FileFormat("parquet"), [Path("in")], {}, resume=False) as parts:
         parts.write(Batch(frame, 1.0), frame.columns, frame.select())
         parts.finish_part(len(frame))
         parts.keep({}, {})
         parts.finish()
 
 
-def pipeline_of(adapter: adapters.Adapter, labeler: Labeler, texts: list[str], batch_size: int = 64) -> Callable[[], object]:
+def pipeline_of(adapter: Adapter, labeler: Labeler, texts: list[str], batch_size: int = 64) -> Callable[[], object]:
     """The text-classification pipeline over the same base, as its documentation shows it; what its head has learned changes no speed.
 
     On a GPU it computes in half precision, as catcli does.

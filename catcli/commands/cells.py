@@ -16,14 +16,14 @@ from typing import Any, NoReturn
 
 from pydantic import TypeAdapter
 
-from catcli import adapter as adapters
-from catcli import atomic, places
-from catcli.adapter import Adapter
-from catcli.commands.preparing import Reading, ingredients
+from catcli.adapter.folder import Adapter, load_adapter
+from catcli.atomic import atomic_write, read_small_file
 from catcli.commands.talk import Talk
+from catcli.config import Recipe
+from catcli.data.dataset.prepare import InputOptions, fit_inputs
+from catcli.data.io.output import write_errors
 from catcli.errors import AdapterError, CatcliError, OutputError
-from catcli.products.write import writing
-from catcli.recipe import Recipe
+from catcli.paths import resume_folder
 
 JOURNAL, MAX_JOURNAL = "cells.json", 2**24
 
@@ -51,7 +51,7 @@ class Cells:
 
     folder: Path
     products: Sequence[str]
-    reading: Reading
+    reading: InputOptions
     rows: str
     talk: Talk
 
@@ -67,7 +67,7 @@ class Cells:
             return None
         changed = [name for name in {*done, *mark} if done.get(name) != mark.get(name)]
         if not changed:
-            return adapters.load(folder)
+            return load_adapter(folder)
         if not force:
             raise AdapterError(
                 f"{folder} was fitted before {', '.join(sorted(changed))} changed; pass --force to fit it anew, or -o for another folder."
@@ -81,14 +81,14 @@ class Cells:
         """
         folder, mark = self.folder / cell.name, self._mark(cell)
         kept = self._journal().get(cell.name, {})
-        resume = kept.get("begun") == mark and places.resumable(folder).exists()
+        resume = kept.get("begun") == mark and resume_folder(folder).exists()
         # What stands there now is not of this mark: until the fit is done, nothing says that it is.
         self._note(cell, {"done": kept.get("done", {}), "begun": mark})
         failure = self._run(cell, folder, resume)
         if failure is not None:
             return failure
         self._note(cell, {"done": mark})
-        return adapters.load(folder)
+        return load_adapter(folder)
 
     def _run(self, cell: Cell, folder: Path, resume: bool) -> Failure | None:
         # A fresh interpreter: a fork of this one would share its threads' locks.
@@ -126,28 +126,26 @@ class Cells:
             raise OutputError(f"-o {self.folder} is no folder of catcli compare and is not empty; choose another.")
         try:
             return (
-                TypeAdapter(dict[str, dict[str, dict[str, str]]]).validate_json(atomic.read_bounded(file, MAX_JOURNAL))
-                if file.exists()
-                else {}
+                TypeAdapter(dict[str, dict[str, dict[str, str]]]).validate_json(read_small_file(file, MAX_JOURNAL)) if file.exists() else {}
             )
         except (OSError, ValueError) as error:
             raise OutputError(f"{file} cannot be read; choose another folder with -o.") from error
 
     def _note(self, cell: Cell, marks: dict[str, dict[str, str]]) -> None:
-        with writing(str(self.folder), "-o"):
+        with write_errors(str(self.folder), "-o"):
             self.folder.mkdir(parents=True, exist_ok=True)
             journal = {**self._journal(), cell.name: marks}
-            with atomic.atomic_write(self.folder / JOURNAL) as place:
+            with atomic_write(self.folder / JOURNAL) as place:
                 place.write_text(json.dumps(journal, indent=2) + "\n", encoding="utf-8")
 
     def _mark(self, cell: Cell) -> dict[str, str]:
         """What the cell is made of, by the names under which a sentence speaks of it."""
-        return {"the rows": self.rows, "the settings": cell.recipe.model_dump_json(), **ingredients(cell.recipe, self.reading)}
+        return {"the rows": self.rows, "the settings": cell.recipe.model_dump_json(), **fit_inputs(cell.recipe, self.reading)}
 
 
 def _fit(
     products: Sequence[str],
-    reading: Reading,
+    reading: InputOptions,
     recipe: Recipe,
     folder: Path,
     resume: bool,

@@ -14,21 +14,23 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from catcli import adapter as adapters
-from catcli import atomic, places
-from catcli.adapter import Adapter
-from catcli.commands.matching import match_text, prices_among
+from catcli.adapter.folder import Adapter
+from catcli.adapter.store import find_adapter
+from catcli.atomic import atomic_write
 from catcli.commands.predict import told as told_notes
-from catcli.commands.preparing import Reading
 from catcli.commands.talk import Talk
-from catcli.errors import GateMissed, ProductsError, UsageError, listed
+from catcli.config import check_device
+from catcli.data.dataset.column_mapping import map_text_columns, price_columns
+from catcli.data.dataset.columns import find_column, similar_columns
+from catcli.data.dataset.prepare import InputOptions
+from catcli.data.dataset.text import column_cells
+from catcli.data.io.batch import Batch
+from catcli.data.io.output import FileFormat, check_folder, file_format, write_errors
+from catcli.data.io.source import BATCH_ROWS, Source
+from catcli.data.io.writers import RowWriter, open_writer
+from catcli.errors import GateMissed, ProductsError, UsageError, name_list
 from catcli.evaluation.studies import Churn, Flow, Turnover
-from catcli.products.batch import Batch
-from catcli.products.columns import alike, find
-from catcli.products.read import ROWS, Source
-from catcli.products.text import cells_of
-from catcli.products.write import Form, Sink, check_folder, filled, is_folder, is_pipe, output_form, writing
-from catcli.recipe import check_device
+from catcli.paths import display_path, is_folder, is_pipe
 from catcli.reporting import sentences, tables
 from catcli.runtime.labeler import Labeler
 from catcli.runtime.pipeline import CONFIDENCE, PREDICTED, Known, here, labeled_here, run
@@ -51,13 +53,13 @@ class Asked:
     allow_missing: bool = False
     device: str = "auto"
     variant: str = "auto"
-    reading: Reading = field(default_factory=Reading)
+    reading: InputOptions = field(default_factory=InputOptions)
 
     def check(self, names: Sequence[str], odd: Sequence[str] = ()) -> None:
         """Stop at what means nothing together; ``odd`` are options that were given and are of fits."""
         check_device(self.device)
         if odd:
-            raise UsageError(f"{listed(odd)}: with --on two adapters are compared as they are and nothing is fitted; leave it out.")
+            raise UsageError(f"{name_list(odd)}: with --on two adapters are compared as they are and nothing is fitted; leave it out.")
         if len(names) != 2:
             raise UsageError(f"--on compares two adapters, the one in use and the one to take its place; {len(names)} were named.")
         if self.max_churn is not None and not 0 <= self.max_churn <= 1:
@@ -75,13 +77,13 @@ def churn(names: Sequence[str], asked: Asked, *, as_json: bool = False, talk: Ta
     """
     talk = talk or Talk.silent()
     asked.check(names)
-    before, after = (adapters.named(name) for name in names)
+    before, after = (find_adapter(name) for name in names)
     source = asked.reading.open([asked.on])
     if source.piped and asked.weight:
         raise UsageError("--on - with --weight: the weights are looked at before anything is labeled; give the catalog as a file.")
     weight = _weight_column(source, asked)
     form = _form(source, asked)
-    batches = source.batches(ROWS)
+    batches = source.batches(BATCH_ROWS)
     first = next(batches)
     readers = _readers(source, first, (before, after), asked, talk)
     counts = _Counts()
@@ -114,7 +116,7 @@ def _weight_column(source: Source, asked: Asked) -> str | None:
         return None
     column, rows, whole = None, 0, 0.0
     for batch in source.batches():
-        column = column or find(asked.weight, batch.columns, "--weight", source.name)
+        column = column or find_column(asked.weight, batch.columns, "--weight", source.name)
         whole += float(_weights(batch, column, source.name, rows).sum())
         rows += len(batch)
     if rows and not whole:
@@ -122,26 +124,26 @@ def _weight_column(source: Source, asked: Asked) -> str | None:
     return column
 
 
-def _form(source: Source, asked: Asked) -> Form:
+def _form(source: Source, asked: Asked) -> FileFormat:
     """How the changed rows are written; stops at a place that cannot take them."""
     if asked.output is None:
-        return Form("csv")
+        return FileFormat("csv")
     if Path(asked.output).resolve() in {path.resolve() for path in source.paths if isinstance(path, Path)}:
         raise UsageError(f"-o {asked.output} is one of the inputs; write to another file.")
     check_folder(Path(asked.output))
     try:
-        return output_form(asked.output, None)
+        return file_format(asked.output, None)
     except UsageError as error:
         raise UsageError(f"-o {asked.output}: name a file that ends in .csv, .tsv, .jsonl, .parquet or .arrow.") from error
 
 
 @contextmanager
-def _changed_rows(out: str | None, form: Form) -> Iterator[Sink | None]:
+def _changed_rows(out: str | None, form: FileFormat) -> Iterator[RowWriter | None]:
     """The file of the changed rows, whole at the end or not there; None where none was asked for."""
     if out is None:
         yield None
         return
-    with writing(out, "-o"), atomic.atomic_write(Path(out)) as place, place.open("wb") as file, filled(file, form) as sink:
+    with write_errors(out, "-o"), atomic_write(Path(out)) as place, place.open("wb") as file, open_writer(file, form) as sink:
         yield sink
 
 
@@ -159,16 +161,16 @@ def _readers(source: Source, first: Batch, chosen: Sequence[Adapter], asked: Ask
     if asked.output:
         taken = [name for name in OURS if name in types]
         if taken:
-            raise ProductsError(f"{source.name} already has {listed(taken)}, which -o {asked.output} would write; rename it first.")
+            raise ProductsError(f"{source.name} already has {name_list(taken)}, which -o {asked.output} would write; rename it first.")
     trained = list(dict.fromkeys(column for adapter in chosen for column in adapter.manifest.text))
     for pair in asked.text:
-        find(pair.partition("=")[0], trained, "--text", "neither adapter")
+        find_column(pair.partition("=")[0], trained, "--text", "neither adapter")
     plans = []
     for adapter in chosen:
         manifest = adapter.manifest
-        mine = [pair for pair in asked.text if alike(pair.partition("=")[0], manifest.text) or "=" not in pair]
-        text = match_text(source.name, types, manifest, mine, allow_missing=asked.allow_missing, talk=talk)
-        plans.append(Plan(text, prices=prices_among(manifest, text)))
+        mine = [pair for pair in asked.text if similar_columns(pair.partition("=")[0], manifest.text) or "=" not in pair]
+        text = map_text_columns(source.name, types, manifest, mine, allow_missing=asked.allow_missing, talk=talk)
+        plans.append(Plan(text, prices=price_columns(manifest, text)))
     labelers = [Labeler(adapter, asked.device, asked.variant) for adapter in chosen]
     for note in (note for labeler in labelers for note in labeler.notes):
         talk.warn(note)
@@ -180,7 +182,7 @@ class _Comparing:
 
     by_input = False
 
-    def __init__(self, second: _Reader, weight: str | None, where: str, counts: _Counts, sink: Sink | None) -> None:
+    def __init__(self, second: _Reader, weight: str | None, where: str, counts: _Counts, sink: RowWriter | None) -> None:
         self._second, self._weight, self._where, self._counts, self._sink = second, weight, where, counts, sink
         self._planner, self._known = Planner(second.plan, second.labeler.texts), Known(1)
         self._names = pl.Series(second.labeler.categories, dtype=pl.String)
@@ -218,7 +220,7 @@ def _weights(batch: Batch, column: str, where: str, done: int) -> npt.NDArray[np
     Raises:
         ProductsError: a cell is something else.
     """
-    cells = cells_of(batch.select([column]), column)
+    cells = column_cells(batch.select([column]), column)
     if cells.dtype.is_nested():
         raise ProductsError(f"{where}: the cells of {column!r} are {cells.dtype}, no numbers; choose another column with --weight.")
     written = cells.cast(pl.String).str.strip_chars().fill_null("")
@@ -259,8 +261,8 @@ class _Counts:
         # Where no column was named a row counts one, so these are numbers of rows.
         whole, moved = sum(self.weights.values()), sum(flow.weight for flow in flows)
         return Churn(
-            before=places.spoken(before.folder),
-            after=places.spoken(after.folder),
+            before=display_path(before.folder),
+            after=display_path(after.folder),
             on=source.name,
             rows=self.rows,
             changed=sum(flow.rows for flow in flows),

@@ -13,10 +13,13 @@ from pathlib import Path
 
 from rich.text import Text
 
-from catcli import adapter as adapters
-from catcli import atomic, places
+from catcli.adapter.store import store_folder
+from catcli.atomic import is_leftover
 from catcli.commands.talk import Talk
 from catcli.errors import OutputError, UsageError
+from catcli.file_lock import file_lock
+from catcli.paths import display_path
+from catcli.private_folder import claim, delete_private_folder
 from catcli.reporting import tables
 
 KINDS = {"catcli-parts": "labeled rows of a predict", "catcli-resume": "the training of a fit or tune"}
@@ -50,7 +53,7 @@ def clean(folder: Path | None = None, *, yes: bool = False, as_json: bool = Fals
         raise UsageError(f"{folder} is no folder; name one in which runs were stopped.")
     if yes and os.name != "posix":
         raise UsageError("--yes: this system does not say whether a run is at work on what is listed; remove it by hand.")
-    folders = [folder] if folder is not None else [Path(), *(one for one in [adapters.store()] if one.is_dir())]
+    folders = [folder] if folder is not None else [Path(), *(one for one in [store_folder()] if one.is_dir())]
     found = [left for one in folders for path in sorted(one.iterdir()) for left in _looked_at(path, yes, talk)]
     _show(found, as_json, talk)
     return found
@@ -59,11 +62,11 @@ def clean(folder: Path | None = None, *, yes: bool = False, as_json: bool = Fals
 def _looked_at(path: Path, yes: bool, talk: Talk) -> Iterator[Left]:
     """What is at a path, if a stopped run left it; removed where that is asked and nobody is at work on it."""
     kind = _LEFT.fullmatch(path.name)
-    if kind is None and not atomic.is_leftover(path):
+    if kind is None and not is_leftover(path):
         return
     try:
         if path.is_symlink() or not path.is_file():
-            atomic.claim(path)
+            claim(path)
         if (path / "old").exists():
             talk.warn(f"{path} holds what a run was replacing as it was stopped; run its line once more, which puts that back.")
             return
@@ -76,7 +79,7 @@ def _looked_at(path: Path, yes: bool, talk: Talk) -> Iterator[Left]:
         return
     holds = KINDS[kind[1]] if kind else "a file that was not finished"
     hours = max(0.0, (time.time() - last) / 3600)
-    yield Left(places.spoken(path), holds, size, hours, not free, removed=not os.path.lexists(path))
+    yield Left(display_path(path), holds, size, hours, not free, removed=not os.path.lexists(path))
 
 
 @contextmanager
@@ -87,7 +90,7 @@ def _free(path: Path, kind: re.Match[str] | None) -> Iterator[bool]:
         return
     parts = kind[1] == "catcli-parts"
     lock = path / "lock" if parts else path.with_name(path.name.removesuffix("catcli-resume") + "lock")
-    with atomic.file_lock(lock) as alone:
+    with file_lock(lock) as alone:
         yield alone
 
 
@@ -103,7 +106,7 @@ def _measured(path: Path) -> tuple[int, float]:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        atomic.discard(path)
+        delete_private_folder(path)
     else:
         path.unlink(missing_ok=True)
 

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from catcli import atomic
-from catcli.adapter import MANIFEST, Adapter
+from catcli.adapter.folder import Adapter
+from catcli.adapter.manifest import MANIFEST
+from catcli.atomic import atomic_write
 from catcli.commands.cells import Cell, Cells, Failure
-from catcli.commands.preparing import Reading, digest, prepared
 from catcli.commands.talk import Talk
-from catcli.errors import CatcliError, GateMissed, UsageError, close_to
+from catcli.config import LORA_METHODS, LORA_OPTIONS, Method, Recipe
+from catcli.data.dataset.prepare import InputOptions, load_training_data, source_digest
+from catcli.data.io.output import write_errors
+from catcli.errors import CatcliError, GateMissed, UsageError, did_you_mean
 from catcli.evaluation.studies import Compared
-from catcli.products.write import writing
-from catcli.recipe import ADAPTED, ADAPTERS_ONLY, Method, Recipe
 from catcli.reporting import sentences, tables
 
 LINEAR = "linear"
@@ -46,7 +47,7 @@ class Grid:
         known = [*get_args(Method), LINEAR]
         for method in self.chosen:
             if method not in known:
-                raise UsageError(f"--method {method}: choose among {', '.join(known)}{close_to(method, known)}.")
+                raise UsageError(f"--method {method}: choose among {', '.join(known)}{did_you_mean(method, known)}.")
         learned = [method for method in dict.fromkeys(self.chosen) if method != LINEAR]
         if not learned:
             raise UsageError("--method linear alone leaves nothing to compare it with; add another --method.")
@@ -73,7 +74,7 @@ def _foreign(recipe: Recipe, base: str, method: str) -> set[str]:
         foreign |= {"lr", "pool", "targets", "max_tokens"}
     if method != recipe.method:
         foreign |= {"lr", "method"}
-    return foreign if method in ADAPTED else foreign | set(ADAPTERS_ONLY)
+    return foreign if method in LORA_METHODS else foreign | set(LORA_OPTIONS)
 
 
 def _short(base: str) -> str:
@@ -88,7 +89,7 @@ def compare(
     grid: Grid | None = None,
     output: Path | None = None,
     force: bool = False,
-    reading: Reading | None = None,
+    reading: InputOptions | None = None,
     as_json: bool = False,
     talk: Talk | None = None,
 ) -> Compared:
@@ -99,16 +100,16 @@ def compare(
     Raises:
         CatcliError: something that the user can mend; a cell that failed is told after the others are done.
     """
-    talk, grid, reading = talk or Talk.silent(), grid or Grid(), reading or Reading()
+    talk, grid, reading = talk or Talk.silent(), grid or Grid(), reading or InputOptions()
     if all((Path(one) / MANIFEST).is_file() for one in products):
         raise UsageError("adapters are compared on a catalog; say which with --on. To set their scores side by side, use catcli report.")
     wanted = grid.cells(recipe)
     source = reading.open(products)
     if source.piped:
         raise UsageError("compare reads its rows once for every fit; give them as a file, not through a pipe.")
-    prepared(source, recipe, talk)  # what is wrong with the rows is wrong for every cell: said once, before the first
+    load_training_data(source, recipe, talk)  # what is wrong with the rows is wrong for every cell: said once, before the first
     folder = output or Path(f"{source.stem}.compared")
-    cells = Cells(folder, products, reading, digest(source), talk)
+    cells = Cells(folder, products, reading, source_digest(source), talk)
     made, failed = _fitted(wanted, cells, force, talk)
     if not made:
         name, failure = next(iter(failed.items()))
@@ -121,12 +122,12 @@ def compare(
     best = graded.best
     recipe_file = str(folder / BEST) if best.base else None
     told = graded.told({name: failure.why for name, failure in failed.items()}, str(folder / PAGE), recipe_file)
-    with writing(str(folder), "-o"):
-        with atomic.atomic_write(folder / PAGE) as place:
+    with write_errors(str(folder), "-o"):
+        with atomic_write(folder / PAGE) as place:
             place.write_text(comparison_page(source.stem, told, graded.names, graded.shown()), encoding="utf-8")
         if recipe_file:
             chosen = Recipe.load(str(Path(best.adapters[0]) / "recipe.json")).but({"refit": recipe.refit})
-            with atomic.atomic_write(folder / BEST) as place:
+            with atomic_write(folder / BEST) as place:
                 place.write_text(chosen.model_dump_json(indent=2) + "\n", encoding="utf-8")
     _show(told, products, reading, as_json, talk)
     if failed:
@@ -161,7 +162,7 @@ def _fitted(wanted: Sequence[Cell], cells: Cells, force: bool, talk: Talk) -> tu
     return made, failed
 
 
-def _show(told: Compared, products: Sequence[str], reading: Reading, as_json: bool, talk: Talk) -> None:
+def _show(told: Compared, products: Sequence[str], reading: InputOptions, as_json: bool, talk: Talk) -> None:
     if as_json:
         talk.result(told.model_dump_json())
         return

@@ -6,13 +6,13 @@ import shutil
 from importlib import resources
 from pathlib import Path
 
-from catcli import atomic
+from catcli.atomic import atomic_write
 from catcli.commands.fit import Fitted, fit
 from catcli.commands.predict import Asked, predict
 from catcli.commands.report import report
 from catcli.commands.talk import Talk
+from catcli.config import Recipe
 from catcli.errors import OutputError
-from catcli.recipe import Recipe
 
 FILES = ("products.csv", "catalog.csv")
 
@@ -43,7 +43,7 @@ def _copy(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
-            with resources.as_file(resources.files("catcli.products") / "demo" / name) as file, atomic.atomic_write(folder / name) as place:
+            with resources.as_file(resources.files("catcli.data") / "demo" / name) as file, atomic_write(folder / name) as place:
                 shutil.copyfile(file, place)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}; name another folder: 'catcli demo another-folder'.") from error

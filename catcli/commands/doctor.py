@@ -8,7 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from catcli import adapter as adapters
+from catcli.adapter.folder import package_versions
+from catcli.adapter.store import adapter_folders, store_folder
 from catcli.commands.talk import Talk
 from catcli.errors import CatcliError
 from catcli.reporting import tables
@@ -28,8 +29,8 @@ def doctor(*, as_json: bool = False, talk: Talk | None = None) -> dict[str, str]
         **_gpu(),
         "embedded_model": _embedded(),
     }
-    facts["store"] = f"{adapters.store().resolve()}, {len(adapters.folders())} adapters"
-    facts.update(adapters.versions())
+    facts["store"] = f"{store_folder().resolve()}, {len(adapter_folders())} adapters"
+    facts.update(package_versions())
     if as_json:
         talk.result(json.dumps(facts))
         return facts

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import polars as pl
 
 from catcli.commands.talk import Talk
+from catcli.data.dataset.text import row_text_series
+from catcli.data.io.source import open_source
 from catcli.errors import ProductsError
-from catcli.products.read import open_source
-from catcli.products.text import composed
 from catcli.runtime.cluster import Cluster
 from catcli.runtime.labeler import Labeler
 from catcli.runtime.pipeline import CONFIDENCE, PREDICTED
@@ -44,7 +44,7 @@ def earlier_labels(file: str, labeler: Labeler | Cluster, plan: Plan, talk: Talk
                     "with the text columns in it."
                 )
             frame = batch.select(list(dict.fromkeys([*text, PREDICTED, CONFIDENCE])))
-            texts = composed(frame, text, plan.prices)
+            texts = row_text_series(frame, text, plan.prices)
             found = frame[PREDICTED].cast(pl.String).replace_strict(number, default=None, return_dtype=pl.Int32)
             sure = frame[CONFIDENCE].cast(pl.Float32, strict=False)
             unsure += int((found.is_not_null() & sure.is_null()).sum())

@@ -6,9 +6,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from catcli import adapter as adapters
-from catcli import signing
-from catcli.adapter import Adapter, Variant
+from catcli.adapter.folder import Adapter, load_adapter
+from catcli.adapter import signing
+from catcli.adapter.manifest import Variant
+from catcli.adapter.store import find_adapter
+from catcli.adapter.writer import adapter_draft, check_target
 from catcli.commands.talk import Talk
 from catcli.errors import AdapterError
 from catcli.evaluation.heldout import HeldOut
@@ -27,7 +29,7 @@ def export_adapter(
     With ``without_rows`` the held-out rows keep their logits, categories and product hashes, by which the copy is reported, but not their
     texts; and the probe rows, by which it is tried out where it is loaded, are categories' names in place of products.
 
-    With a private ``key`` the copy is signed: see `catcli.signing`.
+    With a private ``key`` the copy is signed: see `catcli.adapter.signing`.
 
     Raises:
         UsageError: there is no such key.
@@ -35,13 +37,13 @@ def export_adapter(
         OutputError: the output cannot be written.
     """
     talk = talk or Talk.silent()
-    private = None if key is None else signing.private_key(key)
-    found = adapters.named(name)
-    adapters.check_free(output, force)
+    private = None if key is None else signing.load_private_key(key)
+    found = find_adapter(name)
+    check_target(output, force)
     if output.resolve().is_relative_to(found.folder.resolve()):
         raise AdapterError(f"-o {output} lies in the adapter that is exported; name a folder beside it.")
     size = found.verify()
-    with adapters.drafted(output) as draft:
+    with adapter_draft(output) as draft:
         for file in found.manifest.files:
             if not without_rows or file not in ROWS:
                 shutil.copyfile(found.file(file), draft.folder / file)
@@ -49,10 +51,10 @@ def export_adapter(
             _write_without_rows(found, draft.folder)
         draft.manifest = found.manifest
         if private is not None:
-            draft.finish = lambda folder: signing.sign(folder, private)
+            draft.finish = lambda folder: signing.sign_adapter(folder, private)
     talk.record("exported", bytes=size, adapter=found.fingerprint, folder=str(output))
     talk.say(f"written: {output}" + (", without the texts of its rows" if without_rows else "") + (", signed" if private else ""))
-    return adapters.load(output)
+    return load_adapter(output)
 
 
 def _write_without_rows(adapter: Adapter, folder: Path) -> None:

@@ -12,18 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from catcli import adapter as adapters
-from catcli import atomic, places
-from catcli.adapter import Variant
-from catcli.commands.preparing import Reading, Ready, prepared
+from catcli import private_folder
+from catcli.adapter.folder import Adapter, load_adapter, manifest_time, package_versions
+from catcli.adapter.manifest import FORMAT, BaseInfo, Manifest, ModelScales, Variant, VariantInfo
+from catcli.adapter.store import find_adapter, store_folder
+from catcli.adapter.writer import AdapterDraft, adapter_draft, check_target, fit_lock
 from catcli.commands.talk import Talk
+from catcli.config import Recipe
+from catcli.data.dataset.columns import ColumnRoles
+from catcli.data.dataset.labeled import LabeledRows, conflicting_labels
+from catcli.data.dataset.prepare import InputOptions, TrainingData, load_training_data
+from catcli.data.dataset.split import Split
 from catcli.evaluation.demands import Demand, check_demands
 from catcli.evaluation.heldout import HeldOut
 from catcli.evaluation.metrics import Metrics, Rows, Training
-from catcli.products.columns import Columns
-from catcli.products.labeled import Labeled, disagreeing
-from catcli.products.split import Split
-from catcli.recipe import Recipe
+from catcli.paths import resume_folder
 from catcli.reporting import card, sentences, tables
 from catcli.reporting.sentences import METHODS
 from catcli.runtime.labeler import PROBE_ROWS, save_probe
@@ -54,7 +57,7 @@ class Run:
 class Fitted:
     """What a fit came to: the adapter, and what was measured on its held-out rows."""
 
-    adapter: adapters.Adapter
+    adapter: Adapter
     metrics: Metrics
 
 
@@ -64,7 +67,7 @@ def fit(
     recipe: Recipe,
     output: Path | None = None,
     force: bool = False,
-    reading: Reading | None = None,
+    reading: InputOptions | None = None,
     as_json: bool = False,
     resume: bool = False,
     require: Sequence[str] = (),
@@ -81,30 +84,30 @@ def fit(
     demands = tuple(map(Demand.of, require))
     run = Run(Talk.silent() if talk is None or HELPS else talk, as_json, resume, demands, time.perf_counter())
     talk = run.talk
-    source = (reading or Reading()).open(products)
-    target = output or adapters.store() / source.stem
-    adapters.check_free(target, force)
+    source = (reading or InputOptions()).open(products)
+    target = output or store_folder() / source.stem
+    check_target(target, force)
     if recipe.teacher:
-        adapters.named(recipe.teacher)  # what can be known at once is said before the rows are read
-    ready = prepared(source, recipe, talk)
-    with nullcontext() if HELPS else adapters.alone(target):
+        find_adapter(recipe.teacher)  # what can be known at once is said before the rows are read
+    ready = load_training_data(source, recipe, talk)
+    with nullcontext() if HELPS else fit_lock(target):
         fitted = _train_and_write(ready, target, run)
     _show(fitted, as_json, talk)
     return fitted
 
 
-def _train_and_write(ready: Ready, target: Path, run: Run) -> Fitted:
+def _train_and_write(ready: TrainingData, target: Path, run: Run) -> Fitted:
     # torch, transformers and scikit-learn take seconds to import: only once the rows are known to be good.
     from catcli.commands.learning import Learner
     from catcli.models.training import Tell
 
-    talk, demands, checkpoints = run.talk, run.demands, places.resumable(target)
+    talk, demands, checkpoints = run.talk, run.demands, resume_folder(target)
     if HELPS:
         Learner(ready, talk, Tell(), run.started).train(checkpoints)
         raise SystemExit(0)
     if run.resume and not checkpoints.exists():
         talk.say("there is nothing to resume; the fit begins anew.")
-    with talk.progress() as advance, adapters.drafted(target, sealed=True) as draft, atomic.claimed(checkpoints):
+    with talk.progress() as advance, adapter_draft(target, sealed=True) as draft, private_folder.persistent_folder(checkpoints):
         learner = Learner(ready, talk, Tell(advance, talk.say), run.started)
         learned = learner.learn(draft.folder, checkpoints)
         for number, epoch in enumerate(learned.first.epochs, 1):
@@ -119,11 +122,11 @@ def _train_and_write(ready: Ready, target: Path, run: Run) -> Fitted:
             again = "the training is kept: the same line without --require writes it all the same."
             check_demands(metrics, demands, f"nothing was written, and {again}")
         _write(draft, ready, learned, metrics, served)
-    atomic.discard(checkpoints)
-    return Fitted(adapters.load(target), metrics)
+    private_folder.delete_private_folder(checkpoints)
+    return Fitted(load_adapter(target), metrics)
 
 
-def _measure(labeled: Labeled, parts: Split, learned: Learned) -> tuple[Metrics, dict[Variant, adapters.Served]]:
+def _measure(labeled: LabeledRows, parts: Split, learned: Learned) -> tuple[Metrics, dict[Variant, VariantInfo]]:
     """The scores of the test rows by the variant that serves, and for every variant what the validation rows chose."""
     from catcli.evaluation.assess import Scored, assess
     from catcli.models.classifier import device_memory
@@ -139,7 +142,7 @@ def _measure(labeled: Labeled, parts: Split, learned: Learned) -> tuple[Metrics,
     validation, test = scored(slice(0, len(parts.validation))), scored(slice(len(parts.validation), None))
     served = {variant: served_by(validation, blending, variant, FILES[variant]) for variant in learned.logits}
     serves = learned.exported.serves
-    told = assess(test, serves, blending, served[serves], disagreeing(labeled.texts, labeled.classes))
+    told = assess(test, serves, blending, served[serves], conflicting_labels(labeled.texts, labeled.classes))
     metrics = Metrics(
         **dict(told.evaluation),
         rows=Rows(
@@ -174,12 +177,12 @@ def _measure(labeled: Labeled, parts: Split, learned: Learned) -> tuple[Metrics,
     return metrics, served
 
 
-def served_by(validation: Scored, blending: Blending, variant: Variant, file: str) -> adapters.Served:
+def served_by(validation: Scored, blending: Blending, variant: Variant, file: str) -> VariantInfo:
     """How a variant serves: its calibration, and the thresholds that the validation rows show."""
     from catcli.evaluation.contract import Judged, category_thresholds, thresholds
 
     judged = Judged.of(validation.outcomes(blending.probabilities(validation.lora[variant], validation.linear, variant)))
-    return adapters.Served(
+    return VariantInfo(
         file=file,
         confidence=blending.confidences[variant],
         thresholds=thresholds(judged),
@@ -187,7 +190,7 @@ def served_by(validation: Scored, blending: Blending, variant: Variant, file: st
     )
 
 
-def _write(draft: adapters.Draft, ready: Ready, learned: Learned, metrics: Metrics, served: dict[Variant, adapters.Served]) -> None:
+def _write(draft: AdapterDraft, ready: TrainingData, learned: Learned, metrics: Metrics, served: dict[Variant, VariantInfo]) -> None:
     """Everything of the folder that the export has not written."""
     from catcli.models.export import weights_beside
 
@@ -216,12 +219,12 @@ def _write(draft: adapters.Draft, ready: Ready, learned: Learned, metrics: Metri
         (draft.folder / name).write_text(text, encoding="utf-8", newline="")
 
 
-def _manifest(names: Sequence[str], columns: Columns, learned: Learned, served: dict[Variant, adapters.Served]) -> adapters.Manifest:
+def _manifest(names: Sequence[str], columns: ColumnRoles, learned: Learned, served: dict[Variant, VariantInfo]) -> Manifest:
     base, blending = learned.lora.base, learned.blending
-    return adapters.Manifest(
-        format=adapters.FORMAT,
-        created=adapters.now(),
-        base=adapters.Base(name=base.name, hub=base.hub, sha256=base.sha256, revision=base.revision, blocks=base.kept or ()),
+    return Manifest(
+        format=FORMAT,
+        created=manifest_time(),
+        base=BaseInfo(name=base.name, hub=base.hub, sha256=base.sha256, revision=base.revision, blocks=base.kept or ()),
         method=learned.lora.recipe.method,
         label=columns.label,
         text=columns.text,
@@ -231,10 +234,10 @@ def _manifest(names: Sequence[str], columns: Columns, learned: Learned, served: 
         max_tokens=learned.lora.tokenizer.max_tokens,
         pad_id=base.pad_id,
         blend=blending.blend,
-        alone=adapters.Alone(lora=blending.lora_alone, linear=blending.linear_alone),
+        alone=ModelScales(lora=blending.lora_alone, linear=blending.linear_alone),
         variants=served,
         files={},
-        versions=adapters.versions(),
+        versions=package_versions(),
     )
 
 

@@ -9,7 +9,7 @@ from itertools import combinations
 
 import numpy as np
 
-from catcli.adapter import Adapter
+from catcli.adapter.folder import Adapter
 from catcli.commands.cells import Cell
 from catcli.errors import AdapterError
 from catcli.evaluation.calibration import Blending, crossed_losses

@@ -12,12 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from catcli import adapter as adapters
-from catcli import atomic
-from catcli.adapter import Variant
-from catcli.commands.preparing import Ready
+from catcli.adapter.folder import package_versions
+from catcli.adapter.manifest import Variant
+from catcli.atomic import atomic_write, read_small_file
 from catcli.commands.talk import Talk
 from catcli.commands.teaching import Teacher
+from catcli.config import Recipe
+from catcli.data.dataset.examples import Examples, category_name_examples, stratified_sample
+from catcli.data.dataset.labeled import LabeledRows
+from catcli.data.dataset.prepare import TrainingData
+from catcli.data.dataset.split import Rows
 from catcli.errors import UsageError
 from catcli.evaluation.calibration import Blending, class_shares, fit_scale
 from catcli.evaluation.metrics import RandomSplit, SplitScores
@@ -32,10 +36,6 @@ from catcli.models.methods import learning_rate
 from catcli.models.reading import Reading, read
 from catcli.models.training import Task, Tell, Trained, default_epochs, fitting_tokenizer, train
 from catcli.models.workers import workers
-from catcli.products.examples import Examples, draw, names_as_examples
-from catcli.products.labeled import Labeled
-from catcli.products.split import Rows
-from catcli.recipe import Recipe
 from catcli.reporting.sentences import METHODS
 from catcli.runtime.blend import Array, mix
 from catcli.runtime.ngrams import LinearModel
@@ -117,7 +117,7 @@ class Studied:
 class Learner:
     """Trains both models on labeled rows, and refits them; what its steps share stands in one place."""
 
-    def __init__(self, ready: Ready, talk: Talk, tell: Tell, started: float) -> None:
+    def __init__(self, ready: TrainingData, talk: Talk, tell: Tell, started: float) -> None:
         labeled, parts, recipe = ready.labeled, ready.parts, ready.recipe
         self.labeled, self.parts, self.talk, self.tell, self.started = labeled, parts, talk, tell, started
         self.unlabeled = ready.unlabeled.texts if ready.unlabeled else []
@@ -128,7 +128,7 @@ class Learner:
             at = f" at {base.revision}" if base.revision else ""
             talk.say(f"base: {base.hub}{at}; method: {self.recipe.method}")
         self.rows = Examples.of(labeled.texts, labeled.classes)
-        self.names = names_as_examples(labeled.categories.names)
+        self.names = category_name_examples(labeled.categories.names)
         self.count = len(labeled.categories)
         taught = self.rows.take(parts.train).plus(self.names)
         self.shares = class_shares(taught.classes, taught.weights, self.count)
@@ -218,14 +218,14 @@ class Learner:
         left = self.left()
         if left is not None and most > TRIAL_ROWS:
             if self.linear_speed is None:
-                trial = draw(self.rows.classes, rows, TRIAL_ROWS, self.recipe.seed)
+                trial = stratified_sample(self.rows.classes, rows, TRIAL_ROWS, self.recipe.seed)
                 start = time.perf_counter()
                 fit_linear(self.balanced(self.rows.take(trial).plus(self.names)), self.count, self.recipe.seed)
                 self.linear_speed = TRIAL_ROWS / (time.perf_counter() - start)
             fits = fits or (2 if self.recipe.refit else 1)
             seconds = max(1.0, left * LINEAR_SHARE / fits)
             most = min(most, max(TRIAL_ROWS, int(self.linear_speed * seconds)))
-        return draw(self.rows.classes, rows, most, self.recipe.seed)
+        return stratified_sample(self.rows.classes, rows, most, self.recipe.seed)
 
     def fit_linear(self, rows: Rows, stage: str) -> LinearModel:
         """Fit on ``rows`` and the categories' names."""
@@ -269,7 +269,7 @@ class Learner:
         count = min(most, len(self.parts.train), len(taught))
 
         def learned(train: Rows, test: Rows) -> SplitScores:
-            chosen = draw(self.rows.classes, train, count, self.recipe.seed)
+            chosen = stratified_sample(self.rows.classes, train, count, self.recipe.seed)
             model = fit_linear(self.balanced(self.rows.take(chosen).plus(self.names)), self.count, self.recipe.seed)
             outcomes = Outcomes.of(model.logits([self.rows.texts[row] for row in test]), self.rows.classes[test], test)
             metrics = outcomes.point.metrics
@@ -291,14 +291,14 @@ class Learner:
         most = int(workers().agree(most))
         if workers().first:
             checkpoints.mkdir(parents=True, exist_ok=True)
-            with atomic.atomic_write(kept) as place:
+            with atomic_write(kept) as place:
                 place.write_text(json.dumps({"rows": most, "fit": mark}), encoding="utf-8")
         if most < len(others):
             self.talk.say(
                 f"{METHODS[self.recipe.method]} learns from a draw of {most:,} of {len(others):,} rows; a longer --time-budget takes more"
             )
-        watched = draw(self.rows.classes, self.parts.validation, min(WATCHED, most // 4), self.recipe.seed)
-        taught = draw(self.rows.classes, others, most, self.recipe.seed)
+        watched = stratified_sample(self.rows.classes, self.parts.validation, min(WATCHED, most // 4), self.recipe.seed)
+        taught = stratified_sample(self.rows.classes, others, most, self.recipe.seed)
         unlabeled = self.unlabeled_beside(len(taught), most)
         if len(unlabeled) < len(self.unlabeled):
             self.talk.say(f"{len(unlabeled):,} of {len(self.unlabeled):,} unlabeled texts are learned from")
@@ -318,7 +318,7 @@ class Learner:
         if self.device.type == "cuda":  # which takes seconds to start, once for the process
             self.read(self.rows.take(others[:1]), Tell())
         for count in (1, READ_ROWS):  # one row takes what loading the base does
-            trial = draw(self.rows.classes, others, count, self.recipe.seed)
+            trial = stratified_sample(self.rows.classes, others, count, self.recipe.seed)
             start = time.perf_counter()
             texts = self.rows.take(trial)
             self.read(texts, Tell())
@@ -369,7 +369,7 @@ class Learner:
     def fingerprint(self, rows: Rows, unlabeled: Sequence[str]) -> str:
         """What a checkpoint has to be of: the same texts, categories and options, by the same packages, in as many processes."""
         teacher = self.teacher.adapter.fingerprint if self.teacher else None
-        made_of = [self.recipe.model_dump(mode="json"), self.base.sha256, adapters.versions(), workers().count, teacher]
+        made_of = [self.recipe.model_dump(mode="json"), self.base.sha256, package_versions(), workers().count, teacher]
         told = json.dumps([*made_of, self.labeled.categories.names])
         mark = hashlib.sha256(told.encode("utf-8", "surrogatepass"))
         for row in rows:
@@ -382,13 +382,13 @@ class Learner:
 def _kept_rows(file: Path, mark: str) -> int | None:
     """How many rows a stopped fit of ``mark`` had taken; None where there was none, or one of other rows or options."""
     try:
-        kept = json.loads(atomic.read_bounded(file, 1024))
+        kept = json.loads(read_small_file(file, 1024))
         return int(kept["rows"]) if kept["fit"] == mark else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def resolved(recipe: Recipe, base: Backbone, labeled: Labeled, taught: int) -> Recipe:
+def resolved(recipe: Recipe, base: Backbone, labeled: LabeledRows, taught: int) -> Recipe:
     """The recipe with the options that depend on the base and on the ``taught`` rows; a base on the hub with its commit."""
     if recipe.max_tokens and recipe.max_tokens > base.longest:
         raise UsageError(f"--max-tokens {recipe.max_tokens}: {base.hub} has positions for {base.longest:,}; ask for at most so many.")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from catcli.data.io.bad_rows import bad_rows_path
+from catcli.data.io.buckets import BucketObject, Location, canonical_url, find_object, list_objects
+from catcli.data.io.output import FileFormat, check_folder, file_format
+from catcli.data.io.source import Source
 from catcli.errors import OutputError, UsageError
-from catcli.places import is_bucket
-from catcli.products.bad_rows import list_beside
-from catcli.products.buckets import Object, Place, below, looked_up, plain
-from catcli.products.read import Source
-from catcli.products.write import Form, check_folder, is_folder, output_form
+from catcli.paths import is_bucket, is_folder
 
 if TYPE_CHECKING:
     from catcli.commands.predict import Asked
@@ -32,14 +32,14 @@ def check_output(source: Source, asked: Asked) -> None:
 
 def _exists(out: str) -> bool:
     if is_bucket(out):
-        return bool(below(out)) if is_folder(out) else looked_up(out) is not None
+        return bool(list_objects(out)) if is_folder(out) else find_object(out) is not None
     return Path(out).exists()
 
 
-def _is_or_holds(out: str, path: Place) -> bool:
+def _is_or_holds(out: str, path: Location) -> bool:
     """Whether an output is an input, or a folder with it."""
-    if isinstance(path, Object):
-        return plain(path.url) == plain(out) or (is_folder(out) and plain(path.url).startswith(plain(out)))
+    if isinstance(path, BucketObject):
+        return canonical_url(path.url) == canonical_url(out) or (is_folder(out) and canonical_url(path.url).startswith(canonical_url(out)))
     if is_bucket(out):
         return False
     place = Path(out)
@@ -48,7 +48,7 @@ def _is_or_holds(out: str, path: Place) -> bool:
 
 def _check_list(source: Source, asked: Asked) -> None:
     """Stop where the list of rows that cannot be read would replace something else."""
-    beside = list_beside(asked.output)
+    beside = bad_rows_path(asked.output)
     if asked.no_clobber and _exists(beside):
         raise OutputError(f"--on-bad-row: {beside} exists and --no-clobber leaves it alone; choose another name for -o.")
     if beside == asked.review or any(_is_or_holds(beside, path) for path in source.paths):
@@ -72,10 +72,10 @@ def _check_review(source: Source, asked: Asked) -> None:
 
 def _is_in(file: str, folder: str) -> bool:
     if is_bucket(file) or is_bucket(folder):
-        return plain(file).startswith(plain(folder))
+        return canonical_url(file).startswith(canonical_url(folder))
     return Path(file).resolve().is_relative_to(Path(folder).resolve())
 
 
-def review_form(asked: Asked) -> Form:
+def review_form(asked: Asked) -> FileFormat:
     """How the rows for a review are written."""
-    return output_form(asked.review or "", None, option="--review", safe=asked.safe_csv)
+    return file_format(asked.review or "", None, option="--review", safe=asked.safe_csv)

@@ -14,30 +14,35 @@ from typing import Any
 
 import polars as pl
 
-from catcli import __version__, atomic
-from catcli import adapter as adapters
+from catcli import __version__
+from catcli.adapter.folder import Adapter
+from catcli.adapter.signing import check_signature
+from catcli.adapter.store import find_adapter, only_adapter
+from catcli.atomic import temporary_folder
 from catcli.commands.acceptance import held, held_by_category
 from catcli.commands.earlier import earlier_labels
-from catcli.commands.matching import match_text, prices_among
 from catcli.commands.outputs import check_output, review_form
 from catcli.commands.talk import Talk
-from catcli.errors import CatcliError, ChangedError, ProductsError, RowError, Terminated, UsageError, listed
-from catcli.products.bad_rows import BadRows
-from catcli.products.batch import Batch
-from catcli.products.buckets import Object
-from catcli.products.columns import find
-from catcli.products.parts import ON_BAD_ROW, Parts, place_for
-from catcli.products.read import Source, open_source
-from catcli.products.review import Review
-from catcli.products.streams import stamp
-from catcli.products.write import Form, is_folder, is_pipe, output_form, piped, writing
-from catcli.recipe import check_device, check_variant
+from catcli.config import check_device, check_variant
+from catcli.data.dataset.column_mapping import map_text_columns, price_columns
+from catcli.data.dataset.columns import find_column
+from catcli.data.io.bad_rows import BadRowsFile
+from catcli.data.io.batch import Batch
+from catcli.data.io.buckets import BucketObject
+from catcli.data.io.journal import ON_BAD_ROW
+from catcli.data.io.output import FileFormat, file_format, write_errors
+from catcli.data.io.parts import Parts, staging_path
+from catcli.data.io.review import ReviewFile
+from catcli.data.io.source import Source, open_source
+from catcli.data.io.streams import file_state
+from catcli.data.io.writers import open_pipe
+from catcli.errors import CatcliError, ChangedError, ProductsError, RowError, Terminated, UsageError, name_list
+from catcli.paths import is_folder, is_pipe
 from catcli.reporting.sentences import counted
 from catcli.runtime.cluster import Cluster
 from catcli.runtime.labeler import Labeler
 from catcli.runtime.pipeline import ALTERNATIVES, CONFIDENCE, PREDICTED, Done, Engine, Summary, Through, here, no_rows, run
 from catcli.runtime.planning import Plan, Planner, rows_of_a_batch
-from catcli.signing import check_signature
 
 
 @dataclass(frozen=True)
@@ -111,8 +116,8 @@ class Prepared:
 
     asked: Asked
     source: Source
-    form: Form
-    adapter: adapters.Adapter
+    form: FileFormat
+    adapter: Adapter
     labeler: Labeler | Cluster
     plan: Plan
     batches: Iterator[Batch]
@@ -151,7 +156,7 @@ def _labeled(ready: Prepared, as_json: bool, talk: Talk) -> Summary:
                 talk.warn("memory is too short for some batches, which are labeled in halves; a smaller --batch-tokens spares the tries.")
 
         if is_pipe(asked.output):
-            with _spills(asked) as spills, piped(asked.output, ready.form) as sink:
+            with _spills(asked) as spills, open_pipe(asked.output, ready.form) as sink:
                 review = _review(ready, spills)
                 run(engine, Through(sink), ready.labeler, ready.plan, advance, previous=previous, review=review, summary=done)
                 _warn(done, ready, talk, "; they are not listed beside a pipe")
@@ -214,11 +219,11 @@ def prepare(catalog: Sequence[str], asked: Asked, talk: Talk, labeler: Labeler |
     if asked.engine == "ray" and source.piped:
         raise UsageError("--engine ray: what comes through a pipe is here and not on the cluster; give the rows as a file.")
     beside = source.format if source.format != "excel" else "csv"
-    form = output_form(asked.output, asked.output_as, beside, safe=asked.safe_csv)
+    form = file_format(asked.output, asked.output_as, beside, safe=asked.safe_csv)
     if asked.safe_csv and not form.safe and not (asked.review and review_form(asked).safe):
         raise UsageError(f"--safe-csv keeps formulas out of CSV and TSV; {form.format} has none: leave it out.")
     check_output(source, asked)
-    chosen = adapters.named(asked.adapter) if asked.adapter else adapters.only()
+    chosen = find_adapter(asked.adapter) if asked.adapter else only_adapter()
     check_signature(chosen, asked.trusted_key)
     started = time.perf_counter()
     used = labeler or _labeler(chosen, asked, opened)
@@ -237,7 +242,7 @@ def prepare(catalog: Sequence[str], asked: Asked, talk: Talk, labeler: Labeler |
     return Prepared(asked, source, form, chosen, used, plan, itertools.chain([first], batches), first.slice(0, 0))
 
 
-def _labeler(adapter: adapters.Adapter, asked: Asked, opened: ExitStack) -> Labeler | Cluster:
+def _labeler(adapter: Adapter, asked: Asked, opened: ExitStack) -> Labeler | Cluster:
     """The adapter, loaded here or on a cluster."""
     options = (adapter, asked.device, asked.variant, asked.batch_tokens, asked.workers)
     return opened.enter_context(Cluster(*options)) if asked.engine == "ray" else Labeler(*options)
@@ -254,21 +259,21 @@ def told(batches: Iterator[Batch], talk: Talk) -> Iterator[Batch]:
         yield batch
 
 
-def _plan(source: Source, first: Batch, adapter: adapters.Adapter, asked: Asked, form: Form, talk: Talk) -> Plan:
+def _plan(source: Source, first: Batch, adapter: Adapter, asked: Asked, form: FileFormat, talk: Talk) -> Plan:
     columns = first.columns
     ours = [PREDICTED, CONFIDENCE, *([ALTERNATIVES] if asked.top_k > 1 else [])]
     taken = [name for name in ours if name in columns]
     if taken and not asked.replace_columns:
         raise ProductsError(
-            f"{source.name} already has {listed(taken)}, which this run would write; pass --replace-columns to drop "
+            f"{source.name} already has {name_list(taken)}, which this run would write; pass --replace-columns to drop "
             f"{'it' if len(taken) == 1 else 'them'} first."
         )
     keep = [name for name in columns if name not in taken]
     if asked.keep is not None:
-        named = {find(name.strip(), columns, "--keep", source.name) for name in asked.keep.split(",") if name.strip()}
+        named = {find_column(name.strip(), columns, "--keep", source.name) for name in asked.keep.split(",") if name.strip()}
         keep = [name for name in keep if name in named]
     types = first.types
-    text = match_text(source.name, types, adapter.manifest, asked.text, allow_missing=asked.allow_missing, talk=talk)
+    text = map_text_columns(source.name, types, adapter.manifest, asked.text, allow_missing=asked.allow_missing, talk=talk)
     return Plan(
         text,
         asked.top_k,
@@ -276,14 +281,14 @@ def _plan(source: Source, first: Batch, adapter: adapters.Adapter, asked: Asked,
         keep=tuple(keep),
         alternatives_as_json=form.format in ("csv", "tsv"),
         dedupe=asked.dedupe,
-        prices=prices_among(adapter.manifest, text),
+        prices=price_columns(adapter.manifest, text),
     )
 
 
 def _mark(ready: Prepared) -> dict[str, str]:
     """What an output is made from, by the names under which a sentence speaks of it."""
     paths = ready.source.paths
-    facts = [(str(path if isinstance(path, Object) else path.resolve()), (stamp(path) or ())[:2]) for path in paths]
+    facts = [(str(path if isinstance(path, BucketObject) else path.resolve()), (file_state(path) or ())[:2]) for path in paths]
     source = (ready.source.format, ready.source.delimiter, ready.source.encoding)
     asked = replace(
         ready.asked, output="", previous=None, resume=False, no_clobber=False, adapter=None, workers=None, engine="local", trusted_key=()
@@ -299,7 +304,7 @@ def _mark(ready: Prepared) -> dict[str, str]:
     }
     if ready.asked.previous:
         earlier = open_source([ready.asked.previous])
-        told["the file of --previous"] = canonical([(stamp(path) or ())[:2] for path in earlier.paths])
+        told["the file of --previous"] = canonical([(file_state(path) or ())[:2] for path in earlier.paths])
     return {name: hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest() for name, value in told.items()}
 
 
@@ -309,12 +314,12 @@ def canonical(facts: object) -> str:
 
 
 @contextmanager
-def _bad_rows(parts: Parts, asked: Asked) -> Iterator[BadRows | None]:
+def _bad_rows(parts: Parts, asked: Asked) -> Iterator[BadRowsFile | None]:
     """The list of rows that cannot be read, where these do not stop the run."""
     if asked.on_bad_row == "stop":
         yield None
         return
-    with closing(BadRows(asked.output, parts.beside, parts.left.keeps)) as bad:
+    with closing(BadRowsFile(asked.output, parts.beside, parts.left.keeps)) as bad:
         yield bad
 
 
@@ -350,18 +355,18 @@ def _spills(asked: Asked) -> Iterator[Path]:
         yield Path()
         return
     with ExitStack() as opened:
-        with writing(asked.review, "--review"):
-            folder = opened.enter_context(atomic.private_folder(place_for(asked.review).with_suffix(".spills")))
+        with write_errors(asked.review, "--review"):
+            folder = opened.enter_context(temporary_folder(staging_path(asked.review).with_suffix(".spills")))
         yield folder
 
 
-def _review(ready: Prepared, spills: Path, done: int = 0) -> Review | None:
+def _review(ready: Prepared, spills: Path, done: int = 0) -> ReviewFile | None:
     if ready.asked.review is None:
         return None
-    return Review(ready.asked.review, review_form(ready.asked), CONFIDENCE, spills, done)
+    return ReviewFile(ready.asked.review, review_form(ready.asked), CONFIDENCE, spills, done)
 
 
-def _finish_review(review: Review | None, ready: Prepared) -> None:
+def _finish_review(review: ReviewFile | None, ready: Prepared) -> None:
     if review is not None:
         review.finish(ready.plan.kept(ready.nothing.columns), ready.nothing, no_rows(ready.plan))
 

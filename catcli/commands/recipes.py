@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from rich.text import Text
 
 from catcli.commands.talk import Talk
-from catcli.errors import ProductsError, close_to
-from catcli.recipe import ADAPTERS_ONLY, Recipe, shipped
+from catcli.config import LORA_OPTIONS, Recipe, shipped_recipes
+from catcli.errors import ProductsError, did_you_mean
 from catcli.reporting.tables import table
 
 
@@ -20,9 +20,9 @@ def recipes(name: str | None = None, *, as_json: bool = False, talk: Talk | None
         ProductsError: there is none of that name.
     """
     talk = talk or Talk.silent()
-    there = shipped()
+    there = shipped_recipes()
     if name is not None and name not in there:
-        raise ProductsError(f"there is no recipe {name!r}{close_to(name, there)}; those that come with catcli are {', '.join(there)}.")
+        raise ProductsError(f"there is no recipe {name!r}{did_you_mean(name, there)}; those that come with catcli are {', '.join(there)}.")
     if name is not None:
         talk.result(there[name].model_dump_json(indent=2, exclude_unset=True))
     elif as_json:
@@ -41,5 +41,5 @@ def recipes(name: str | None = None, *, as_json: bool = False, talk: Talk | None
 def settings(recipe: Recipe) -> str:
     """What a recipe sets beside its base and method, as flags."""
     given = recipe.model_dump(mode="json", exclude_unset=True, exclude={"about", "base", "method"})
-    ordered = sorted(given, key=lambda name: (name not in ADAPTERS_ONLY, list(Recipe.model_fields).index(name)))
+    ordered = sorted(given, key=lambda name: (name not in LORA_OPTIONS, list(Recipe.model_fields).index(name)))
     return " ".join(f"--{name.replace('_', '-')} {given[name]}" for name in ordered)

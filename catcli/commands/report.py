@@ -10,16 +10,16 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from rich.console import Group, RenderableType
 
-from catcli import adapter as adapters
-from catcli import atomic
+from catcli.adapter.signing import check_signature
+from catcli.adapter.store import find_adapter, newest_adapter, store_folder
+from catcli.atomic import atomic_write
 from catcli.commands.talk import Talk
-from catcli.errors import UsageError, listed
+from catcli.config import check_device, check_variant
+from catcli.data.io.output import check_folder, write_errors
+from catcli.errors import UsageError, name_list
 from catcli.evaluation.demands import Demand, check_demands
 from catcli.evaluation.metrics import Evaluation, Fresh, Held, SideBySide
-from catcli.products.write import check_folder, writing
-from catcli.recipe import check_device, check_variant
 from catcli.reporting import sentences, tables
-from catcli.signing import check_signature
 
 OF_ROWS = ("label", "text", "allow_missing", "merge_labels", "device", "variant", "input_format", "delimiter", "encoding")
 """What means something for the rows of ``--on`` only."""
@@ -48,7 +48,7 @@ class Asked:
         check_device(self.device)
         if len(names) > 1 and (self.on or self.html or self.require):
             option = "--on" if self.on else "--html" if self.html else "--require"
-            raise UsageError(f"{option} is of one adapter; name one of {listed(names)}.")
+            raise UsageError(f"{option} is of one adapter; name one of {name_list(names)}.")
         check_variant(self.variant)
         nothing = Asked()
         for name in OF_ROWS:
@@ -71,11 +71,11 @@ def report(
     asked, talk = asked or Asked(), talk or Talk.silent()
     asked.check(names)
     demands = tuple(map(Demand.of, asked.require))
-    chosen = [adapters.named(name) for name in names] or [adapters.newest()]
+    chosen = [find_adapter(name) for name in names] or [newest_adapter()]
     for one in chosen:
         check_signature(one, asked.trusted_key)
     if not names:
-        talk.say(f"the newest adapter of {adapters.store()}: {chosen[0].name}")
+        talk.say(f"the newest adapter of {store_folder()}: {chosen[0].name}")
     from catcli.commands.scoring import LabeledFile, held_out, on_rows, side_by_side
 
     told: Held | Fresh | SideBySide
@@ -98,7 +98,7 @@ def report(
         from catcli.reporting.page import page
 
         html = page(view.adapter.name, told, view.names, view.texts, view.probabilities, view.outcomes)
-        with writing(str(asked.html), "--html"), atomic.atomic_write(asked.html) as file:
+        with write_errors(str(asked.html), "--html"), atomic_write(asked.html) as file:
             file.write_text(html, encoding="utf-8")
         talk.say(f"written: {asked.html}")
     if as_json:
@@ -168,7 +168,7 @@ def _fresh(told: Fresh) -> list[RenderableType]:
         said.append(f"left out for want of a category: {sentences.counted(told.unlabeled, 'row')}")
     if told.unknown_categories:
         rows = sum(one.rows for one in told.unknown_categories)
-        names = listed((f"{one.category} ({one.rows:,})" for one in told.unknown_categories), 5)
+        names = name_list((f"{one.category} ({one.rows:,})" for one in told.unknown_categories), 5)
         said.append(f"of categories that the adapter does not know, and counted as wrong: {sentences.counted(rows, 'row')}, {names}")
     return [*_told(told), *said, *_detailed(told), tables.found(told.recalibrated)]
 

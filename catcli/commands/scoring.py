@@ -11,11 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from catcli import places
-from catcli.adapter import Adapter, Manifest
-from catcli.commands.matching import match_text, prices_among
+from catcli.adapter.folder import Adapter
+from catcli.adapter.manifest import Manifest
 from catcli.commands.talk import Talk
-from catcli.errors import ProductsError, listed
+from catcli.data.dataset.categories import has_label, normalized_name
+from catcli.data.dataset.column_mapping import map_text_columns, price_columns
+from catcli.data.dataset.columns import find_column, similar_columns
+from catcli.data.dataset.labeled import conflicting_labels
+from catcli.data.dataset.split import key_hash, product_keys
+from catcli.data.dataset.text import column_cells, column_type, is_scalar, row_text_series
+from catcli.data.io.source import open_source
+from catcli.errors import ProductsError, name_list
 from catcli.evaluation.assess import Scored, assess
 from catcli.evaluation.calibration import Blending
 from catcli.evaluation.contract import Judged, thresholds
@@ -23,12 +29,7 @@ from catcli.evaluation.heldout import HeldOut
 from catcli.evaluation.metrics import Beside, Fresh, Held, Metrics, Scores, SideBySide
 from catcli.evaluation.resampling import Outcomes
 from catcli.evaluation.scores import compare_runs, corrected, evaluate
-from catcli.products.categories import is_label, likeness
-from catcli.products.columns import alike, find
-from catcli.products.labeled import disagreeing
-from catcli.products.read import open_source
-from catcli.products.split import key_hash, product_keys
-from catcli.products.text import cells_of, composed, is_plain, type_of
+from catcli.paths import display_path
 from catcli.reporting.sentences import counted
 from catcli.runtime.blend import Array
 from catcli.runtime.labeler import Labeler
@@ -86,7 +87,7 @@ def held_out(adapter: Adapter) -> View:
     else:
         texts = [LEFT_OUT] * len(texts)
     facts = {**dict(metrics), "blend": blend}
-    told = Held(**facts, adapter=places.spoken(adapter.folder), created=adapter.manifest.created)
+    told = Held(**facts, adapter=display_path(adapter.folder), created=adapter.manifest.created)
     return View(adapter, told, names, texts, probabilities, outcomes)
 
 
@@ -120,13 +121,13 @@ def on_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> View:
         drawn = np.sort(np.random.default_rng(0).permutation(len(frame))[:most])
         frame, truth = frame[drawn], truth.gather(drawn)
         talk.say(f"a draw of {most:,} of {most + left_out:,} labeled rows is scored")
-    columns = match_text(where, frame.schema, manifest, given.text, allow_missing=given.allow_missing, talk=talk)
-    texts = composed(frame, [column for column in columns if column is not None], prices_among(manifest, columns)).to_list()
+    columns = map_text_columns(where, frame.schema, manifest, given.text, allow_missing=given.allow_missing, talk=talk)
+    texts = row_text_series(frame, [column for column in columns if column is not None], price_columns(manifest, columns)).to_list()
     truth = _known_by_look(truth, manifest.categories, given.merge_labels, where)
     unknown = sorted(set(truth.to_list()) - set(manifest.categories))
     if truth.is_in(unknown).all():
         raise ProductsError(
-            f"--on {where}: none of its {len(frame):,} labeled rows is of a category that the adapter knows ({listed(unknown, 3)} are new "
+            f"--on {where}: none of its {len(frame):,} labeled rows is of a category that the adapter knows ({name_list(unknown, 3)} are new "
             "to it); choose the column with the true categories with --label."
         )
     labeler = Labeler(adapter, given.device, given.variant)
@@ -137,11 +138,13 @@ def on_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> View:
     numbers = {name: number for number, name in enumerate(names)}
     classes = np.array([numbers[name] for name in truth.to_list()], np.int64)
     scored = Scored({labeler.variant: voices.lora}, voices.linear, classes, _products(frame, texts, manifest), names, manifest.method)
-    assessed = assess(scored, labeler.variant, Blending.of(manifest), manifest.variants[labeler.variant], disagreeing(texts, classes))
+    assessed = assess(
+        scored, labeler.variant, Blending.of(manifest), manifest.variants[labeler.variant], conflicting_labels(texts, classes)
+    )
     evaluation, outcomes = assessed.evaluation, assessed.outcomes
     told = Fresh(
         **{**dict(evaluation), "blend": with_examples(evaluation.blend, outcomes, names, texts)},
-        adapter=places.spoken(adapter.folder),
+        adapter=display_path(adapter.folder),
         created=manifest.created,
         on=where,
         unlabeled=unlabeled,
@@ -158,23 +161,23 @@ def _labeled_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> tuple[pl.
     if whole.note:
         talk.warn(whole.note)
     frame, wanted = whole.frame, adapter.manifest.label
-    same = alike(wanted, frame.columns)
+    same = similar_columns(wanted, frame.columns)
     if given.label is None and len(same) != 1:
         raise ProductsError(
             f"--on {source.name} has no column {wanted!r} with the true categories; say which one it is with --label; its columns are "
-            f"{listed(frame.columns, 30)}."
+            f"{name_list(frame.columns, 30)}."
         )
-    label = same[0] if given.label is None else find(given.label, frame.columns, "--label", source.name)
-    if not is_plain(type_of(frame, label)):
+    label = same[0] if given.label is None else find_column(given.label, frame.columns, "--label", source.name)
+    if not is_scalar(column_type(frame, label)):
         raise ProductsError(
-            f"--on {source.name}: the cells of {label!r} are {type_of(frame, label)}, not names; choose another with --label."
+            f"--on {source.name}: the cells of {label!r} are {column_type(frame, label)}, not names; choose another with --label."
         )
-    rows = frame.filter(is_label(cells_of(frame, label)))
+    rows = frame.filter(has_label(column_cells(frame, label)))
     if not len(rows):
         raise ProductsError(
             f"--on {source.name} has {len(frame):,} rows and none with a category in {label!r}; choose another with --label."
         )
-    return rows, cells_of(rows, label).cast(pl.String), len(frame) - len(rows), source.name
+    return rows, column_cells(rows, label).cast(pl.String), len(frame) - len(rows), source.name
 
 
 def _known_by_look(truth: pl.Series, categories: Sequence[str], merge: bool, where: str) -> pl.Series:
@@ -183,8 +186,8 @@ def _known_by_look(truth: pl.Series, categories: Sequence[str], merge: bool, whe
     Raises:
         ProductsError: there are such, and nothing was said of them.
     """
-    known = {likeness(name): name for name in reversed(categories)}
-    spelled = {name: known[likeness(name)] for name in set(truth.to_list()) - set(categories) if likeness(name) in known}
+    known = {normalized_name(name): name for name in reversed(categories)}
+    spelled = {name: known[normalized_name(name)] for name in set(truth.to_list()) - set(categories) if normalized_name(name) in known}
     if not spelled:
         return truth
     if merge:
@@ -200,9 +203,9 @@ def _known_by_look(truth: pl.Series, categories: Sequence[str], merge: bool, whe
 def _products(frame: pl.DataFrame, texts: Sequence[str], manifest: Manifest) -> npt.NDArray[np.uint64]:
     """Hashes of product keys: of the column that grouped the training rows where it is there, else of the texts."""
     keys = product_keys(texts, None)
-    groups = alike(manifest.group, frame.columns) if manifest.group else []
+    groups = similar_columns(manifest.group, frame.columns) if manifest.group else []
     if len(groups) == 1:
-        keys = product_keys(texts, cells_of(frame, groups[0]))
+        keys = product_keys(texts, column_cells(frame, groups[0]))
     return np.array([key_hash(key) for key in keys], np.uint64)
 
 
@@ -229,7 +232,7 @@ def side_by_side(adapters: Sequence[Adapter]) -> SideBySide:
         outcome = Outcomes.of(probabilities, test.classes[rows], products if comparable else test.products)
         outcomes.append(outcome)
         blend = evaluate(probabilities, outcome, adapter.manifest.categories)
-        found.append(Beside(adapter=places.spoken(adapter.folder), test_rows=len(test.texts), blend=blend))
+        found.append(Beside(adapter=display_path(adapter.folder), test_rows=len(test.texts), blend=blend))
     names = short_names([adapter.folder for adapter in adapters])
     others = zip(outcomes[1:], names[1:], strict=True)
     comparisons = [compare_runs([other], outcomes[:1], name, names[0], len(names) - 1) for other, name in others if comparable]
@@ -252,4 +255,4 @@ def _keyed(test: HeldOut, names: Sequence[str]) -> dict[tuple[str, str, int], in
 def short_names(folders: Sequence[Path]) -> list[str]:
     """The folders' names, or their paths where two have the same."""
     names = [folder.resolve().name for folder in folders]
-    return names if len(set(names)) == len(names) else [places.spoken(folder) for folder in folders]
+    return names if len(set(names)) == len(names) else [display_path(folder) for folder in folders]

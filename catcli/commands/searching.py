@@ -17,20 +17,20 @@ from pydantic import ValidationError
 from sqlalchemy import URL
 from sqlalchemy.exc import DatabaseError
 
-from catcli import atomic
+from catcli import private_folder
 from catcli.commands.learning import Learner
-from catcli.commands.preparing import Ready
 from catcli.commands.talk import Advance, Talk
 from catcli.commands.trials import Trials, tested
 from catcli.commands.tune import Search
+from catcli.config import LORA_METHODS, Recipe
+from catcli.data.dataset.prepare import TrainingData
+from catcli.data.io.output import write_errors
 from catcli.errors import CatcliError, OutputError, TrainingError, UsageError, reason
 from catcli.evaluation.demands import LOWER_IS_BETTER
 from catcli.evaluation.metrics import TITLES, Numbers
 from catcli.evaluation.scores import compare
 from catcli.evaluation.studies import Trial, Tuned
 from catcli.models.training import Tell
-from catcli.products.write import writing
-from catcli.recipe import ADAPTED, Recipe
 
 STARTUP = 4
 """Trials that are drawn at random and never pruned, before the sampler and the pruner have something to go by."""
@@ -66,7 +66,7 @@ def kept_in(file: Path) -> Iterator[None]:
         raise OutputError(f"{file} cannot be written ({reason(error)}); mend that and run the same line with --resume.") from error
 
 
-def open_study(file: Path, ready: Ready, search: Search, made_of: Mapping[str, str]) -> optuna.Study:
+def open_study(file: Path, ready: TrainingData, search: Search, made_of: Mapping[str, str]) -> optuna.Study:
     """The study in ``file``, made where there is none; ``made_of`` is what beside rows and recipe decides a fit.
 
     Raises:
@@ -74,7 +74,7 @@ def open_study(file: Path, ready: Ready, search: Search, made_of: Mapping[str, s
         UsageError: it is of other rows or settings.
     """
     try:
-        with writing(str(file), "-o"):
+        with write_errors(str(file), "-o"):
             study = optuna.create_study(
                 study_name="catcli tune",
                 storage=optuna.storages.RDBStorage(URL.create("sqlite", database=str(file)).render_as_string()),
@@ -88,7 +88,7 @@ def open_study(file: Path, ready: Ready, search: Search, made_of: Mapping[str, s
     return study
 
 
-def _check_mark(study: optuna.Study, ready: Ready, search: Search, file: Path, made_of: Mapping[str, str]) -> None:
+def _check_mark(study: optuna.Study, ready: TrainingData, search: Search, file: Path, made_of: Mapping[str, str]) -> None:
     """A study goes on with the rows, the recipe and the folds that it began with, or not at all.
 
     Raises:
@@ -123,7 +123,7 @@ def _check_mark(study: optuna.Study, ready: Ready, search: Search, file: Path, m
 class Searcher:
     """One run of a search. What it knows of earlier trials stands in the study, so it does not matter which run made them."""
 
-    def __init__(self, study: optuna.Study, ready: Ready, search: Search, checkpoints: Path, talk: Talk, advance: Advance) -> None:
+    def __init__(self, study: optuna.Study, ready: TrainingData, search: Search, checkpoints: Path, talk: Talk, advance: Advance) -> None:
         self.study, self.ready, self.asked = study, ready, search
         self.checkpoints, self.talk, self.advance = checkpoints, talk, advance
         self.learner = Learner(ready, talk, Tell(self._heard, talk.say), time.perf_counter())
@@ -183,7 +183,7 @@ class Searcher:
                 score = trials.run(recipe, self.checkpoints, after, self.asked.metric)
             except (TrainingError, torch.OutOfMemoryError) as error:
                 self.talk.warn(f"trial {done + 1}: {reason(error)}")
-        atomic.clear(self.checkpoints)
+        private_folder.clear(self.checkpoints)
         if score is None:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
@@ -200,7 +200,7 @@ class Searcher:
 
     def choices(self) -> dict[str, list[float]]:
         """`CHOICES` that this recipe has, what it says itself among them."""
-        has_adapters = self.start.method in ADAPTED
+        has_adapters = self.start.method in LORA_METHODS
         return {
             name: sorted({*values, getattr(self.start, name)})
             for name, values in CHOICES.items()

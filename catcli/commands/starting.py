@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from catcli import adapter as adapters
+from catcli.adapter.store import find_adapter, only_adapter
 from catcli.errors import CatcliError
 from catcli.runtime.cuda import has_gpu
 from catcli.runtime.sandbox import begin
@@ -16,7 +16,7 @@ def begin_trial(name: str | None, variant: str) -> None:
     It is the labeler that waits for the answer and says what is wrong; where this guesses another variant than it, it has its own tried.
     """
     with suppress(CatcliError, OSError):
-        adapter = adapters.named(name) if name else adapters.only()
+        adapter = find_adapter(name) if name else only_adapter()
         served = adapter.manifest.variants
         chosen = next((one for one in served if one == variant), "int8" if "int8" in served and not has_gpu() else "fp32")
         begin(adapter, chosen)

@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from catcli import adapter as adapters
+from catcli.adapter.store import find_adapter
 from catcli.commands.talk import Talk
-from catcli.errors import AdapterError, listed
+from catcli.data.dataset.examples import UNLABELED, Examples
+from catcli.data.dataset.labeled import LabeledRows
+from catcli.data.dataset.split import Split
+from catcli.errors import AdapterError, name_list
 from catcli.evaluation.heldout import HeldOut
 from catcli.evaluation.metrics import Metrics
 from catcli.models.losses import Targets, softened
-from catcli.products.examples import UNLABELED, Examples
-from catcli.products.labeled import Labeled
-from catcli.products.split import Split
 from catcli.runtime.labeler import Labeler
 
 SLAB = 1024
@@ -30,7 +30,7 @@ class Teacher:
         Raises:
             AdapterError: it is none, or knows none of ``categories``.
         """
-        self.adapter = adapters.named(name)
+        self.adapter = find_adapter(name)
         self._labeler = Labeler(self.adapter, device)
         for note in self._labeler.notes:
             talk.warn(note)
@@ -38,8 +38,8 @@ class Teacher:
         there = [number for number, category in enumerate(categories) if category in known]
         if not there:
             raise AdapterError(
-                f"--teacher {name} knows none of the {len(categories):,} categories of the labeled rows ({listed(categories, 3)}); its own "
-                f"are {listed(known, 3)}: choose an adapter that was fitted on the same ones."
+                f"--teacher {name} knows none of the {len(categories):,} categories of the labeled rows ({name_list(categories, 3)}); its own "
+                f"are {name_list(known, 3)}: choose an adapter that was fitted on the same ones."
             )
         self._count = len(categories)
         self._unknown = np.array([category not in known for category in categories])
@@ -63,7 +63,7 @@ class Teacher:
         found[(examples.classes != UNLABELED) & self._unknown[examples.classes]] = 0
         return found
 
-    def warn_of_leaks(self, labeled: Labeled, parts: Split, talk: Talk) -> None:
+    def warn_of_leaks(self, labeled: LabeledRows, parts: Split, talk: Talk) -> None:
         """Say so where the teacher has learned from rows that its pupil is scored on: their scores would flatter."""
         held = labeled.products(parts.held_out)
         its = HeldOut.load(self.adapter.file("heldout.parquet"), self.adapter.manifest.categories).products

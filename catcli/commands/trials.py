@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from catcli.adapter import Served
+from catcli.adapter.manifest import VariantInfo
 from catcli.commands.learning import LORA_PASSES, Learner, Studied
-from catcli.commands.preparing import Ready
 from catcli.commands.talk import Talk
+from catcli.config import Recipe
+from catcli.data.dataset.examples import stratified_sample
+from catcli.data.dataset.prepare import TrainingData
+from catcli.data.dataset.split import Rows, assign_folds
 from catcli.errors import ProductsError
 from catcli.evaluation.assess import Assessed, Scored, assess
 from catcli.evaluation.calibration import Blending, fit_scale
@@ -23,9 +26,6 @@ from catcli.models.linear import adjustment, out_of_fold
 from catcli.models.losses import learned_shares
 from catcli.models.reading import plain_logits
 from catcli.models.training import Tell, logits_of, train
-from catcli.products.examples import draw
-from catcli.products.split import Rows, folds
-from catcli.recipe import Recipe
 from catcli.runtime.blend import Array
 
 FEWEST_ROWS = 500
@@ -53,11 +53,11 @@ class Trials:
         parts, recipe = learner.parts, learner.recipe
         whole = np.sort(np.concatenate((parts.train, parts.validation)))
         most = max(FEWEST_ROWS, LORA_PASSES[learner.device.type] // (most_epochs * (count - 1)))
-        rows = draw(learner.rows.classes, whole, most, recipe.seed)
+        rows = stratified_sample(learner.rows.classes, whole, most, recipe.seed)
         if len(rows) < len(whole):
             learner.talk.say(f"every trial learns from a draw of {len(rows):,} of {len(whole):,} rows")
         examples = learner.rows.take(rows)
-        fold = folds([learner.labeled.keys[row] for row in rows], examples.classes, count, recipe.split_seed)
+        fold = assign_folds([learner.labeled.keys[row] for row in rows], examples.classes, count, recipe.split_seed)
         sizes = np.bincount(fold[fold >= 0], minlength=count)
         if not sizes.all():
             raise ProductsError(
@@ -110,7 +110,7 @@ class Trials:
         inside = others[self.fold[others] >= 0]  # the others have no out-of-fold logits
         keys = [self.learner.labeled.keys[self.rows[row]] for row in inside]
         parts = round(100 / self.learner.recipe.split[1])
-        dealt = folds(keys, self.studied.examples.classes[inside], parts, self.learner.recipe.split_seed + 1)
+        dealt = assign_folds(keys, self.studied.examples.classes[inside], parts, self.learner.recipe.split_seed + 1)
         found: Rows = inside[dealt == 0]
         return found if len(found) else inside
 
@@ -120,7 +120,7 @@ class Trials:
         return float(Outcomes.of(probabilities[rows], self.studied.examples.classes[rows], products).point.metrics[metric][0])
 
 
-def tested(ready: Ready, recipe: Recipe, checkpoints: Path, talk: Talk, tell: Tell) -> Assessed:
+def tested(ready: TrainingData, recipe: Recipe, checkpoints: Path, talk: Talk, tell: Tell) -> Assessed:
     """What a fit of ``recipe`` would tell of the test rows; nothing is exported."""
     learner = Learner(replace(ready, recipe=recipe.but({"refit": False})), talk, tell, time.perf_counter())
     labeled, held_out, choosing = learner.labeled, learner.parts.held_out, len(learner.parts.validation)
@@ -132,4 +132,4 @@ def tested(ready: Ready, recipe: Recipe, checkpoints: Path, talk: Talk, tell: Te
     rows = held_out[choosing:]
     names, method = labeled.categories.names, learner.recipe.method
     scored = Scored({"fp32": logits[choosing:]}, linear[choosing:], labeled.classes[rows], labeled.products(rows), names, method)
-    return assess(scored, "fp32", blending, Served(file=FILES["fp32"], confidence=blending.confidences["fp32"]))
+    return assess(scored, "fp32", blending, VariantInfo(file=FILES["fp32"], confidence=blending.confidences["fp32"]))

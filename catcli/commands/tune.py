@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from catcli import atomic, places
-from catcli.commands.preparing import Reading, ingredients, prepared
+from catcli.atomic import atomic_write, read_small_file
 from catcli.commands.talk import Talk
+from catcli.config import MAX_RECIPE_BYTES, Recipe
+from catcli.data.dataset.prepare import InputOptions, fit_inputs, load_training_data
+from catcli.data.io.output import check_folder, write_errors
 from catcli.errors import CatcliError, OutputError, UsageError
 from catcli.evaluation.metrics import TITLES
 from catcli.evaluation.studies import Tuned
-from catcli.products.write import check_folder, writing
-from catcli.recipe import MAX_RECIPE, Recipe
+from catcli.file_lock import file_lock
+from catcli.paths import hidden_path, resume_folder
+from catcli.private_folder import delete_private_folder, persistent_folder
 from catcli.reporting import sentences, tables
 
 
@@ -45,7 +48,7 @@ def tune(
     output: Path | None = None,
     resume: bool = False,
     force: bool = False,
-    reading: Reading | None = None,
+    reading: InputOptions | None = None,
     as_json: bool = False,
     talk: Talk | None = None,
 ) -> Tuned:
@@ -57,40 +60,40 @@ def tune(
     Raises:
         CatcliError: something that the user can mend.
     """
-    talk, search, reading = talk or Talk.silent(), search or Search(), reading or Reading()
+    talk, search, reading = talk or Talk.silent(), search or Search(), reading or InputOptions()
     search.check()
     if resume and force:
         raise UsageError("--resume goes on with the search that --force would begin anew; leave out one.")
     _check_optuna()
     source = reading.open(products)
     target = output or Path(f"{source.stem}.tuned.json")
-    file, checkpoints = target.with_suffix(".study"), places.resumable(target)
+    file, checkpoints = target.with_suffix(".study"), resume_folder(target)
     _check_place(target, file, resume, force)
     if resume and not file.exists():
         talk.say("there is nothing to resume; the search begins anew.")
     if recipe.time_budget is not None:
         talk.warn("the recipe's time budget is left out: a trial that it cuts short would be of another recipe.")
         recipe = recipe.without("time_budget")
-    ready = prepared(source, recipe, talk)
-    with writing(str(file), "-o"), atomic.file_lock(places.hidden(target, "lock")) as alone:
+    ready = load_training_data(source, recipe, talk)
+    with write_errors(str(file), "-o"), file_lock(hidden_path(target, "lock")) as alone:
         if not alone:
             raise OutputError(f"-o {target} is being searched for by another run; wait for it, or choose another file.")
         if force:
             file.unlink(missing_ok=True)
-            atomic.discard(checkpoints)
+            delete_private_folder(checkpoints)
         # Optuna, torch and scikit-learn take seconds to import: only once the rows are known to be good.
         from catcli.commands.searching import Searcher, kept_in, open_study
         from catcli.models.classifier import device_sentences
 
-        study = open_study(file, ready, search, ingredients(recipe, reading))
-        with kept_in(file), atomic.claimed(checkpoints), talk.progress() as advance:
+        study = open_study(file, ready, search, fit_inputs(recipe, reading))
+        with kept_in(file), persistent_folder(checkpoints), talk.progress() as advance:
             searcher = Searcher(study, ready, search, checkpoints, talk, advance)
             with device_sentences("The trials that are done are kept: the same line with --resume goes on."):
                 best = searcher.search()
                 told = searcher.told(best, target)
-        with atomic.atomic_write(target) as place:
+        with atomic_write(target) as place:
             place.write_text(best.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        atomic.discard(checkpoints)
+        delete_private_folder(checkpoints)
     _show(told, products, reading, file, as_json, talk)
     return told
 
@@ -122,7 +125,7 @@ def _check_ours(target: Path, file: Path) -> None:
     """What --force would replace has to be of a search: anything else would be lost."""
     if target.exists():
         try:
-            Recipe.model_validate_json(atomic.read_bounded(target, MAX_RECIPE))
+            Recipe.model_validate_json(read_small_file(target, MAX_RECIPE_BYTES))
         except (OSError, ValueError) as error:
             raise OutputError(f"{target} is no recipe, so --force does not replace it; choose another file with -o.") from error
     if file.exists() and not (file.is_file() and _begins_as_database(file)):
@@ -134,7 +137,7 @@ def _begins_as_database(file: Path) -> bool:
         return opened.read(16).startswith(b"SQLite format 3")
 
 
-def _show(told: Tuned, products: Sequence[str], reading: Reading, file: Path, as_json: bool, talk: Talk) -> None:
+def _show(told: Tuned, products: Sequence[str], reading: InputOptions, file: Path, as_json: bool, talk: Talk) -> None:
     if as_json:
         talk.result(told.model_dump_json())
         return

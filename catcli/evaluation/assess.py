@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from catcli.adapter import Served, Variant
+from catcli.adapter.manifest import Variant, VariantInfo
+from catcli.config import Method
 from catcli.evaluation.calibration import Blending
 from catcli.evaluation.contract import kept, kept_by_category
 from catcli.evaluation.metrics import Evaluation, Unknown
 from catcli.evaluation.reliability import calibration
 from catcli.evaluation.resampling import Classes, Outcomes
 from catcli.evaluation.scores import Disagreeing, compare, evaluate
-from catcli.recipe import Method
 from catcli.runtime.blend import Array, mix
 
 
@@ -47,7 +47,7 @@ class Assessed:
     outcomes: Outcomes
 
 
-def assess(scored: Scored, variant: Variant, blending: Blending, served: Served, disagreeing: Disagreeing | None = None) -> Assessed:
+def assess(scored: Scored, variant: Variant, blending: Blending, served: VariantInfo, disagreeing: Disagreeing | None = None) -> Assessed:
     """Score the blend by ``variant``, LoRA and the linear model, compare them, and see what the thresholds of ``served`` reach."""
     lora, linear, names = scored.lora[variant], scored.linear, scored.names
     found = blending.voices(lora, linear, variant)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize
 
-from catcli.adapter import Blend, Confidence, Manifest, Variant
+from catcli.adapter.manifest import BlendWeights, CalibrationParameters, Manifest, Variant
 from catcli.runtime.blend import Array, calibrated, mix, softmax
 
 Classes = npt.NDArray[np.int64]
@@ -90,10 +90,10 @@ class Blending:
     and ``linear_alone`` calibrate each model by itself.
     """
 
-    blend: Blend
+    blend: BlendWeights
     lora_alone: float
     linear_alone: float
-    confidences: Mapping[Variant, Confidence]
+    confidences: Mapping[Variant, CalibrationParameters]
 
     @classmethod
     def fit(cls, variants: Mapping[Variant, Array], linear: Array, truth: Classes, shares: Floats, crossed: Crossed | None = None) -> Self:
@@ -110,7 +110,7 @@ class Blending:
         alone, usual = (lora_alone, linear_alone), (LORA_SHARE, 1 - LORA_SHARE)
         lora_weight, linear_weight = fit_blend([variants["fp32"] + adjustment, linear], truth, alone, usual)
         offset = tuple(round(float(value), 6) for value in lora_weight * adjustment)
-        blend = Blend(lora=lora_weight, linear=linear_weight, offset=offset)
+        blend = BlendWeights(lora=lora_weight, linear=linear_weight, offset=offset)
         confidences = {name: fit_confidence(mix(logits, linear, blend), truth) for name, logits in variants.items()}
         return cls(blend, lora_alone, linear_alone, confidences)
 
@@ -133,7 +133,7 @@ class Blending:
         }
 
 
-def crossed_losses(lora: Array, linear: Array, truth: Classes, halves: Classes, blend: Blend) -> dict[str, float]:
+def crossed_losses(lora: Array, linear: Array, truth: Classes, halves: Classes, blend: BlendWeights) -> dict[str, float]:
     """The log loss of ``blend`` and of ``linear`` alone on rows by which neither was weighed.
 
     ``lora`` and ``linear`` are logits *(rows, classes)*, ``halves`` *(rows,)* is 0 or 1: each half is scored with the weights and the
@@ -150,7 +150,7 @@ def crossed_losses(lora: Array, linear: Array, truth: Classes, halves: Classes, 
         alone = (*fit_weights([own], truth[fitting]), *fit_weights([beside], truth[fitting]))
         weights = fit_blend([own + adjustment, beside], truth[fitting], alone, (LORA_SHARE, 1 - LORA_SHARE))
         offset = tuple(float(value) for value in weights[0] * adjustment) if blend.offset else ()
-        found = Blend(lora=weights[0], linear=weights[1], offset=offset)
+        found = BlendWeights(lora=weights[0], linear=weights[1], offset=offset)
         confidence = fit_confidence(mix(own, beside, found), truth[fitting])
         probabilities = {
             "blend": calibrated(mix(lora[scored], linear[scored], found), confidence),
@@ -181,14 +181,14 @@ SLOPE_STRENGTH, SHIFT_STRENGTH = 16.0, 4.0
 """How strongly few rows are drawn to them: off by 1, the one costs 16 nats and the other 4."""
 
 
-def fit_confidence(scores: Array, truth: Classes) -> Confidence:
+def fit_confidence(scores: Array, truth: Classes) -> CalibrationParameters:
     """What calibrates ``scores`` *(rows, classes)*: the temperature first, then slope and shift of the best category's log-odds.
 
     Slope and shift have the least log loss of "right" and "wrong", smoothed as in `fit_weights`, with a Gaussian prior around the usual.
     """
     usual = np.array((usual_slope(scores.shape[1]), SHIFT))
     temperature = fit_temperature(scores, truth)
-    top = calibrated(scores, Confidence(temperature=temperature)).max(1).astype(np.float64)
+    top = calibrated(scores, CalibrationParameters(temperature=temperature)).max(1).astype(np.float64)
     odds = np.log(np.maximum(top, 1e-9)) - np.log(np.maximum(1 - top, 1e-7))
     right = scores.argmax(1) == truth
     count = int(right.sum())
@@ -203,7 +203,7 @@ def fit_confidence(scores: Array, truth: Classes) -> Confidence:
         return value, np.array((off @ odds, off.sum())) + 2 * strength * away
 
     slope, shift = optimize.minimize(loss, usual, jac=True, method="L-BFGS-B", bounds=[(0.05, 20), (-20, 20)]).x
-    return Confidence(temperature=temperature, slope=round(float(slope), 6), shift=round(float(shift), 6))
+    return CalibrationParameters(temperature=temperature, slope=round(float(slope), 6), shift=round(float(shift), 6))
 
 
 def usual_slope(classes: int) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from catcli.adapter import CategoryThresholds, Threshold
+from catcli.adapter.manifest import CategoryThresholds, Threshold
 from catcli.evaluation.metrics import CategoryPromises, Promise
 from catcli.evaluation.resampling import Classes, Outcomes, at_least, estimate
 from catcli.runtime.blend import Array

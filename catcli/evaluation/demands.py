@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from catcli.errors import GateMissed, UsageError, close_to, listed
+from catcli.errors import GateMissed, UsageError, did_you_mean, name_list
 from catcli.evaluation.metrics import TITLES, Estimate, Evaluation
 
 LOWER_IS_BETTER = ("log_loss", "calibration_error")
@@ -32,7 +32,7 @@ class Demand:
         if not equals or number != number:  # noqa: PLR0124  (only NaN differs from itself)
             raise UsageError(f"--require {text}: write METRIC=VALUE, such as macro_f1=0.9.")
         if name not in known:
-            raise UsageError(f"--require {text}: {name!r} is no metric{close_to(name, known)}; there are {listed(known)}.")
+            raise UsageError(f"--require {text}: {name!r} is no metric{did_you_mean(name, known)}; there are {name_list(known)}.")
         if name not in UNBOUNDED and not 0 <= number <= 1:
             hint = f", such as {name}={number / 100:g}" if 1 < number <= 100 else ""
             raise UsageError(f"--require {text}: {name} is a share from 0 to 1{hint}.")

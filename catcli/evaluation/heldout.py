@@ -10,13 +10,13 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from catcli.adapter.parquet import HASH_TYPE, TEXT_TYPE, logits_type, read_columns, write_columns
+from catcli.data.dataset.categories import UNKNOWN, Categories
 from catcli.errors import AdapterError
-from catcli.products.categories import UNKNOWN, Categories
 from catcli.runtime.blend import Array
-from catcli.runtime.stored import HASH, TEXT, logits_type, read_columns, write_columns
 
 MOST_ROWS = 1_000_000
-"""Rows that no fit holds out: see `catcli.products.split.MOST_HELD`."""
+"""Rows that no fit holds out: see `catcli.data.dataset.split.MAX_HELD_OUT`."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,12 @@ class HeldOut:
             AdapterError: the file holds something else.
         """
         logits = logits_type(len(names))
-        types = {**dict.fromkeys(("text", "part", "category"), TEXT), "product": HASH, "lora_logits": logits, "linear_logits": logits}
+        types = {
+            **dict.fromkeys(("text", "part", "category"), TEXT_TYPE),
+            "product": HASH_TYPE,
+            "lora_logits": logits,
+            "linear_logits": logits,
+        }
         stored = read_columns(file, types, MOST_ROWS)
         texts, numbers = stored.texts, stored.numbers
         classes = Categories(tuple(names)).numbers(texts["category"])

@@ -8,9 +8,10 @@ from types import MappingProxyType
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from catcli.adapter import Adapter, Confidence, Threshold, Variant
+from catcli.adapter.folder import Adapter
+from catcli.adapter.manifest import CalibrationParameters, Threshold, Variant
+from catcli.config import Method
 from catcli.errors import AdapterError
-from catcli.recipe import Method
 
 TITLES: Mapping[str, str] = MappingProxyType(
     {
@@ -145,7 +146,7 @@ class Bin(Numbers):
 class Calibration(Numbers):
     """Whether confidences are what they say: of rows with .8, four in five are right."""
 
-    confidence: Confidence
+    confidence: CalibrationParameters
     """What calibrates: the temperature that scores are divided by, slope and shift of the best category's log-odds."""
     error_before: float
     """Expected calibration error before it: 15 bins of equal mass."""

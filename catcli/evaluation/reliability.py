@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from catcli.adapter import Confidence
+from catcli.adapter.manifest import CalibrationParameters
 from catcli.evaluation.metrics import Bin, Calibration
 from catcli.evaluation.resampling import Classes, Floats
 from catcli.runtime.blend import Array, calibrated, softmax
@@ -36,7 +36,7 @@ def calibration_error(confidence: Array, right: Right) -> float:
     return sum(found.rows * abs(found.accuracy - found.confidence) for found in bins_of(confidence, right)) / len(confidence)
 
 
-def calibration(scores: Array, truth: Classes, confidence: Confidence) -> Calibration:
+def calibration(scores: Array, truth: Classes, confidence: CalibrationParameters) -> Calibration:
     """Of ``scores`` *(rows, classes)* before they are calibrated, against class numbers *(rows,)*."""
     right = scores.argmax(1) == truth
     before, after = softmax(scores).max(1), calibrated(scores, confidence).max(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from catcli.recipe import Pool
+from catcli.config import Pool
 
 
 @dataclass(frozen=True)

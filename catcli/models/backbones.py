@@ -24,13 +24,13 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.utils import logging
 
-from catcli.adapter import sha256
-from catcli.errors import BackboneError, UsageError, close_to, listed, reason
+from catcli.adapter.folder import file_sha256
+from catcli.adapter.tokenizer_check import check_growth, is_tokenizers_error
+from catcli.config import LORA_METHODS, Pool, Recipe
+from catcli.errors import BackboneError, UsageError, did_you_mean, name_list, reason
 from catcli.models.architectures import ARCHITECTURES, Architecture
 from catcli.models.base_folder import BaseFolder
 from catcli.models.hub import fetch, has_weights
-from catcli.recipe import ADAPTED, Pool, Recipe
-from catcli.runtime.tokens import check_growth, is_tokenizers
 
 HUB = {
     "bert": "google-bert/bert-base-uncased",
@@ -88,7 +88,7 @@ class Backbone:
         used = replace(self, pool=recipe.pool or self.pool)
         if recipe.targets:
             return replace(used, targets=recipe.targets, layers=None)
-        return used if recipe.method in ADAPTED else replace(used, layers=None)
+        return used if recipe.method in LORA_METHODS else replace(used, layers=None)
 
     @property
     def source(self) -> Path:
@@ -111,10 +111,10 @@ class Backbone:
     def sha256(self) -> str:
         """Of the weights; where they lie in several files, of the files' names and hashes."""
         if (self.folder / "model.safetensors").exists():
-            return sha256(self.folder / "model.safetensors")
+            return file_sha256(self.folder / "model.safetensors")
         index = json.loads((self.folder / "model.safetensors.index.json").read_bytes())
         shards = sorted(set(index["weight_map"].values()))
-        return hashlib.sha256("".join(f"{sha256(self.folder / shard)}  {shard}\n" for shard in shards).encode()).hexdigest()
+        return hashlib.sha256("".join(f"{file_sha256(self.folder / shard)}  {shard}\n" for shard in shards).encode()).hexdigest()
 
     def load(self, attention: Literal["eager", "sdpa"] = "eager", folder: Path | None = None) -> PreTrainedModel:
         """The weights in float32; those in ``folder`` in place of its own, where a whole model was trained.
@@ -159,7 +159,7 @@ class Backbone:
             missing = [*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])]
             raise BackboneError(
                 f"--base {self.name}: the weights in {folder or self.source} lack {len(missing)} tensors that its config.json asks for "
-                f"({listed(sorted(missing), 2)}); copy the model again."
+                f"({name_list(sorted(missing), 2)}); copy the model again."
             )
         loaded: PreTrainedModel = model
         if folder is None:
@@ -228,7 +228,7 @@ class Backbone:
                 found, size = fast.to_str(), fast.get_vocab_size()
             check_growth(found)
         except BaseException as error:
-            if not is_tokenizers(error):  # or what transformers' converters raise
+            if not is_tokenizers_error(error):  # or what transformers' converters raise
                 raise
             raise BackboneError(
                 f"--base {self.name}: no tokenizer can be made of what {self.source} holds: {reason(error)[:300]}."
@@ -319,7 +319,7 @@ def backbone(name: str) -> Backbone:
         folder = Path(name).expanduser()
     except RuntimeError as error:  # ~ of a user that is not there
         raise BackboneError(
-            f"--base {name}: there is no such home; give the folder of a model, or a name such as {listed(HUB, 3)}."
+            f"--base {name}: there is no such home; give the folder of a model, or a name such as {name_list(HUB, 3)}."
         ) from error
     if folder.is_dir():
         return _in_folder(folder, name, *_published_as(folder.resolve()))
@@ -329,8 +329,8 @@ def backbone(name: str) -> Backbone:
     if repository == MINILM.name or (at and not revision):
         raise UsageError(f"--base {name}: write NAME@REVISION for a model on the hub; the embedded minilm has no revisions.")
     if name.startswith((".", "/", "~")) or repository.count("/") > 1:
-        raise BackboneError(f"--base {name}: there is no such folder; give the folder of a model, or a name such as {listed(HUB, 3)}.")
-    if "/" not in repository and repository not in HUB and (near := close_to(repository, [MINILM.name, *HUB])):
+        raise BackboneError(f"--base {name}: there is no such folder; give the folder of a model, or a name such as {name_list(HUB, 3)}.")
+    if "/" not in repository and repository not in HUB and (near := did_you_mean(repository, [MINILM.name, *HUB])):
         raise BackboneError(f"--base {name} is none of {', '.join([MINILM.name, *HUB])}{near}; a model on the hub is named OWNER/MODEL.")
     public = HUB.get(repository, repository)
     fetched = fetch(public, revision or None)

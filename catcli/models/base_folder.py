@@ -20,7 +20,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from catcli.errors import BackboneError, listed, reason
+from catcli.errors import BackboneError, name_list, reason
 
 SMALL_FILES = {
     "config.json": 2**22,
@@ -144,7 +144,7 @@ class BaseFolder:
 
     def _json(self, file: str) -> dict[str, Any]:
         if not (self.path / file).exists():
-            there = listed(sorted(path.name for path in self.source.iterdir()), 5)
+            there = name_list(sorted(path.name for path in self.source.iterdir()), 5)
             raise self._refused(f"has no {file}, so it is no model; it holds {there}")
         parsed = self._parsed(file, (self.path / file).read_bytes())
         return parsed if isinstance(parsed, dict) else {}
@@ -171,7 +171,9 @@ class BaseFolder:
         names = sorted({str(name) for name in weights.values()}) if isinstance(weights, dict) else []
         odd = [name for name in names if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors", name)]
         if odd or not names or len(names) > MAX_SHARDS:
-            raise self._refused(f"has an index of weights that names {listed(odd or names, 1)}, and not safetensors of the folder itself")
+            raise self._refused(
+                f"has an index of weights that names {name_list(odd or names, 1)}, and not safetensors of the folder itself"
+            )
         return names
 
     def _take(self, shard: str) -> None:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from catcli import atomic
+from catcli.atomic import fsync, temporary_path
 from catcli.errors import OutputError, is_disk_full, reason
 
 
@@ -26,11 +26,11 @@ class Checkpoint:
     def save(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
         """Keep ``tensors`` and ``progress``, numbers that JSON can hold, in place of what was kept before."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        beside = atomic.temporary(self.file)
+        beside = temporary_path(self.file)
         told = json.dumps({"fingerprint": self.fingerprint, "progress": progress})
         try:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, metadata={"catcli": told})
-            atomic.sync(beside)
+            fsync(beside)
             beside.replace(self.file)
         except (OSError, SafetensorError) as error:
             beside.unlink(missing_ok=True)

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from catcli.config import Pool
 from catcli.errors import DeviceError, reason
-from catcli.recipe import Pool
 
 
 class Classifier(nn.Module):

@@ -19,7 +19,7 @@ from optimum.exporters.onnx.config import TextEncoderOnnxConfig
 from optimum.exporters.tasks import TasksManager
 from optimum.utils import NormalizedTextConfig
 
-from catcli.adapter import Variant
+from catcli.adapter.manifest import Variant
 from catcli.errors import GateMissed
 from catcli.evaluation.metrics import Parity, Quantized, Reduced
 from catcli.models.classifier import Classifier

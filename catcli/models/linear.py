@@ -16,10 +16,10 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
+from catcli.config import Balance
+from catcli.data.dataset.examples import Examples
 from catcli.evaluation.calibration import class_shares, fit_weights
 from catcli.models.losses import GAMMA, class_weights
-from catcli.products.examples import Examples
-from catcli.recipe import Balance
 from catcli.runtime.blend import softmax
 from catcli.runtime.ngrams import LinearModel, Ngrams
 

@@ -27,10 +27,10 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from catcli.errors import UsageError, listed
+from catcli.config import Recipe
+from catcli.errors import UsageError, name_list
 from catcli.models.backbones import Backbone
 from catcli.models.classifier import Classifier
-from catcli.recipe import Recipe
 
 
 def add_adapters(classifier: Classifier, base: Backbone, recipe: Recipe) -> None:
@@ -71,7 +71,7 @@ def _targets(classifier: Classifier, base: Backbone) -> list[str]:
     missing = [name for name in base.targets if name not in there]
     if missing and base.targets != base.architecture.targets:
         raise UsageError(
-            f"--targets {','.join(missing)}: the blocks of {base.hub} have no such layers; theirs are {listed(sorted(there))}."
+            f"--targets {','.join(missing)}: the blocks of {base.hub} have no such layers; theirs are {name_list(sorted(there))}."
         )
     return [name for name in base.targets if name in there]
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
-from catcli.products.examples import Examples
-from catcli.recipe import Balance
+from catcli.config import Balance
+from catcli.data.dataset.examples import Examples
 from catcli.runtime.blend import Array
 
 Targets = npt.NDArray[np.float16]

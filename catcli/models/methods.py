@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from catcli.config import LORA_METHODS, Method, Recipe
 from catcli.models.backbones import Backbone
 from catcli.models.classifier import Classifier, load_head, save_head
 from catcli.models.lora import add_adapters, load_adapters, merge_adapters, save_adapters
-from catcli.recipe import ADAPTED, Method, Recipe
 
 HEAD = "head.safetensors"
 
@@ -26,7 +26,7 @@ def learning_rate(base: Backbone, method: Method) -> float:
 def prepare(classifier: Classifier, base: Backbone, recipe: Recipe) -> None:
     """Make trainable what the method trains, and freeze the rest. The head always learns."""
     classifier.backbone.requires_grad_(recipe.method == "full")
-    if recipe.method in ADAPTED:
+    if recipe.method in LORA_METHODS:
         add_adapters(classifier, base, recipe)
 
 
@@ -41,7 +41,7 @@ def save(classifier: Classifier, base: Backbone, method: Method, folder: Path) -
     if method == "full":
         classifier.backbone.save_pretrained(str(folder), safe_serialization=True)
         base.save_config(classifier.backbone, folder)
-    elif method in ADAPTED:
+    elif method in LORA_METHODS:
         save_adapters(classifier, base, folder)
     return sum(file.stat().st_size for file in set(folder.iterdir()) - before)
 
@@ -49,7 +49,7 @@ def save(classifier: Classifier, base: Backbone, method: Method, folder: Path) -
 def load(base: Backbone, method: Method, folder: Path, classes: int) -> Classifier:
     """The classifier of ``classes`` that `save` put into ``folder``."""
     classifier = Classifier(base.load(folder=folder if method == "full" else None), classes, base.pool)
-    if method in ADAPTED:
+    if method in LORA_METHODS:
         load_adapters(classifier, folder)
     load_head(classifier.head, folder / HEAD)
     return classifier
@@ -57,5 +57,5 @@ def load(base: Backbone, method: Method, folder: Path, classes: int) -> Classifi
 
 def merge(classifier: Classifier, method: Method) -> None:
     """Make the classifier the plain architecture again, with what was learned in its weights."""
-    if method in ADAPTED:
+    if method in LORA_METHODS:
         merge_adapters(classifier)

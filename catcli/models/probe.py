@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from catcli.products.examples import Examples
+from catcli.data.dataset.examples import Examples
 from catcli.runtime.blend import Array
 
 PROBE_C = 0.05

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from catcli.config import Recipe
+from catcli.data.dataset.examples import UNLABELED, Examples
 from catcli.errors import TrainingError
 from catcli.evaluation.calibration import class_shares
 from catcli.evaluation.metrics import EpochScores
@@ -26,8 +28,6 @@ from catcli.models.probe import fit_probe
 from catcli.models.reading import Advance, Reading, infer, precision, tensors
 from catcli.models.trunk import entered_at, on_device
 from catcli.models.workers import workers
-from catcli.products.examples import UNLABELED, Examples
-from catcli.recipe import Recipe
 from catcli.runtime.blend import Array
 from catcli.runtime.tokens import TokenBatch, Tokenizer
 

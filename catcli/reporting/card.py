@@ -7,9 +7,9 @@ import shlex
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from catcli.adapter import Manifest
+from catcli.adapter.manifest import Manifest
+from catcli.config import LORA_METHODS, Recipe
 from catcli.evaluation.metrics import TITLES, Metrics, Training
-from catcli.recipe import ADAPTED, Recipe
 from catcli.reporting import sentences
 from catcli.reporting.tables import models, printable
 
@@ -36,7 +36,7 @@ def front_matter(name: str, manifest: Manifest, metrics: Metrics) -> str:
     data = ModelCardData(
         model_name=name,
         base_model=manifest.base.hub,
-        library_name="peft" if manifest.method in ADAPTED else "transformers",
+        library_name="peft" if manifest.method in LORA_METHODS else "transformers",
         pipeline_tag="text-classification",
         tags=["catcli", manifest.method, "product-categorization"],
         eval_results=results,
@@ -126,7 +126,7 @@ def _learned(manifest: Manifest, recipe: Recipe) -> str:
     if manifest.base.blocks:
         *numbers, last = map(str, manifest.base.blocks)
         at += f", of which it keeps the block{'s' if numbers else ''} {' and '.join(filter(None, (', '.join(numbers), last)))}"
-    if recipe.method in ADAPTED:
+    if recipe.method in LORA_METHODS:
         what = f"{sentences.METHODS[recipe.method]} (rank {recipe.rank}, alpha {recipe.alpha}) in {base}{at}"
     else:
         what = {"full": "Every weight", "head": "The head alone, on the untouched weights"}[recipe.method] + f" of {base}{at}"

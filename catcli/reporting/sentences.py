@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from catcli.adapter import Threshold
+from catcli.adapter.manifest import Threshold
+from catcli.config import Method
 from catcli.evaluation.metrics import Calibration, Comparison, Estimate, Evaluation, Metrics, Promise, RandomSplit
 from catcli.evaluation.studies import Churn, Compared
-from catcli.recipe import Method
 
 METHODS: dict[Method, str] = {
     "lora": "LoRA",

@@ -12,10 +12,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from catcli.adapter import Threshold
+from catcli.adapter.manifest import Threshold
+from catcli.config import Method
 from catcli.evaluation.metrics import TITLES, CategoryPromises, Comparison, Estimate, Evaluation, Fresh, Metrics, Promise, Scores
 from catcli.evaluation.studies import Churn, Compared, Tuned
-from catcli.recipe import Method
 from catcli.reporting import sentences
 
 

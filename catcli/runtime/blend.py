@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from catcli.adapter import Blend, Confidence
+from catcli.adapter.manifest import BlendWeights, CalibrationParameters
 
 Array = npt.NDArray[np.float32]
 
 
-def mix(lora: Array, linear: Array, blend: Blend) -> Array:
+def mix(lora: Array, linear: Array, blend: BlendWeights) -> Array:
     """Scores *(rows, classes)* of the logarithmic opinion pool, before they are calibrated: w1 z1 + w2 z2 + offset.
 
     ``lora`` and ``linear`` are logits *(rows, classes)*. The pool multiplies the models' distributions, each raised to its weight (Genest &
@@ -29,7 +29,7 @@ def softmax(scores: Array) -> Array:
     return result
 
 
-def calibrated(scores: Array, confidence: Confidence) -> Array:
+def calibrated(scores: Array, confidence: CalibrationParameters) -> Array:
     """Probabilities *(rows, classes)* of scores: their softmax under the temperature, the best then corrected and the others scaled to fit.
 
     The correction is Platt's (1999, "Probabilistic Outputs for Support Vector Machines") on the log-odds of the best category alone

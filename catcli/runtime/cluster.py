@@ -24,11 +24,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from catcli import adapter as adapters
-from catcli.adapter import MANIFEST, Adapter, Variant
+from catcli.adapter.folder import Adapter, load_adapter
+from catcli.adapter.manifest import MANIFEST, Variant
+from catcli.data.io.buckets import BucketObject
+from catcli.data.io.source import Source
 from catcli.errors import CatcliError, DeviceError
-from catcli.products.buckets import Object
-from catcli.products.read import Source
 from catcli.runtime.joining import joined, quiet, unwrapped, unwrapping
 from catcli.runtime.labeler import Labeler, Labels, Vetting, variants_for
 from catcli.runtime.pipeline import Done
@@ -159,7 +159,7 @@ class Cluster:
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
         context.target_max_block_size = 1  # a work is a block, and a block is what a worker takes
-        local = not all(isinstance(path, Object) for path in source.paths)
+        local = not all(isinstance(path, BucketObject) for path in source.paths)
         works = ray.data.read_datasource(
             _datasource(source, planner, rows_of_a_batch(self.texts)),
             override_num_blocks=1,
@@ -193,7 +193,7 @@ def _datasource(source: Source, planner: Callable[[], Planner], rows: int) -> An
 
     folder = str(Path.cwd())
     # Not by the environment of Ray's jobs, which stands in its logs.
-    remote = any(isinstance(path, Object) for path in source.paths)
+    remote = any(isinstance(path, BucketObject) for path in source.paths)
     told = {name: value for name, value in os.environ.items() if remote and name.startswith(CREDENTIALS)}
 
     def read() -> Iterator[pd.DataFrame]:
@@ -252,7 +252,7 @@ class _Loaded:
             with tempfile.TemporaryDirectory() as scratch:
                 for name, content in ray.get(self._files.all.remote()).items():
                     (Path(scratch) / name).write_bytes(content)
-                self._labeler = Labeler(adapters.load(Path(scratch)), *self._options)
+                self._labeler = Labeler(load_adapter(Path(scratch)), *self._options)
         return self._labeler
 
     def facts(self) -> Facts:

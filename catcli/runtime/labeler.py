@@ -11,16 +11,17 @@ from typing import Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from catcli.adapter import Adapter, Variant
-from catcli.errors import AdapterError, listed
+from catcli.adapter.folder import Adapter
+from catcli.adapter.manifest import Variant
+from catcli.adapter.parquet import TEXT_TYPE, StoredColumns, logits_type, read_columns, write_columns
+from catcli.adapter.vetting import check_model
+from catcli.errors import AdapterError, name_list
 from catcli.runtime.blend import Array, calibrated, mix
 from catcli.runtime.cuda import cuda_is_there
 from catcli.runtime.ngrams import LinearModel
 from catcli.runtime.sandbox import begin, check
 from catcli.runtime.session import CPU, Session
-from catcli.runtime.stored import TEXT, Stored, logits_type, read_columns, write_columns
 from catcli.runtime.tokens import Tokenizer
-from catcli.runtime.vetting import vet
 
 SLAB = 2**22
 """Texts are labeled so many at a time that rows times classes stays below this: 16 MiB a float32 matrix."""
@@ -107,12 +108,12 @@ class Labeler:
                 f"{len(self.categories):,}; copy the adapter again or fit anew."
             )
         self._sizes = {"batch_tokens": batch_tokens, "workers": workers}
-        types = {"text": TEXT, **dict.fromkeys(manifest.variants, logits_type(len(self.categories)))}
+        types = {"text": TEXT_TYPE, **dict.fromkeys(manifest.variants, logits_type(len(self.categories)))}
         probe = read_columns(adapter.file("probe.parquet"), types, PROBE_ROWS)
         self.variant, self._session = self._open(adapter, device, variant, probe)
         self._confidence = manifest.variants[self.variant].confidence
 
-    def _open(self, adapter: Adapter, device: str, asked: str, probe: Stored) -> tuple[Variant, Session]:
+    def _open(self, adapter: Adapter, device: str, asked: str, probe: StoredColumns) -> tuple[Variant, Session]:
         """The session of the fastest variant that gives here what it gave where the adapter was made."""
         served, order = adapter.manifest.variants, variants_for(adapter, device, asked)
         for name in order:
@@ -120,7 +121,7 @@ class Labeler:
                 adapter.file(beside)
             file = adapter.file(served[name].file)
             if not self._is_vetted(adapter, name):
-                vet(file, served[name].data)
+                check_model(file, served[name].data)
             session = Session(file, device, **self._sizes)
             if session.no_cuda:
                 self.notes.append(
@@ -140,7 +141,7 @@ class Labeler:
     def _is_vetted(self, adapter: Adapter, variant: Variant) -> bool:
         return self._vetting == "done" or (self._vetting == "in a child" and check(adapter, variant))
 
-    def _agrees(self, session: Session, probe: Stored, variant: Variant) -> bool:
+    def _agrees(self, session: Session, probe: StoredColumns, variant: Variant) -> bool:
         there = probe.numbers[variant]
         here = lora_logits(self._tokenizer, session, probe.texts["text"])
         if here.shape != there.shape:
@@ -219,7 +220,7 @@ def variants_for(adapter: Adapter, device: str, wanted: str) -> list[Variant]:
     served = adapter.manifest.variants
     if wanted != "auto" and wanted not in served:
         raise AdapterError(
-            f"--variant {wanted}: {adapter.folder} has {listed(served)}; choose one of these, or fit it again where it pays."
+            f"--variant {wanted}: {adapter.folder} has {name_list(served)}; choose one of these, or fit it again where it pays."
         )
     # fp16 is for GPUs and int8 for CPUs: where a smaller file will serve, the larger one is not even opened.
     gpu = device == "cuda" or (device == "auto" and cuda_is_there())

@@ -28,10 +28,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from catcli.products.bad_rows import BadRows
-from catcli.products.batch import Batch
-from catcli.products.review import Review
-from catcli.products.write import Sink
+from catcli.data.io.bad_rows import BadRowsFile
+from catcli.data.io.batch import Batch
+from catcli.data.io.review import ReviewFile
+from catcli.data.io.writers import RowWriter
 from catcli.runtime.blend import Array
 from catcli.runtime.labeler import Labeler, Labels
 from catcli.runtime.planning import Plan, Planner, Work, rows_of_a_batch
@@ -108,7 +108,7 @@ class Through:
 
     by_input = False
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: RowWriter) -> None:
         self.write = sink.write
 
     def finish_part(self, rows: int) -> None:
@@ -126,8 +126,8 @@ def run(
     advance: Advance,
     *,
     previous: Previous | None = None,
-    review: Review | None = None,
-    bad_rows: BadRows | None = None,
+    review: ReviewFile | None = None,
+    bad_rows: BadRowsFile | None = None,
     summary: Summary | None = None,
     arrays: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> Summary:
@@ -216,8 +216,8 @@ class Finisher:
         advance: Advance,
         *,
         previous: Previous | None = None,
-        review: Review | None = None,
-        bad_rows: BadRows | None = None,
+        review: ReviewFile | None = None,
+        bad_rows: BadRowsFile | None = None,
         summary: Summary | None = None,
         arrays: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from catcli.data.dataset.text import row_text_series
+from catcli.data.io.batch import Batch
 from catcli.errors import ProductsError
-from catcli.products.batch import Batch
-from catcli.products.text import composed
 from catcli.runtime.recall import Hashes, Slots, among, hashes_of
 
 CHARACTERS = 128
@@ -116,7 +116,7 @@ class Planner:
         if keeps:
             self._rows_in_part = self._texts_in_part = 0
         self._part = batch.part
-        texts = composed(batch.select(list(dict.fromkeys(self._columns))), self._columns, self._plan.prices)
+        texts = row_text_series(batch.select(list(dict.fromkeys(self._columns))), self._columns, self._plan.prices)
         hashes = hashes_of(texts)
         if self._plan.dedupe:
             distinct, first, owner = np.unique(hashes, return_index=True, return_inverse=True)

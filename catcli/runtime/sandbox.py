@@ -22,7 +22,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from catcli.adapter import Adapter, Variant, is_sealed
+from catcli.adapter.folder import Adapter
+from catcli.adapter.manifest import Variant
+from catcli.adapter.seal import is_sealed
 from catcli.errors import AdapterError, CatcliError
 
 if sys.platform != "win32":

@@ -7,7 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from catcli.adapter import Variant, load
+from catcli.adapter.folder import load_adapter
+from catcli.adapter.manifest import Variant
 from catcli.errors import AdapterError, CatcliError
 from catcli.runtime.labeler import Labeler
 from catcli.runtime.sandbox import READY, limit
@@ -41,7 +42,7 @@ def main(order: str) -> None:
 
 
 def _try(folder: Path, variant: Variant, fingerprint: str) -> None:
-    adapter = load(folder)
+    adapter = load_adapter(folder)
     if adapter.fingerprint != fingerprint:
         raise AdapterError(f"{folder} was changed while it was loaded; run the same line again.")
     Labeler(adapter, "cpu", variant, workers=1, vetting="as the child").label(TEXTS)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import tokenizers
 
+from catcli.adapter.tokenizer_check import check_growth, is_tokenizers_error
 from catcli.errors import AdapterError, reason
 
 Ids = npt.NDArray[np.int64]
@@ -33,53 +32,6 @@ class TokenBatch:
         return first, second
 
 
-def is_tokenizers(error: BaseException) -> bool:
-    """Whether an error is of the tokenizers library: a plain `Exception`, or a panic of its Rust code, which is none."""
-    return (isinstance(error, Exception) and not isinstance(error, MemoryError)) or type(error).__name__ == "PanicException"
-
-
-MAX_GROWTH = 64
-"""Characters that the steps of a tokenizer may make of one, all together; those of published models make three."""
-
-MAX_EXPANSION = 128
-"""Bytes that a table of normal forms may put in the place of a character; Unicode's own are of 33 at most."""
-
-
-def check_growth(text: str) -> None:
-    """Stop at the ``text`` of a ``tokenizer.json`` that blows texts up: eight replacements of one letter by ten fill any memory.
-
-    Raises:
-        ValueError: it does, or is no JSON.
-    """
-    growth = 1
-    for step in _steps(json.loads(text)):
-        if "pattern" in step and "content" in step:
-            growth *= max(1, len(str(step["content"])))
-        growth *= 1 + len(str(step.get("prepend") or ""))
-        if "precompiled_charsmap" in step and _longest_form(step["precompiled_charsmap"]) > MAX_EXPANSION:
-            raise ValueError("its table of normal forms makes long texts of single characters")
-    if growth > MAX_GROWTH:
-        raise ValueError(f"its replacements make up to {growth:,} characters of one")
-
-
-def _steps(document: object) -> Iterator[dict[str, Any]]:
-    """The objects of a ``tokenizer.json`` outside its vocabulary, whether they name their type or not: tokenizers does without."""
-    waiting = [document]
-    while waiting:
-        found = waiting.pop()
-        if isinstance(found, dict):
-            yield found
-            waiting += [value for name, value in found.items() if name not in ("vocab", "merges", "added_tokens")]
-        elif isinstance(found, list):
-            waiting += found
-
-
-def _longest_form(table: object) -> int:
-    """The longest normal form in SentencePiece's precompiled table: four bytes that say how long its trie is, the trie, and the forms."""
-    content = base64.b64decode(table) if isinstance(table, str) else b""
-    return max(map(len, content[4 + int.from_bytes(content[:4], "little") :].split(b"\0")), default=0)
-
-
 class Tokenizer:
     """A tokenizer of the ``text`` of a ``tokenizer.json``, cutting texts at ``max_tokens``, special tokens included.
 
@@ -97,7 +49,7 @@ class Tokenizer:
         try:
             return cls(file.read_text(encoding="utf-8"), max_tokens, pad_id, str(file))
         except BaseException as error:
-            if not is_tokenizers(error):
+            if not is_tokenizers_error(error):
                 raise
             raise AdapterError(f"{file} holds no tokenizer: {reason(error)[:300]}; copy the adapter again or fit anew.") from error
 
@@ -122,7 +74,7 @@ class Tokenizer:
         try:
             encodings = self._tokenizer.encode_batch_fast(clean)
         except BaseException as error:
-            if not is_tokenizers(error):
+            if not is_tokenizers_error(error):
                 raise
             raise AdapterError(
                 f"{self.name} cannot read a text ({reason(error)[:300]}): it is damaged; copy the adapter, or the base, again."

@@ -29,9 +29,9 @@ import polars as pl
 import psutil
 from sklearn.metrics import f1_score
 
-from catcli import adapter as adapters
+from catcli.adapter.folder import load_adapter
+from catcli.data.dataset.text import row_texts
 from catcli.evaluation.metrics import Metrics
-from catcli.products.text import compose
 from catcli.runtime.blend import mix
 from catcli.runtime.labeler import Labeler
 
@@ -79,9 +79,9 @@ def killed(products: Path, output: Path, flags: Sequence[str]) -> float:
 
 def scored(folder: Path, test: pl.DataFrame) -> dict[str, object]:
     """Accuracy and macro F1 on the rows of ``test`` of the blend, LoRA alone and the linear model alone of an adapter, and its size."""
-    made = adapters.load(folder)
+    made = load_adapter(folder)
     labeler = Labeler(made, "cpu")
-    voices = labeler.voices(compose(test, made.manifest.text, made.manifest.prices))
+    voices = labeler.voices(row_texts(test, made.manifest.text, made.manifest.prices))
     logits = {"blend": mix(voices.lora, voices.linear, made.manifest.blend), "lora": voices.lora, "linear": voices.linear}
     truth = test["category"].to_numpy()
     found: dict[str, object] = {"variant": labeler.variant}

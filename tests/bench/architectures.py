@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' small mod
 from small_bases import CONFIGS, save_base
 from test_backbones import saved_merged_and_exported
 
+from catcli.config import Method
 from catcli.models.backbones import backbone
-from catcli.recipe import Method
 
 
 def main() -> None:

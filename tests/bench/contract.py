@@ -20,18 +20,18 @@ import polars as pl
 from accuracy import load_peers
 
 from catcli.commands.learning import Learner
-from catcli.commands.preparing import Ready, labeled_rows
 from catcli.commands.talk import Talk
+from catcli.config import Recipe
+from catcli.data.dataset.columns import choose_columns
+from catcli.data.dataset.gather import GatheredRows
+from catcli.data.dataset.prepare import TrainingData, select_labeled_rows
+from catcli.data.dataset.split import split_rows
+from catcli.data.dataset.text import row_texts
 from catcli.evaluation.calibration import fit_confidence
 from catcli.evaluation.contract import TARGETS, Judged, threshold
 from catcli.evaluation.reliability import calibration_error
 from catcli.evaluation.resampling import Outcomes
 from catcli.models.training import Tell
-from catcli.products.columns import choose
-from catcli.products.gather import Gathered
-from catcli.products.split import split
-from catcli.products.text import compose
-from catcli.recipe import Recipe
 from catcli.runtime.blend import calibrated
 
 
@@ -45,17 +45,17 @@ def main() -> None:
     train, test = (pl.read_parquet(options.data / f"{part}.parquet") for part in ("train", "test"))
     if options.rows < len(train):
         train = train[load_peers(options.peers).draw(train["category"].to_numpy(), options.rows)]
-    columns = choose(train, None, (), None, options.data.name)
-    labeled = labeled_rows(Gathered(train, len(train)), columns, options.data.name, Talk.silent())
+    columns = choose_columns(train, None, (), None, options.data.name)
+    labeled = select_labeled_rows(GatheredRows(train, len(train)), columns, options.data.name, Talk.silent())
     names = labeled.categories.names
     numbers = {name: number for number, name in enumerate(names)}
     truth = np.array([numbers.get(name, len(names)) for name in test["category"].to_list()])
-    texts = compose(test, columns.text, columns.prices)
+    texts = row_texts(test, columns.text, columns.prices)
     found: dict[float, list[tuple[float, float]]] = {target: [] for target in TARGETS}
     errors = []
     for seed in range(options.seeds):
-        parts = split(labeled.keys, labeled.classes, (80, 10, 10), seed)
-        learner = Learner(Ready(labeled, parts, columns, Recipe(split_seed=seed)), Talk.silent(), Tell(), time.perf_counter())
+        parts = split_rows(labeled.keys, labeled.classes, (80, 10, 10), seed)
+        learner = Learner(TrainingData(labeled, parts, columns, Recipe(split_seed=seed)), Talk.silent(), Tell(), time.perf_counter())
         choosing = parts.validation
         model, logits, _ = learner.train_linear([labeled.texts[row] for row in choosing])
         confidence = fit_confidence(logits, labeled.classes[choosing])

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 from accuracy import fit, load_peers, scored
 
-from catcli import adapter as adapters
+from catcli.adapter.folder import load_adapter
 from catcli.commands.bench import bench
 from catcli.commands.talk import Talk
 
@@ -28,7 +28,7 @@ from catcli.commands.talk import Talk
 def speeds(folder: Path, test: Path) -> dict[str, int]:
     """Rows a second of the base's session and from file to file, and the bytes of the model that serves."""
     found = bench([str(test)], adapter=str(folder), rows=2048, repeats=3, talk=Talk.silent())
-    made = adapters.load(folder)
+    made = load_adapter(folder)
     served = made.manifest.variants["int8" if found.variant == "int8" else "fp32"].file
     stages = {stage.name: round(stage.median) for stage in found.stages}
     return {

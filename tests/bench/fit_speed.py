@@ -21,15 +21,15 @@ import numpy as np
 import polars as pl
 import torch
 
+from catcli.config import Recipe
+from catcli.data.dataset.categories import Categories
+from catcli.data.dataset.examples import Examples
+from catcli.data.dataset.text import row_texts
 from catcli.models.backbones import MINILM
 from catcli.models.checkpoint import Checkpoint
 from catcli.models.classifier import use_bf16
 from catcli.models.reading import read
 from catcli.models.training import Task, Tell, fitting_tokenizer, train
-from catcli.products.categories import Categories
-from catcli.products.examples import Examples
-from catcli.products.text import compose
-from catcli.recipe import Recipe
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, default=Path("../shared/peers"))
     options = parser.parse_args()
     frame = pl.read_parquet(options.train).drop_nulls(options.label).sample(options.rows, seed=0)
-    texts, labels = compose(frame, options.text.split(",")), frame[options.label].to_list()
+    texts, labels = row_texts(frame, options.text.split(",")), frame[options.label].to_list()
     categories = Categories.of(labels)
     base, device = MINILM, torch.device(options.device)
     recipe = Recipe(epochs=1, device=options.device, dtype=options.dtype, batch_size=options.batch_size)

@@ -26,6 +26,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from catcli.adapter.folder import load_adapter
+
 HERE = Path(__file__).parent
 
 Facts = dict[str, Any]
@@ -152,8 +154,7 @@ def fit(setting: Setting) -> Facts:
     """flipkart's 2,000 rows: seconds by phase, and accuracy on the test file."""
     import polars as pl
 
-    from catcli import adapter as adapters
-    from catcli.products.text import compose
+    from catcli.data.dataset.text import row_texts
     from catcli.runtime.blend import mix
     from catcli.runtime.labeler import Labeler
 
@@ -174,11 +175,11 @@ def fit(setting: Setting) -> Facts:
     found: Facts = {name: round(took[f"{name}_seconds"], 1) for name in ("lora", "linear")}
     found |= {"in all, s": round(took["seconds"], 1), "command, s": round(wall, 1), "fp16": (told.get("fp16") or {}).get("reason")}
     found["GPU, MiB"] = round((took["device_memory"] or 0) / 2**20)
-    made = adapters.load(setting.adapter)
+    made = load_adapter(setting.adapter)
     truth, few = test["category"].to_numpy(), setting.rows(len(test))
     for device, variant in ((setting.device, "fp32"), (setting.device, "auto"), ("cpu", "fp32")):
         labeler = Labeler(made, device, variant)
-        voices = labeler.voices(compose(test.head(few), made.manifest.text, made.manifest.prices))
+        voices = labeler.voices(row_texts(test.head(few), made.manifest.text, made.manifest.prices))
         for name, logits in (("blend", mix(voices.lora, voices.linear, made.manifest.blend)), ("lora", voices.lora)):
             right = [labeler.categories[number] == wanted for number, wanted in zip(logits.argmax(1), truth, strict=False)]
             found[f"accuracy, {name}, {labeler.variant} on {labeler.provider[:4]}"] = round(statistics.mean(right), 4)
@@ -203,11 +204,10 @@ def parity(setting: Setting) -> Facts:
 
     import numpy as np
 
-    from catcli import adapter as adapters
     from catcli.runtime.session import Session
     from catcli.runtime.tokens import Tokenizer
 
-    made = adapters.load(setting.adapter)
+    made = load_adapter(setting.adapter)
     tokenizer = Tokenizer((setting.adapter / "tokenizer.json").read_text(), 128, made.manifest.pad_id)
     long = tokenizer.encode([" ".join(setting.titles()[:60])])[0]
     ids = [long[:count] for count in range(1, len(long) + 1)] + tokenizer.encode(setting.titles()[: setting.rows(20_000) // 10])
@@ -232,10 +232,9 @@ def parity(setting: Setting) -> Facts:
 
 def session(setting: Setting) -> Facts:
     """Titles a second of the session alone, by tokens of a batch and by threads; and what is padding."""
-    from catcli import adapter as adapters
     from catcli.runtime.labeler import Labeler
 
-    made = adapters.load(setting.adapter)
+    made = load_adapter(setting.adapter)
     titles = setting.titles()[: setting.rows(40_000)]
     found: Facts = {}
     for variant in [name for name in ("fp16", "fp32") if name in made.manifest.variants]:
@@ -255,10 +254,9 @@ def session(setting: Setting) -> Facts:
 
 def stages(setting: Setting) -> Facts:
     """Titles a second of what the host does for the GPU, on one thread: tokens, linear model, both and the blend."""
-    from catcli import adapter as adapters
     from catcli.runtime.labeler import Labeler
 
-    labeler = Labeler(adapters.load(setting.adapter), setting.device)
+    labeler = Labeler(load_adapter(setting.adapter), setting.device)
     titles = setting.titles()[: setting.rows(16_384)]
     found: Facts = {}
     for name, run in (("tokens", labeler.tokenize), ("linear model", labeler.linear), ("all of a call", labeler.label)):
@@ -298,11 +296,10 @@ def measured(setting: Setting, catalog: Path, *options: object) -> Facts:
 
 def peers(setting: Setting) -> Facts:
     """transformers' pipeline in half precision, as its documentation shows it, in batches of several sizes."""
-    from catcli import adapter as adapters
     from catcli.commands.bench import pipeline_of
     from catcli.runtime.labeler import Labeler
 
-    made = adapters.load(setting.adapter)
+    made = load_adapter(setting.adapter)
     labeler, titles = Labeler(made, setting.device), setting.titles()[: min(setting.rows(16_384), 16_384 if not setting.rehearse else 128)]
     found: Facts = {}
     for size in (64, 512):
@@ -339,14 +336,14 @@ def step_counts(setting: Setting) -> Facts:
     import torch
     from torch.profiler import ProfilerActivity, profile
 
+    from catcli.config import Recipe
+    from catcli.data.dataset.categories import Categories
+    from catcli.data.dataset.examples import Examples
     from catcli.models.backbones import MINILM
     from catcli.models.classifier import Classifier
     from catcli.models.methods import prepare
     from catcli.models.reading import read
     from catcli.models.training import Task, Tell, Trainer, fitting_tokenizer
-    from catcli.products.categories import Categories
-    from catcli.products.examples import Examples
-    from catcli.recipe import Recipe
 
     frame = pl.read_parquet(setting.data / "pricerunner" / "train.parquet").drop_nulls("category").head(512)
     texts, labels = frame["title"].to_list(), frame["category"].to_list()
@@ -398,8 +395,8 @@ def calls(setting: Setting) -> Facts:
     import numpy as np
     import polars as pl
 
+    from catcli.data.io.batch import Batch
     from catcli.models.backbones import MINILM
-    from catcli.products.batch import Batch
     from catcli.runtime.planning import Plan, Planner, rows_of_a_batch
     from catcli.runtime.tokens import Tokenizer
 

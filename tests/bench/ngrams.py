@@ -17,7 +17,7 @@ import polars as pl
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_union
 
-from catcli.products.text import compose
+from catcli.data.dataset.text import row_texts
 from catcli.runtime.ngrams import Ngrams
 
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8000)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    texts = compose(pl.read_parquet(options.rows_file).head(options.rows), options.text.split(","))
+    texts = row_texts(pl.read_parquet(options.rows_file).head(options.rows), options.text.split(","))
     ours = Ngrams.fit(texts)
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import polars as pl
 
-from catcli import adapter as adapters
+from catcli.adapter.folder import Adapter, load_adapter
 from catcli.commands.bench import TRANSFORMERS_ROWS, pipeline_of
 from catcli.commands.predict import Asked, predict
 from catcli.runtime.labeler import Labeler
@@ -45,7 +45,7 @@ def distinct(data: str, wanted: list[str]) -> pl.DataFrame:
     return pl.concat(frames, how="diagonal").unique(maintain_order=True).sample(fraction=1, shuffle=True, seed=0)
 
 
-def speed(adapter: adapters.Adapter, texts: pl.DataFrame, rows: int, repeats: int, folder: Path, device: str) -> None:
+def speed(adapter: Adapter, texts: pl.DataFrame, rows: int, repeats: int, folder: Path, device: str) -> None:
     texts = texts.head(rows)
     texts.write_parquet(folder / "in.parquet")
     labeler = Labeler(adapter, device)
@@ -102,7 +102,7 @@ def repeat(texts: pl.DataFrame, count: int, file: Path) -> None:
     pl.DataFrame([numbers.cast(pl.String).alias("sku"), *columns]).write_parquet(file, row_group_size=count)
 
 
-def memory(adapter: adapters.Adapter, texts: pl.DataFrame, rows: int, folder: Path) -> None:
+def memory(adapter: Adapter, texts: pl.DataFrame, rows: int, folder: Path) -> None:
     out, file = folder / "out.parquet", folder / "in.parquet"
     for count, extra in ((500_000, ()), (rows, ()), (200_000, ("--no-dedupe",))):
         # In a process of its own: Linux counts a parent's memory as the peak of the child that it starts.
@@ -114,7 +114,7 @@ def memory(adapter: adapters.Adapter, texts: pl.DataFrame, rows: int, folder: Pa
         print(f"{count:,} rows {' '.join(extra)}: {told}", flush=True)
 
 
-def kill(adapter: adapters.Adapter, texts: pl.DataFrame, rows: int, kills: int, folder: Path) -> None:
+def kill(adapter: Adapter, texts: pl.DataFrame, rows: int, kills: int, folder: Path) -> None:
     source, whole, out = folder / "in.csv", folder / "whole.csv", folder / "out.csv"
     texts.head(rows).with_row_index("sku").write_csv(source)
     options = ["--adapter", str(adapter.folder), "--allow-missing"]
@@ -139,7 +139,7 @@ def kill(adapter: adapters.Adapter, texts: pl.DataFrame, rows: int, kills: int, 
         out.unlink()
 
 
-def previous(adapter: adapters.Adapter, texts: pl.DataFrame, rows: int, folder: Path) -> None:
+def previous(adapter: Adapter, texts: pl.DataFrame, rows: int, folder: Path) -> None:
     first, second = folder / "monday.parquet", folder / "tuesday.parquet"
     kept = rows - rows // 20
     texts.head(rows).write_parquet(first)
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="of the part speed")
     asked = parser.parse_args()
-    adapter = adapters.load(Path(asked.adapter))
+    adapter = load_adapter(Path(asked.adapter))
     texts = distinct(asked.data, list(adapter.manifest.text))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

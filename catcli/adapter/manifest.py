@@ -1,0 +1,165 @@
+"""The adapter folder: made whole or not at all, checked before use, listed in a store."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from catcli.config import Method
+
+FORMAT = 4
+READABLE_FORMATS = (2, 3, FORMAT)
+"""Formats that are read: one of format 2 says no revision of its base, and has no weights beside its models; before 4 a base had all its
+blocks."""
+MANIFEST = "adapter.json"
+
+
+MAX_CATEGORIES, MAX_NAME_CHARACTERS = 1_000_000, 10_000
+"""Categories of an adapter, and characters of a name."""
+
+Variant = Literal["fp32", "int8", "fp16"]
+
+
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", name):
+        raise ValueError(f"{name[:80]!r} is no plain name: an adapter's files lie in its own folder")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_plain_name)]
+"""A file of the folder itself: no path, no ``..``."""
+
+ShortText = Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)]
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Number = Annotated[float, Field(ge=-1e9, le=1e9)]
+"""A number that cannot overflow float32 where it is multiplied by a logit; fitted ones are below a hundred."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class BaseInfo(_Section):
+    """The base model: the name that gets it again, its public name, the SHA-256 of its weights, and the hub's commit.
+
+    ``blocks`` are those of the published model that it keeps; empty for all.
+    """
+
+    name: ShortText
+    hub: ShortText
+    sha256: Hash
+    revision: ShortText | None = None
+    blocks: tuple[int, ...] = ()
+
+
+class Threshold(_Section):
+    """A precision to hold, and the confidence above which rows may be labeled unseen."""
+
+    precision: Share
+    """The share of accepted rows that is to be right."""
+    threshold: Share | None
+    """The confidence from which rows are accepted; null where none could be shown to hold the precision."""
+    accepted: Share | None
+    """Share of the choosing rows' products that lie above it."""
+    products: Count
+    """Products, a row each, that it was looked for among."""
+    missing: Count | None
+    """Where there is no threshold: at least how many more such products it takes to show one; null where more would not help."""
+    best: Share | None
+    """Where there is no threshold: the precision of the surest rows that were tested; null where there were too few to test."""
+
+
+class CategoryThresholds(_Section):
+    """Thresholds for the rows that are labeled with one category."""
+
+    category: ShortText
+    """The category's name."""
+    thresholds: tuple[Threshold, ...]
+    """One for each precision."""
+
+
+class CalibrationParameters(_Section):
+    """What calibrates scores: they are divided by ``temperature``, and the log-odds of the best become ``slope`` x theirs + ``shift``."""
+
+    temperature: Annotated[float, Field(ge=1e-9, le=1e9)]
+    """What scores are divided by before their softmax."""
+    slope: Number = 1.0
+    """What the log-odds of the best category are multiplied by."""
+    shift: Number = 0.0
+    """What is added to them then."""
+
+
+class VariantInfo(_Section):
+    """One exported form of the model, what calibrates it, and the thresholds that its confidences have to pass.
+
+    ``data`` names the files beside ``file`` that hold its weights, where those pass 2 GiB.
+    """
+
+    file: FileName
+    confidence: CalibrationParameters
+    data: tuple[FileName, ...] = ()
+    thresholds: tuple[Threshold, ...] = ()
+    category_thresholds: tuple[CategoryThresholds, ...] = ()
+
+
+class BlendWeights(_Section):
+    """What the logits of the two models are multiplied by before they are added, and what is added for each class besides."""
+
+    lora: Number
+    linear: Number
+    offset: tuple[Number, ...] = ()
+
+
+class ModelScales(_Section):
+    """What each model's logits are multiplied by where it stands alone: the inverse of its temperature."""
+
+    lora: Number
+    linear: Number
+
+
+class Manifest(_Section):
+    """``adapter.json``: what came out of a fit.
+
+    Class *i* is ``categories[i]``; ``prices`` are those of the ``text`` columns that are read as bands; ``files`` maps a file's name to its
+    SHA-256.
+    """
+
+    format: int
+    created: AwareDatetime
+    base: BaseInfo
+    method: Method
+    label: ShortText
+    text: Annotated[tuple[ShortText, ...], Field(min_length=1, max_length=1000)]
+    prices: tuple[ShortText, ...] = ()
+    group: ShortText | None
+    categories: Annotated[tuple[ShortText, ...], Field(min_length=2, max_length=MAX_CATEGORIES)]
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)]
+    pad_id: Annotated[int, Field(ge=0, lt=2**31)]
+    blend: BlendWeights
+    alone: ModelScales
+    variants: dict[Variant, VariantInfo]
+    files: dict[FileName, Hash]
+    versions: dict[ShortText, ShortText]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if len(set(self.categories)) < len(self.categories):
+            raise ValueError("a category stands in it twice")
+        if len(self.blend.offset) not in (0, len(self.categories)):
+            raise ValueError(f"the blend has {len(self.blend.offset)} offsets for {len(self.categories)} categories")
+        if not set(self.prices) <= set(self.text):
+            raise ValueError("prices that are no text column")
+        served = {name for one in self.variants.values() for name in (one.file, *one.data)}
+        if self.files and ("fp32" not in self.variants or not served <= set(self.files)):  # a draft has no hashes yet
+            raise ValueError("a model that serves is not among its files")
+        return self
+
+
+# --- making one ----------------------------------------------------------------------------------------------------------------------
+
+
+# --- finding one ---------------------------------------------------------------------------------------------------------------------

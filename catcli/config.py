@@ -1,0 +1,261 @@
+"""What to train and how: frozen, validated at once, speaking in the names of the flags."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from catcli.atomic import read_small_file
+from catcli.errors import ProductsError, UsageError, did_you_mean
+
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["auto", "fp32", "bf16"]
+Method = Literal["lora", "rslora", "dora", "pissa", "full", "head"]
+Pool = Literal["mean", "cls", "last"]
+Balance = Literal["none", "weights", "focal", "logit-adjust"]
+
+VARIANTS = ("auto", "fp32", "fp16", "int8")
+"""What may be asked for of an adapter's models."""
+
+MAX_RECIPE_BYTES = 2**20
+"""Bytes of a recipe's file."""
+
+LORA_METHODS: tuple[Method, ...] = ("lora", "rslora", "dora", "pissa")
+"""Methods that put adapters beside frozen weights."""
+
+BASE_OPTIONS = ("lr", "targets", "pool", "max_tokens")
+"""What suits one base, and is chosen anew for another; for another method the learning rate is."""
+
+LORA_OPTIONS = ("rank", "alpha", "dropout", "targets")
+"""What is an adapter's, and means nothing where none is trained."""
+
+
+class Recipe(BaseModel):
+    """Everything that decides what a fit trains. Fields are the flags of ``catcli fit`` in their long form.
+
+    ``label``, ``text`` and ``group`` are None or empty until the columns have been looked for; in an adapter's ``recipe.json`` every one
+    is resolved, so that ``catcli fit --recipe`` repeats the run. ``about`` says what a recipe that ships with catcli is for.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    about: str = ""
+    label: str | None = None
+    text: tuple[str, ...] = ()
+    group: str | None = None
+    base: Annotated[str, Field(min_length=1)] = "minilm"
+    method: Method = "lora"
+    rank: Annotated[int, Field(ge=1, le=512)] = 8
+    alpha: Annotated[int, Field(ge=1)] = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    targets: tuple[str, ...] = ()
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    lr: Annotated[float, Field(gt=0, le=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
+    max_tokens: Annotated[int, Field(ge=4, le=8192)] | None = None
+    pool: Pool | None = None
+    balance: Balance = "none"
+    merge_labels: bool = False
+    per_category: Annotated[int, Field(ge=1)] | None = None
+    split: tuple[int, int, int] = (80, 10, 10)
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    refit: bool = True
+    time_budget: Annotated[float, Field(gt=0)] | None = None
+    teacher: Annotated[str, Field(min_length=1)] | None = None
+    unlabeled: Annotated[str, Field(min_length=1)] | None = None
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _three_shares(cls, value: object) -> tuple[int, ...]:
+        if isinstance(value, str):
+            value = value.split("/")
+        try:
+            shares = tuple(int(share) for share in value)  # type: ignore[attr-defined]  # what cannot be iterated is caught
+        except (TypeError, ValueError) as error:
+            raise ValueError("write three whole percentages, such as 80/10/10") from error
+        if len(shares) != 3 or sum(shares) != 100 or min(shares) < 1:
+            raise ValueError("three whole percentages above 0 that add up to 100, such as 80/10/10")
+        return shares
+
+    @field_validator("time_budget", mode="before")
+    @classmethod
+    def _time(cls, value: object) -> object:
+        return _seconds(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _taught(self) -> Self:
+        if self.unlabeled and not self.teacher:
+            raise ValueError("--unlabeled rows are for a teacher to label; say which adapter it is with --teacher")
+        return self
+
+    @classmethod
+    def make(cls, **options: object) -> Recipe:
+        """A recipe of flags, None meaning "not given"; everything that is wrong with them in one `UsageError`."""
+        try:
+            return cls.model_validate({name: value for name, value in options.items() if value is not None})
+        except ValidationError as error:
+            raise UsageError("; ".join(flag_problems(error)) + ".") from error
+
+    @classmethod
+    def load(cls, name: str | None) -> Recipe:
+        """A file such as an adapter's ``recipe.json``, or one of `shipped_recipes` by name; the defaults where there is none to load.
+
+        Raises:
+            ProductsError: it is not there, or is no recipe.
+        """
+        if name is None:
+            return cls()
+        file = Path(name)
+        there = {} if file.is_file() else shipped_recipes()
+        if name in there:
+            return there[name]
+        try:
+            return cls.model_validate_json(read_small_file(file, MAX_RECIPE_BYTES))
+        except OSError as error:
+            raise ProductsError(
+                f"--recipe {name}: {error.strerror or error}{did_you_mean(name, there)}; give the recipe.json of an adapter folder, or one of "
+                f"{', '.join(there)}."
+            ) from error
+        except ValidationError as error:
+            raise ProductsError(f"--recipe {name}: {'; '.join(flag_problems(error))}.") from error
+
+    @classmethod
+    def start(cls, name: str | None, given: Mapping[str, object], *, repeated: Mapping[str, object] | None = None) -> Recipe:
+        """What `load` gives for ``name``, with the flags that were ``given`` in its place; ``repeated`` are given in another way.
+
+        Raises:
+            UsageError: the recipe is a file that names what is to be read beside the rows, which only who runs it may do: a recipe that
+                came by mail could name a private file, or a bucket that is then asked with the credentials of this machine.
+        """
+        recipe = cls.load(name)
+        of_another = given.get("base") not in (None, recipe.base), given.get("method") not in (None, recipe.method)
+        recipe = recipe.without(*(BASE_OPTIONS if of_another[0] else ()), *(("lr",) if of_another[1] else ()))
+        flags = {flag for flag, value in {**given, **(repeated or {})}.items() if value not in (None, (), [])}
+        unasked = {flag: place for flag, place in recipe.places().items() if flag not in flags} if name and Path(name).is_file() else {}
+        if unasked:
+            line = shlex.join(word for flag, place in unasked.items() for word in (f"--{flag}", place))
+            raise UsageError(
+                f"--recipe {name} reads other files ({line}), which a recipe cannot ask for by itself; type this too if you want it, or "
+                "remove it from the recipe."
+            )
+        return recipe.but(given)
+
+    def places(self) -> dict[str, str]:
+        """The files that it reads beside the rows, by the names of their flags: a teacher, unlabeled rows, and a base in a folder."""
+        in_folder = self.base.startswith((".", "/", "~")) or Path(self.base).is_dir()
+        found = {"teacher": self.teacher, "unlabeled": self.unlabeled, "base": self.base if in_folder else None}
+        return {flag: place for flag, place in found.items() if place is not None}
+
+    def options(self, file: str) -> str:
+        """What to type to start from it once it is written to ``file``."""
+        return shlex.join(["--recipe", file, *(word for flag, place in self.places().items() for word in (f"--{flag}", place))])
+
+    def but(self, changes: Mapping[str, object]) -> Recipe:
+        """This recipe with the flags that were given in their place; None leaves what the recipe says.
+
+        Raises:
+            UsageError: a flag is wrong, or is one of adapters where none are trained.
+        """
+        given = {name: value for name, value in changes.items() if value not in (None, ())}
+        # What a recipe says about itself holds no longer once it is changed.
+        changed = self.make(**{**self.model_dump(), **({"about": ""} if given else {}), **given})
+        odd = [f"--{name}" for name in LORA_OPTIONS if name in given]
+        if odd and changed.method not in LORA_METHODS:
+            raise UsageError(
+                f"{', '.join(odd)}: --method {changed.method} trains no adapters; leave {'it' if len(odd) == 1 else 'them'} out."
+            )
+        return changed
+
+    def without(self, *names: str) -> Recipe:
+        """This recipe with the defaults of some fields."""
+        return type(self)(**self.model_dump(exclude=set(names), exclude_unset=True))
+
+
+def shipped_recipes() -> dict[str, Recipe]:
+    """The recipes that come with catcli, by name."""
+    found = (resources.files("catcli") / "recipes").iterdir()
+    files = sorted((file for file in found if file.name.endswith(".json")), key=lambda file: file.name)
+    return {file.name.removesuffix(".json"): Recipe.model_validate_json(file.read_bytes()) for file in files}
+
+
+def _seconds(text: str) -> float:
+    """``90s``, ``10m`` and ``2h`` as seconds."""
+    try:
+        found = float(text[:-1]) * {"s": 1, "m": 60, "h": 3600}[text[-1:]]
+    except (KeyError, ValueError) as error:
+        raise ValueError("write a time such as 90s, 10m or 2h") from error
+    if not 0 < found < float("inf"):
+        raise ValueError("write a time above 0, such as 90s, 10m or 2h")
+    return found
+
+
+def parse_seconds(option: str, told: str) -> float:
+    """A time as seconds: a number of them, or ``90s``, ``10m``, ``2h``.
+
+    Raises:
+        UsageError: it is none, or none above 0.
+    """
+    try:
+        found = float(told) if told[-1:].isdigit() else _seconds(told)
+    except ValueError as error:
+        raise UsageError(f"{option} {told}: {error}.") from error
+    if not 0 < found < float("inf"):
+        raise UsageError(f"{option} {told}: a time above 0.")
+    return found
+
+
+def check_device(device: str) -> None:
+    """Stop at a name that is none of `Device`."""
+    if device not in get_args(Device):
+        raise UsageError(f"--device {device}: choose one of {', '.join(get_args(Device))}.")
+
+
+def check_variant(variant: str) -> None:
+    """Stop at a name that is none of `VARIANTS`."""
+    if variant not in VARIANTS:
+        raise UsageError(f"--variant {variant}: choose one of {', '.join(VARIANTS)}.")
+
+
+def flag_problems(error: ValidationError) -> list[str]:
+    """Every problem of a recipe as ``--batch-size 0: at least 1``."""
+    problems = []
+    for problem in error.errors(include_url=False):
+        if problem["type"] == "value_error" and not problem["loc"]:  # of options together: the sentence names them
+            problems.append(problem["msg"].removeprefix("Value error, "))
+            continue
+        flag = f"--{problem['loc'][0]} ".replace("_", "-") + str(problem["input"])[:80] if problem["loc"] else "the file"
+        problems.append(f"{flag}: {plain_validation_message(problem['msg'])}")
+    return problems
+
+
+_PLAIN_MESSAGES = {
+    r"Input should be greater than or equal to (\S+)": r"at least \1",
+    r"Input should be less than or equal to (\S+)": r"at most \1",
+    r"Input should be greater than (\S+)": r"above \1",
+    r"Input should be less than (\S+)": r"below \1",
+    r"Input should be a valid integer.*": "a whole number",
+    r"Input should be a valid number.*": "a number",
+    r"Input should be a valid boolean.*": "true or false",
+    r"Input should be a valid string": "a name",
+    r"String should have at least 1 character": "a name",
+    r"Input should be ('.*')": r"one of \1",
+    r"Extra inputs are not permitted": "there is no such option",
+    r"Value error, ": "",
+}
+
+
+def plain_validation_message(message: str) -> str:
+    """What pydantic says of a value, in the words of the other sentences."""
+    for said, plain in _PLAIN_MESSAGES.items():
+        message = re.sub(said, plain, message, flags=re.DOTALL)
+    return message

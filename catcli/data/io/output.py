@@ -1,0 +1,109 @@
+"""Where rows are written and in what format: what the options and the extension say, and what is wrong with them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+import polars as pl
+
+from catcli.data.io.formats import COMPRESSIONS, EXTENSIONS, without_compression
+from catcli.errors import OutputError, UsageError, is_disk_full
+from catcli.paths import is_bucket, is_folder
+
+if TYPE_CHECKING:
+    pass
+
+
+OutputFormat = Literal["csv", "tsv", "jsonl", "parquet", "arrow"]
+
+
+Compression = Literal["", ".gz", ".zst"]
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """How rows are written: the format, what compresses it (Parquet compresses inside), and whether a spreadsheet may open it.
+
+    With ``safe`` no cell of CSV is a formula: see `defused`.
+    """
+
+    format: OutputFormat
+    packing: Compression = ""
+    safe: bool = False
+
+    @property
+    def is_text(self) -> bool:
+        """Whether files of it can be laid end to end."""
+        return self.format in ("csv", "tsv", "jsonl")
+
+
+def file_format(out: str, asked: str | None, beside: OutputFormat = "csv", option: str = "-o", *, safe: bool = False) -> FileFormat:
+    """The form of ``out``: asked for, or told by its ending; CSV on standard output, and ``beside`` for a folder. ``safe`` is of CSV.
+
+    Raises:
+        UsageError: neither says.
+    """
+    if asked is not None and asked not in get_args(OutputFormat):
+        raise UsageError(f"--format {asked}: choose one of {', '.join(get_args(OutputFormat))}.")
+    if not out:
+        raise UsageError(f"{option}: the name is empty; name a file, a folder that ends in /, or - for standard output.")
+    path = Path(out)
+    packing = cast(Compression, path.suffix.lower() if out != "-" and path.suffix.lower() in COMPRESSIONS else "")
+    found = asked or ("csv" if out == "-" else EXTENSIONS.get(without_compression(path).suffix.lower()))
+    if found is None and is_folder(out):
+        found = beside
+    if found not in get_args(OutputFormat):
+        endings = ", ".join(ending for ending, kind in EXTENSIONS.items() if kind in get_args(OutputFormat))
+        raise UsageError(f"{option} {out}: the ending names no format that catcli writes ({endings}); rename it or pass --format.")
+    named = None if out == "-" or is_folder(out) else EXTENSIONS.get(without_compression(path).suffix.lower())
+    if asked is not None and named is not None and named != asked:
+        raise UsageError(f"{option} {out}: its ending says {named}, and --format {asked}; rename it or leave --format out.")
+    form = FileFormat(cast(OutputFormat, found), packing, safe and found in ("csv", "tsv"))
+    if not form.is_text and out == "-":
+        raise UsageError(f"--format {found} needs a file to write to; standard output takes csv, tsv or jsonl.")
+    if not form.is_text and packing:
+        raise UsageError(f"{option} {out}: {found} is compressed inside; leave {packing} out.")
+    return form
+
+
+def check_folder(file: Path, option: str = "-o") -> None:
+    """Before the work begins: the folder that ``file`` goes to is there and can be written.
+
+    Raises:
+        OutputError: it is not.
+    """
+    folder = file.absolute().parent
+    if is_bucket(file):
+        raise OutputError(f"{option} {file}: only predict writes to a bucket; name a file, and copy it.")
+    if not folder.is_dir():
+        raise OutputError(f"{option} {file}: there is no folder {file.parent}; make it with 'mkdir -p {file.parent}'.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"{option} {file} cannot be written: Permission denied; choose another folder.")
+
+
+@contextmanager
+def write_errors(out: str, option: str = "-o") -> Iterator[None]:
+    """Turn what a disk or a format refuses into a sentence.
+
+    Raises:
+        OutputError: the place cannot be written, or the format cannot hold a column.
+    """
+    try:
+        yield
+    except BrokenPipeError as error:
+        if out == "-":  # as with | head: see `catcli.ending`
+            raise
+        raise OutputError(f"{option} {out}: who read it has gone before the end; run the same line again.") from error
+    except OSError as error:
+        if is_disk_full(error):
+            raise OutputError(f"{option} {out}: the disk is full; free some space and run the same line again.") from error
+        raise OutputError(f"{option} {out} cannot be written: {error.strerror or error}.") from error
+    except pl.exceptions.PanicException as error:  # how polars' writers meet a type that they do not know
+        raise OutputError(
+            f"{option} {out}: its format cannot hold a column of this type ({error}); write Parquet, or leave the column out with --keep."
+        ) from error

@@ -1,0 +1,295 @@
+"""Files of products → batches of rows, in order, with memory set by the batch and not by the file.
+
+Each format has a reader of its own: `catcli.data.io.csv_reader` (CSV, TSV: cells stay the text they are), `catcli.data.io.json_lines` (JSON
+Lines), `catcli.data.io.columnar` (Parquet, Arrow IPC) and polars for Excel workbooks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, cast, get_args
+
+import polars as pl
+
+from catcli.data.io import csv_reader, json_lines
+from catcli.data.io.batch import BadRowPolicy, Batch, check_column_names, check_same_columns
+from catcli.data.io.buckets import Location
+from catcli.data.io.excel import read_workbook
+from catcli.data.io.formats import Format
+from catcli.data.io.inputs import SPOOL_PREFIX, InputFile, expand, format_of
+from catcli.data.io.streams import (
+    STANDARD_INPUT,
+    check_signature,
+    display_name,
+    encoding_note,
+    file_size,
+    file_state,
+    open_bytes,
+    split_encoding,
+)
+from catcli.errors import ChangedError, ProductsError, UsageError, name_list
+
+BATCH_ROWS = 65_536
+"""Rows of a batch where nobody asks for another number."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of one format, read one after the other as if they were one."""
+
+    files: tuple[InputFile, ...]
+    format: Format
+    delimiter: str | None = None
+    encoding: str | None = None
+    on_bad_row: BadRowPolicy = "stop"
+
+    @property
+    def paths(self) -> tuple[Location, ...]:
+        """Where the files are; `STANDARD_INPUT` and the copy of what came through a pipe among them."""
+        return tuple(file.path for file in self.files)
+
+    @property
+    def piped(self) -> bool:
+        """Whether the rows come through a pipe, and so cannot be read a second time by another run."""
+        return any(path == STANDARD_INPUT or path.name.startswith(SPOOL_PREFIX) for path in self.paths)
+
+    @property
+    def name(self) -> str:
+        """How sentences call it."""
+        return self._named(self.paths[0]) if len(self.paths) == 1 else f"{self._named(self.paths[0])} and {len(self.paths) - 1} more"
+
+    @staticmethod
+    def _named(path: Location) -> str:
+        return "standard input" if path.name.startswith(SPOOL_PREFIX) else display_name(path)
+
+    @property
+    def stem(self) -> str:
+        """The first file's name without its endings, in letters that a shell takes without quotes."""
+        name = "" if self.piped else self.paths[0].name.split(".")[0]
+        return re.sub(r"[^\w-]+", "-", name).strip("-") or "products"
+
+    @cached_property
+    def line_encodings(self) -> Mapping[Location, str]:
+        """Of JSON Lines: each file's encoding, for which a plain file is looked through once."""
+        return {path: json_lines.file_encoding(path, self.encoding, self.on_bad_row) for path in self.paths}
+
+    @cached_property
+    def lines_schema(self) -> json_lines.Schema:
+        """Of JSON Lines: the columns of all files with types that hold all their cells; the files are read through for it, so once."""
+        schema: json_lines.Schema = {}
+        for path in self.paths:
+            for name, dtype in json_lines.infer_schema(path, self.line_encodings[path], BATCH_ROWS, self.on_bad_row).items():
+                schema[name] = json_lines.common_type(schema[name], dtype) if name in schema else dtype
+        return schema
+
+    def batches(self, rows: int = BATCH_ROWS) -> Iterator[Batch]:
+        """All rows in order, about ``rows`` at a time; where there are none, one batch that has the columns and no row.
+
+        Standard input can be read once only.
+        """
+        self._check_layouts()
+        sizes = list(map(file_size, self.paths))
+        columns: list[str] | None = None
+        types: Mapping[str, object] = {}
+        for number, file in enumerate(self.files):
+            for batch in check_unchanged(file.path, self._of(file, rows)):
+                if columns is None:
+                    columns, types = batch.columns, batch.table_types
+                self._check_layout(file, batch.columns, batch.table_types, columns, types)
+                if batch.columns != columns:
+                    batch = replace(batch, rows=batch.only(columns))  # noqa: PLW2901  (the same rows, their columns as in the first)
+                share = (sum(sizes[:number]) + batch.share * sizes[number]) / max(sum(sizes), 1)
+                yield replace(batch, share=share, part=number)
+
+    def _check_layouts(self) -> None:
+        """Compare the headers and footers of all files, before any row is read.
+
+        Raises:
+            ProductsError: a file has other columns than the first, or cannot be read.
+        """
+        if len(self.files) < 2 or self.format in ("jsonl", "excel") or STANDARD_INPUT in self.paths:
+            return  # lines have no header, workbooks are read whole, and what comes through a pipe comes once
+        first: tuple[Sequence[str], Mapping[str, object]] | None = None
+        for file in self.files:
+            columns, types = self._layout(file.path)
+            if not columns:  # which the first bytes do not say; they are compared as its rows come
+                continue
+            first = first or (columns, types)
+            self._check_layout(file, columns, types, *first)
+
+    def _layout(self, path: Location) -> tuple[Sequence[str], Mapping[str, object]]:
+        """The columns that a file itself has, and of tables their Arrow types."""
+        if self.format in ("csv", "tsv"):
+            return csv_reader.read_header(path, self._delimited), {}
+        from catcli.data.io.columnar import read_schema
+
+        _check_table(path, self.format)
+        schema = read_schema(path, self.format)
+        return schema.names, {field.name: field.type for field in schema}
+
+    def _check_layout(
+        self, file: InputFile, columns: Sequence[str], types: Mapping[str, object], first: Sequence[str], first_types: Mapping[str, object]
+    ) -> None:
+        """Stop where a file has other columns than the first, or of other types."""
+        if types != first_types:
+            odd = sorted(name for name in {*first_types, *columns} if first_types.get(name) != types.get(name))
+            raise ProductsError(
+                f"{file.path} and {self.paths[0]} differ in columns {name_list(odd)} or their types; give files of one layout a run."
+            )
+        check_same_columns(first, columns, display_name(file.path), display_name(self.paths[0]))
+
+    @property
+    def _delimited(self) -> csv_reader.CsvOptions:
+        delimiter = "\t" if self.format == "tsv" and not self.delimiter else self.delimiter
+        return csv_reader.CsvOptions(delimiter, self.encoding, self.on_bad_row)
+
+    def count(self) -> int:
+        """How many rows there are; all formats but Parquet are read through for it."""
+        if self.format == "parquet":
+            from catcli.data.io.columnar import count_parquet_rows
+
+            return sum(map(count_parquet_rows, self.paths))
+        return sum(map(len, self.batches()))
+
+    def read(self) -> Batch:
+        """All rows as one batch."""
+        batches = list(self.batches())
+        note = " ".join(batch.note for batch in batches if batch.note)
+        return Batch(pl.concat([batch.frame for batch in batches], rechunk=True), 1.0, sum(batch.short for batch in batches), note=note)
+
+    def _of(self, file: InputFile, rows: int) -> Iterator[Batch]:
+        for batch in self._readers(file.path, rows):
+            check_column_names(display_name(file.path), batch.columns)
+            yield _with_hive_columns(batch, file.spelled, file.path)
+
+    def _readers(self, path: Location, rows: int) -> Iterator[Batch]:
+        if self.format in ("csv", "tsv"):
+            yield from csv_reader.read_rows(path, self._delimited, rows)
+        elif self.format == "jsonl":
+            note = encoding_note(path, self.line_encodings[path], self.encoding)
+            blocks = json_lines.read_frames(path, self.line_encodings[path], rows, self.lines_schema, self.on_bad_row)
+            yield from _json_lines(path, blocks, note)
+        elif self.format == "excel":
+            yield from read_workbook(path)
+        else:
+            yield from _tables(path, self.format, rows)
+
+
+def open_source(
+    patterns: Sequence[str],
+    *,
+    input_format: str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    on_bad_row: str = "stop",
+) -> Source:
+    """The files that ``patterns`` name: files, folders, globs, or ``-`` for standard input (CSV unless ``input_format`` says other).
+
+    Raises:
+        ProductsError: a file is not there, or the format cannot be told from its name.
+        UsageError: a delimiter, an encoding or a policy for bad rows that is none.
+    """
+    delimiter = _checked_options(input_format, delimiter, encoding, on_bad_row)
+    if list(patterns).count("-") > 1:
+        raise UsageError("standard input (-) can be read only once.")
+    files = [file for pattern in patterns for file in expand(pattern, input_format)]
+    formats: dict[Location, Any] = {file.path: input_format or format_of(file.path) for file in files}
+    if len(set(formats.values())) > 1:
+        raise ProductsError(f"the inputs are of several formats ({', '.join(sorted(set(formats.values())))}); give one format a run.")
+    spelled = [{name for name, _ in file.spelled} for file in files]
+    for file, names in zip(files, spelled, strict=True):
+        check_same_columns(sorted(spelled[0]), sorted(names), f"the path of {file.path}", f"the path of {files[0].path}")
+    return Source(tuple(files), formats[files[0].path], delimiter, encoding, cast(BadRowPolicy, on_bad_row))
+
+
+def _checked_options(input_format: str | None, delimiter: str | None, encoding: str | None, on_bad_row: str) -> str | None:
+    """The delimiter, which can be given by name, once nothing is wrong with the options."""
+    if on_bad_row not in get_args(BadRowPolicy):
+        raise UsageError(f"--on-bad-row {on_bad_row}: choose one of {', '.join(get_args(BadRowPolicy))}.")
+    if input_format is not None and input_format not in get_args(Format):
+        raise UsageError(f"--input-format {input_format}: choose one of {', '.join(get_args(Format))}.")
+    if delimiter is not None:
+        delimiter = {"\\t": "\t", "tab": "\t"}.get(delimiter, delimiter)
+        if len(delimiter) != 1:
+            raise UsageError(f"--delimiter {delimiter!r}: one character, or 'tab'.")
+    if encoding is not None:
+        try:
+            name, errors = split_encoding(encoding)
+            if errors not in ("strict", "replace"):
+                raise UsageError(f"--encoding {encoding}: after the colon stands replace, for bytes that cannot be read, or nothing.")
+            "".encode(name)  # refuses what is no encoding, and codecs such as hex that are none of text
+        except LookupError as error:
+            raise UsageError(f"--encoding {encoding}: Python knows no such encoding; try utf-8, latin-1, cp1252 or utf-16.") from error
+    return delimiter
+
+
+def check_unchanged(path: Location, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches of a file, which has to be the same at their end.
+
+    Raises:
+        ChangedError: it is not.
+    """
+    before, changed = file_state(path), f"{display_name(path)} was changed while it was read; run the same line again once it is finished."
+    try:
+        yield from batches
+    except ProductsError as error:
+        if file_state(path) != before:
+            raise ChangedError(changed) from error
+        raise
+    if file_state(path) != before:
+        raise ChangedError(changed)
+
+
+# --- names → files -------------------------------------------------------------------------------------------------------------------
+
+
+# --- files → batches -----------------------------------------------------------------------------------------------------------------
+
+
+def _with_hive_columns(batch: Batch, spelled: Sequence[tuple[str, str | None]], path: Location) -> Batch:
+    """The rows with the columns that their path spells, as text."""
+    if not spelled:
+        return batch
+    both = sorted({name for name, _ in spelled} & set(batch.columns))
+    if both:
+        raise ProductsError(
+            f"{path} has the column {both[0]!r}, which its path spells too; take the files one by one, without their folder."
+        )
+    rows = batch.rows
+    for name, value in spelled:
+        column = pl.Series(name, [value], dtype=pl.String).new_from_index(0, len(batch))
+        rows = rows.with_columns(column) if isinstance(rows, pl.DataFrame) else rows.append_column(name, column.to_arrow())
+    return replace(batch, rows=rows, lines=None)
+
+
+def _json_lines(path: Location, blocks: Iterator[tuple[pl.DataFrame, json_lines.LineBlock]], note: str) -> Iterator[Batch]:
+    given = False
+    for frame, block in blocks:
+        yield Batch(frame, block.share, lines=block.lines, note="" if given else note, bad=block.bad, nulls=block.nulls)
+        given = True
+    if not given:
+        raise ProductsError(f"{display_name(path)} has only blank lines: it has no JSON Lines in it.")
+
+
+def _tables(path: Location, form: Format, rows: int) -> Iterator[Batch]:
+    from catcli.data.io.columnar import READERS
+
+    _check_table(path, form)
+    for table, share in READERS[form](path, rows):
+        yield Batch(table, share, where=display_name(path))
+
+
+def _check_table(path: Location, form: Format) -> None:
+    """Stop at a file whose first bytes are not those of its format."""
+    wanted = {"parquet": "Parquet", "arrow": "Arrow IPC"}[form]
+    with open_bytes(path) as stream:
+        head = stream.head[:8]
+    if not head:
+        raise ProductsError(f"{path} is empty: it has no {wanted} in it.")
+    if form == "parquet" and not head.startswith(b"PAR1"):
+        raise ProductsError(f"{path} is no Parquet file: it does not begin with PAR1; if it is text, pass --input-format csv.")
+    if form == "arrow" and not head.startswith(b"ARROW1"):
+        check_signature(path, wanted, head)
