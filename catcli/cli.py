@@ -268,14 +268,14 @@ def predict(
     talk: Talk,
 ) -> None:
     """A catalog → the same catalog with categories: every row once, in its order, its columns unchanged."""
-    from catcli.commands.starting import begin_trial
+    from catcli.inference.early_check import start_adapter_check
 
-    begin_trial(adapter, variant)
-    from catcli.commands.foresee import foresee
-    from catcli.commands.predict import Asked
+    start_adapter_check(adapter, variant)
+    from catcli.commands.predict import PredictOptions
     from catcli.commands.predict import predict as run
+    from catcli.inference.dry_run import dry_run as estimate
 
-    asked = Asked(
+    asked = PredictOptions(
         output=output,
         adapter=adapter,
         text=tuple(text or ()),
@@ -304,7 +304,7 @@ def predict(
         delimiter=delimiter,
         encoding=encoding,
     )
-    (foresee if dry_run else run)(catalog, asked, as_json=as_json, talk=talk)
+    (estimate if dry_run else run)(catalog, asked, as_json=as_json, talk=talk)
 
 
 @app.command(
@@ -345,10 +345,10 @@ def report(
     talk: Talk,
 ) -> None:
     """How good an adapter is, on rows it never saw: scores with intervals, what may be labeled unseen, and what it confuses."""
-    from catcli.commands.report import Asked, schema
+    from catcli.commands.report import ReportOptions, schema
     from catcli.commands.report import report as run
 
-    asked = Asked(
+    asked = ReportOptions(
         on=on,
         label=label,
         text=tuple(text or ()),
@@ -408,7 +408,7 @@ def tune(
     talk: Talk,
 ) -> None:
     """Search learning rate, batch size, weight decay, rank, alpha, dropout and epochs by cross-validation; writes the best recipe."""
-    from catcli.commands.tune import Search
+    from catcli.commands.tune import SearchOptions
     from catcli.commands.tune import tune as run
     from catcli.config import Recipe, parse_seconds
     from catcli.data.dataset.prepare import InputOptions
@@ -432,7 +432,7 @@ def tune(
     run(
         products,
         recipe=Recipe.start(recipe, given),
-        search=Search(trials, folds, None if timeout is None else parse_seconds("--timeout", timeout), metric),
+        search=SearchOptions(trials, folds, None if timeout is None else parse_seconds("--timeout", timeout), metric),
         output=output,
         resume=resume,
         force=force,
@@ -506,7 +506,7 @@ def compare(
 
     reading = InputOptions(input_format, delimiter, encoding)
     if on is not None:
-        from catcli.commands.churn import Asked, churn
+        from catcli.inference.diff import DiffOptions, diff_adapters
 
         fitting: dict[str, object] = {
             "--base": base,
@@ -525,9 +525,9 @@ def compare(
             "--dtype": dtype,
             "--force": force or None,
         }
-        asked = Asked(on, weight, max_churn, output, tuple(text or ()), allow_missing, device or "auto", variant, reading)
+        asked = DiffOptions(on, weight, max_churn, output, tuple(text or ()), allow_missing, device or "auto", variant, reading)
         asked.check(products, [name for name, value in fitting.items() if value is not None])
-        churn(products, asked, as_json=as_json, talk=talk)
+        diff_adapters(products, asked, as_json=as_json, talk=talk)
         return
     from catcli.commands.compare import Grid
     from catcli.commands.compare import compare as run
@@ -690,7 +690,7 @@ def export_adapter(
     talk: Talk,
 ) -> None:
     """Copy an adapter to hand it on, every file checked on the way."""
-    from catcli.commands.exporting import export_adapter as run
+    from catcli.inference.adapter_copy import export_adapter as run
 
     run(name, output, without_rows=without_rows, key=sign, force=force, talk=talk)
 

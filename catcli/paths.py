@@ -47,3 +47,8 @@ def is_pipe(out: str) -> bool:
     """Whether ``out`` is standard output, a pipe or a device, which is written as rows come and cannot be written twice."""
     path = Path(out)
     return out == "-" or (path.exists() and not path.is_file() and not path.is_dir())
+
+
+def store_folder() -> Path:
+    """Where adapters are looked for by name: ``./adapters``, or the folder that ``CATCLI_ADAPTERS`` names."""
+    return Path(os.environ.get("CATCLI_ADAPTERS") or "adapters")

@@ -22,7 +22,7 @@ from catcli.data.io.parts import Parts
 FIXTURE = Path(__file__).parent / "fixtures" / "adapter-format-4"
 """A very small adapter, as the catcli whose format was 4 wrote it: see tests/tiny.py."""
 
-DEMO = Path(__file__).parents[1] / "catcli" / "products" / "demo"
+DEMO = Path(__file__).parents[1] / "catcli" / "data" / "demo"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell has what it starts in the background (pytest &) ignore Ctrl-C, and so would the commands whose end by it is tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)

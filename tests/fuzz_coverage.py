@@ -24,7 +24,7 @@ with atheris.instrument_imports(include=["catcli"]):
     from catcli.adapter.vetting import check_model
     from catcli.data.io.journal import read_journal
     from catcli.errors import AdapterError
-    from catcli.runtime.ngrams import LinearModel
+    from catcli.inference.ngrams import LinearModel
 
 FIXTURE = Path(__file__).parent / "fixtures" / "adapter-format-4"
 SHM = Path("/dev/shm")

@@ -11,7 +11,7 @@ import csv
 import random
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[1] / "catcli" / "products" / "demo"
+FOLDER = Path(__file__).parents[1] / "catcli" / "data" / "demo"
 LABELED, UNLABELED, WRONG, NAMELESS = 1000, 300, 0.03, 0.25
 
 # category → (share, nouns, words that go with them, sizes)

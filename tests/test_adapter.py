@@ -13,7 +13,7 @@ from catcli.adapter.folder import load_adapter
 from catcli.adapter.store import find_adapter, newest_adapter, only_adapter
 from catcli.adapter.writer import adapter_draft, check_target
 from catcli.errors import AdapterError
-from catcli.runtime.labeler import Labeler
+from catcli.inference.labeler import Labeler
 
 
 @pytest.fixture

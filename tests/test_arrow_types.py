@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import FIXTURE
 
-from catcli.commands.predict import Asked, predict
+from catcli.commands.predict import PredictOptions, predict
 from catcli.data.io.arrow_types import decode_dictionaries, plain_types
 from catcli.errors import CatcliError
-from catcli.runtime import planning
+from catcli.inference import planning
 
 WORDS = ["blue", "red", None, "größe"]
 
@@ -74,14 +74,14 @@ def catalog(path: Path, column: pa.Array) -> pa.Table:
 @pytest.mark.parametrize("kind", COLUMNS)
 @pytest.mark.parametrize("ending", ["arrow", "parquet", "jsonl", "csv"])
 def test_a_column_of_any_type_passes_or_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, ending: str) -> None:
-    monkeypatch.setattr(planning, "PART_ROWS", 12)  # several parts, and spills of the review
+    monkeypatch.setattr(planning, "MAX_PART_ROWS", 12)  # several parts, and spills of the review
     try:
         came = catalog(tmp_path / ("catalog.parquet" if ending == "parquet" else "catalog.arrow"), COLUMNS[kind])
     except pa.ArrowNotImplementedError:
         pytest.skip(f"Parquet has no {kind}")
     source = next(tmp_path.glob("catalog.*"))
     out, review = tmp_path / f"out.{ending}", tmp_path / f"review.{ending}"
-    asked = Asked(str(out), str(FIXTURE), device="cpu", min_confidence=0.999, review=str(review))
+    asked = PredictOptions(str(out), str(FIXTURE), device="cpu", min_confidence=0.999, review=str(review))
     try:
         done = predict([str(source)], asked)
     except CatcliError as error:
@@ -109,7 +109,9 @@ def test_what_polars_writes_of_lists_and_categories_goes_out_again(tmp_path: Pat
         }
     )
     frame.write_ipc(tmp_path / "catalog.arrow")
-    asked = Asked(str(tmp_path / "out.arrow"), str(FIXTURE), device="cpu", min_confidence=0.999, review=str(tmp_path / "review.arrow"))
+    asked = PredictOptions(
+        str(tmp_path / "out.arrow"), str(FIXTURE), device="cpu", min_confidence=0.999, review=str(tmp_path / "review.arrow")
+    )
     predict([str(tmp_path / "catalog.arrow")], asked)
     went = pl.read_ipc(tmp_path / "out.arrow")
     assert went.select(frame.columns).equals(frame.with_columns(pl.col("color").cast(pl.String)))

@@ -9,15 +9,16 @@ import pytest
 import torch
 from small_bases import CONFIGS, WORDS, save_base
 
+from catcli.arrays import FloatArray
 from catcli.config import Method, Recipe
-from catcli.models.backbones import Backbone, backbone
+from catcli.export.onnx_files import to_onnx
+from catcli.export.torch_inference import batch_tensors
+from catcli.inference.session import Session
+from catcli.inference.tokens import TokenBatch, Tokenizer
+from catcli.models.backbone import Backbone
+from catcli.models.bases import find_base
 from catcli.models.classifier import Classifier
-from catcli.models.export import to_onnx
-from catcli.models.methods import load, merge, prepare, save
-from catcli.models.reading import tensors
-from catcli.runtime.blend import Array
-from catcli.runtime.session import Session
-from catcli.runtime.tokens import TokenBatch, Tokenizer
+from catcli.models.methods import load_model, merge_model, prepare_model, save_model
 
 CLASSES = 3
 METHODS: tuple[Method, ...] = ("lora", "rslora", "dora", "pissa", "full", "head")
@@ -27,14 +28,14 @@ METHODS: tuple[Method, ...] = ("lora", "rslora", "dora", "pissa", "full", "head"
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Backbone]:
     """All of them, saved and found again as ``--base FOLDER`` finds one."""
     root = tmp_path_factory.mktemp("bases")
-    return {name: backbone(str(save_base(name, root / name))) for name in CONFIGS}
+    return {name: find_base(str(save_base(name, root / name))) for name in CONFIGS}
 
 
 def learned(base: Backbone, method: Method) -> Classifier:
     """A classifier whose trainable weights have moved."""
     torch.manual_seed(1)
     classifier = Classifier(base.load(), CLASSES, base.pool)
-    prepare(classifier, base, Recipe(method=method, rank=4))
+    prepare_model(classifier, base, Recipe(method=method, rank=4))
     with torch.no_grad():
         for parameter in classifier.parameters():
             if parameter.requires_grad:
@@ -49,12 +50,12 @@ def batches(base: Backbone) -> list[TokenBatch]:
     return [tokenizer.padded(ids, range(len(ids))) for ids in ([short] * 2, [long] * 5, [short, long, short[:3]])]
 
 
-def logits(classifier: Classifier, given: list[TokenBatch]) -> list[Array]:
+def logits(classifier: Classifier, given: list[TokenBatch]) -> list[FloatArray]:
     with torch.inference_mode():
-        return [np.asarray(classifier(*tensors(batch, torch.device("cpu")))["logits"].numpy()) for batch in given]
+        return [np.asarray(classifier(*batch_tensors(batch, torch.device("cpu")))["logits"].numpy()) for batch in given]
 
 
-def furthest(one: list[Array], other: list[Array]) -> float:
+def furthest(one: list[FloatArray], other: list[FloatArray]) -> float:
     return max(float(np.abs(a - b).max()) for a, b in zip(one, other, strict=True))
 
 
@@ -62,10 +63,10 @@ def saved_merged_and_exported(base: Backbone, method: Method, folder: Path) -> t
     """Largest differences of logits from what was learned: of the saved form, the merged one and ONNX."""
     classifier, given = learned(base, method), batches(base)
     expected = logits(classifier, given)
-    save(classifier, base, method, folder)
-    again = load(base, method, folder, CLASSES).eval()
+    save_model(classifier, base, method, folder)
+    again = load_model(base, method, folder, CLASSES).eval()
     read_back = furthest(expected, logits(again, given))
-    merge(again, method)
+    merge_model(again, method)
     merged = furthest(expected, logits(again, given))
     to_onnx(again, folder / "model.onnx")
     session = Session(folder / "model.onnx", "cpu")
@@ -111,7 +112,7 @@ def test_what_stands_in_the_padding_changes_nothing(name: str, pool: str, bases:
 
 def test_the_pools_are_the_mean_the_first_and_the_last_token(bases: dict[str, Backbone]) -> None:
     base = bases["bert"]
-    ids, mask = tensors(batches(base)[2], torch.device("cpu"))
+    ids, mask = batch_tensors(batches(base)[2], torch.device("cpu"))
     backbone_ = base.load().eval()
     with torch.inference_mode():
         states = backbone_(input_ids=ids, attention_mask=mask).last_hidden_state

@@ -19,7 +19,7 @@ from tiny import tiny_products
 
 from catcli.adapter.tokenizer_check import check_growth
 from catcli.errors import BackboneError
-from catcli.models.backbones import backbone
+from catcli.models.bases import find_base
 
 SECRET = "aws_secret_access_key"
 
@@ -146,7 +146,7 @@ SIZES: dict[str, object] = {
 def test_sizes_that_no_model_has_are_named(base: Path, key: str) -> None:
     rewritten(base / "config.json", **{key: SIZES[key]})
     with pytest.raises(BackboneError) as raised:
-        backbone(str(base))
+        find_base(str(base))
     assert f"has {key} {SIZES[key]!r} in its config.json; it has to be a whole number from 1 to " in str(raised.value)
 
 
@@ -155,7 +155,7 @@ def test_a_base_that_is_not_what_it_seems_is_refused(base: Path, name: str) -> N
     attack, sentence = ATTACKS[name]
     attack(base)
     with pytest.raises(BackboneError) as raised:
-        found = backbone(str(base))
+        found = find_base(str(base))
         found.load()
         assert found.tokenizer
     assert str(raised.value).startswith(f"--base {base}")
@@ -184,11 +184,11 @@ def test_the_hub_s_cache_may_link_to_its_own_blobs_and_nowhere_else(saved: Path,
     for number, file in enumerate(sorted(saved.iterdir())):
         shutil.copyfile(file, blobs / str(number))
         (folder / file.name).symlink_to(Path("../../blobs") / str(number))
-    assert backbone(str(folder)).load().config.hidden_size == 32
+    assert find_base(str(folder)).load().config.hidden_size == 32
     (folder / "config.json").unlink()
     (folder / "config.json").symlink_to(saved / "config.json")
     with pytest.raises(BackboneError, match="holds the link config.json"):
-        backbone(str(folder))
+        find_base(str(folder))
 
 
 HARMLESS: dict[str, object] = {
@@ -205,7 +205,7 @@ HARMLESS: dict[str, object] = {
 @pytest.mark.parametrize("key", HARMLESS)
 def test_what_published_configurations_have_besides_is_left_out_or_harmless(base: Path, key: str) -> None:
     rewritten(base / "config.json", **{key: HARMLESS[key]})
-    found = backbone(str(base))
+    found = find_base(str(base))
     assert found.load().config.hidden_size == 32
     assert "evil" not in (found.folder / "config.json").read_text() or key == "text_config"
     assert "somebody" not in (found.folder / "config.json").read_text()
@@ -213,16 +213,16 @@ def test_what_published_configurations_have_besides_is_left_out_or_harmless(base
 
 def test_a_link_to_a_folder_and_the_folder_one_stands_in_are_folders(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "linked").symlink_to("base")
-    assert backbone(str(tmp_path / "linked")).load()
+    assert find_base(str(tmp_path / "linked")).load()
     monkeypatch.chdir(base)
-    assert backbone(".").load()
+    assert find_base(".").load()
     with pytest.raises(BackboneError, match="there is no such home"):
-        backbone("~nobody-of-this-name/base")
+        find_base("~nobody-of-this-name/base")
 
 
 def test_what_is_hashed_is_what_is_loaded(base: Path) -> None:
     """Another file of that name, put there after the base was looked at, is neither."""
-    found = backbone(str(base))
+    found = find_base(str(base))
     before = found.sha256
     tensors = load_file(base / "model.safetensors")
     other = base / "other.safetensors"
@@ -230,11 +230,11 @@ def test_what_is_hashed_is_what_is_loaded(base: Path) -> None:
     other.replace(base / "model.safetensors")
     assert any(bool(parameter.any()) for parameter in found.load().parameters())
     assert found.sha256 == before
-    assert not any(bool(parameter.any()) for parameter in backbone(str(base)).load().parameters() if parameter.ndim > 2)
+    assert not any(bool(parameter.any()) for parameter in find_base(str(base)).load().parameters() if parameter.ndim > 2)
 
 
 def test_the_private_copy_is_gone_with_its_base_and_leaves_no_trace_in_what_is_saved(base: Path, tmp_path: Path) -> None:
-    found = backbone(str(base))
+    found = find_base(str(base))
     copy = found.folder
     model = found.load()
     (tmp_path / "saved").mkdir()
@@ -254,4 +254,4 @@ def test_a_pickle_is_what_the_attacks_take_for_one() -> None:
 
 def test_published_tokenizers_do_not_grow_texts(tmp_path: Path) -> None:
     for name in ("bert", "gpt2", "t5", "albert", "xlm-roberta", "deberta"):
-        check_growth(backbone(str(save_base(name, tmp_path / name))).tokenizer)
+        check_growth(find_base(str(save_base(name, tmp_path / name))).tokenizer)

@@ -21,7 +21,7 @@ from test_tampering import copied, model, put, rewritten, signed
 
 from catcli.adapter.folder import load_adapter
 from catcli.errors import AdapterError
-from catcli.runtime import sandbox
+from catcli.inference import sandbox
 
 LIMIT = 2**30
 
@@ -360,12 +360,12 @@ def test_an_adapter_is_tried_out_whatever_the_stacks_of_this_system_are(tmp_path
 
 
 def test_what_a_child_found_in_one_folder_is_not_said_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "_tried", set())
+    monkeypatch.setattr(sandbox, "_passed", set())
     (tmp_path / "damaged").mkdir()
     damaged, whole = copied(tmp_path / "damaged"), copied(tmp_path)
     with (damaged / "model.onnx").open("ab") as file:
         file.write(b"x")
-    sandbox.begin(load_adapter(damaged), "fp32")  # whose answer nobody waits for, as where the catalog is wrong
-    assert sandbox.check(load_adapter(whole), "fp32")
+    sandbox.start_check(load_adapter(damaged), "fp32")  # whose answer nobody waits for, as where the catalog is wrong
+    assert sandbox.check_adapter(load_adapter(whole), "fp32")
     with pytest.raises(AdapterError, match="damaged.*has changed since it was written"):
-        sandbox.check(load_adapter(damaged), "fp32")
+        sandbox.check_adapter(load_adapter(damaged), "fp32")

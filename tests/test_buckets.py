@@ -21,8 +21,8 @@ from pyarrow import feather
 from s3 import FAULTS, KEYS, Server, error_500, every, server
 
 from catcli.commands.fit import fit
-from catcli.commands.predict import Asked, predict
-from catcli.commands.report import Asked as Told
+from catcli.commands.predict import PredictOptions, predict
+from catcli.commands.report import ReportOptions as Told
 from catcli.commands.report import report
 from catcli.data.io import buckets
 from catcli.data.io.source import open_source
@@ -59,7 +59,7 @@ def s3(running: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
 
 
 def labeled(source: str, out: str, **options: object) -> None:
-    predict([source], Asked(out, str(FIXTURE), device="cpu", **options))  # type: ignore[arg-type]
+    predict([source], PredictOptions(out, str(FIXTURE), device="cpu", **options))  # type: ignore[arg-type]
 
 
 def as_files(folder: Path) -> dict[str, bytes]:

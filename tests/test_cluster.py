@@ -19,7 +19,7 @@ import pytest
 from conftest import FIXTURE, catcli
 from s3 import server
 
-from catcli.commands.predict import Asked, predict
+from catcli.commands.predict import PredictOptions, predict
 from catcli.errors import CatcliError, DeviceError
 
 pytest.importorskip("ray.data", reason="labeling on a cluster is Ray's: pip install '.[ray]'")
@@ -45,7 +45,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def local(catalog: Path) -> bytes:
     """What this machine makes of the catalog."""
-    predict([str(catalog / "catalog.parquet")], Asked(str(catalog / "local.csv"), str(FIXTURE), device="cpu"))
+    predict([str(catalog / "catalog.parquet")], PredictOptions(str(catalog / "local.csv"), str(FIXTURE), device="cpu"))
     return (catalog / "local.csv").read_bytes()
 
 
@@ -192,7 +192,7 @@ def test_what_is_wrong_with_a_row_is_said_as_it_is_here(tmp_path: Path) -> None:
     bad.write_text("title\n" + "mug\n" * 20_000 + "one,two\n")
 
     def ask(engine: str) -> str:
-        return sentence(lambda: predict([str(bad)], Asked(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu", engine=engine)))
+        return sentence(lambda: predict([str(bad)], PredictOptions(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu", engine=engine)))
 
     assert ask("ray") == ask("local")
     assert [path.name for path in tmp_path.iterdir()] == ["bad.csv"]
@@ -203,7 +203,7 @@ def test_a_cluster_that_nobody_runs_is_named(monkeypatch: pytest.MonkeyPatch, tm
         port = taken.getsockname()[1]
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
     (tmp_path / "some.csv").write_text("title\nmug\n")
-    asked = Asked(str(tmp_path / "out.csv"), str(FIXTURE), engine="ray")
+    asked = PredictOptions(str(tmp_path / "out.csv"), str(FIXTURE), engine="ray")
     said = sentence(lambda: predict([str(tmp_path / "some.csv")], asked))
     assert said.startswith(f"RAY_ADDRESS is 127.0.0.1:{port}, where no Ray cluster answers")
 
@@ -211,7 +211,7 @@ def test_a_cluster_that_nobody_runs_is_named(monkeypatch: pytest.MonkeyPatch, tm
 def test_without_the_extra_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     (tmp_path / "some.csv").write_text("title\nmug\n")
-    asked = Asked(str(tmp_path / "out.csv"), str(FIXTURE), engine="ray")
+    asked = PredictOptions(str(tmp_path / "out.csv"), str(FIXTURE), engine="ray")
     said = sentence(lambda: predict([str(tmp_path / "some.csv")], asked))
     assert said == "--engine ray takes one package more: pip install 'catcli[ray]'."
 
@@ -219,4 +219,4 @@ def test_without_the_extra_the_sentence_says_what_to_install(monkeypatch: pytest
 def test_a_cluster_without_a_gpu_says_so(tmp_path: Path) -> None:
     (tmp_path / "some.csv").write_text("title\nmug\n")
     with pytest.raises(DeviceError, match="the Ray cluster has no GPU"):
-        predict([str(tmp_path / "some.csv")], Asked(str(tmp_path / "out.csv"), str(FIXTURE), engine="ray", device="cuda"))
+        predict([str(tmp_path / "some.csv")], PredictOptions(str(tmp_path / "out.csv"), str(FIXTURE), engine="ray", device="cuda"))

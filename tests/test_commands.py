@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 
 from catcli.adapter.folder import load_adapter
 from catcli.commands.fit import fit
-from catcli.commands.predict import Asked, predict
-from catcli.commands.scoring import held_out
+from catcli.commands.predict import PredictOptions, predict
 from catcli.commands.talk import Talk
 from catcli.config import Recipe
 from catcli.errors import OutputError, ProductsError, UsageError
-from catcli.evaluation.calibration import Blending
-from catcli.evaluation.heldout import HeldOut
-from catcli.evaluation.resampling import Outcomes
-from catcli.evaluation.scores import evaluate
+from catcli.evaluation.bootstrap import Outcomes
+from catcli.evaluation.calibration import BlendCalibration
+from catcli.evaluation.heldout import HeldOutRows
+from catcli.evaluation.scores import score_model
+from catcli.inference.result_columns import CONFIDENCE, PREDICTED
+from catcli.reporting.scoring import report_held_out
 from catcli.reporting.tables import printable, shortened
-from catcli.runtime.pipeline import CONFIDENCE, PREDICTED
 
 # --- fit -----------------------------------------------------------------------------------------------------------------------------
 
@@ -41,19 +41,19 @@ def test_a_fit_learns_and_says_what_each_model_alone_would_score(shop: Shop) -> 
 
 def test_the_saved_scores_are_those_of_the_saved_rows(shop: Shop) -> None:
     manifest, metrics = shop.fitted.adapter.manifest, shop.fitted.metrics
-    test = HeldOut.load(shop.fitted.adapter.file("heldout.parquet"), manifest.categories).part("test")
-    found = Blending.of(manifest).probabilities(test.lora, test.linear, metrics.variant)
-    again = evaluate(found, Outcomes.of(found, test.classes, test.products), manifest.categories)
+    test = HeldOutRows.load(shop.fitted.adapter.file("heldout.parquet"), manifest.categories).part("test")
+    found = BlendCalibration.of(manifest).probabilities(test.lora, test.linear, metrics.variant)
+    again = score_model(found, Outcomes.of(found, test.classes, test.products), manifest.categories)
     kept = [pair.model_copy(update={"disagreeing": 0}) for pair in metrics.blend.confusions]
     assert again == metrics.blend.model_copy(update={"confusions": tuple(kept)})
 
 
 def test_predict_gives_the_held_out_rows_the_probabilities_that_were_scored(shop: Shop) -> None:
-    from catcli.runtime.labeler import Labeler
+    from catcli.inference.labeler import Labeler
 
     manifest = shop.fitted.adapter.manifest
-    test = HeldOut.load(shop.fitted.adapter.file("heldout.parquet"), manifest.categories).part("test")
-    expected = Blending.of(manifest).probabilities(test.lora, test.linear, shop.fitted.metrics.variant)
+    test = HeldOutRows.load(shop.fitted.adapter.file("heldout.parquet"), manifest.categories).part("test")
+    expected = BlendCalibration.of(manifest).probabilities(test.lora, test.linear, shop.fitted.metrics.variant)
     assert np.allclose(Labeler(shop.fitted.adapter, "cpu").probabilities(test.texts), expected, atol=2e-2)
 
 
@@ -128,7 +128,7 @@ def test_a_fit_says_what_encoding_it_supposed(tmp_path: Path, capsys: pytest.Cap
 
 def test_every_row_comes_out_once_in_order_with_its_columns(shop: Shop, tmp_path: Path) -> None:
     before = pl.read_csv(shop.catalog, infer_schema=False)
-    summary = predict([str(shop.catalog)], Asked(output=str(tmp_path / "out.csv"), adapter=shop.adapter))
+    summary = predict([str(shop.catalog)], PredictOptions(output=str(tmp_path / "out.csv"), adapter=shop.adapter))
     after = pl.read_csv(tmp_path / "out.csv", infer_schema=False)
     assert after.columns == [*before.columns, PREDICTED, CONFIDENCE]
     assert after.select(before.columns).equals(before)
@@ -138,20 +138,20 @@ def test_every_row_comes_out_once_in_order_with_its_columns(shop: Shop, tmp_path
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet"])
 def test_labels_do_not_depend_on_the_formats(shop: Shop, tmp_path: Path, form: str) -> None:
-    predict([str(shop.catalog)], Asked(output=str(tmp_path / f"first.{form}"), adapter=shop.adapter, top_k=2))
+    predict([str(shop.catalog)], PredictOptions(output=str(tmp_path / f"first.{form}"), adapter=shop.adapter, top_k=2))
     predict(
         [str(tmp_path / f"first.{form}")],
-        Asked(output=str(tmp_path / "second.parquet"), adapter=shop.adapter, top_k=2, replace_columns=True),
+        PredictOptions(output=str(tmp_path / "second.parquet"), adapter=shop.adapter, top_k=2, replace_columns=True),
     )
     direct = tmp_path / "direct.parquet"
-    predict([str(shop.catalog)], Asked(output=str(direct), adapter=shop.adapter, top_k=2))
+    predict([str(shop.catalog)], PredictOptions(output=str(direct), adapter=shop.adapter, top_k=2))
     first, second = pl.read_parquet(direct), pl.read_parquet(tmp_path / "second.parquet")
     assert second.select(first.columns).equals(first)
 
 
 def test_alternatives_are_the_most_probable_categories(shop: Shop, tmp_path: Path) -> None:
-    predict([str(shop.catalog)], Asked(output=str(tmp_path / "out.jsonl"), adapter=shop.adapter, top_k=3))
-    predict([str(shop.catalog)], Asked(output=str(tmp_path / "out.csv"), adapter=shop.adapter, top_k=3))
+    predict([str(shop.catalog)], PredictOptions(output=str(tmp_path / "out.jsonl"), adapter=shop.adapter, top_k=3))
+    predict([str(shop.catalog)], PredictOptions(output=str(tmp_path / "out.csv"), adapter=shop.adapter, top_k=3))
     row = json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])
     assert len(row["alternatives"]) == 3
     assert (row["alternatives"][0]["category"], row["alternatives"][0]["confidence"]) == (row[PREDICTED], row[CONFIDENCE])
@@ -160,7 +160,7 @@ def test_alternatives_are_the_most_probable_categories(shop: Shop, tmp_path: Pat
 
 
 def test_below_the_confidence_asked_for_the_category_is_null(shop: Shop, tmp_path: Path) -> None:
-    summary = predict([str(shop.catalog)], Asked(output=str(tmp_path / "out.parquet"), adapter=shop.adapter, min_confidence=0.9))
+    summary = predict([str(shop.catalog)], PredictOptions(output=str(tmp_path / "out.parquet"), adapter=shop.adapter, min_confidence=0.9))
     out = pl.read_parquet(tmp_path / "out.parquet")
     assert 0 < summary.below < len(out)
     assert (out[PREDICTED].is_null() == (out[CONFIDENCE] < 0.9)).all()
@@ -172,16 +172,16 @@ def test_columns_of_other_names_are_matched_or_mapped_or_said_to_be_missing(shop
     with pytest.raises(
         ProductsError, match="has no column 'brand', which the adapter reads; say which one it is with --text brand=COLUMN or"
     ):
-        predict([str(catalog)], Asked(output=str(tmp_path / "out.csv"), adapter=shop.adapter))
+        predict([str(catalog)], PredictOptions(output=str(tmp_path / "out.csv"), adapter=shop.adapter))
     assert not (tmp_path / "out.csv").exists()
-    predict([str(catalog)], Asked(output=str(tmp_path / "mapped.csv"), adapter=shop.adapter, text=["brand=maker"]))
-    predict([str(shop.catalog)], Asked(output=str(tmp_path / "plain.csv"), adapter=shop.adapter))
+    predict([str(catalog)], PredictOptions(output=str(tmp_path / "mapped.csv"), adapter=shop.adapter, text=["brand=maker"]))
+    predict([str(shop.catalog)], PredictOptions(output=str(tmp_path / "plain.csv"), adapter=shop.adapter))
     mapped, plain = (pl.read_csv(tmp_path / name, infer_schema=False)[PREDICTED] for name in ("mapped.csv", "plain.csv"))
     assert mapped.equals(plain)
-    predict([str(catalog)], Asked(output=str(tmp_path / "missing.csv"), adapter=shop.adapter, allow_missing=True))
+    predict([str(catalog)], PredictOptions(output=str(tmp_path / "missing.csv"), adapter=shop.adapter, allow_missing=True))
     for wrong in (["brand"], ["colour=maker"], ["brand=nothing"]):
         with pytest.raises((UsageError, ProductsError)):
-            predict([str(catalog)], Asked(output=str(tmp_path / "out.csv"), adapter=shop.adapter, text=wrong))
+            predict([str(catalog)], PredictOptions(output=str(tmp_path / "out.csv"), adapter=shop.adapter, text=wrong))
 
 
 def test_columns_of_ours_in_the_input_stop_the_run(shop: Shop, tmp_path: Path) -> None:
@@ -190,38 +190,38 @@ def test_columns_of_ours_in_the_input_stop_the_run(shop: Shop, tmp_path: Path) -
     with pytest.raises(
         ProductsError, match="already has 'confidence', which this run would write; pass --replace-columns to drop it first"
     ):
-        predict([str(catalog)], Asked(output=str(tmp_path / "out.csv"), adapter=shop.adapter))
+        predict([str(catalog)], PredictOptions(output=str(tmp_path / "out.csv"), adapter=shop.adapter))
 
 
 def test_an_output_that_must_not_be_written_is_left_alone(shop: Shop, tmp_path: Path) -> None:
     catalog = Path(shutil.copy(shop.catalog, tmp_path / "catalog.csv"))
     with pytest.raises(UsageError, match="is one of the inputs; write to another file"):
-        predict([str(catalog)], Asked(output=str(catalog), adapter=shop.adapter))
+        predict([str(catalog)], PredictOptions(output=str(catalog), adapter=shop.adapter))
     with pytest.raises(OutputError, match="exists and --no-clobber leaves it alone"):
-        predict([str(shop.catalog)], Asked(output=str(catalog), adapter=shop.adapter, no_clobber=True))
+        predict([str(shop.catalog)], PredictOptions(output=str(catalog), adapter=shop.adapter, no_clobber=True))
     with pytest.raises(UsageError, match="--json and -o - would both write to standard output"):
-        predict([str(shop.catalog)], Asked(output="-", adapter=shop.adapter), as_json=True)
+        predict([str(shop.catalog)], PredictOptions(output="-", adapter=shop.adapter), as_json=True)
     assert catalog.read_bytes() == shop.catalog.read_bytes()
 
 
 def test_options_of_no_meaning_are_wrong_usage(shop: Shop, tmp_path: Path) -> None:
     for options in ({"device": "gpu"}, {"min_confidence": float("nan")}):
         with pytest.raises(UsageError, match="--device gpu: choose one of auto, cpu, cuda|--min-confidence nan: a probability"):
-            predict([str(shop.catalog)], Asked(output=str(tmp_path / "out.csv"), adapter=shop.adapter, **options))
+            predict([str(shop.catalog)], PredictOptions(output=str(tmp_path / "out.csv"), adapter=shop.adapter, **options))
 
 
 def test_a_text_column_that_is_no_text_gets_a_sentence(shop: Shop, tmp_path: Path) -> None:
     frame = pl.DataFrame({"title": [{"en": "mug"}], "brand": ["x"], "description": ["y"]})
     frame.write_parquet(tmp_path / "in.parquet")
     with pytest.raises(ProductsError, match=r"the cells of 'title' are Struct.*, not text; map another with --text title=COLUMN"):
-        predict([str(tmp_path / "in.parquet")], Asked(output=str(tmp_path / "out.csv"), adapter=shop.adapter))
+        predict([str(tmp_path / "in.parquet")], PredictOptions(output=str(tmp_path / "out.csv"), adapter=shop.adapter))
 
 
 def test_text_may_be_read_from_a_column_that_is_replaced(shop: Shop, tmp_path: Path) -> None:
     frame = pl.DataFrame({"confidence": ["blue mug"], "brand": ["x"], "description": ["y"]})
     frame.write_csv(tmp_path / "in.csv")
     arguments = {"adapter": shop.adapter, "text": ["title=confidence"], "replace_columns": True}
-    predict([str(tmp_path / "in.csv")], Asked(output=str(tmp_path / "out.csv"), **arguments))  # type: ignore[arg-type]
+    predict([str(tmp_path / "in.csv")], PredictOptions(output=str(tmp_path / "out.csv"), **arguments))  # type: ignore[arg-type]
     assert pl.read_csv(tmp_path / "out.csv").columns == ["brand", "description", PREDICTED, CONFIDENCE]
 
 
@@ -229,14 +229,17 @@ def test_a_catalog_that_breaks_off_leaves_no_output(shop: Shop, tmp_path: Path) 
     catalog = tmp_path / "catalog.csv"
     catalog.write_text("title,brand,description\n" + "a mug,x,y\n" * 20_000 + "too,many,cells,here\n")
     with pytest.raises(ProductsError, match=r"line 20002 has 4 cells where the header has 3"):
-        predict([str(catalog)], Asked(output=str(tmp_path / "out.csv"), adapter=shop.adapter))
+        predict([str(catalog)], PredictOptions(output=str(tmp_path / "out.csv"), adapter=shop.adapter))
     assert [path.name for path in tmp_path.iterdir()] == ["catalog.csv"]
 
 
 def test_a_catalog_without_rows_gives_a_file_without_rows(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "none.csv").write_text("title,brand,description\n")
     for form in ("csv", "parquet"):
-        assert predict([str(tmp_path / "none.csv")], Asked(output=str(tmp_path / f"out.{form}"), adapter=shop.adapter, top_k=2)).rows == 0
+        assert (
+            predict([str(tmp_path / "none.csv")], PredictOptions(output=str(tmp_path / f"out.{form}"), adapter=shop.adapter, top_k=2)).rows
+            == 0
+        )
     assert pl.read_parquet(tmp_path / "out.parquet").columns == ["title", "brand", "description", PREDICTED, CONFIDENCE, "alternatives"]
 
 
@@ -245,7 +248,7 @@ def test_a_catalog_without_rows_gives_a_file_without_rows(shop: Shop, tmp_path: 
 def test_any_titles_are_labeled(shop: Shop, tmp_path: Path, rows: list[tuple[str | None, int]]) -> None:
     frame = pl.DataFrame(rows, schema={"title": pl.String, "n": pl.Int128}, orient="row").with_columns(pl.col("n").cast(pl.String))
     frame.write_parquet(tmp_path / "any.parquet")
-    predict([str(tmp_path / "any.parquet")], Asked(output=str(tmp_path / "out.parquet"), adapter=shop.adapter, allow_missing=True))
+    predict([str(tmp_path / "any.parquet")], PredictOptions(output=str(tmp_path / "out.parquet"), adapter=shop.adapter, allow_missing=True))
     out = pl.read_parquet(tmp_path / "out.parquet")
     assert out.select("title", "n").equals(frame)
     assert out[PREDICTED].null_count() == 0
@@ -255,14 +258,14 @@ def test_any_titles_are_labeled(shop: Shop, tmp_path: Path, rows: list[tuple[str
 
 
 def test_confusions_have_examples_from_the_test_rows(shop: Shop) -> None:
-    view = held_out(shop.fitted.adapter)
+    view = report_held_out(shop.fitted.adapter)
     for pair in view.told.blend.confusions:
         assert pair.examples
         assert set(pair.examples) <= set(view.texts)
 
 
 def test_report_returns_what_fit_measured(shop: Shop) -> None:
-    told = held_out(shop.fitted.adapter).told.model_dump(exclude={"adapter", "created", "blend"})
+    told = report_held_out(shop.fitted.adapter).told.model_dump(exclude={"adapter", "created", "blend"})
     assert told == shop.fitted.metrics.model_dump(exclude={"blend"})
 
 

@@ -17,17 +17,17 @@ import psutil
 import pytest
 from conftest import SHELVES, Shop, catcli
 
-from catcli.commands.churn import Asked, churn
 from catcli.commands.compare import Grid
 from catcli.commands.fit import fit
-from catcli.commands.predict import Asked as Predicting
+from catcli.commands.predict import PredictOptions as Predicting
 from catcli.commands.predict import predict
 from catcli.config import Recipe
 from catcli.errors import AdapterError, GateMissed, OutputError, ProductsError, UsageError
-from catcli.evaluation.resampling import Outcomes
-from catcli.evaluation.scores import compare as compare_outcomes
+from catcli.evaluation.bootstrap import Outcomes
+from catcli.evaluation.scores import compare_models as compare_outcomes
 from catcli.evaluation.scores import compare_runs
-from catcli.evaluation.studies import Churn, Compared
+from catcli.evaluation.studies import CatalogDiff, GridResult
+from catcli.inference.diff import DiffOptions, diff_adapters
 
 OPTIONS = ("--epochs", "1", "--device", "cpu")
 
@@ -134,7 +134,7 @@ def test_what_is_finished_is_not_fitted_again(shop: Shop, compared: Path) -> Non
     assert told.stderr.count("is there already") == 2
     assert "fit 2 of 3: minilm-head\n" in told.stderr
     assert before == {path: path.stat().st_mtime_ns for path in (compared / "all").glob("*/*") if path.parent.name != "minilm-head"}
-    found = Compared.model_validate_json(told.stdout)
+    found = GridResult.model_validate_json(told.stdout)
     assert [model.name for model in found.models] == ["minilm lora", "minilm head", "minilm full", "linear"]
     assert len(found.comparisons) == 6
     by_name = {model.name: model for model in found.models}
@@ -254,7 +254,7 @@ def test_what_changes_is_what_the_two_label_differently(shop: Shop, rival: str, 
     before, after = labels(shop, shop.adapter, tmp_path), labels(shop, rival, tmp_path)
     prices = pl.read_csv(shop.catalog)["price"].to_list()
     out = tmp_path / "changed.csv"
-    told = churn([shop.adapter, rival], Asked(str(shop.catalog), weight="price", output=str(out)))
+    told = diff_adapters([shop.adapter, rival], DiffOptions(str(shop.catalog), weight="price", output=str(out)))
     changed = [row for row, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1]]
     assert 0 < len(changed) < 300
     assert (told.rows, told.changed) == (300, len(changed))
@@ -275,7 +275,7 @@ def test_the_gate_ends_with_3_past_the_limit_and_with_0_below_it(shop: Shop, riv
     line: list[str | Path] = ["compare", shop.adapter, rival, "--on", shop.catalog]
     passed = catcli(*line, "--max-churn", "1", "--json", cwd=tmp_path)
     assert passed.returncode == 0
-    share = Churn.model_validate_json(passed.stdout).share
+    share = CatalogDiff.model_validate_json(passed.stdout).share
     assert catcli(*line, "--max-churn", str(share), cwd=tmp_path).returncode == 0
     missed = catcli(*line, "--max-churn", str(share - 0.001), cwd=tmp_path)
     assert missed.returncode == 3
@@ -301,34 +301,34 @@ def test_a_weight_that_is_no_number_is_told_before_anything_is_labeled(shop: Sho
     file = tmp_path / "catalog.csv"
     file.write_text("title,brand,description,weight\n" + "".join(f"mug,,,{cell}\n" for cell in cells))
     with pytest.raises(ProductsError, match=said):
-        churn([shop.adapter, shop.adapter], Asked(str(file), weight="weight"))
+        diff_adapters([shop.adapter, shop.adapter], DiffOptions(str(file), weight="weight"))
 
 
 def test_an_empty_weight_counts_nothing_and_nothing_at_all_is_no_pass(shop: Shop, rival: str, tmp_path: Path) -> None:
     file = tmp_path / "catalog.csv"
     file.write_text("title,brand,description,weight\nhammer drill 18V,,,\ncoffee mug,, ,2\n")
-    told = churn([shop.adapter, rival], Asked(str(file), weight="weight"))
+    told = diff_adapters([shop.adapter, rival], DiffOptions(str(file), weight="weight"))
     assert (told.rows, told.weight) == (2, 2.0)
     file.write_text("title,brand,description,weight\nhammer drill 18V,,,\ncoffee mug,, ,0\n")
     with pytest.raises(ProductsError, match="'weight' adds up to 0"):
-        churn([shop.adapter, rival], Asked(str(file), weight="weight", max_churn=0.5))
+        diff_adapters([shop.adapter, rival], DiffOptions(str(file), weight="weight", max_churn=0.5))
 
 
 def test_each_adapter_gets_the_mappings_that_it_has_columns_for(shop: Shop, rival: str, tmp_path: Path) -> None:
     file = tmp_path / "catalog.csv"
     file.write_text(shop.catalog.read_text().replace("description", "Words", 1))
     with pytest.raises(ProductsError, match="has no column 'description'"):
-        churn([shop.adapter, rival], Asked(str(file)))
-    mapped = churn([shop.adapter, rival], Asked(str(file), text=("description=Words",)))
-    assert mapped.flows == churn([shop.adapter, rival], Asked(str(shop.catalog))).flows
+        diff_adapters([shop.adapter, rival], DiffOptions(str(file)))
+    mapped = diff_adapters([shop.adapter, rival], DiffOptions(str(file), text=("description=Words",)))
+    assert mapped.flows == diff_adapters([shop.adapter, rival], DiffOptions(str(shop.catalog))).flows
     with pytest.raises(ProductsError, match="neither adapter"):
-        churn([shop.adapter, rival], Asked(str(file), text=("colour=Words",)))
+        diff_adapters([shop.adapter, rival], DiffOptions(str(file), text=("colour=Words",)))
 
 
 def test_a_catalog_may_come_through_a_pipe(shop: Shop, rival: str, tmp_path: Path) -> None:
     command = f"cat {shop.catalog} | {sys.executable} -m catcli compare {shop.adapter} {rival} --on - -o changed.jsonl --json"
     told = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
-    found = Churn.model_validate_json(told.stdout)
+    found = CatalogDiff.model_validate_json(told.stdout)
     assert found.rows == 300
     assert len((tmp_path / "changed.jsonl").read_text().splitlines()) == found.changed
 
@@ -336,17 +336,17 @@ def test_a_catalog_may_come_through_a_pipe(shop: Shop, rival: str, tmp_path: Pat
 def test_what_the_gate_cannot_do_is_told(shop: Shop, rival: str, tmp_path: Path) -> None:
     catalog = str(shop.catalog)
     for asked, names, kind, said in [
-        (Asked(catalog), [shop.adapter], UsageError, "1 were named"),
-        (Asked(catalog, max_churn=2.0), [shop.adapter, rival], UsageError, "--max-churn 2"),
-        (Asked(catalog, output="out/"), [shop.adapter, rival], UsageError, "name a file"),
-        (Asked(catalog, output=catalog), [shop.adapter, rival], UsageError, "one of the inputs"),
-        (Asked(catalog, output=str(tmp_path / "no" / "a.csv")), [shop.adapter, rival], OutputError, "there is no folder"),
-        (Asked(catalog, weight="weigth"), [shop.adapter, rival], ProductsError, "--weight"),
-        (Asked(catalog), [shop.adapter, "nobody"], AdapterError, "there is no adapter 'nobody'"),
-        (Asked(catalog, max_churn=0.0), [shop.adapter, rival], GateMissed, "--max-churn allows"),
+        (DiffOptions(catalog), [shop.adapter], UsageError, "1 were named"),
+        (DiffOptions(catalog, max_churn=2.0), [shop.adapter, rival], UsageError, "--max-churn 2"),
+        (DiffOptions(catalog, output="out/"), [shop.adapter, rival], UsageError, "name a file"),
+        (DiffOptions(catalog, output=catalog), [shop.adapter, rival], UsageError, "one of the inputs"),
+        (DiffOptions(catalog, output=str(tmp_path / "no" / "a.csv")), [shop.adapter, rival], OutputError, "there is no folder"),
+        (DiffOptions(catalog, weight="weigth"), [shop.adapter, rival], ProductsError, "--weight"),
+        (DiffOptions(catalog), [shop.adapter, "nobody"], AdapterError, "there is no adapter 'nobody'"),
+        (DiffOptions(catalog, max_churn=0.0), [shop.adapter, rival], GateMissed, "--max-churn allows"),
     ]:
         with pytest.raises(kind, match=said):
-            churn(names, asked)
+            diff_adapters(names, asked)
     told = catcli("compare", shop.adapter, rival, "--on", catalog, "--method", "lora", cwd=tmp_path)
     assert told.returncode == 2
     assert "nothing is fitted; leave it out" in told.stderr

@@ -16,7 +16,7 @@ from conftest import FIXTURE, catcli
 from corpus import CASES, columns, delimited
 from pyarrow import feather
 
-from catcli.commands.predict import Asked, predict
+from catcli.commands.predict import PredictOptions, predict
 from catcli.data.io.source import open_source
 from catcli.errors import ChangedError
 
@@ -93,7 +93,7 @@ def test_a_file_that_changes_while_it_is_read_stops_the_run_and_leaves_nothing(t
     thread = threading.Thread(target=meddle)
     thread.start()
     with pytest.raises(ChangedError, match=r"catalog\.csv was changed while it was read; run the same line again once it is finished\."):
-        predict([str(catalog)], Asked(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu"))
+        predict([str(catalog)], PredictOptions(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu"))
     thread.join()
     assert [path.name for path in tmp_path.iterdir()] == ([] if change == "is gone" else ["catalog.csv"])
 

@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from catcli.adapter.manifest import BlendWeights, Variant
-from catcli.evaluation.calibration import Blending, Classes, Floats, class_shares, fit_blend, fit_temperature, fit_weights
+from catcli.arrays import DoubleArray, FloatArray, IntArray
+from catcli.evaluation.blend import blend_logits, softmax
+from catcli.evaluation.bootstrap import Outcomes
+from catcli.evaluation.calibration import BlendCalibration, class_shares, fit_blend_weights, fit_logit_weights, fit_temperature
 from catcli.evaluation.metrics import Scores
-from catcli.evaluation.resampling import Outcomes
-from catcli.evaluation.scores import evaluate
-from catcli.runtime.blend import Array, mix, softmax
+from catcli.evaluation.scores import score_model
 
 NAMES = ("a", "b", "c", "d")
 EVEN = np.full(4, 0.25)
 
 
-def voices(rows: int = 400, classes: int = 4) -> tuple[Array, Array, Classes]:
+def voices(rows: int = 400, classes: int = 4) -> tuple[FloatArray, FloatArray, IntArray]:
     """Two independent noisy views of one truth."""
     random = np.random.default_rng(0)
     truth = random.integers(0, classes, rows)
@@ -30,19 +31,19 @@ def voices(rows: int = 400, classes: int = 4) -> tuple[Array, Array, Classes]:
     return first, second, truth
 
 
-def log_loss(scores: Array, truth: Classes) -> float:
+def log_loss(scores: FloatArray, truth: IntArray) -> float:
     """Mean negative logarithm of the probability that softmax of ``scores`` gives the truth."""
     return float(-np.log(softmax(scores)[np.arange(len(truth)), truth]).mean())
 
 
 def test_a_blend_of_two_independent_voices_beats_each() -> None:
     first, second, truth = voices()
-    weights = fit_weights([first[:200], second[:200]], truth[:200])
+    weights = fit_logit_weights([first[:200], second[:200]], truth[:200])
     blended = np.asarray(weights[0] * first + weights[1] * second, np.float32)[200:]
     alone = [(voice[200:].argmax(1) == truth[200:]).mean() for voice in (first, second)]
     assert (blended.argmax(1) == truth[200:]).mean() > max(alone)
     assert log_loss(blended, truth[200:]) < min(
-        log_loss(np.float32(fit_weights([v[:200]], truth[:200])[0]) * v[200:], truth[200:]) for v in (first, second)
+        log_loss(np.float32(fit_logit_weights([v[:200]], truth[:200])[0]) * v[200:], truth[200:]) for v in (first, second)
     )
 
 
@@ -51,8 +52,8 @@ def test_few_rows_leave_the_usual_shares_and_many_decide() -> None:
     noise = np.random.default_rng(1).normal(0, 1, first.shape).astype(np.float32)
 
     def relative(rows: int) -> float:
-        alone = fit_weights([first[:rows]], truth[:rows])[0]
-        return fit_blend([first[:rows], noise[:rows]], truth[:rows], (alone, 1.0), (0.5, 0.5))[0] / alone
+        alone = fit_logit_weights([first[:rows]], truth[:rows])[0]
+        return fit_blend_weights([first[:rows], noise[:rows]], truth[:rows], (alone, 1.0), (0.5, 0.5))[0] / alone
 
     assert relative(4) < 0.75
     assert relative(2000) > 0.9
@@ -61,7 +62,7 @@ def test_few_rows_leave_the_usual_shares_and_many_decide() -> None:
 def test_a_voice_of_noise_gets_hardly_any_weight() -> None:
     first, _, truth = voices()
     noise = np.random.default_rng(1).normal(0, 1, first.shape).astype(np.float32)
-    weights = fit_weights([first, noise], truth)
+    weights = fit_logit_weights([first, noise], truth)
     assert weights[1] < 0.2 * weights[0]
 
 
@@ -82,7 +83,7 @@ def test_the_fit_finds_the_temperature_that_made_the_rows() -> None:
 
 def test_each_variant_gets_a_temperature_of_its_own() -> None:
     first, second, truth = voices()
-    blending = Blending.fit({"fp32": first, "int8": 3 * first}, second, truth, EVEN)
+    blending = BlendCalibration.fit({"fp32": first, "int8": 3 * first}, second, truth, EVEN)
     assert blending.confidences["fp32"].temperature == pytest.approx(1.0, abs=0.15)
     assert blending.confidences["int8"].temperature > 1.5
 
@@ -91,7 +92,7 @@ def test_in_the_blend_lora_does_without_what_the_shares_say() -> None:
     first, second, truth = voices()
     shares = class_shares(np.array([0] * 8 + [1, 1]), np.ones(10, np.float32), 4)
     assert shares.tolist() == pytest.approx([8 / 14, 2 / 14, 2 / 14, 2 / 14])  # a class without rows counts as the rarest
-    even, skewed = (Blending.fit({"fp32": first}, second, truth, given) for given in (EVEN, shares))
+    even, skewed = (BlendCalibration.fit({"fp32": first}, second, truth, given) for given in (EVEN, shares))
     assert np.ptp(even.blend.offset) == 0
     assert skewed.blend.offset[0] < skewed.blend.offset[1] == skewed.blend.offset[3]
     # As much as LoRA's calibrated logits say of the shares, in LoRA's part of the blend.
@@ -101,9 +102,9 @@ def test_in_the_blend_lora_does_without_what_the_shares_say() -> None:
 
 def test_out_of_fold_rows_set_the_linear_model_s_scale_where_validation_rows_are_few() -> None:
     first, second, truth = voices()
-    few: tuple[Mapping[Variant, Array], Array, Classes, Floats] = ({"fp32": first[:6]}, second[:6], truth[:6], EVEN)
+    few: tuple[Mapping[Variant, FloatArray], FloatArray, IntArray, DoubleArray] = ({"fp32": first[:6]}, second[:6], truth[:6], EVEN)
     known = 1 / fit_temperature(second, truth)
-    alone, crossed = Blending.fit(*few).linear_alone, Blending.fit(*few, (second[6:], truth[6:])).linear_alone
+    alone, crossed = BlendCalibration.fit(*few).linear_alone, BlendCalibration.fit(*few, (second[6:], truth[6:])).linear_alone
     assert abs(crossed - known) < abs(alone - known)
     assert crossed == pytest.approx(known, rel=1e-3)
 
@@ -112,14 +113,14 @@ def test_out_of_fold_rows_set_the_linear_model_s_scale_where_validation_rows_are
 @given(st.lists(st.lists(st.floats(-1e4, 1e4, width=32), min_size=3, max_size=3), min_size=1, max_size=5))
 def test_probabilities_are_probabilities(rows: list[list[float]]) -> None:
     scores = np.array(rows, np.float32)
-    probabilities = softmax(mix(scores, scores, BlendWeights(lora=0.5, linear=2.0, offset=(0.1, 0.0, -0.1))) / np.float32(1.5))
+    probabilities = softmax(blend_logits(scores, scores, BlendWeights(lora=0.5, linear=2.0, offset=(0.1, 0.0, -0.1))) / np.float32(1.5))
     assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
     assert (probabilities >= 0).all()
 
 
-def scored(scores: Array, truth: Classes) -> Scores:
+def scored(scores: FloatArray, truth: IntArray) -> Scores:
     """Every row a product of its own."""
-    return evaluate(softmax(scores), Outcomes.of(softmax(scores), truth, np.arange(len(truth))), NAMES)
+    return score_model(softmax(scores), Outcomes.of(softmax(scores), truth, np.arange(len(truth))), NAMES)
 
 
 def test_scores_are_those_of_the_textbook() -> None:

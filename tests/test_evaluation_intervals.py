@@ -13,19 +13,36 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, precision_recall_fscore_support, top_k_accuracy_score
 
 from catcli.adapter.manifest import CalibrationParameters
+from catcli.arrays import FloatArray, IntArray
 from catcli.data.dataset.labeled import conflicting_labels
-from catcli.evaluation.calibration import fit_confidence, usual_slope
-from catcli.evaluation.contract import RISK, Judged, category_thresholds, enough, kept, threshold, thresholds
-from catcli.evaluation.curves import coverage, curves
-from catcli.evaluation.demands import Demand
+from catcli.evaluation.blend import calibrate, softmax
+from catcli.evaluation.bootstrap import (
+    Outcomes,
+    bootstrap_metrics,
+    bootstrap_weights,
+    compute_metrics,
+    estimate_interval,
+    lower_bound,
+    point_metrics,
+)
+from catcli.evaluation.calibration import fit_calibration, prior_slope
+from catcli.evaluation.curves import category_curves, coverage_curve
 from catcli.evaluation.metrics import Comparison, Estimate
-from catcli.evaluation.reliability import bins_of, calibration, calibration_error
-from catcli.evaluation.resampling import Classes, Outcomes, as_it_stands, at_least, draws, estimate, measure, replicates
-from catcli.evaluation.scores import compare, corrected, evaluate
-from catcli.runtime.blend import Array, calibrated, softmax
+from catcli.evaluation.reliability import calibration_error, measure_calibration, reliability_bins
+from catcli.evaluation.requirements import Requirement
+from catcli.evaluation.scores import compare_models, holm_corrected, score_model
+from catcli.evaluation.selective import (
+    RISK,
+    ProductSample,
+    find_category_thresholds,
+    find_threshold,
+    find_thresholds,
+    measure_threshold,
+    products_needed,
+)
 
 
-def rows(count: int = 300, classes: int = 5, *, seed: int = 0, products: int = 120) -> tuple[Array, Classes, Classes]:
+def rows(count: int = 300, classes: int = 5, *, seed: int = 0, products: int = 120) -> tuple[FloatArray, IntArray, IntArray]:
     """Probabilities that are right rather often, the truth, and products of some rows each."""
     random = np.random.default_rng(seed)
     truth = random.integers(0, classes, count)
@@ -40,7 +57,7 @@ def rows(count: int = 300, classes: int = 5, *, seed: int = 0, products: int = 1
 @given(st.integers(0, 10_000), st.integers(2, 80), st.integers(2, 7))
 def test_metrics_as_they_stand_are_those_of_scikit_learn(seed: int, count: int, classes: int) -> None:
     probabilities, truth, product = rows(count, classes, seed=seed)
-    found = {name: values[0] for name, values in as_it_stands(Outcomes.of(probabilities, truth, product)).metrics.items()}
+    found = {name: values[0] for name, values in point_metrics(Outcomes.of(probabilities, truth, product)).metrics.items()}
     predicted, present = probabilities.argmax(1), np.unique(truth)
     for how in ("macro", "weighted"):
         expected = precision_recall_fscore_support(truth, predicted, labels=present, average=how, zero_division=0)[:3]
@@ -58,27 +75,27 @@ def test_metrics_as_they_stand_are_those_of_scikit_learn(seed: int, count: int, 
 def test_a_weighted_replicate_is_the_metric_of_rows_that_are_repeated() -> None:
     probabilities, truth, product = rows(60, products=20)
     outcomes = Outcomes.of(probabilities, truth, product)
-    weights = next(draws(outcomes.products, count=3))
-    replicate = measure(outcomes, weights)
+    weights = next(bootstrap_weights(outcomes.products, count=3))
+    replicate = compute_metrics(outcomes, weights)
     for number, times in enumerate(weights.astype(int)):
         repeated = np.repeat(np.arange(60), times[outcomes.product])
-        again = as_it_stands(Outcomes.of(probabilities[repeated], truth[repeated], product[repeated]))
+        again = point_metrics(Outcomes.of(probabilities[repeated], truth[repeated], product[repeated]))
         for name, values in again.metrics.items():
             assert replicate.metrics[name][number] == pytest.approx(values[0], abs=1e-5), name
 
 
 def test_draws_are_of_products_with_replacement_and_the_same_for_one_seed() -> None:
-    weights = np.concatenate(list(draws(50, count=40)))
+    weights = np.concatenate(list(bootstrap_weights(50, count=40)))
     assert weights.shape == (40, 50)
     assert (weights.sum(1) == 50).all()
-    assert np.array_equal(weights, np.concatenate(list(draws(50, count=40))))
+    assert np.array_equal(weights, np.concatenate(list(bootstrap_weights(50, count=40))))
 
 
 def test_the_interval_of_an_accuracy_is_about_the_textbook_s() -> None:
     probabilities, truth, _ = rows(2_000)
     outcomes = Outcomes.of(probabilities, truth, np.arange(2_000))
-    point = float(as_it_stands(outcomes).metrics["accuracy"][0])
-    found = estimate(point, replicates(outcomes).metrics["accuracy"], 2_000)
+    point = float(point_metrics(outcomes).metrics["accuracy"][0])
+    found = estimate_interval(point, bootstrap_metrics(outcomes).metrics["accuracy"], 2_000)
     low, high = stats.binomtest(int(outcomes.right.sum()), 2_000).proportion_ci(method="wilson")
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.004)
 
@@ -88,20 +105,20 @@ def test_products_with_many_rows_widen_the_interval() -> None:
     alone = Outcomes.of(probabilities, truth, np.arange(100))
     tenfold = np.repeat(np.arange(100), 10)
     together = Outcomes.of(probabilities[tenfold], truth[tenfold], tenfold)
-    spread = [np.ptp(np.quantile(replicates(one).metrics["accuracy"], (0.025, 0.975))) for one in (alone, together)]
+    spread = [np.ptp(np.quantile(bootstrap_metrics(one).metrics["accuracy"], (0.025, 0.975))) for one in (alone, together)]
     assert spread[1] == pytest.approx(spread[0], abs=0.01)  # ten rows of one product say what one row does
 
 
 def test_where_all_rows_are_right_the_interval_is_the_exact_one() -> None:
-    found = estimate(1.0, np.ones(1000), 20)
+    found = estimate_interval(1.0, np.ones(1000), 20)
     assert (found.low, found.high) == pytest.approx(stats.binomtest(20, 20).proportion_ci(method="exact"), abs=1e-9)
-    assert estimate(0.0, np.zeros(1000), 20).high == pytest.approx(1 - found.low)
+    assert estimate_interval(0.0, np.zeros(1000), 20).high == pytest.approx(1 - found.low)
 
 
 def test_a_category_that_a_draw_misses_says_nothing_of_its_f1() -> None:
     truth = np.array([0] * 50 + [1] * 3)
     probabilities = softmax(5 * np.eye(2, dtype=np.float32)[truth])
-    found = evaluate(probabilities, Outcomes.of(probabilities, truth, np.arange(53)), ("a", "b")).categories[1].f1
+    found = score_model(probabilities, Outcomes.of(probabilities, truth, np.arange(53)), ("a", "b")).categories[1].f1
     assert found
     assert (found.low, found.high) == pytest.approx(stats.binomtest(3, 3).proportion_ci(method="exact"))
 
@@ -109,7 +126,7 @@ def test_a_category_that_a_draw_misses_says_nothing_of_its_f1() -> None:
 def test_categories_that_the_adapter_does_not_know_count_as_wrong() -> None:
     probabilities = softmax(4 * np.eye(3, dtype=np.float32)[[0, 1, 2, 0]])
     truth = np.array([0, 1, 3, 4])
-    scores = evaluate(probabilities, Outcomes.of(probabilities, truth, np.arange(4)), ("a", "b", "c", "new", "newer"))
+    scores = score_model(probabilities, Outcomes.of(probabilities, truth, np.arange(4)), ("a", "b", "c", "new", "newer"))
     assert scores.accuracy.value == 0.5
     assert scores.macro_f1.value == pytest.approx((2 / 3 + 1 + 0 + 0) / 4)
     assert scores.top_3_accuracy.value == 0.5
@@ -124,7 +141,7 @@ def test_categories_that_the_adapter_does_not_know_count_as_wrong() -> None:
 def test_a_model_beside_itself_differs_in_nothing() -> None:
     probabilities, truth, product = rows()
     one = Outcomes.of(probabilities, truth, product)
-    found = compare(one, one, "a", "b")
+    found = compare_models(one, one, "a", "b")
     assert (found.accuracy.value, found.accuracy.low, found.accuracy.high, found.better, found.worse, found.p_value) == (0, 0, 0, 0, 0, 1)
 
 
@@ -134,7 +151,7 @@ def test_paired_differences_are_those_of_the_scores_and_tell_a_gain() -> None:
     helped = np.flatnonzero(probabilities.argmax(1) != truth)[:40]
     better[helped] = softmax(9 * np.eye(5, dtype=np.float32)[truth[helped]])
     outcomes = [Outcomes.of(found, truth, np.arange(600)) for found in (better, probabilities)]
-    found = compare(outcomes[0], outcomes[1], "better", "worse")
+    found = compare_models(outcomes[0], outcomes[1], "better", "worse")
     assert found.accuracy.value == pytest.approx(40 / 600, abs=1e-6)
     assert 0 < found.accuracy.low < found.accuracy.value < found.accuracy.high
     assert (found.better, found.worse) == (40, 0)
@@ -145,7 +162,7 @@ def test_mcnemar_counts_a_product_once() -> None:
     truth, product = np.zeros(6, np.int64), np.array([0, 0, 0, 0, 1, 2])
     sure = softmax(np.array([[5, 0]] * 6, np.float32))
     wrong = sure[:, ::-1].copy()
-    found = compare(Outcomes.of(sure, truth, product), Outcomes.of(wrong, truth, product), "a", "b")
+    found = compare_models(Outcomes.of(sure, truth, product), Outcomes.of(wrong, truth, product), "a", "b")
     assert (found.better, found.worse, found.p_value) == (3, 0, 0.25)
 
 
@@ -156,7 +173,7 @@ def test_holm_s_correction_is_that_of_his_example() -> None:
         for p in (0.01, 0.04, 0.03, 0.005)
     ]
     # statsmodels.stats.multitest.multipletests((0.01, 0.04, 0.03, 0.005), method="holm")
-    assert [found.p_value for found in corrected(made)] == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert [found.p_value for found in holm_corrected(made)] == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
 # --- calibration ---------------------------------------------------------------------------------------------------------------------
@@ -167,8 +184,8 @@ def test_bins_are_those_of_scikit_learn_s_quantiles() -> None:
     confidence = random.random(1500).astype(np.float32)
     right = random.random(1500) < confidence
     accuracy, mean = calibration_curve(right, confidence, n_bins=15, strategy="quantile")
-    assert [found.accuracy for found in bins_of(confidence, right)] == pytest.approx(list(accuracy), abs=1e-6)
-    assert [found.confidence for found in bins_of(confidence, right)] == pytest.approx(list(mean), abs=1e-5)
+    assert [found.accuracy for found in reliability_bins(confidence, right)] == pytest.approx(list(accuracy), abs=1e-6)
+    assert [found.confidence for found in reliability_bins(confidence, right)] == pytest.approx(list(mean), abs=1e-5)
 
 
 def test_the_calibration_error_is_what_the_bins_are_off_by() -> None:
@@ -183,7 +200,7 @@ def test_exact_confidences_show_the_error_that_is_said_to_be_chance() -> None:
     random = np.random.default_rng(2)
     scores = random.normal(0, 2, (400, 4)).astype(np.float32)
     truth = np.array([random.choice(4, p=row / row.sum()) for row in softmax(scores).astype(np.float64)])
-    found = calibration(scores, truth, CalibrationParameters(temperature=1.0))
+    found = measure_calibration(scores, truth, CalibrationParameters(temperature=1.0))
     assert found.error_after == pytest.approx(found.by_chance, abs=0.02)
 
 
@@ -193,20 +210,20 @@ def test_slope_and_shift_are_those_of_a_logistic_regression() -> None:
     odds = np.log(softmax(scores).max(1)) - np.log1p(-softmax(scores).max(1).astype(np.float64))
     right = random.random(20_000) < 1 / (1 + np.exp(-(0.5 * odds + 0.3)))
     truth = np.where(right, scores.argmax(1), (scores.argmax(1) + 1) % 6)
-    found = fit_confidence(scores, truth)
-    top = calibrated(scores, CalibrationParameters(temperature=found.temperature)).max(1).astype(np.float64)
+    found = fit_calibration(scores, truth)
+    top = calibrate(scores, CalibrationParameters(temperature=found.temperature)).max(1).astype(np.float64)
     known = LogisticRegression(C=1e9).fit((np.log(top) - np.log1p(-top))[:, None], right)
     assert found.slope == pytest.approx(float(known.coef_[0, 0]), rel=0.02)
     assert found.shift == pytest.approx(float(known.intercept_[0]), abs=0.02)
-    assert calibration(scores, truth, found).error_after < 0.02
+    assert measure_calibration(scores, truth, found).error_after < 0.02
 
 
 def test_few_rows_leave_slope_and_shift_near_the_usual() -> None:
     scores = softmax(np.random.default_rng(0).normal(0, 1, (6, 4)).astype(np.float32))
-    found = fit_confidence(scores, scores.argmax(1))
-    assert found.slope == pytest.approx(usual_slope(4), abs=0.3)
-    assert usual_slope(10) == pytest.approx(0.9, abs=0.01)
-    assert usual_slope(200) == pytest.approx(0.51, abs=0.01)
+    found = fit_calibration(scores, scores.argmax(1))
+    assert found.slope == pytest.approx(prior_slope(4), abs=0.3)
+    assert prior_slope(10) == pytest.approx(0.9, abs=0.01)
+    assert prior_slope(200) == pytest.approx(0.51, abs=0.01)
 
 
 @settings(deadline=None)
@@ -220,7 +237,7 @@ def test_calibrated_probabilities_keep_the_best_and_are_probabilities(
     given_scores: list[list[float]], temperature: float, slope: float, shift: float
 ) -> None:
     scores = np.array(given_scores, np.float32)
-    found = calibrated(scores, CalibrationParameters(temperature=temperature, slope=slope, shift=shift))
+    found = calibrate(scores, CalibrationParameters(temperature=temperature, slope=slope, shift=shift))
     assert np.isfinite(found).all()
     assert ((found >= 0) & (found <= 1)).all()
     assert (found.sum(1) <= 1 + 1e-5).all()
@@ -230,36 +247,36 @@ def test_calibrated_probabilities_keep_the_best_and_are_probabilities(
 
 def test_without_slope_and_shift_it_is_softmax() -> None:
     scores = np.random.default_rng(0).normal(0, 5, (50, 7)).astype(np.float32)
-    assert np.allclose(calibrated(scores, CalibrationParameters(temperature=2.0)), softmax(scores / np.float32(2)), atol=1e-6)
+    assert np.allclose(calibrate(scores, CalibrationParameters(temperature=2.0)), softmax(scores / np.float32(2)), atol=1e-6)
 
 
 # --- the precision contract ----------------------------------------------------------------------------------------------------------
 
 
 def test_so_many_products_without_an_error_show_a_precision() -> None:
-    assert [enough(precision) for precision in (0.9, 0.95, 0.98, 0.99)] == [29, 59, 149, 299]
-    assert enough(0.95, errors=1) == 93  # the textbook's table for 95 % / 95 %
-    assert at_least(149, 149, RISK) >= 0.98 > at_least(148, 148, RISK)
+    assert [products_needed(precision) for precision in (0.9, 0.95, 0.98, 0.99)] == [29, 59, 149, 299]
+    assert products_needed(0.95, errors=1) == 93  # the textbook's table for 95 % / 95 %
+    assert lower_bound(149, 149, RISK) >= 0.98 > lower_bound(148, 148, RISK)
 
 
-def judged(confidence: npt.ArrayLike, right: npt.ArrayLike) -> Judged:
-    return Judged(np.asarray(confidence, np.float32), np.asarray(right, bool), np.zeros(len(np.asarray(right)), np.int64))
+def judged(confidence: npt.ArrayLike, right: npt.ArrayLike) -> ProductSample:
+    return ProductSample(np.asarray(confidence, np.float32), np.asarray(right, bool), np.zeros(len(np.asarray(right)), np.int64))
 
 
 def test_the_threshold_lies_where_the_last_test_held() -> None:
     confidence = np.linspace(1, 0.9, 400)
-    found = threshold(judged(confidence, np.arange(400) < 300), 0.9)
+    found = find_threshold(judged(confidence, np.arange(400) < 300), 0.9)
     # 300 right, then only wrong ones: 90 % of n holds with 95 % until about n = 320.
     assert found.threshold is not None
     assert found.accepted == pytest.approx(0.79, abs=0.03)
     assert found.accepted is not None
-    assert at_least(300, round(found.accepted * 400), RISK) >= 0.9
+    assert lower_bound(300, round(found.accepted * 400), RISK) >= 0.9
 
 
 def test_rows_that_are_too_few_or_too_often_wrong_get_no_threshold_and_the_reason() -> None:
-    few = threshold(judged(np.linspace(1, 0.9, 20), np.ones(20)), 0.95)
+    few = find_threshold(judged(np.linspace(1, 0.9, 20), np.ones(20)), 0.95)
     assert (few.threshold, few.best, few.missing) == (None, None, 59 - 20)
-    wrong = threshold(judged(np.linspace(1, 0.9, 200), np.arange(200) % 2), 0.95)
+    wrong = find_threshold(judged(np.linspace(1, 0.9, 200), np.arange(200) % 2), 0.95)
     assert (wrong.threshold, wrong.missing) == (None, None)
     assert wrong.best is not None
     assert wrong.best < 0.95
@@ -271,7 +288,7 @@ def test_a_threshold_fails_no_more_often_than_its_risk() -> None:
     for _ in range(300):
         confidence = np.sort(random.beta(6, 1, 250))[::-1]
         right = random.random(250) < confidence
-        made = threshold(judged(confidence, right), 0.9)
+        made = find_threshold(judged(confidence, right), 0.9)
         if made.threshold is not None:
             found += 1
             new = random.beta(6, 1, 20_000)
@@ -282,34 +299,34 @@ def test_a_threshold_fails_no_more_often_than_its_risk() -> None:
 
 
 def test_rows_of_equal_confidence_are_accepted_together() -> None:
-    found = threshold(judged(np.array([0.9] * 100 + [0.5] * 100), np.concatenate((np.ones(100), np.zeros(100)))), 0.9)
+    found = find_threshold(judged(np.array([0.9] * 100 + [0.5] * 100), np.concatenate((np.ones(100), np.zeros(100)))), 0.9)
     assert found.threshold == pytest.approx(0.9)
     assert found.accepted == 0.5
 
 
 def test_one_row_of_each_product_is_judged() -> None:
     probabilities, truth, product = rows(300, products=80)
-    assert len(Judged.of(Outcomes.of(probabilities, truth, product)).right) == len(np.unique(product))
+    assert len(ProductSample.of(Outcomes.of(probabilities, truth, product)).right) == len(np.unique(product))
 
 
 def test_categories_share_the_risk() -> None:
     confidence = np.tile(np.linspace(1, 0.95, 40), 3).astype(np.float32)
     predicted = np.repeat([0, 1, 2], [40, 40, 40])
-    found = category_thresholds(Judged(confidence, np.ones(120, bool), predicted), ("a", "b", "c"))
+    found = find_category_thresholds(ProductSample(confidence, np.ones(120, bool), predicted), ("a", "b", "c"))
     assert [one.category for one in found] == ["a", "b", "c"]
     # 40 products without an error show .9 at 5 % but for three categories at once it takes enough(.9, .05 / 3) = 39 of them.
     assert all(one.thresholds[0].threshold is not None for one in found)
-    assert enough(0.9, RISK / 3) == 39
-    assert enough(0.9, RISK / 4) > 40
+    assert products_needed(0.9, RISK / 3) == 39
+    assert products_needed(0.9, RISK / 4) > 40
 
 
 def test_what_a_threshold_came_to_is_told_by_rows_it_has_not_seen() -> None:
     probabilities, truth, product = rows(2_000, products=2_000)
     outcomes = Outcomes.of(probabilities, truth, product)
-    made = thresholds(Judged.of(outcomes.take(np.arange(1_000))), (0.9,))[0]
+    made = find_thresholds(ProductSample.of(outcomes.take(np.arange(1_000))), (0.9,))[0]
     assert made.threshold is not None
     other = outcomes.take(np.arange(1_000, 2_000))
-    told = kept(made, other)
+    told = measure_threshold(made, other)
     accepted = other.confidence >= made.threshold
     assert told.accepted_in_test == pytest.approx(accepted.mean())
     assert told.reached_in_test
@@ -322,7 +339,7 @@ def test_what_a_threshold_came_to_is_told_by_rows_it_has_not_seen() -> None:
 def test_coverage_ends_with_all_rows_and_the_accuracy() -> None:
     probabilities, truth, product = rows()
     outcomes = Outcomes.of(probabilities, truth, product)
-    found = coverage(outcomes)
+    found = coverage_curve(outcomes)
     assert found.rows[-1] == 300
     assert found.right[-1] == outcomes.right.sum()
     assert (np.diff(found.confidence) < 0).all()
@@ -333,15 +350,15 @@ def test_coverage_ends_with_all_rows_and_the_accuracy() -> None:
 
 def test_curves_have_the_area_that_is_reported() -> None:
     probabilities, truth, product = rows()
-    scores = evaluate(probabilities, Outcomes.of(probabilities, truth, product), tuple("abcde"))
-    for number, found in curves(probabilities, truth, range(5)).items():
+    scores = score_model(probabilities, Outcomes.of(probabilities, truth, product), tuple("abcde"))
+    for number, found in category_curves(probabilities, truth, range(5)).items():
         area = float(np.trapezoid(found.true_positive_rate, found.false_positive_rate))
         assert area == pytest.approx(scores.categories[number].roc_auc, abs=0.01)
 
 
 @pytest.mark.parametrize("text", ["macro_f1=0.9", "Macro-F1=0.9", "macro f1=.9"])
 def test_a_demand_is_read_as_people_write_it(text: str) -> None:
-    assert Demand.of(text) == Demand(metric="macro_f1", value=0.9)
+    assert Requirement.of(text) == Requirement(metric="macro_f1", value=0.9)
 
 
 def test_texts_that_are_labeled_both_ways_are_counted() -> None:

@@ -10,9 +10,9 @@ import pytest
 from conftest import FIXTURE, Shop, catcli
 
 from catcli.adapter.folder import load_adapter
-from catcli.commands.exporting import export_adapter
 from catcli.commands.report import report
 from catcli.errors import AdapterError
+from catcli.inference.adapter_copy import export_adapter
 
 
 def test_a_copy_is_the_adapter_to_the_last_byte(tmp_path: Path) -> None:

@@ -27,10 +27,10 @@ from catcli.adapter.folder import load_adapter
 from catcli.adapter.manifest import READABLE_FORMATS
 from catcli.atomic import replace_folder, restore_folder
 from catcli.cli import app
-from catcli.commands.predict import Asked, predict
+from catcli.commands.predict import PredictOptions, predict
 from catcli.errors import AdapterError, CatcliError, DeviceError
-from catcli.runtime import session
-from catcli.runtime.labeler import Labeler
+from catcli.inference import session
+from catcli.inference.labeler import Labeler
 
 
 @pytest.mark.parametrize("name", ["predict", "fit", "report --html", "adapters export", "adapters remove"])
@@ -82,7 +82,7 @@ def catalog(tmp_path: Path) -> Path:
 def test_a_batch_that_memory_is_too_short_for_is_halved_and_said_once(
     monkeypatch: pytest.MonkeyPatch, catalog: Path, tmp_path: Path
 ) -> None:
-    predict([str(catalog)], Asked(str(tmp_path / "whole.csv"), str(FIXTURE), device="cpu"))
+    predict([str(catalog)], PredictOptions(str(tmp_path / "whole.csv"), str(FIXTURE), device="cpu"))
     computed = failing(monkeypatch, lambda ids: len(ids) > 16, "Failed to allocate memory for requested buffer of size 4096")
     ran = CliRunner().invoke(app, ["predict", str(catalog), "-o", str(tmp_path / "halved.csv"), "--adapter", str(FIXTURE)])
     assert ran.exit_code == 0, ran.stderr
@@ -95,11 +95,11 @@ def test_a_batch_that_memory_is_too_short_for_is_halved_and_said_once(
 def test_memory_that_is_too_short_for_one_text_is_a_sentence(monkeypatch: pytest.MonkeyPatch, catalog: Path, tmp_path: Path) -> None:
     labeler = Labeler(load_adapter(FIXTURE), "cpu")
     monkeypatch.setattr(labeler._session, "_session", None)
-    monkeypatch.setattr(labeler._session, "_computed", lambda _: (_ for _ in ()).throw(session._MemoryShort("bad allocation")))
+    monkeypatch.setattr(labeler._session, "_computed", lambda _: (_ for _ in ()).throw(session._OutOfMemory("bad allocation")))
     with pytest.raises(
         CatcliError, match=r"memory is too short for one text of \d+ tokens on CPU.*; free some and run the same line again"
     ):
-        predict([str(catalog)], Asked(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu"), labeler=labeler)
+        predict([str(catalog)], PredictOptions(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu"), labeler=labeler)
     assert not (tmp_path / "out.csv").exists()
 
 
@@ -109,7 +109,7 @@ def test_a_gpu_that_fails_midway_is_named(monkeypatch: pytest.MonkeyPatch, catal
     with pytest.raises(
         DeviceError, match=r"the GPU failed while it labeled \(CUDA failure 719.*; 'catcli doctor' shows if it still answers"
     ):
-        predict([str(catalog)], Asked(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu"))
+        predict([str(catalog)], PredictOptions(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu"))
     assert [path.name for path in tmp_path.iterdir()] == ["catalog.csv"]
 
 
@@ -125,7 +125,7 @@ CUBLAS = (
 def test_a_library_of_the_gpu_that_lacks_memory_gets_smaller_batches(
     monkeypatch: pytest.MonkeyPatch, catalog: Path, tmp_path: Path
 ) -> None:
-    line = ([str(catalog)], Asked(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu"))
+    line = ([str(catalog)], PredictOptions(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu"))
     failing(monkeypatch, lambda ids: len(ids) > 2, CUBLAS)
     done = predict(*line)
     assert (done.rows, done.halved > 0) == (240, True)
@@ -193,7 +193,7 @@ def test_an_adapter_of_format_4_loads_and_labels(catalog: Path, tmp_path: Path) 
     """The fixture was written when 4 was the newest: it has to be read for as long as it is among `adapters.READ`."""
     assert load_adapter(FIXTURE).manifest.format == 4
     assert 4 in READABLE_FORMATS
-    done = predict([str(catalog)], Asked(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu"))
+    done = predict([str(catalog)], PredictOptions(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu"))
     assert done.rows == 240
 
 
@@ -207,7 +207,7 @@ def test_adapters_of_older_formats_load_and_label_the_same(catalog: Path, tmp_pa
             part.pop(name, None)
     (old / "adapter.json").write_text(json.dumps(told))
     for name, folder in (("old.csv", old), ("new.csv", FIXTURE)):
-        predict([str(catalog)], Asked(str(tmp_path / name), str(folder), device="cpu"))
+        predict([str(catalog)], PredictOptions(str(tmp_path / name), str(folder), device="cpu"))
     assert (tmp_path / "old.csv").read_bytes() == (tmp_path / "new.csv").read_bytes()
 
 

@@ -18,14 +18,14 @@ from conftest import Shop, catcli
 from rich.console import Console
 
 from catcli.adapter.folder import load_adapter
-from catcli.commands import learning
 from catcli.commands.fit import fit
 from catcli.commands.talk import Talk
 from catcli.config import Recipe
-from catcli.evaluation.heldout import HeldOut
-from catcli.evaluation.metrics import Metrics
-from catcli.models.training import default_epochs
-from catcli.runtime.labeler import Labeler
+from catcli.evaluation.fit_metrics import FitMetrics
+from catcli.evaluation.heldout import HeldOutRows
+from catcli.inference.labeler import Labeler
+from catcli.training import learner
+from catcli.training.schedule import default_epochs
 
 SMALL = {"epochs": 2, "max_tokens": 16, "rank": 2, "device": "cpu"}
 
@@ -47,7 +47,7 @@ def test_what_is_shipped_has_learned_from_all_rows_and_the_scores_are_those_befo
     assert all(shipped[name] != scored[name] for name in shipped)
     # It knows its held-out rows now: the linear model is surer of them than it was.
     manifest = refitted.adapter.manifest
-    held = HeldOut.load(refitted.adapter.file("heldout.parquet"), manifest.categories)
+    held = HeldOutRows.load(refitted.adapter.file("heldout.parquet"), manifest.categories)
     now = Labeler(refitted.adapter, "cpu").voices(held.texts).linear
     rows = np.arange(len(held.classes))
     assert now[rows, held.classes].mean() > held.linear[rows, held.classes].mean() + 0.05
@@ -92,8 +92,8 @@ def test_a_time_budget_is_kept_and_told(shop: Shop, tmp_path: Path) -> None:
 
 
 def test_of_more_rows_than_there_is_time_for_a_draw_is_taken_and_told(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learning, "LORA_PASSES", {"cpu": 400})
-    monkeypatch.setattr(learning, "LINEAR_CHARACTERS", 3_000)
+    monkeypatch.setattr(learner, "MAX_ROW_PASSES", {"cpu": 400})
+    monkeypatch.setattr(learner, "MAX_LINEAR_CHARACTERS", 3_000)
     said = io.StringIO()
     talk = Talk(out=Console(file=io.StringIO()), err=Console(file=said, width=200))
     recipe = Recipe.model_validate({**SMALL, "epochs": 1, "refit": False})
@@ -114,7 +114,7 @@ def test_two_processes_train_as_one(shop: Shop, tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("adapter: two") == 1  # one process speaks
     one, two = (
-        HeldOut.load(tmp_path / name / "heldout.parquet", load_adapter(tmp_path / name).manifest.categories) for name in ("one", "two")
+        HeldOutRows.load(tmp_path / name / "heldout.parquet", load_adapter(tmp_path / name).manifest.categories) for name in ("one", "two")
     )
     assert np.abs(one.lora - two.lora).max() < 0.05
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
@@ -137,7 +137,7 @@ def test_twenty_rows_and_a_category_of_one_are_enough(tmp_path: Path) -> None:
 
 
 def test_a_fit_tells_what_training_took(shop: Shop) -> None:
-    training = Metrics.of(shop.fitted.adapter).training
+    training = FitMetrics.of(shop.fitted.adapter).training
     assert not training.refit
     assert 0 < training.passes <= 1
     assert training.lora_rows == shop.fitted.metrics.rows.train

@@ -142,7 +142,7 @@ def batches_of(rows: int) -> Callable[[Source], Iterator[Batch]]:
 
 def test_a_draw_is_as_likely_to_take_the_last_row_as_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_PENDING_BYTES", 100)  # it settles on the way, again and again
-    monkeypatch.setattr(module, "SAMPLE", 10)
+    monkeypatch.setattr(module, "SAMPLE_ROWS", 10)
     monkeypatch.setattr(Source, "batches", batches_of(16))
     times = np.zeros(200)
     for seed in range(60):
@@ -156,7 +156,7 @@ def test_a_draw_is_the_same_however_the_rows_come_in(tmp_path: Path, monkeypatch
     labels: list[str | None] = ["a", "b", "c", "a"] * 200
     one = drawn(tmp_path, labels, 30)
     monkeypatch.setattr(module, "MAX_PENDING_BYTES", 1000)
-    monkeypatch.setattr(module, "SAMPLE", 50)
+    monkeypatch.setattr(module, "SAMPLE_ROWS", 50)
     monkeypatch.setattr(Source, "batches", batches_of(32))
     assert one.equals(drawn(tmp_path, labels, 30))
     assert not one.equals(drawn(tmp_path, labels, 30, seed=1))
@@ -171,7 +171,7 @@ def test_a_draw_holds_no_more_than_it_takes(tmp_path: Path) -> None:
     assert file.stat().st_size > 400_000_000
     code = (
         "from catcli.data.dataset.gather import gather\nfrom catcli.data.io.source import open_source\n"
-        "from catcli.runtime.session import peak_memory\nbefore = peak_memory()\n"
+        "from catcli.inference.session import peak_memory\nbefore = peak_memory()\n"
         f"rows = gather(open_source([{str(file)!r}]), 'category', (), 100, 0)\n"
         "print(len(rows.frame), rows.read, peak_memory() - before)"
     )

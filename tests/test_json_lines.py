@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from conftest import FIXTURE
 
-from catcli.commands.predict import Asked, predict
+from catcli.commands.predict import PredictOptions, predict
 from catcli.data.io.source import open_source
 
 ODD = [
@@ -35,7 +35,7 @@ def written(path: Path, rows: list[dict[str, object]]) -> list[str]:
 
 
 def labeled(catalog: Path, out: Path) -> None:
-    assert predict([str(catalog)], Asked(str(out), str(FIXTURE), device="cpu")).rows
+    assert predict([str(catalog)], PredictOptions(str(out), str(FIXTURE), device="cpu")).rows
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet", "arrow"])

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from sklearn.svm import LinearSVC
 
-from catcli.commands.learning import Learner
 from catcli.commands.talk import Talk
 from catcli.config import Recipe
 from catcli.data.dataset.categories import Categories
@@ -18,9 +17,10 @@ from catcli.data.dataset.examples import NAME_WEIGHT, Examples, category_name_ex
 from catcli.data.dataset.labeled import LabeledRows
 from catcli.data.dataset.prepare import TrainingData
 from catcli.data.dataset.split import split_rows
-from catcli.models import linear
-from catcli.models.linear import FOLDS, fit_linear, out_of_fold
-from catcli.models.training import Tell
+from catcli.training import linear
+from catcli.training.learner import Learner
+from catcli.training.linear import FOLDS, fit_linear, out_of_fold_logits
+from catcli.training.task import TrainingMessages
 
 WORDS = ["mug", "drill", "lamp", "puzzle", "soap", "tent", "chair", "knife", "clock", "vase", "glove"]
 
@@ -65,8 +65,8 @@ def test_the_same_rows_and_seed_give_the_same_model() -> None:
 
 
 def test_many_rows_and_classes_are_set_against_a_draw_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear, "VISITS", 0)
-    monkeypatch.setattr(linear, "FEWEST_OTHERS", 30)
+    monkeypatch.setattr(linear, "MAX_ROW_CLASS_PAIRS", 0)
+    monkeypatch.setattr(linear, "MIN_OTHER_ROWS", 30)
     rows = examples()
     seen: list[int] = []
 
@@ -86,7 +86,7 @@ def test_out_of_fold_scores_come_from_models_that_have_not_seen_the_row() -> Non
     rows = examples(60, 3)
     shuffled = Examples.of(rows.texts, np.random.default_rng(1).permutation(rows.classes))  # nothing to learn but by heart
     folds = np.arange(60) % FOLDS
-    logits, scored = out_of_fold(shuffled, folds, category_name_examples([]), 3, seed=0)
+    logits, scored = out_of_fold_logits(shuffled, folds, category_name_examples([]), 3, seed=0)
     assert sorted(scored.tolist()) == list(range(60))
     assert (fit_linear(shuffled, 3, seed=0).logits(shuffled.texts).argmax(1) == shuffled.classes).mean() > 0.95
     assert (logits.argmax(1) == shuffled.classes[scored]).mean() < 0.6
@@ -94,7 +94,7 @@ def test_out_of_fold_scores_come_from_models_that_have_not_seen_the_row() -> Non
 
 def test_a_row_whose_category_has_no_other_is_not_scored_out_of_fold() -> None:
     rows = examples(20, 2).plus(Examples.of(["a lonely tent"], np.array([2])))
-    _, scored = out_of_fold(rows, np.arange(21) % FOLDS, category_name_examples([]), 3, seed=0)
+    _, scored = out_of_fold_logits(rows, np.arange(21) % FOLDS, category_name_examples([]), 3, seed=0)
     assert 20 not in scored
 
 
@@ -119,7 +119,7 @@ def test_a_fit_that_goes_on_takes_the_rows_it_had_taken(tmp_path: Path, monkeypa
     parts = split_rows(labeled.keys, labeled.classes, (80, 10, 10), 0)
     recipe = Recipe(device="cpu", time_budget=60.0)
     ready = TrainingData(labeled, parts, ColumnRoles("category", ("title",), None), recipe)
-    learner = Learner(ready, Talk.silent(), Tell(), time.perf_counter())
+    learner = Learner(ready, Talk.silent(), TrainingMessages(), time.perf_counter())
     taken = []
     for affordable in (200, 300):  # a slower machine, a faster one
         monkeypatch.setattr(learner, "affordable", lambda _, most=affordable: most)

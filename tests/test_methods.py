@@ -21,15 +21,15 @@ from catcli.config import LORA_METHODS, Balance, Method, Recipe, shipped_recipes
 from catcli.data.dataset.examples import Examples
 from catcli.errors import AdapterError, BackboneError, UsageError
 from catcli.evaluation.calibration import class_shares
-from catcli.models import export
-from catcli.models.backbones import backbone
+from catcli.export import parity
+from catcli.export.onnx_files import external_weight_files, to_fp16, to_int8, to_onnx
+from catcli.inference.labeler import Labeler
+from catcli.inference.session import Session
+from catcli.models.bases import find_base
 from catcli.models.classifier import Classifier
-from catcli.models.export import to_fp16, to_int8, to_onnx, weights_beside
-from catcli.models.linear import adjustment, balanced
-from catcli.models.losses import class_weights, learned_shares, row_losses
+from catcli.models.losses import class_weights, implied_class_shares, make_row_loss
 from catcli.reporting import sentences
-from catcli.runtime.labeler import Labeler
-from catcli.runtime.session import Session
+from catcli.training.linear import balance_weights, logit_adjustment
 
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -68,7 +68,7 @@ def test_every_method_is_fitted_and_labels_in_a_fresh_process(shop: Shop, small:
     here = Labeler(made.adapter, "cpu", "fp32").label(texts)
     assert labeled["predicted_category"].to_list() == [made.adapter.manifest.categories[number] for number in here.classes[:, 0]]
     shown = catcli("report", "one", cwd=tmp_path, check=True).stdout
-    assert f"{sentences.METHODS[method]} alone" in shown
+    assert f"{sentences.METHOD_TITLES[method]} alone" in shown
 
 
 @pytest.mark.parametrize("name", ["gpt2", "t5", "deberta", "qwen3"])
@@ -77,16 +77,16 @@ def test_other_architectures_are_fitted_from_a_folder(shop: Shop, tmp_path: Path
     made = fitted(shop, tmp_path / "one", base=str(base))
     assert max(form.largest_difference for form in made.metrics.parity if form.form in ("merged", "ONNX fp32")) < 1e-4
     told = json.loads((tmp_path / "one" / "recipe.json").read_text())
-    assert (told["base"], told["pool"]) == (str(base), backbone(str(base)).pool)
+    assert (told["base"], told["pool"]) == (str(base), find_base(str(base)).pool)
     blank = Labeler(made.adapter, "cpu", "fp32").label(["", "blue mug"])
     assert np.isfinite(blank.confidences).all()
 
 
 def test_the_adapter_of_a_fit_is_loaded_by_plain_peft_in_a_fresh_process(shop: Shop) -> None:
-    from catcli.models.backbones import MINILM
-    from catcli.models.methods import load
+    from catcli.models.bases import MINILM
+    from catcli.models.methods import load_model
 
-    saved = load(MINILM, "lora", Path(shop.adapter), len(shop.fitted.adapter.manifest.categories)).eval()
+    saved = load_model(MINILM, "lora", Path(shop.adapter), len(shop.fitted.adapter.manifest.categories)).eval()
     with torch.inference_mode():
         ids, mask = torch.tensor([[101, 2630, 14757, 102]]), torch.ones(1, 4, dtype=torch.long)
         wanted = saved.backbone(input_ids=ids, attention_mask=mask).last_hidden_state.numpy()
@@ -149,7 +149,7 @@ def test_a_folder_that_is_no_model_gets_a_sentence(tmp_path: Path, change: dict[
         if content is not None:
             (folder / name).write_bytes(content)
     with pytest.raises(BackboneError, match=sentence):
-        found = backbone(str(folder))
+        found = find_base(str(folder))
         assert found.tokenizer
         found.load()
 
@@ -159,18 +159,18 @@ def test_weights_that_are_not_all_there_and_another_models_tokenizer_are_told(tm
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
     with pytest.raises(BackboneError, match=r"lack 16 tensors that its config.json asks for \('encoder.layer.2"):
-        backbone(str(folder)).load()
+        find_base(str(folder)).load()
     (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 20}))
     with pytest.raises(BackboneError, match="tokens and its model knows 20; they are not of one model"):
-        assert backbone(str(folder)).tokenizer
+        assert find_base(str(folder)).tokenizer
 
 
 def test_every_shipped_recipe_names_a_base_that_is_known_and_is_shown(tmp_path: Path) -> None:
-    from catcli.models.backbones import HUB
+    from catcli.models.bases import HUB_NAMES
 
     there = shipped_recipes()
     assert {"gpt2-lora", "bert-lora", "distilroberta-lora", "roberta-lora", "albert-lora", "t5-lora", "gpt2-full"} <= set(there)
-    assert all(recipe.base in HUB and recipe.about for recipe in there.values())
+    assert all(recipe.base in HUB_NAMES and recipe.about for recipe in there.values())
     study = there["distilroberta-lora"]
     assert (study.rank, study.alpha, study.dropout, study.max_tokens) == (8, 32, 0.1, 128)
     shown = catcli("recipes", cwd=tmp_path, check=True).stdout
@@ -192,8 +192,8 @@ def test_weights_above_two_gigabytes_stand_beside_the_model(
     shop: Shop, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_ONNX_EXTERNAL_DATA", "1")  # as Optimum does by itself above 2 GiB
-    monkeypatch.setattr(export, "AGREEMENT", 0.0)
-    monkeypatch.setattr(export, "GAIN", 0.0)
+    monkeypatch.setattr(parity, "MIN_AGREEMENT", 0.0)
+    monkeypatch.setattr(parity, "MIN_SPEEDUP", 0.0)
     made = fitted(shop, tmp_path / "one", base=str(small))
     served = made.adapter.manifest.variants
     assert served["fp32"].data == ("model.onnx_data",)
@@ -210,7 +210,7 @@ def test_reduced_models_of_large_ones_have_their_weights_beside_them_too(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_ONNX_EXTERNAL_DATA", "1")
-    classifier = Classifier(backbone(str(small)).load(), 3).eval()
+    classifier = Classifier(find_base(str(small)).load(), 3).eval()
     to_onnx(classifier, tmp_path / "model.onnx")
     feeds = {"input_ids": np.array([[2, 5, 6, 3]]), "attention_mask": np.ones((1, 4), np.int64)}
     whole = Session(tmp_path / "model.onnx", "cpu")._session.run(["logits"], feeds)[0]
@@ -218,7 +218,7 @@ def test_reduced_models_of_large_ones_have_their_weights_beside_them_too(
         file = tmp_path / name / "model.onnx"
         file.parent.mkdir()
         reduce(tmp_path / "model.onnx", file)
-        assert weights_beside(file)
+        assert external_weight_files(file)
         assert np.abs(Session(file, "cpu")._session.run(["logits"], feeds)[0] - whole).max() < 0.1
 
 
@@ -229,7 +229,7 @@ CPU = torch.device("cpu")
 
 
 def losses_of(balance: Balance, logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    return row_losses(balance, SHARES, CPU)(logits, truth)
+    return make_row_loss(balance, SHARES, CPU)(logits, truth)
 
 
 def test_each_loss_is_its_formula() -> None:
@@ -250,9 +250,9 @@ def test_class_weights_are_inverse_to_the_root_of_the_share_and_one_on_average_o
 
 
 def test_a_model_takes_the_shares_that_its_balance_left_it() -> None:
-    assert np.allclose(learned_shares("focal", SHARES), SHARES)
-    assert np.allclose(learned_shares("weights", SHARES), SHARES * class_weights(SHARES))
-    assert np.allclose(learned_shares("logit-adjust", SHARES), 1 / 3)
+    assert np.allclose(implied_class_shares("focal", SHARES), SHARES)
+    assert np.allclose(implied_class_shares("weights", SHARES), SHARES * class_weights(SHARES))
+    assert np.allclose(implied_class_shares("logit-adjust", SHARES), 1 / 3)
 
 
 def uneven() -> Examples:
@@ -262,27 +262,27 @@ def uneven() -> Examples:
 
 
 def test_rows_of_rare_categories_count_more_by_weights() -> None:
-    weights = balanced(uneven(), 2, "weights", 0).weights
+    weights = balance_weights(uneven(), 2, "weights", 0).weights
     assert weights[40] / weights[0] == pytest.approx(np.sqrt(42 / 4), rel=1e-5)
     assert weights.mean() == pytest.approx(1.0, rel=1e-5)
 
 
 def test_rows_that_others_do_not_explain_count_more_by_focal_loss() -> None:
-    weights = balanced(uneven(), 2, "focal", 0).weights
+    weights = balance_weights(uneven(), 2, "focal", 0).weights
     assert weights[-2:].min() > 3 * weights[:40].mean()
     assert weights.mean() == pytest.approx(1.0, rel=1e-5)
 
 
 def test_without_a_balance_or_with_adjusted_logits_rows_count_as_they_did() -> None:
     rows = uneven()
-    assert balanced(rows, 2, "none", 0) is rows
-    assert balanced(rows, 2, "logit-adjust", 0) is rows
+    assert balance_weights(rows, 2, "none", 0) is rows
+    assert balance_weights(rows, 2, "logit-adjust", 0) is rows
 
 
 def test_adjusted_logits_are_those_of_a_model_of_even_categories() -> None:
     shares = class_shares(np.array([0] * 9 + [1]), np.ones(10, np.float32), 2)
     logits = np.log(shares) / 2.0 + np.array([[0.0, 0.0]])  # at scale 2 they say the shares and nothing else
-    assert np.ptp(logits + adjustment(shares, 2.0)) == pytest.approx(0.0, abs=1e-6)
+    assert np.ptp(logits + logit_adjustment(shares, 2.0)) == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("balance", get_args(Balance))
@@ -293,9 +293,9 @@ def test_every_balance_is_fitted(shop: Shop, small: Path, tmp_path: Path, balanc
 
 
 def test_the_table_of_small_bases_has_the_published_names() -> None:
-    from catcli.models.backbones import HUB
+    from catcli.models.bases import HUB_NAMES
 
-    assert set(HUB) <= set(CONFIGS)
+    assert set(HUB_NAMES) <= set(CONFIGS)
 
 
 def test_a_flag_of_adapters_beside_a_recipe_that_trains_none_is_refused() -> None:

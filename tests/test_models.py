@@ -17,22 +17,30 @@ from peft import PeftModel
 from transformers import AutoModel, BertConfig, BertModel
 
 from catcli.adapter.folder import file_sha256
+from catcli.arrays import FloatArray
 from catcli.config import Method, Recipe
 from catcli.data.dataset.examples import Examples
 from catcli.errors import BackboneError, DeviceError, GateMissed, TrainingError
-from catcli.models import export, training
-from catcli.models.backbones import MINILM, Backbone
-from catcli.models.checkpoint import Checkpoint
-from catcli.models.classifier import Classifier, parameters, pick_device
-from catcli.models.export import judge_int8, to_fp16, to_int8, to_onnx
+from catcli.export import parity
+from catcli.export.onnx_files import to_fp16, to_int8, to_onnx
+from catcli.export.parity import decide_int8
+from catcli.export.torch_inference import batch_tensors
+from catcli.export.trained_model import TrainedModel
+from catcli.inference.session import Session
+from catcli.inference.tokens import TokenBatch, Tokenizer
+from catcli.models.backbone import Backbone
+from catcli.models.bases import MINILM
+from catcli.models.classifier import Classifier, count_parameters
+from catcli.models.device import pick_device
 from catcli.models.lora import RowDropout
-from catcli.models.methods import load, merge, prepare, save
-from catcli.models.probe import fit_probe
-from catcli.models.reading import read, tensors
-from catcli.models.training import Task, Tell, Trained, Trainer, batches_of_like_length, default_epochs, duration, fitting_max_tokens
-from catcli.runtime.blend import Array
-from catcli.runtime.session import Session
-from catcli.runtime.tokens import TokenBatch, Tokenizer
+from catcli.models.methods import load_model, merge_model, prepare_model, save_model
+from catcli.training import loop
+from catcli.training.base_features import compute_base_features
+from catcli.training.checkpoint import Checkpoint
+from catcli.training.head_init import fit_initial_head
+from catcli.training.loop import Trainer
+from catcli.training.schedule import choose_max_tokens, default_epochs, duration, length_sorted_batches
+from catcli.training.task import TrainingMessages, TrainingTask
 
 CLASSES = 3
 
@@ -52,7 +60,7 @@ def base(tmp_path: Path) -> Backbone:
 def trained(base: Backbone) -> Classifier:
     """Adapters that are no longer zero."""
     classifier = Classifier(base.load(), CLASSES)
-    prepare(classifier, base, Recipe(rank=4))
+    prepare_model(classifier, base, Recipe(rank=4))
     torch.manual_seed(1)
     for name, parameter in classifier.named_parameters():
         if "lora_B" in name:
@@ -69,7 +77,7 @@ def inputs(rows: int, tokens: int, padded: int = 0) -> tuple[torch.Tensor, torch
     return ids, mask
 
 
-def logits(classifier: Classifier, ids: torch.Tensor, mask: torch.Tensor) -> Array:
+def logits(classifier: Classifier, ids: torch.Tensor, mask: torch.Tensor) -> FloatArray:
     with torch.inference_mode():
         return np.asarray(classifier(ids, mask)["logits"].numpy(), np.float32)
 
@@ -80,7 +88,7 @@ def test_only_adapters_and_head_are_trained(trained: Classifier) -> None:
     # In the upper of two blocks three linear layers; A and B of rank 4; and the head.
     sizes = 4 * (32 + 32) + 2 * 4 * (32 + 64)
     assert not any(".layer.0." in name for name in learning)
-    assert parameters(trained)[0] == sizes + 32 * CLASSES + CLASSES
+    assert count_parameters(trained)[0] == sizes + 32 * CLASSES + CLASSES
 
 
 def test_padding_changes_nothing(trained: Classifier) -> None:
@@ -90,12 +98,12 @@ def test_padding_changes_nothing(trained: Classifier) -> None:
 
 
 def test_saved_merged_and_exported_forms_give_the_same_logits(tmp_path: Path, base: Backbone, trained: Classifier) -> None:
-    save(trained, base, "lora", tmp_path)
-    again = load(base, "lora", tmp_path, CLASSES).eval()
+    save_model(trained, base, "lora", tmp_path)
+    again = load_model(base, "lora", tmp_path, CLASSES).eval()
     shapes = [inputs(2, 5), inputs(7, 33), inputs(4, 12, padded=6)]
     expected = [logits(trained, *shape) for shape in shapes]
     assert all(np.array_equal(logits(again, *shape), wanted) for shape, wanted in zip(shapes, expected, strict=True))
-    merge(again, "lora")
+    merge_model(again, "lora")
     to_onnx(again, tmp_path / "model.onnx")
     session = Session(tmp_path / "model.onnx", "cpu")._session
     assert sorted((value.name, tuple(value.shape)) for value in session.get_inputs()) == [
@@ -109,7 +117,7 @@ def test_saved_merged_and_exported_forms_give_the_same_logits(tmp_path: Path, ba
 
 
 def test_plain_peft_loads_the_adapter_in_a_fresh_process(tmp_path: Path, base: Backbone, trained: Classifier) -> None:
-    save(trained, base, "lora", tmp_path)
+    save_model(trained, base, "lora", tmp_path)
     ids, mask = inputs(2, 6)
     assert isinstance(trained.backbone, PeftModel)
     with torch.inference_mode():
@@ -140,27 +148,27 @@ def test_reduced_models_are_smaller_and_near(tmp_path: Path, base: Backbone, red
 
 
 def test_int8_stays_only_where_it_labels_alike_and_is_faster() -> None:
-    assert judge_int8(0.995, 1.4).kept
-    assert judge_int8(0.98, 2.0).reason == "dropped: the same category in 98.00% of rows, below 99%"
-    assert judge_int8(1.0, 1.05).reason == "dropped: 1.05 x the speed of fp32 on this processor, no gain"
+    assert decide_int8(0.995, 1.4).kept
+    assert decide_int8(0.98, 2.0).reason == "dropped: the same category in 98.00% of rows, below 99%"
+    assert decide_int8(1.0, 1.05).reason == "dropped: 1.05 x the speed of fp32 on this processor, no gain"
 
 
 def test_a_merge_that_changes_logits_is_caught(
     tmp_path: Path, base: Backbone, trained: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(classifier: Classifier, method: Method) -> None:
-        merge(classifier, method)
+        merge_model(classifier, method)
         classifier.head.bias.data += 1
 
-    monkeypatch.setattr(export, "merge", broken)
-    whole = Trained(trained, base, Tokenizer(base.tokenizer, 16), Recipe(rank=4), "cpu", (), 1.0, 1.0, 0, 0)
+    monkeypatch.setattr(parity, "merge_model", broken)
+    whole = TrainedModel(trained, base, Tokenizer(base.tokenizer, 16), Recipe(rank=4), "cpu", (), 1.0, 1.0, 0, 0)
     with pytest.raises(GateMissed, match="parity: the merged model's logits differ from the saved adapter's by up to 1.0e"):
-        export.export_fp32(whole, ["a mug", "a drill"], tmp_path, lambda *_: None)
+        parity.export_fp32(whole, ["a mug", "a drill"], tmp_path, lambda *_: None)
 
 
 def test_logits_that_are_no_numbers_do_not_pass_the_gate() -> None:
-    broken = export._compare("merged", np.zeros((2, 2), np.float32), np.full((2, 2), np.nan, np.float32))
-    assert not broken.largest_difference <= export.TOLERANCE
+    broken = parity._compare("merged", np.zeros((2, 2), np.float32), np.full((2, 2), np.nan, np.float32))
+    assert not broken.largest_difference <= parity.MAX_LOGIT_DIFFERENCE
 
 
 def test_a_training_that_diverges_gets_a_sentence(base: Backbone, tmp_path: Path) -> None:
@@ -196,19 +204,19 @@ CPU = torch.device("cpu")
 
 def trainer(
     base: Backbone, *, cached: bool = True, held: int = 10, seconds: float | None = None, **options: object
-) -> tuple[Trainer, Task]:
+) -> tuple[Trainer, TrainingTask]:
     """A trainer of a fresh classifier, and its task: the last rows are held out."""
     recipe = Recipe.model_validate({"epochs": 3, "batch_size": 8, "rank": 4, "lr": 5e-3, **options})
     base = base.used_by(recipe)
     torch.manual_seed(recipe.seed)
     classifier = Classifier(base.load(), 2)
-    prepare(classifier, base, recipe)
-    reading = read(base, Tokenizer(base.tokenizer, 12), TEXTS, CPU, bf16=False, advance=lambda *_: None)
+    prepare_model(classifier, base, recipe)
+    reading = compute_base_features(base, Tokenizer(base.tokenizer, 12), TEXTS, CPU, bf16=False, advance=lambda *_: None)
     if not cached:
         reading = replace(reading, trunk=None)
     learn = np.arange(len(TEXTS) - held)
-    task = Task(reading, ROWS, learn, np.arange(len(learn), len(TEXTS)), 2, seconds)
-    return Trainer(classifier, base, recipe, task, CPU, Tell()), task
+    task = TrainingTask(reading, ROWS, learn, np.arange(len(learn), len(TEXTS)), 2, seconds)
+    return Trainer(classifier, base, recipe, task, CPU, TrainingMessages()), task
 
 
 def checkpoint(folder: Path, fingerprint: str = "this run") -> Checkpoint:
@@ -227,7 +235,7 @@ def test_training_learns_and_ends_with_the_best_epoch(base: Backbone, tmp_path: 
     learner, task = trainer(base, lr=2e-2)
     epochs, passes, of = learner.train(checkpoint(tmp_path), None)
     losses = [epoch.validation_loss for epoch in epochs if epoch.validation_loss is not None]
-    scores = learner.classifier(*tensors(task.reading.tokenizer.padded(task.reading.ids, task.held.tolist()), CPU))["logits"]
+    scores = learner.classifier(*batch_tensors(task.reading.tokenizer.padded(task.reading.ids, task.held.tolist()), CPU))["logits"]
     held = torch.nn.functional.cross_entropy(scores, torch.from_numpy(ROWS.classes[task.held]))
     assert held.item() == pytest.approx(min(losses), abs=2e-3)
     assert (passes, of) == (float(np.argmin(losses)) + 1, 3.0)
@@ -277,7 +285,7 @@ def test_a_batch_that_memory_is_too_short_for_teaches_the_same_in_pieces(base: B
         return real(batch)
 
     monkeypatch.setattr(learner, "_logits", short)
-    learner.tell = Tell(say=said.append)
+    learner.tell = TrainingMessages(say=said.append)
     pieces = gradient()
     assert pieces[0] == pytest.approx(whole[0], rel=1e-5)
     assert whole[1]
@@ -294,7 +302,7 @@ def test_matrices_that_are_rounded_once_give_the_gradient_of_autocast(
     found = []
     for whole in (False, True):
         if whole:
-            monkeypatch.setattr(training, "frozen_matrices", lambda _: [])
+            monkeypatch.setattr(loop, "frozen_matrices", lambda _: [])
         learner, task = trainer(base, method=method, dtype="bf16")
         learner.classifier.eval()  # without dropout
         before = [parameter.clone() for parameter in learner.classifier.parameters()]
@@ -324,8 +332,8 @@ class KilledError(Exception):
 def test_a_killed_training_goes_on_to_the_very_same_weights(
     base: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Method, steps: int
 ) -> None:
-    monkeypatch.setattr(training, "KEEP_EVERY", 0.0)  # kept after every step, of which an epoch has four
-    monkeypatch.setattr(training, "KEEP_SHARE", float("inf"))
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)  # kept after every step, of which an epoch has four
+    monkeypatch.setattr(loop, "MAX_CHECKPOINT_SHARE", float("inf"))
     through, _ = trainer(base, method=method)
     expected = through.train(checkpoint(tmp_path / "through"), None)
 
@@ -335,7 +343,7 @@ def test_a_killed_training_goes_on_to_the_very_same_weights(
     def dies(rows: list[int]) -> torch.Tensor:
         nonlocal done
         done += 1
-        if done > steps + training.REHEARSAL + 1:
+        if done > steps + loop.TIMED_STEPS + 1:
             raise KilledError
         return gradient(rows)
 
@@ -345,7 +353,7 @@ def test_a_killed_training_goes_on_to_the_very_same_weights(
 
     said: list[str] = []
     again, _task = trainer(base, method=method)
-    again.tell = Tell(say=said.append)
+    again.tell = TrainingMessages(say=said.append)
     found = again.train(checkpoint(tmp_path), None)
     assert said == [f"going on from step {steps} of 12"]
     assert alike(weights(through), weights(again))
@@ -363,8 +371,8 @@ def test_a_checkpoint_of_other_rows_or_options_is_not_taken_up(base: Backbone, t
 def test_a_refit_repeats_the_passes_that_were_best(base: Backbone, tmp_path: Path) -> None:
     said: list[str] = []
     learner, task = trainer(base, held=0)
-    learner.tell = Tell(say=said.append)
-    first = Trained(learner.classifier, base, task.reading.tokenizer, learner.recipe, "cpu", (), 2.0, 3.0, 0, 0)
+    learner.tell = TrainingMessages(say=said.append)
+    first = TrainedModel(learner.classifier, base, task.reading.tokenizer, learner.recipe, "cpu", (), 2.0, 3.0, 0, 0)
     epochs, passes, of = learner.train(checkpoint(tmp_path), first)
     assert (len(epochs), passes, of) == (2, 2.0, 3.0)
     assert epochs[-1].validation_loss is None
@@ -384,7 +392,7 @@ def test_a_time_budget_shortens_the_training_and_lets_the_rate_fall_within_it(
 
 def test_the_head_starts_as_the_probe_of_the_base(base: Backbone) -> None:
     _, task = trainer(base)
-    weight, bias = fit_probe(task.reading.vectors, ROWS, 3)
+    weight, bias = fit_initial_head(task.reading.vectors, ROWS, 3)
     guessed = (task.reading.vectors @ weight.T + bias).argmax(1)
     assert (guessed == ROWS.classes).mean() > 0.9
     assert bias[2] < bias[:2].min()  # a category without a row is possible, never favored
@@ -409,7 +417,7 @@ def test_bf16_trains_too(base: Backbone, tmp_path: Path) -> None:
 
 def test_batches_hold_every_row_once_and_texts_of_like_length() -> None:
     lengths = np.random.default_rng(0).integers(3, 60, 1000).tolist()
-    batches = list(batches_of_like_length(lengths, 16, np.random.default_rng(0)))
+    batches = list(length_sorted_batches(lengths, 16, np.random.default_rng(0)))
     assert sorted(row for batch in batches for row in batch) == list(range(1000))
     padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in batches)
     assert padded < 1.1 * sum(lengths)
@@ -417,7 +425,7 @@ def test_batches_hold_every_row_once_and_texts_of_like_length() -> None:
 
 def test_open_options_follow_the_rows() -> None:
     assert [default_epochs(rows) for rows in (20, 2000, 100_000)] == [8, 4, 2]
-    assert [fitting_max_tokens([length] * 10) for length in (3, 17, 500)] == [16, 24, 128]
+    assert [choose_max_tokens([length] * 10) for length in (3, 17, 500)] == [16, 24, 128]
 
 
 def test_a_gpu_that_is_not_there_gets_a_sentence() -> None:
@@ -435,6 +443,6 @@ def test_a_duration_is_as_precise_as_an_estimate() -> None:
 def test_a_probe_of_more_categories_than_rows_of_each_says_nothing_odd() -> None:
     random = np.random.default_rng(0)
     examples = Examples.of([f"product {number}" for number in range(60)], np.arange(60) % 40)
-    weight, bias = fit_probe(random.normal(size=(60, 8)).astype(np.float32), examples, 41)  # a warning would fail the test
+    weight, bias = fit_initial_head(random.normal(size=(60, 8)).astype(np.float32), examples, 41)  # a warning would fail the test
     assert (weight.shape, bias.shape) == ((41, 8), (41,))
     assert bias[40] < bias[:40].min()

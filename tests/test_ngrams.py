@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from catcli.data.dataset.examples import Examples
-from catcli.models.linear import fit_linear
-from catcli.runtime.ngrams import LinearModel, Ngrams
+from catcli.inference.ngrams import LinearModel, Ngrams
+from catcli.training.linear import fit_linear
 
 TITLES = [
     'Samsung 55" QLED TV, 4K  (2019)',

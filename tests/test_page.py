@@ -18,12 +18,12 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from catcli.commands.scoring import held_out, with_examples
-from catcli.evaluation.metrics import Held
-from catcli.evaluation.resampling import Outcomes
-from catcli.evaluation.scores import evaluate
-from catcli.reporting.page import page
-from catcli.runtime.blend import softmax
+from catcli.evaluation.blend import softmax
+from catcli.evaluation.bootstrap import Outcomes
+from catcli.evaluation.report_data import FitReport
+from catcli.evaluation.scores import score_model
+from catcli.reporting.report_page import report_page
+from catcli.reporting.scoring import add_examples, report_held_out
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium: apt-get install chromium chromium-driver")
@@ -40,18 +40,20 @@ FLAGS = (
 @pytest.fixture(scope="module")
 def report(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of a model that errs, with a category and with titles that mean harm."""
-    view = held_out(shop.fitted.adapter)
-    assert isinstance(view.told, Held)
+    view = report_held_out(shop.fitted.adapter)
+    assert isinstance(view.told, FitReport)
     noise = np.random.default_rng(0).normal(0, 4, view.probabilities.shape)
     probabilities = softmax((np.log(np.maximum(view.probabilities, 1e-9)) + noise).astype(np.float32))
     outcomes = Outcomes.of(probabilities, view.outcomes.truth, view.outcomes.product)
     texts = [f"{text} <script>document.title = 'taken'</script>" for text in view.texts]
-    blend = with_examples(evaluate(probabilities, outcomes, view.names), outcomes, view.names, texts)
+    blend = add_examples(score_model(probabilities, outcomes, view.names), outcomes, view.names, texts)
     told = view.told.model_copy(update={"blend": blend})
     whole = told.model_dump_json().replace(json.dumps(SHELVES[3], ensure_ascii=False)[1:-1], json.dumps(EVIL)[1:-1])
     names = [EVIL if name == SHELVES[3] else name for name in view.names]
     file = tmp_path_factory.mktemp("page") / "report.html"
-    file.write_text(page("<i>shop</i>", Held.model_validate_json(whole), names, texts, probabilities, outcomes), encoding="utf-8")
+    file.write_text(
+        report_page("<i>shop</i>", FitReport.model_validate_json(whole), names, texts, probabilities, outcomes), encoding="utf-8"
+    )
     return file
 
 

@@ -80,11 +80,11 @@ def test_a_full_disk_ends_predict_in_a_sentence_and_the_old_output_stands(shop: 
 
 
 def test_what_a_full_disk_kept_is_gone_on_from_once_there_is_room(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from catcli.runtime import planning
-    from catcli.runtime.labeler import Labeler
+    from catcli.inference import planning
+    from catcli.inference.labeler import Labeler
 
     monkeypatch.setattr(Labeler, "texts", 32)
-    monkeypatch.setattr(planning, "PART_CALLS", 8)
+    monkeypatch.setattr(planning, "MAX_PART_CALLS", 8)
     line = ("predict", shop / "catalog.csv", "--adapter", FIXTURE, "--device", "cpu")
     run(*line, "-o", shop / "whole.csv")
     with disk(shop / "disk", 2 * 2**20) as small:

@@ -21,8 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from catcli.commands.bench import bench
-from catcli.commands.foresee import foresee
-from catcli.commands.predict import Asked, predict
+from catcli.commands.predict import PredictOptions, predict
 from catcli.commands.talk import Talk
 from catcli.data.io.batch import Batch
 from catcli.data.io.output import FileFormat, file_format
@@ -30,11 +29,13 @@ from catcli.data.io.parts import Parts
 from catcli.data.io.review import ReviewFile
 from catcli.data.io.source import open_source
 from catcli.errors import AdapterError, ProductsError, UsageError
-from catcli.runtime import planning
-from catcli.runtime.labeler import Labeler
-from catcli.runtime.pipeline import CONFIDENCE, PREDICTED, here, run
-from catcli.runtime.planning import Plan
-from catcli.runtime.recall import Previous, Recall, Slots, among
+from catcli.inference import planning
+from catcli.inference.dry_run import dry_run
+from catcli.inference.label_cache import CacheSlots, LabelCache, PreviousLabels, is_among
+from catcli.inference.labeler import Labeler
+from catcli.inference.pipeline import local_engine, run_pipeline
+from catcli.inference.planning import LabelingPlan
+from catcli.inference.result_columns import CONFIDENCE, PREDICTED
 
 TABLES = int(os.environ.get("CATCLI_TABLES", "40"))
 """Random tables that go through every format; the benchmark's figure is of 1,000."""
@@ -50,7 +51,7 @@ def titles(count: int) -> list[str]:
 def small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls of eight texts, and parts of two batches, so that a few hundred rows are many of each."""
     monkeypatch.setattr(Labeler, "texts", 8)
-    monkeypatch.setattr(planning, "PART_CALLS", 6)
+    monkeypatch.setattr(planning, "MAX_PART_CALLS", 6)
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def catalog(tmp_path: Path) -> Path:
 @pytest.mark.usefixtures("small_calls")
 def test_no_number_of_workers_changes_a_byte(shop: Shop, catalog: Path, tmp_path: Path) -> None:
     for workers in (1, 5):
-        predict([str(catalog)], Asked(str(tmp_path / f"{workers}.csv"), shop.adapter, workers=workers))
+        predict([str(catalog)], PredictOptions(str(tmp_path / f"{workers}.csv"), shop.adapter, workers=workers))
     assert (tmp_path / "1.csv").read_bytes() == (tmp_path / "5.csv").read_bytes()
 
 
@@ -85,7 +86,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_very_same_output(
     shop: Shop, catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     review, whole_review = tmp_path / f"review-{name}", tmp_path / f"whole-review-{name}"
-    whole = Asked(str(tmp_path / f"whole-{name}"), shop.adapter, min_confidence=0.9, review=str(whole_review))
+    whole = PredictOptions(str(tmp_path / f"whole-{name}"), shop.adapter, min_confidence=0.9, review=str(whole_review))
     undisturbed = predict([str(catalog)], whole)
     asked = replace(whole, output=str(tmp_path / name), review=str(review), resume=True)
     keep = Parts.keep
@@ -133,7 +134,7 @@ def test_a_review_of_many_ranges_is_sorted_and_equal_ones_keep_their_order(tmp_p
 def test_an_error_midway_keeps_what_was_done_and_says_so(shop: Shop, tmp_path: Path) -> None:
     rows = "".join(f"{title},x,y\n" for title in titles(500))
     (tmp_path / "catalog.csv").write_text("title,brand,description\n" + rows + "too,many,cells,here\n")
-    asked = Asked(str(tmp_path / "out.csv"), shop.adapter, resume=True)
+    asked = PredictOptions(str(tmp_path / "out.csv"), shop.adapter, resume=True)
     with pytest.raises(
         ProductsError, match=r"line 502 has 4 cells where the header has 3; .* labeled rows are kept: the same line with --on-bad-row skip"
     ):
@@ -143,11 +144,11 @@ def test_an_error_midway_keeps_what_was_done_and_says_so(shop: Shop, tmp_path: P
     (tmp_path / "catalog.csv").write_text("title,brand,description\n" + rows)
     with pytest.raises(Exception, match="--resume: the catalog changed since the run that was stopped"):
         predict([str(tmp_path / "catalog.csv")], asked)
-    assert predict([str(tmp_path / "catalog.csv")], Asked(str(tmp_path / "out.csv"), shop.adapter)).rows == 500
+    assert predict([str(tmp_path / "catalog.csv")], PredictOptions(str(tmp_path / "out.csv"), shop.adapter)).rows == 500
 
 
 def test_resume_with_nothing_to_resume_starts_anew_and_says_so(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    predict([str(shop.catalog)], Asked(str(tmp_path / "out.csv"), shop.adapter, resume=True), talk=Talk())
+    predict([str(shop.catalog)], PredictOptions(str(tmp_path / "out.csv"), shop.adapter, resume=True), talk=Talk())
     assert "there is nothing to resume: the run starts at the first row" in capsys.readouterr().err
     assert (tmp_path / "out.csv").exists()
 
@@ -157,8 +158,8 @@ def test_resume_with_nothing_to_resume_starts_anew_and_says_so(shop: Shop, tmp_p
 
 @pytest.mark.usefixtures("small_calls")
 def test_a_text_that_comes_again_is_labeled_once(shop: Shop, catalog: Path, tmp_path: Path) -> None:
-    once = predict([str(catalog)], Asked(str(tmp_path / "once.parquet"), shop.adapter, variant="fp32"))
-    every = predict([str(catalog)], Asked(str(tmp_path / "every.parquet"), shop.adapter, variant="fp32", dedupe=False))
+    once = predict([str(catalog)], PredictOptions(str(tmp_path / "once.parquet"), shop.adapter, variant="fp32"))
+    every = predict([str(catalog)], PredictOptions(str(tmp_path / "every.parquet"), shop.adapter, variant="fp32", dedupe=False))
     assert once.labeled < every.labeled == 500
     one, other = (pl.read_parquet(tmp_path / f"{name}.parquet") for name in ("once", "every"))
     assert one[PREDICTED].equals(other[PREDICTED])
@@ -166,14 +167,14 @@ def test_a_text_that_comes_again_is_labeled_once(shop: Shop, catalog: Path, tmp_
 
 
 def test_only_so_many_texts_are_recalled_and_the_oldest_are_forgotten() -> None:
-    slots, recall = Slots(most=4), Recall(k=1, most=4)
+    slots, recall = CacheSlots(most=4), LabelCache(k=1, most=4)
 
     def add(*numbers: int) -> None:
         hashes = np.array(numbers, np.uint64)
         slots.add(hashes)
         recall.add(hashes, np.array(numbers)[:, None], np.full((len(numbers), 1), 0.5, np.float32))
 
-    def known(slots: Slots, recall: Recall) -> dict[int, int]:
+    def known(slots: CacheSlots, recall: LabelCache) -> dict[int, int]:
         found = slots.find(np.arange(1, 20, dtype=np.uint64))
         numbers = np.arange(1, 20)[found >= 0].tolist()
         return dict(zip(numbers, recall.get(found[found >= 0])[0][:, 0].tolist(), strict=True))
@@ -182,7 +183,7 @@ def test_only_so_many_texts_are_recalled_and_the_oldest_are_forgotten() -> None:
     add(4, 5)
     add(6)
     assert known(slots, recall) == {3: 3, 4: 4, 5: 5, 6: 6}
-    slots, again = Slots(most=4), Recall(k=1, most=4)
+    slots, again = CacheSlots(most=4), LabelCache(k=1, most=4)
     slots.load(recall.arrays())
     again.load(recall.arrays())
     recall = again
@@ -194,19 +195,19 @@ def test_only_so_many_texts_are_recalled_and_the_oldest_are_forgotten() -> None:
 
 def test_an_earlier_output_is_found_by_text() -> None:
     rows = (np.array([9, 3, 9], np.uint64), np.array([1, 2, 3], np.int32), np.array([0.1, 0.2, 0.3], np.float32))
-    previous = Previous.of([rows])
+    previous = PreviousLabels.of([rows])
     asked = np.array([3, 4, 9], np.uint64)
-    known = among(asked, previous.hashes)
+    known = is_among(asked, previous.hashes)
     assert (known.tolist(), previous.get(asked[known])[0][:, 0].tolist(), len(previous)) == ([True, False, True], [2, 1], 2)
 
 
 def test_rows_of_an_earlier_output_are_taken_over(shop: Shop, catalog: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labeled = tmp_path / "labeled.parquet"
-    predict([str(catalog)], Asked(str(labeled), shop.adapter, variant="fp32"))
+    predict([str(catalog)], PredictOptions(str(labeled), shop.adapter, variant="fp32"))
     before = pl.read_parquet(labeled)
     changed = pl.read_parquet(catalog).with_columns(title=pl.when(pl.col("sku") < "00025").then(pl.lit("new mug")).otherwise("title"))
     changed.sample(fraction=1, shuffle=True, seed=0).write_parquet(catalog)
-    asked = Asked(str(labeled), shop.adapter, previous=str(labeled), variant="fp32")  # the same file: read before it is replaced
+    asked = PredictOptions(str(labeled), shop.adapter, previous=str(labeled), variant="fp32")  # the same file: read before it is replaced
     summary = predict([str(catalog)], asked, talk=Talk())
     assert (summary.rows, summary.taken_over) == (500, 475)
     assert summary.labeled == 1
@@ -219,15 +220,15 @@ def test_an_output_of_another_adapter_is_not_taken_over(
     shop: Shop, catalog: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labeled = tmp_path / "labeled.csv"
-    predict([str(catalog)], Asked(str(labeled), shop.adapter))
+    predict([str(catalog)], PredictOptions(str(labeled), shop.adapter))
     pl.read_csv(labeled, infer_schema=False).with_columns(pl.col(CONFIDENCE).cast(pl.Float64) / 2).write_csv(tmp_path / "other.csv")
-    summary = predict([str(catalog)], Asked(str(labeled), shop.adapter, previous=str(tmp_path / "other.csv")), talk=Talk())
+    summary = predict([str(catalog)], PredictOptions(str(labeled), shop.adapter, previous=str(tmp_path / "other.csv")), talk=Talk())
     assert summary.taken_over == 0
     assert "was labeled by another adapter or from other text" in capsys.readouterr().err
     with pytest.raises(ProductsError, match="has no column 'predicted_category'; it has to be an output of catcli predict"):
-        predict([str(catalog)], Asked(str(labeled), shop.adapter, previous=str(catalog)))
+        predict([str(catalog)], PredictOptions(str(labeled), shop.adapter, previous=str(catalog)))
     with pytest.raises(UsageError, match="--previous takes over one category a row"):
-        predict([str(catalog)], Asked(str(labeled), shop.adapter, previous=str(catalog), top_k=2))
+        predict([str(catalog)], PredictOptions(str(labeled), shop.adapter, previous=str(catalog), top_k=2))
 
 
 # --- what goes in comes out ----------------------------------------------------------------------------------------------------------
@@ -274,8 +275,8 @@ def test_columns_types_and_order_come_out_as_they_came_in(shop: Shop, tmp_path: 
         source = open_source([str(tmp_path / f"in.{ending}")], delimiter="," if ending == "csv" else None)
         with Parts(str(through), file_format(str(through), None), [Path("in")], {}, resume=False) as parts:
             columns = next(iter(source.batches())).columns
-            plan = Plan(("title" if "title" in columns else None, None, None))
-            run(here(source.batches(), labeler), parts, labeler, plan, lambda *_: None)
+            plan = LabelingPlan(("title" if "title" in columns else None, None, None))
+            run_pipeline(local_engine(source.batches(), labeler), parts, labeler, plan, lambda *_: None)
             parts.finish()
         if ending == "jsonl":
             rows = [json.loads(line) for line in through.read_text(encoding="utf-8").split("\n")[:-1]]
@@ -297,10 +298,10 @@ LABELER: list[Labeler] = []
 
 
 def test_chosen_columns_alone_are_kept(shop: Shop, tmp_path: Path) -> None:
-    predict([str(shop.catalog)], Asked(str(tmp_path / "out.csv"), shop.adapter, keep="Title"))
+    predict([str(shop.catalog)], PredictOptions(str(tmp_path / "out.csv"), shop.adapter, keep="Title"))
     assert pl.read_csv(tmp_path / "out.csv").columns == ["title", PREDICTED, CONFIDENCE]
     with pytest.raises(ProductsError, match="--keep 'colour': .* has no such column"):
-        predict([str(shop.catalog)], Asked(str(tmp_path / "out.csv"), shop.adapter, keep="title,colour"))
+        predict([str(shop.catalog)], PredictOptions(str(tmp_path / "out.csv"), shop.adapter, keep="title,colour"))
 
 
 def test_a_folder_of_files_becomes_a_folder_of_files(shop: Shop, tmp_path: Path) -> None:
@@ -309,13 +310,13 @@ def test_a_folder_of_files_becomes_a_folder_of_files(shop: Shop, tmp_path: Path)
         place = tmp_path / "in" / f"country={country}"
         place.mkdir(parents=True)
         frame.slice(number * 10, 10).write_csv(place / "part.csv")
-    summary = predict([str(tmp_path / "in")], Asked(f"{tmp_path}/out/", shop.adapter))
+    summary = predict([str(tmp_path / "in")], PredictOptions(f"{tmp_path}/out/", shop.adapter))
     assert summary.rows == 20
     out = pl.read_csv(tmp_path / "out" / "country=fr" / "part.csv", infer_schema=False)
     assert out.columns == [*frame.columns, "country", PREDICTED, CONFIDENCE]
     assert out.select(frame.columns).equals(frame.slice(10, 10))
     with pytest.raises(UsageError, match="is one of the inputs; write to another folder"):
-        predict([str(tmp_path / "in")], Asked(str(tmp_path / "in"), shop.adapter))
+        predict([str(tmp_path / "in")], PredictOptions(str(tmp_path / "in"), shop.adapter))
 
 
 def test_a_pipe_goes_through_and_may_be_closed_early(shop: Shop, tmp_path: Path) -> None:
@@ -333,12 +334,12 @@ def test_a_pipe_goes_through_and_may_be_closed_early(shop: Shop, tmp_path: Path)
 
 
 def test_a_dry_run_tells_rows_time_and_memory_and_writes_nothing(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = foresee([str(shop.catalog)], Asked(str(tmp_path / "out.csv"), shop.adapter), as_json=True)
+    found = dry_run([str(shop.catalog)], PredictOptions(str(tmp_path / "out.csv"), shop.adapter), as_json=True)
     assert found.rows == len(pl.read_csv(shop.catalog))
     assert found.seconds is not None
     assert found.seconds > 0
     assert json.loads(capsys.readouterr().out)["rows"] == found.rows
-    foresee([str(shop.catalog)], Asked(str(tmp_path / "out.csv"), shop.adapter), talk=Talk())
+    dry_run([str(shop.catalog)], PredictOptions(str(tmp_path / "out.csv"), shop.adapter), talk=Talk())
     assert "MiB of memory" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
@@ -346,11 +347,11 @@ def test_a_dry_run_tells_rows_time_and_memory_and_writes_nothing(shop: Shop, tmp
 def test_options_that_cannot_be_met_are_refused(shop: Shop, tmp_path: Path) -> None:
     out = str(tmp_path / "out.csv")
     with pytest.raises(AdapterError, match="--variant fp16: .* has 'fp32'.*; choose one of these"):
-        predict([str(shop.catalog)], Asked(out, shop.adapter, variant="fp16"))
+        predict([str(shop.catalog)], PredictOptions(out, shop.adapter, variant="fp16"))
     for asked, sentence in (
-        (Asked(out, variant="fp8"), "--variant fp8: choose one of"),
-        (Asked(out, workers=0), "--workers 0: a whole number above 0"),
-        (Asked("-", resume=True), "--resume: what went into - is gone"),
+        (PredictOptions(out, variant="fp8"), "--variant fp8: choose one of"),
+        (PredictOptions(out, workers=0), "--workers 0: a whole number above 0"),
+        (PredictOptions("-", resume=True), "--resume: what went into - is gone"),
     ):
         with pytest.raises(UsageError, match=sentence):
             predict([str(shop.catalog)], asked)
@@ -359,7 +360,7 @@ def test_options_that_cannot_be_met_are_refused(shop: Shop, tmp_path: Path) -> N
 def test_long_texts_are_counted(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frame = pl.DataFrame({"title": ["mug " * 300_000, "mug", "short"], "brand": ["x"] * 3, "description": [None] * 3})
     frame.write_parquet(tmp_path / "in.parquet")
-    summary = predict([str(tmp_path / "in.parquet")], Asked(str(tmp_path / "out.parquet"), shop.adapter), talk=Talk())
+    summary = predict([str(tmp_path / "in.parquet")], PredictOptions(str(tmp_path / "out.parquet"), shop.adapter), talk=Talk())
     assert summary.cut == 1
     assert "1 of 3 different texts have more than the 24 tokens" in capsys.readouterr().err
     assert pl.read_parquet(tmp_path / "out.parquet").select(frame.columns).equals(frame.cast({"description": pl.Null}))

@@ -13,7 +13,7 @@ from catcli.data.dataset.columns import choose_columns
 from catcli.data.dataset.examples import Examples
 from catcli.data.dataset.text import row_texts
 from catcli.data.io.source import open_source
-from catcli.models.linear import fit_linear
+from catcli.training.linear import fit_linear
 
 DATA = Path(os.environ.get("CATCLI_DATA") or Path(__file__).parents[2] / "shared" / "data")
 

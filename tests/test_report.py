@@ -15,13 +15,14 @@ from huggingface_hub import ModelCard, ModelCardData
 from catcli.adapter.folder import load_adapter
 from catcli.adapter.manifest import CategoryThresholds, Threshold
 from catcli.commands.fit import fit
-from catcli.commands.predict import Asked as Predicting
+from catcli.commands.predict import PredictOptions as Predicting
 from catcli.commands.predict import predict
-from catcli.commands.report import Asked, report, schema
+from catcli.commands.report import ReportOptions, report, schema
 from catcli.commands.talk import Talk
 from catcli.config import Recipe
 from catcli.errors import GateMissed, OutputError, ProductsError, UsageError
-from catcli.evaluation.metrics import Comparison, Estimate, Fresh, SideBySide
+from catcli.evaluation.metrics import Comparison, Estimate
+from catcli.evaluation.report_data import AdapterComparison, NewRowsReport
 from catcli.reporting import sentences
 
 # --- the terminal --------------------------------------------------------------------------------------------------------------------
@@ -84,9 +85,9 @@ def test_a_demand_that_is_not_met_ends_with_3_and_what_was_reached(shop: Shop, t
     assert said in ran.stderr
     assert "accuracy" not in ran.stderr
     assert "By category" in ran.stdout
-    report([shop.adapter], Asked(require=("accuracy=0.2", "log_loss=5", "calibration_error=0.9")))
+    report([shop.adapter], ReportOptions(require=("accuracy=0.2", "log_loss=5", "calibration_error=0.9")))
     with pytest.raises(GateMissed, match="log_loss is .* above the 0 that"):
-        report([shop.adapter], Asked(require=("log_loss=0",)))
+        report([shop.adapter], ReportOptions(require=("log_loss=0",)))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_a_demand_that_is_not_met_ends_with_3_and_what_was_reached(shop: Shop, t
 )
 def test_a_demand_that_cannot_be_read_is_wrong_usage(shop: Shop, text: str, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        report([shop.adapter], Asked(require=(text,)))
+        report([shop.adapter], ReportOptions(require=(text,)))
 
 
 def test_a_fit_below_what_is_required_writes_nothing_and_keeps_its_training(shop: Shop, tmp_path: Path) -> None:
@@ -122,8 +123,8 @@ def test_new_rows_are_scored_and_unknown_categories_named(shop: Shop, tmp_path: 
     odd = frame.head(2).with_columns(category=pl.lit("Pets > Fish"))
     none = frame.head(3).with_columns(category=pl.lit(None, pl.String))
     pl.concat((frame, odd, none)).rename({"category": "Shelf", "title": "Product Title"}).write_csv(tmp_path / "new.csv")
-    told = report([shop.adapter], Asked(on=str(tmp_path / "new.csv"), label="shelf", text=("title=Product Title",)))
-    assert isinstance(told, Fresh)
+    told = report([shop.adapter], ReportOptions(on=str(tmp_path / "new.csv"), label="shelf", text=("title=Product Title",)))
+    assert isinstance(told, NewRowsReport)
     assert (told.scored_rows, told.unlabeled, told.left_out) == (62, 3, 0)
     assert [(one.category, one.rows) for one in told.unknown_categories] == [("Pets > Fish", 2)]
     known = told.model_copy(update={"unknown_categories": ()})
@@ -140,49 +141,49 @@ def test_new_rows_whose_categories_are_spelled_otherwise_are_told_and_merged_whe
     frame = pl.read_csv(shop.products, infer_schema=False).head(60)
     frame.with_columns(category=pl.col("category").str.to_uppercase()).write_csv(tmp_path / "loud.csv")
     with pytest.raises(ProductsError, match="60 rows of --on .* differ from the adapter's only by case, blanks or how"):
-        report([shop.adapter], Asked(on=str(tmp_path / "loud.csv")))
-    told = report([shop.adapter], Asked(on=str(tmp_path / "loud.csv"), merge_labels=True))
-    assert isinstance(told, Fresh)
+        report([shop.adapter], ReportOptions(on=str(tmp_path / "loud.csv")))
+    told = report([shop.adapter], ReportOptions(on=str(tmp_path / "loud.csv"), merge_labels=True))
+    assert isinstance(told, NewRowsReport)
     assert told.unknown_categories == ()
     assert told.blend.accuracy.value > 0.8
 
 
 def test_of_very_many_rows_a_draw_is_scored(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("catcli.commands.scoring.MOST_ROWS", 30)
-    told = report([shop.adapter], Asked(on=str(shop.products)))
-    assert isinstance(told, Fresh)
+    monkeypatch.setattr("catcli.reporting.scoring.MAX_SCORED_ROWS", 30)
+    told = report([shop.adapter], ReportOptions(on=str(shop.products)))
+    assert isinstance(told, NewRowsReport)
     assert told.scored_rows == 30
     assert told.left_out == shop.fitted.metrics.rows.read - 30
 
 
 def test_rows_without_the_truth_get_a_sentence(shop: Shop, tmp_path: Path) -> None:
     with pytest.raises(ProductsError, match=r"--on .*catalog.csv has no column 'category' with the true categories; say which .* --label"):
-        report([shop.adapter], Asked(on=str(shop.catalog)))
+        report([shop.adapter], ReportOptions(on=str(shop.catalog)))
     (tmp_path / "empty.csv").write_text("title,brand,description,category\na,b,c,\n")
     with pytest.raises(ProductsError, match="has 1 rows and none with a category in 'category'; choose another with --label"):
-        report([shop.adapter], Asked(on=str(tmp_path / "empty.csv")))
+        report([shop.adapter], ReportOptions(on=str(tmp_path / "empty.csv")))
 
 
 def test_rows_of_unknown_categories_alone_get_a_sentence(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "new.csv").write_text("title,brand,description,category\nmug,,,Pets\nbowl,,,Pets\n")
     with pytest.raises(ProductsError, match=r"none of its 2 labeled rows is of a category that the adapter knows \('Pets' are new to it\)"):
-        report([shop.adapter], Asked(on=str(tmp_path / "new.csv")))
+        report([shop.adapter], ReportOptions(on=str(tmp_path / "new.csv")))
 
 
 def test_a_text_column_may_be_missing_where_that_is_allowed(shop: Shop, tmp_path: Path) -> None:
     pl.read_csv(shop.products, infer_schema=False).select("title", "category").head(20).write_csv(tmp_path / "new.csv")
     with pytest.raises(ProductsError, match="has no column 'brand', which the adapter reads; .* or pass --allow-missing"):
-        report([shop.adapter], Asked(on=str(tmp_path / "new.csv")))
-    told = report([shop.adapter], Asked(on=str(tmp_path / "new.csv"), allow_missing=True))
-    assert isinstance(told, Fresh)
+        report([shop.adapter], ReportOptions(on=str(tmp_path / "new.csv")))
+    told = report([shop.adapter], ReportOptions(on=str(tmp_path / "new.csv"), allow_missing=True))
+    assert isinstance(told, NewRowsReport)
     assert told.scored_rows == 20
 
 
 def test_options_that_mean_nothing_together_are_wrong_usage(shop: Shop) -> None:
     with pytest.raises(UsageError, match="--label is about the rows that --on gives; add --on LABELED"):
-        report([shop.adapter], Asked(label="category"))
+        report([shop.adapter], ReportOptions(label="category"))
     with pytest.raises(UsageError, match="--html is of one adapter; name one of"):
-        report([shop.adapter, shop.adapter], Asked(html=Path("x.html")))
+        report([shop.adapter, shop.adapter], ReportOptions(html=Path("x.html")))
 
 
 # --- several -------------------------------------------------------------------------------------------------------------------------
@@ -193,7 +194,7 @@ def test_adapters_of_one_split_are_compared_in_pairs(shop: Shop, tmp_path: Path)
         [str(shop.products)], recipe=Recipe(epochs=1, rank=2, seed=3, max_tokens=24, device="cpu", refit=False), output=tmp_path / "b"
     )
     told = report([shop.adapter, str(again.adapter.folder)])
-    assert isinstance(told, SideBySide)
+    assert isinstance(told, AdapterComparison)
     assert told.shared_rows == shop.fitted.metrics.rows.test
     (found,) = told.comparisons
     assert (found.of, found.against) == ("b", "small")
@@ -209,7 +210,7 @@ def test_adapters_of_other_rows_are_shown_and_not_compared(shop: Shop, tmp_path:
     frame.write_csv(tmp_path / "other.csv")
     fit([str(tmp_path / "other.csv")], recipe=Recipe(epochs=1, max_tokens=24, device="cpu", refit=False), output=tmp_path / "other")
     told = report([shop.adapter, str(tmp_path / "other")])
-    assert isinstance(told, SideBySide)
+    assert isinstance(told, AdapterComparison)
     assert (told.shared_rows, told.comparisons) == (0, ())
     shown = " ".join(catcli("report", shop.adapter, "other", cwd=tmp_path, check=True).stdout.split())
     assert "they share 0, too few to compare; fit them on the same file, columns and --split-seed, or score each with --on" in shown

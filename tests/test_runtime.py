@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catcli.errors import AdapterError, DeviceError
-from catcli.models.backbones import MINILM
-from catcli.runtime import cuda
-from catcli.runtime import labeler as labeling
-from catcli.runtime import session as runtime_session
-from catcli.runtime.cuda import has_gpu
-from catcli.runtime.labeler import Labeler
-from catcli.runtime.session import Session, bound
-from catcli.runtime.tokens import Tokenizer
+from catcli.inference import cuda
+from catcli.inference import labeler as labeling
+from catcli.inference import session as runtime_session
+from catcli.inference.cuda import has_gpu
+from catcli.inference.labeler import Labeler
+from catcli.inference.session import Session, run_bound
+from catcli.inference.tokens import Tokenizer
+from catcli.models.bases import MINILM
 
 TOKENIZER = Tokenizer(MINILM.tokenizer, 16)
 
@@ -55,7 +55,7 @@ def test_slabs_change_no_label(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> N
     labeler = Labeler(shop.fitted.adapter, "cpu", "fp32")
     texts = [f"{word} {number}" for number in range(10) for word in ("espresso", "shampoo", "drill", "mug")]
     whole = labeler.label(texts, 3)
-    monkeypatch.setattr(labeling, "SLAB", 12)
+    monkeypatch.setattr(labeling, "MAX_CELLS", 12)
     parts = labeler.label(texts, 3)
     assert np.array_equal(whole.classes, parts.classes)
     assert np.allclose(whole.confidences, parts.confidences, atol=1e-4)
@@ -69,7 +69,7 @@ def test_confidences_fall_and_more_alternatives_than_categories_are_all(shop: Sh
 
 
 def test_a_model_that_computes_something_else_here_is_refused(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labeling, "FP32_TOLERANCE", -1.0)
+    monkeypatch.setattr(labeling, "MAX_FP32_DIFFERENCE", -1.0)
     with pytest.raises(AdapterError, match=r"gives other logits here \(CPUExecutionProvider\) than where it was made; fit it again"):
         Labeler(shop.fitted.adapter, "cpu", "fp32")
 
@@ -91,7 +91,7 @@ def test_bound_inputs_and_outputs_give_the_logits_of_a_plain_run(shop: Shop) -> 
     session = onnxruntime.InferenceSession(str(shop.fitted.adapter.file("model.onnx")), providers=["CPUExecutionProvider"])
     for batch in TOKENIZER.batches(TOKENIZER.encode(["mug", "hammer drill 18V", "arabica coffee beans"]), 24):
         feeds = {"input_ids": batch.ids, "attention_mask": batch.mask}
-        assert np.array_equal(bound(session, feeds, "cpu"), session.run(["logits"], feeds)[0])
+        assert np.array_equal(run_bound(session, feeds, "cpu"), session.run(["logits"], feeds)[0])
 
 
 # --- a GPU, as far as a machine without one shows it --------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ def test_cuda_libraries_are_looked_for_in_every_folder_of_packages(tmp_path: Pat
         print("Failed to load libcudnn.so.9")
 
     monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
-    said = cuda.load_libraries.__wrapped__()
+    said = cuda.load_cuda_libraries.__wrapped__()
     assert [place for place in asked if place is None or place.startswith(str(tmp_path))] == [*map(str, places), None]
     assert said == "Failed to load libcudnn.so.9"
 
@@ -119,8 +119,8 @@ def test_a_gpu_that_is_not_got_is_said_with_its_cause_and_nothing_is_printed(
 ) -> None:
     if has_gpu():
         pytest.skip("this machine has an NVIDIA device")
-    monkeypatch.setattr(runtime_session, "cuda_is_there", lambda: True)
-    monkeypatch.setattr(runtime_session, "load_libraries", lambda: "Failed to load libcudnn.so.9")
+    monkeypatch.setattr(runtime_session, "has_cuda", lambda: True)
+    monkeypatch.setattr(runtime_session, "load_cuda_libraries", lambda: "Failed to load libcudnn.so.9")
     labeler = Labeler(shop.fitted.adapter, "auto")
     (note,) = labeler.notes
     assert note.startswith("ONNX Runtime did not get the GPU (")

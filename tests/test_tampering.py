@@ -29,12 +29,12 @@ from tiny import tiny_fit
 
 from catcli.adapter.folder import Adapter, file_sha256, load_adapter
 from catcli.adapter.seal import is_sealed
-from catcli.commands.predict import Asked, predict
+from catcli.commands.predict import PredictOptions, predict
 from catcli.commands.report import report
 from catcli.errors import AdapterError, CatcliError
-from catcli.runtime.labeler import Labeler
-from catcli.runtime.sandbox import READY, Trial
-from catcli.runtime.session import Session
+from catcli.inference.labeler import Labeler
+from catcli.inference.sandbox import READY, SandboxRun
+from catcli.inference.session import Session
 
 SYSTEM_FILE = "/etc/hostname"
 TRICKED = Path("/tmp/catcli-was-tricked")
@@ -708,7 +708,7 @@ def test_every_kind_of_tampering_is_named(tmp_path: Path, name: str) -> None:
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(AdapterError) as raised:
         if KINDS[name].when_labeling:
-            predict([str(tmp_path / "catalog.csv")], Asked(str(tmp_path / "out.csv"), str(folder), device="cpu"))
+            predict([str(tmp_path / "catalog.csv")], PredictOptions(str(tmp_path / "out.csv"), str(folder), device="cpu"))
         else:
             report([str(folder)])
     assert KINDS[name].sentence in str(raised.value)
@@ -734,7 +734,7 @@ def test_a_death_of_the_child_that_tries_an_adapter_out_becomes_a_sentence(tmp_p
         [sys.executable, "-c", f"import os; print({READY.decode()!r}, flush=True); {code}"], stdout=subprocess.PIPE
     ) as child:
         with pytest.raises(AdapterError, match=said):
-            Trial(tmp_path, child, 2**30, 60).finish()
+            SandboxRun(tmp_path, child, 2**30, 60).finish()
 
 
 def test_a_child_that_does_not_start_is_no_fault_of_the_adapter(tmp_path: Path) -> None:
@@ -742,21 +742,21 @@ def test_a_child_that_does_not_start_is_no_fault_of_the_adapter(tmp_path: Path) 
         [sys.executable, "-c", "import nothing_of_this_name"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as child:
         with pytest.raises(CatcliError, match="the process that tries adapters out does not start here") as raised:
-            Trial(tmp_path, child, 2**30, 60).finish()
+            SandboxRun(tmp_path, child, 2**30, 60).finish()
     assert not isinstance(raised.value, AdapterError)
 
 
 def test_a_child_that_takes_for_ever_is_ended(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], stdout=subprocess.PIPE) as child:
         with pytest.raises(AdapterError, match="takes more than 0 seconds to be tried out"):
-            Trial(tmp_path, child, 2**30, 0.01).finish()
+            SandboxRun(tmp_path, child, 2**30, 0.01).finish()
         assert child.returncode == -9
 
 
 def test_the_child_has_no_network_no_files_to_write_and_no_credentials() -> None:
     code = (
         "import os, socket, tempfile\n"
-        "from catcli.runtime.sandbox import limit\n"
+        "from catcli.inference.sandbox import limit\n"
         "limit(2**30, 60)\n"
         "for family in (socket.AF_INET, socket.AF_INET6):\n"
         "    try: socket.socket(family); print('a socket')\n"
@@ -893,7 +893,7 @@ def test_every_file_is_a_file_and_nothing_else(tmp_path: Path, name: str, form: 
         if name in ("heldout.parquet", "metrics.json"):
             report([str(folder)])
         else:
-            predict([str(tmp_path / "catalog.csv")], Asked(str(tmp_path / "out.csv"), str(folder), device="cpu"))
+            predict([str(tmp_path / "catalog.csv")], PredictOptions(str(tmp_path / "out.csv"), str(folder), device="cpu"))
     assert f"{name} is " in str(raised.value)
 
 
@@ -905,4 +905,4 @@ def test_another_owner_s_adapter_is_read_and_tried_out(tmp_path: Path) -> None:
         os.chown(path, 12_345, 12_345)
     assert not is_sealed(own)
     (tmp_path / "catalog.csv").write_text("title\nblue coffee mug 500 ml\n")
-    assert predict([str(tmp_path / "catalog.csv")], Asked(str(tmp_path / "out.csv"), str(own.folder), device="cpu")).rows == 1
+    assert predict([str(tmp_path / "catalog.csv")], PredictOptions(str(tmp_path / "out.csv"), str(own.folder), device="cpu")).rows == 1

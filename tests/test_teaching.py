@@ -14,9 +14,9 @@ from conftest import SHELVES, Shop, catcli
 from scipy.special import log_softmax, softmax
 
 from catcli.adapter.store import find_adapter
+from catcli.arrays import FloatArray
 from catcli.commands.fit import Fitted, fit
 from catcli.commands.talk import Talk
-from catcli.commands.teaching import Teacher
 from catcli.config import Recipe
 from catcli.data.dataset.categories import Categories
 from catcli.data.dataset.examples import UNLABELED, Examples
@@ -26,16 +26,17 @@ from catcli.data.dataset.text import row_texts
 from catcli.data.dataset.unlabeled import sample_unlabeled
 from catcli.data.io.source import open_source
 from catcli.errors import AdapterError, ProductsError, UsageError
-from catcli.models.backbones import MINILM, backbone
-from catcli.models.losses import TEACHING, TEMPERATURE, distilled, log_prior, softened
-from catcli.models.training import Task, Tell, Trainer, train
-from catcli.runtime.blend import Array
-from catcli.runtime.labeler import Labeler
+from catcli.inference.labeler import Labeler
+from catcli.models.bases import MINILM, find_base
+from catcli.models.losses import TEACHER_TEMPERATURE, TEACHER_WEIGHT, distillation_loss, log_prior, soften
+from catcli.training.loop import Trainer, train_classifier
+from catcli.training.task import TrainingMessages, TrainingTask
+from catcli.training.teacher import Teacher
 
 RANDOM = np.random.default_rng(0)
 
 
-def logits(rows: int, classes: int = 5) -> Array:
+def logits(rows: int, classes: int = 5) -> FloatArray:
     return RANDOM.normal(0, 2, (rows, classes)).astype(np.float32)
 
 
@@ -44,35 +45,35 @@ def logits(rows: int, classes: int = 5) -> Array:
 
 def test_a_teachers_probabilities_are_softened_by_the_temperature() -> None:
     scores = logits(4)
-    expected = softmax(log_softmax(scores, 1) / TEMPERATURE, 1)
-    assert np.abs(softened(softmax(scores, 1).astype(np.float32)) - expected).max() < 1e-3
+    expected = softmax(log_softmax(scores, 1) / TEACHER_TEMPERATURE, 1)
+    assert np.abs(soften(softmax(scores, 1).astype(np.float32)) - expected).max() < 1e-3
     # Categories that the teacher's pupil does not have are left out, and what is left adds up to 1; nothing stays nothing.
     some = softmax(scores, 1)[:, :2].astype(np.float32)
-    assert np.abs(softened(some).sum(1) - 1).max() < 2e-3
-    assert softened(np.zeros((1, 3), np.float32)).tolist() == [[0, 0, 0]]
+    assert np.abs(soften(some).sum(1) - 1).max() < 2e-3
+    assert soften(np.zeros((1, 3), np.float32)).tolist() == [[0, 0, 0]]
 
 
 def test_each_row_is_held_against_its_own_target() -> None:
     """The published script of KD-LoRA takes one teacher row for a whole batch; then two rows of these would not cost what they cost."""
-    mine, its = logits(6), softmax(logits(6) / TEMPERATURE, 1)
+    mine, its = logits(6), softmax(logits(6) / TEACHER_TEMPERATURE, 1)
     own = np.arange(6, dtype=np.float32)
     labeled, known = np.array([1, 1, 1, 1, 0, 0], bool), np.array([1, 1, 1, 0, 1, 0], bool)
     targets = (its * known[:, None]).astype(np.float32)
-    found = distilled(*map(torch.from_numpy, (own, labeled, mine, targets))).numpy()
+    found = distillation_loss(*map(torch.from_numpy, (own, labeled, mine, targets))).numpy()
     for row in range(6):
-        apart = TEMPERATURE**2 * float((its[row] * (np.log(its[row]) - log_softmax(mine[row] / TEMPERATURE))).sum())
+        apart = TEACHER_TEMPERATURE**2 * float((its[row] * (np.log(its[row]) - log_softmax(mine[row] / TEACHER_TEMPERATURE))).sum())
         by_label = own[row] if labeled[row] else 0.0
-        assert found[row] == pytest.approx((1 - TEACHING) * by_label + TEACHING * apart if known[row] else by_label, rel=1e-4)
+        assert found[row] == pytest.approx((1 - TEACHER_WEIGHT) * by_label + TEACHER_WEIGHT * apart if known[row] else by_label, rel=1e-4)
     order = np.array([3, 0, 5, 1, 4, 2])
-    again = distilled(*map(torch.from_numpy, (own[order], labeled[order], mine[order], targets[order]))).numpy()
+    again = distillation_loss(*map(torch.from_numpy, (own[order], labeled[order], mine[order], targets[order]))).numpy()
     assert again == pytest.approx(found[order])
 
 
 def test_a_pupil_that_says_what_the_teacher_says_costs_nothing_more() -> None:
     mine = logits(3)
-    targets = softmax(mine / TEMPERATURE, 1)
+    targets = softmax(mine / TEACHER_TEMPERATURE, 1)
     own = torch.zeros(3)
-    assert distilled(own, own > 1, torch.from_numpy(mine), torch.from_numpy(targets)).abs().max() < 1e-5
+    assert distillation_loss(own, own > 1, torch.from_numpy(mine), torch.from_numpy(targets)).abs().max() < 1e-5
 
 
 def test_logit_adjustment_holds_the_teacher_against_what_its_loss_takes_for_a_distribution() -> None:
@@ -83,25 +84,25 @@ def test_logit_adjustment_holds_the_teacher_against_what_its_loss_takes_for_a_di
 
 def test_the_new_head_learns_from_a_teacher_alone(tmp_path: Path) -> None:
     """The published script freezes it. Here every label is hidden but one of each class, and the head still moves to the teacher's word."""
-    from catcli.commands.learning import Studied
-    from catcli.models.checkpoint import Checkpoint
-    from catcli.models.reading import read
-    from catcli.runtime.tokens import Tokenizer
+    from catcli.inference.tokens import Tokenizer
+    from catcli.training.base_features import compute_base_features
+    from catcli.training.checkpoint import Checkpoint
+    from catcli.training.learner import TrainingInput
 
     texts = [f"{color} {thing}" for thing in ("mug", "drill") for color in ("red", "blue", "green", "steel", "small", "large")]
     truth = np.repeat([0, 1], 6)
     classes = np.full(12, UNLABELED)
     classes[[0, 6]] = truth[[0, 6]]
-    upside_down = softened(np.eye(2, dtype=np.float32)[1 - truth] * 0.98 + 0.01)  # so that only the teacher can have taught it
+    upside_down = soften(np.eye(2, dtype=np.float32)[1 - truth] * 0.98 + 0.01)  # so that only the teacher can have taught it
     base = MINILM.used_by(Recipe())
     tokenizer = Tokenizer(base.tokenizer, 16, base.pad_id)
-    reading = read(base, tokenizer, texts, torch.device("cpu"), False, lambda *_: None)
-    studied = Studied(Examples(texts, classes, np.ones(12, np.float32)), reading, upside_down, np.arange(12), "")
+    reading = compute_base_features(base, tokenizer, texts, torch.device("cpu"), False, lambda *_: None)
+    studied = TrainingInput(Examples(texts, classes, np.ones(12, np.float32)), reading, upside_down, np.arange(12), "")
     recipe = Recipe(device="cpu", epochs=8, lr=5e-3, batch_size=4, method="head")
-    task: Task = studied.task(np.arange(12), np.arange(0), 2)
+    task: TrainingTask = studied.task(np.arange(12), np.arange(0), 2)
     assert task.labeled.tolist() == [0, 6]
-    trained = train(task, base, recipe, Checkpoint(tmp_path / "state", ""), Tell())
-    found = Trainer(trained.classifier, base, recipe, task, torch.device("cpu"), Tell()).look(np.array([1, 2, 3, 7, 8, 9]))
+    trained = train_classifier(task, base, recipe, Checkpoint(tmp_path / "state", ""), TrainingMessages())
+    found = Trainer(trained.classifier, base, recipe, task, torch.device("cpu"), TrainingMessages()).look(np.array([1, 2, 3, 7, 8, 9]))
     assert found.argmax(1).tolist() == [1, 1, 1, 0, 0, 0]
 
 
@@ -224,7 +225,7 @@ def test_a_student_has_some_of_the_blocks_and_comes_back_as_it_was(shop: Shop, t
 
 
 def test_the_blocks_are_spread_evenly_and_are_the_published_ones() -> None:
-    small, whole = backbone("minilm-3"), MINILM.load()
+    small, whole = find_base("minilm-3"), MINILM.load()
     assert small.kept == (0, 2, 4)
     model = small.load()
     assert model.config.num_hidden_layers == len(small.blocks_of(model).modules) == 3
@@ -236,7 +237,7 @@ def test_the_blocks_are_spread_evenly_and_are_the_published_ones() -> None:
 @pytest.mark.parametrize("name", ["minilm-6", "minilm-0"])
 def test_a_number_of_blocks_that_cannot_be_is_told(name: str) -> None:
     with pytest.raises(UsageError, match="write minilm-1 to minilm-5"):
-        backbone(name)
+        find_base(name)
 
 
 def test_a_student_is_loaded_by_hand_as_its_card_says(shop: Shop, tmp_path: Path) -> None:
@@ -255,11 +256,11 @@ ids = torch.tensor([[101, 2417, 14757, 102]])
 print(float(model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state.sum()))
 """
     by_hand = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
-    from catcli.models.methods import load
+    from catcli.models.methods import load_model
 
-    base = backbone("minilm-3").used_by(Recipe())
+    base = find_base("minilm-3").used_by(Recipe())
     ids = torch.tensor([[101, 2417, 14757, 102]])
-    ours = load(base, "lora", made.adapter.folder, len(SHELVES)).eval().backbone
+    ours = load_model(base, "lora", made.adapter.folder, len(SHELVES)).eval().backbone
     with torch.inference_mode():
         expected = float(ours(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state.sum())
     assert float(by_hand.stdout) == pytest.approx(expected, abs=1e-3)

@@ -19,20 +19,21 @@ from small_bases import save_base
 from test_places import run
 from tiny import tiny_products
 
-from catcli.commands import trials as trials_module
-from catcli.commands.learning import Learner
-from catcli.commands.searching import Searcher, open_study
 from catcli.commands.talk import Talk
-from catcli.commands.trials import Trials
-from catcli.commands.tune import Search, tune
+from catcli.commands.tune import SearchOptions, tune
 from catcli.config import Recipe
 from catcli.data.dataset.prepare import InputOptions, load_training_data
 from catcli.data.dataset.split import assign_folds
 from catcli.errors import CatcliError, OutputError, ProductsError, UsageError
-from catcli.evaluation.calibration import Blending
-from catcli.evaluation.studies import Tuned
-from catcli.models.training import Task, Tell, Trained
-from catcli.models.training import train as train_of_models
+from catcli.evaluation.calibration import BlendCalibration
+from catcli.evaluation.studies import TuneResult
+from catcli.export.trained_model import TrainedModel
+from catcli.training import cross_validation as trials_module
+from catcli.training.cross_validation import CrossValidation
+from catcli.training.learner import Learner
+from catcli.training.loop import train_classifier as train_of_models
+from catcli.training.search import Search, open_study
+from catcli.training.task import TrainingMessages, TrainingTask
 
 SMALL = Recipe(max_tokens=16, device="cpu", epochs=1)
 OPTIONS = ("--recipe", "small.json", "--folds", "2")
@@ -71,18 +72,18 @@ def test_the_only_product_of_a_category_always_teaches() -> None:
 
 
 @pytest.fixture(scope="module")
-def trials(shop: Shop) -> Trials:
+def trials(shop: Shop) -> CrossValidation:
     ready = load_training_data(InputOptions().open([str(shop.products)]), SMALL, Talk.silent())
-    return Trials.of(Learner(ready, Talk.silent(), Tell(), time.perf_counter()), 2, 1)
+    return CrossValidation.of(Learner(ready, Talk.silent(), TrainingMessages(), time.perf_counter()), 2, 1)
 
 
-def test_no_trial_sees_a_row_that_scores(trials: Trials) -> None:
+def test_no_trial_sees_a_row_that_scores(trials: CrossValidation) -> None:
     parts = trials.learner.parts
     assert not set(trials.rows) & set(parts.test)
     assert set(trials.rows) == set(parts.train) | set(parts.validation)
 
 
-def test_a_trial_is_scored_on_every_fold_by_a_model_that_has_not_seen_it(trials: Trials, tmp_path: Path) -> None:
+def test_a_trial_is_scored_on_every_fold_by_a_model_that_has_not_seen_it(trials: CrossValidation, tmp_path: Path) -> None:
     told: list[tuple[int, float]] = []
 
     def after(fold: int, score: float) -> bool:
@@ -98,21 +99,23 @@ def test_a_trial_is_scored_on_every_fold_by_a_model_that_has_not_seen_it(trials:
     assert (trials.linear.argmax(1) == truth).mean() > 0.5  # and so is the linear model, once for all trials
 
 
-def test_the_rows_of_a_fold_choose_nothing_of_what_scores_them(trials: Trials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tasks: list[Task] = []
+def test_the_rows_of_a_fold_choose_nothing_of_what_scores_them(
+    trials: CrossValidation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks: list[TrainingTask] = []
     chosen: list[int] = []
-    real_train, real_fit = train_of_models, Blending.fit
+    real_train, real_fit = train_of_models, BlendCalibration.fit
 
-    def train(task: Task, *rest: Any) -> Trained:  # noqa: ANN401
+    def train(task: TrainingTask, *rest: Any) -> TrainedModel:  # noqa: ANN401
         tasks.append(task)
         return real_train(task, *rest)
 
-    def fit(variants: Any, linear: Any, truth: Any, shares: Any) -> Blending:  # noqa: ANN401
+    def fit(variants: Any, linear: Any, truth: Any, shares: Any) -> BlendCalibration:  # noqa: ANN401
         chosen.append(len(truth))
         return real_fit(variants, linear, truth, shares)
 
-    monkeypatch.setattr(trials_module, "train", train)
-    monkeypatch.setattr(Blending, "fit", fit)
+    monkeypatch.setattr(trials_module, "train_classifier", train)
+    monkeypatch.setattr(BlendCalibration, "fit", fit)
     trials.run(trials.learner.recipe, tmp_path / "state", lambda *_: True, "accuracy")
     keys = np.array([trials.learner.labeled.keys[row] for row in trials.rows])
     for number, task in enumerate(tasks):
@@ -125,7 +128,7 @@ def test_the_rows_of_a_fold_choose_nothing_of_what_scores_them(trials: Trials, t
     assert chosen == [len(task.held) for task in tasks]
 
 
-def test_a_trial_that_is_not_worth_it_ends_after_a_fold(trials: Trials, tmp_path: Path) -> None:
+def test_a_trial_that_is_not_worth_it_ends_after_a_fold(trials: CrossValidation, tmp_path: Path) -> None:
     told: list[int] = []
 
     def after(fold: int, _: float) -> bool:
@@ -157,7 +160,7 @@ def test_a_killed_search_goes_on_to_the_trials_of_one_that_was_not(shop: Shop, t
     assert "killed.study exists; pass --resume to go on with that search" in refused.stderr
     again = catcli(*arguments, "-o", "killed.json", "--resume", "--json", cwd=tmp_path, check=True)
     assert "going on after 2 trials that are done" in again.stderr
-    one, other = (Tuned.model_validate_json(ran.stdout) for ran in (through, again))
+    one, other = (TuneResult.model_validate_json(ran.stdout) for ran in (through, again))
     alike = [[(trial.settings, trial.score, trial.by_fold) for trial in told.trials] for told in (one, other)]
     assert alike[0] == alike[1]
     assert (one.best, one.test, one.importances) == (other.best, other.test, other.importances)
@@ -184,14 +187,14 @@ def test_a_killed_search_goes_on_to_the_trials_of_one_that_was_not(shop: Shop, t
 def test_a_search_of_other_rows_or_settings_is_not_gone_on_with(shop: Shop, tmp_path: Path) -> None:
     products = tmp_path / "products.csv"
     products.write_bytes(shop.products.read_bytes())
-    file, search = tmp_path / "a.study", Search(trials=1, folds=2)
+    file, search = tmp_path / "a.study", SearchOptions(trials=1, folds=2)
     ready = load_training_data(InputOptions().open([str(products)]), SMALL, Talk.silent())
     open_study(file, ready, search, {"the teacher": "one"})
     open_study(file, ready, search, {"the teacher": "one"})
     with pytest.raises(UsageError, match="the teacher changed"):
         open_study(file, ready, search, {"the teacher": "another"})
     with pytest.raises(UsageError, match="--folds changed"):
-        open_study(file, ready, Search(trials=1, folds=3), {})
+        open_study(file, ready, SearchOptions(trials=1, folds=3), {})
     with products.open("a") as more:
         more.write(f"0001,One mug more,Acme,,1.00,{SHELVES[3]}\n")
     other = load_training_data(InputOptions().open([str(products)]), SMALL, Talk.silent())
@@ -203,10 +206,10 @@ def test_a_search_of_other_rows_or_settings_is_not_gone_on_with(shop: Shop, tmp_
 
 
 def test_what_is_searched_for_hangs_on_the_method_and_has_the_recipes_own_values(shop: Shop, tmp_path: Path) -> None:
-    def searcher(**options: object) -> Searcher:
+    def searcher(**options: object) -> Search:
         ready = load_training_data(InputOptions().open([str(shop.products)]), SMALL.but(options), Talk.silent())
         study = optuna.create_study()
-        return Searcher(study, ready, Search(), tmp_path / "state", Talk.silent(), lambda *_: None)
+        return Search(study, ready, SearchOptions(), tmp_path / "state", Talk.silent(), lambda *_: None)
 
     lora = searcher(rank=12, weight_decay=0.05)
     assert lora.choices()["rank"] == [2, 4, 8, 12, 16, 32]
@@ -242,9 +245,9 @@ def test_more_folds_than_products_are_told(shop: Shop, tmp_path: Path) -> None:
     assert told.returncode in (0, 1), told.stderr
     assert "Traceback" not in told.stderr
     ready = load_training_data(InputOptions().open([str(shop.products)]), SMALL, Talk.silent())
-    learner = Learner(ready, Talk.silent(), Tell(), time.perf_counter())
+    learner = Learner(ready, Talk.silent(), TrainingMessages(), time.perf_counter())
     with pytest.raises(ProductsError, match="folds are all that .* rows give"):
-        Trials.of(learner, 500, 1)
+        CrossValidation.of(learner, 500, 1)
 
 
 def test_what_is_not_of_a_search_is_not_replaced(shop: Shop, tmp_path: Path) -> None:

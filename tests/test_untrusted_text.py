@@ -19,8 +19,8 @@ from small_bases import save_base
 from tiny import tiny_products
 
 from catcli.commands.fit import fit
-from catcli.commands.predict import Asked, predict
-from catcli.commands.report import Asked as Reporting
+from catcli.commands.predict import PredictOptions, predict
+from catcli.commands.report import ReportOptions as Reporting
 from catcli.commands.report import report
 from catcli.commands.talk import PlainConsole, Talk
 from catcli.config import Recipe
@@ -40,7 +40,7 @@ def labeled(folder: Path, **options: object) -> Path:
     frame = frame.with_columns(kind=pl.col("title").cast(pl.Categorical))
     frame.write_parquet(folder / "catalog.parquet")
     out = folder / str(options.pop("name", "out.csv"))
-    predict([str(folder / "catalog.parquet")], Asked(str(out), str(FIXTURE), device="cpu", **options))  # type: ignore[arg-type]
+    predict([str(folder / "catalog.parquet")], PredictOptions(str(out), str(FIXTURE), device="cpu", **options))  # type: ignore[arg-type]
     return out
 
 
@@ -187,7 +187,7 @@ def test_a_link_that_leads_out_of_a_folder_is_not_followed(tmp_path: Path) -> No
         folder.mkdir()
         (folder / f"{folder.name}.csv").write_text("title\nblue mug\n")
     (catalog / "same.csv").symlink_to("catalog.csv")
-    asked = Asked(f"{tmp_path / 'out'}/", str(FIXTURE), device="cpu")
+    asked = PredictOptions(f"{tmp_path / 'out'}/", str(FIXTURE), device="cpu")
     assert predict([str(catalog)], asked).rows == 2
     (catalog / "orders.csv").symlink_to("../private/private.csv")
     with pytest.raises(
@@ -198,4 +198,4 @@ def test_a_link_that_leads_out_of_a_folder_is_not_followed(tmp_path: Path) -> No
     (catalog / "more").symlink_to("../private")
     with pytest.raises(ProductsError, match="holds the link more, which leads out of it"):
         predict([str(catalog)], asked)
-    assert predict([str(private / "private.csv")], Asked(str(tmp_path / "x.csv"), str(FIXTURE), device="cpu")).rows == 1
+    assert predict([str(private / "private.csv")], PredictOptions(str(tmp_path / "x.csv"), str(FIXTURE), device="cpu")).rows == 1

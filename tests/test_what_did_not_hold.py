@@ -24,8 +24,7 @@ from test_places import run
 from tiny import tiny_products
 
 from catcli.adapter.folder import load_adapter
-from catcli.commands import cells, learning
-from catcli.commands.predict import Asked, predict
+from catcli.commands.predict import PredictOptions, predict
 from catcli.commands.talk import Talk
 from catcli.config import Recipe
 from catcli.data.dataset.categories import Categories
@@ -33,20 +32,24 @@ from catcli.data.dataset.examples import Examples
 from catcli.data.dataset.prepare import InputOptions
 from catcli.data.io.parts import Parts
 from catcli.ending import command
-from catcli.evaluation.calibration import Blending, crossed_losses
-from catcli.evaluation.contract import RISK, Judged, category_thresholds, enough
-from catcli.evaluation.metrics import Comparison, Estimate, Quantized
-from catcli.evaluation.resampling import Outcomes, estimate
-from catcli.models import export, training
-from catcli.models.checkpoint import Checkpoint
-from catcli.models.workers import Workers
+from catcli.evaluation.bootstrap import Outcomes, estimate_interval
+from catcli.evaluation.calibration import BlendCalibration, cross_fitted_losses
+from catcli.evaluation.fit_metrics import Int8Decision
+from catcli.evaluation.metrics import Comparison, Estimate
+from catcli.evaluation.selective import RISK, ProductSample, find_category_thresholds, products_needed
+from catcli.export import parity
+from catcli.inference import planning
+from catcli.inference.label_cache import PreviousLabels
+from catcli.inference.labeler import encoder_logits
+from catcli.inference.results import ResultWriter
+from catcli.inference.session import Session
+from catcli.inference.tokens import Tokenizer
 from catcli.reporting import sentences
-from catcli.runtime import planning
-from catcli.runtime.labeler import lora_logits
-from catcli.runtime.pipeline import Finisher
-from catcli.runtime.recall import Previous
-from catcli.runtime.session import Session
-from catcli.runtime.tokens import Tokenizer
+from catcli.training import grid_runs, loop
+from catcli.training import learner as learning
+from catcli.training.checkpoint import Checkpoint
+from catcli.training.distributed import Ranks
+from catcli.training.task import TrainingMessages
 
 PREDICT = ("predict", "catalog.csv", "-o", "out.csv", "--adapter", FIXTURE, "--device", "cpu")
 
@@ -221,11 +224,11 @@ def test_the_fingerprint_of_options_is_the_same_in_every_process() -> None:
 
 @pytest.mark.parametrize("off", [0.0, 1e-7])
 def test_an_interval_of_what_never_failed_has_an_end_to_doubt(off: float) -> None:
-    right = estimate(1 - off, np.full(100, 1 - off), 12)
+    right = estimate_interval(1 - off, np.full(100, 1 - off), 12)
     assert 0.7 < right.low < 0.75
-    wrong = estimate(off, np.full(100, off), 12)
+    wrong = estimate_interval(off, np.full(100, off), 12)
     assert 0.25 < wrong.high < 0.3
-    loss = estimate(1.5, np.full(100, 1.5), 12)
+    loss = estimate_interval(1.5, np.full(100, 1.5), 12)
     assert (loss.low, loss.high) == (1.5, 1.5)
 
 
@@ -381,7 +384,7 @@ def test_report_refuses_what_means_something_for_new_rows_only(flags: list[str])
 
 @pytest.mark.usefixtures("shop")
 def test_report_looks_at_the_page_s_folder_before_it_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("catcli.commands.scoring.held_out", lambda _: pytest.fail("it was scored"))
+    monkeypatch.setattr("catcli.reporting.scoring.report_held_out", lambda _: pytest.fail("it was scored"))
     refused = run("report", FIXTURE, "--html", "nowhere/page.html")
     assert refused.exit_code == 1
     assert "--html nowhere/page.html: there is no folder nowhere" in refused.stderr
@@ -410,10 +413,10 @@ def test_help_shows_the_name_of_an_extra(shop: Path) -> None:
 
 
 def test_a_forgotten_resume_loses_no_labeled_row(shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(planning, "PART_ROWS", 64)
+    monkeypatch.setattr(planning, "MAX_PART_ROWS", 64)
     rows = "\n".join(f"mug {number}" for number in range(400))
     (shop / "catalog.csv").write_text(f"title\n{rows}\n")
-    asked = Asked("out.csv", str(FIXTURE), device="cpu", workers=1)
+    asked = PredictOptions("out.csv", str(FIXTURE), device="cpu", workers=1)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Parts, "keep", stopped_after(2))
         predict(["catalog.csv"], asked)
@@ -424,29 +427,29 @@ def test_a_forgotten_resume_loses_no_labeled_row(shop: Path, monkeypatch: pytest
 
 def test_rows_of_another_fit_are_not_taken_up(shop: Path) -> None:
     (shop / "rows").write_text("24")
-    assert learning._kept_rows(shop / "rows", "this fit") is None
+    assert learning._checkpoint_rows(shop / "rows", "this fit") is None
     (shop / "rows").write_text(json.dumps({"rows": 24, "fit": "another fit"}))
-    assert learning._kept_rows(shop / "rows", "this fit") is None
-    assert learning._kept_rows(shop / "none", "this fit") is None
+    assert learning._checkpoint_rows(shop / "rows", "this fit") is None
+    assert learning._checkpoint_rows(shop / "none", "this fit") is None
     (shop / "rows").write_text(json.dumps({"rows": 24, "fit": "this fit"}))
-    assert learning._kept_rows(shop / "rows", "this fit") == 24
+    assert learning._checkpoint_rows(shop / "rows", "this fit") == 24
 
 
 def test_every_process_of_a_training_makes_the_plan_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has its own clock: the time that is left is agreed on as the seconds of a step are."""
     asked: list[float] = []
 
-    class Several(Workers):
+    class Several(Ranks):
         def agree(self, value: float) -> float:
             asked.append(value)
             return 60.0 if value > 1 else 0.5
 
-    monkeypatch.setattr(training, "workers", Several)
+    monkeypatch.setattr(loop, "ranks", Several)
     plans = []
     for left in (100.0, 900.0):
-        learner = object.__new__(training.Trainer)
+        learner = object.__new__(loop.Trainer)
         task = SimpleNamespace(learn=np.arange(3200), seconds=left)
-        vars(learner).update(task=task, recipe=Recipe(batch_size=32, epochs=8), tell=training.Tell(), device="cpu")
+        vars(learner).update(task=task, recipe=Recipe(batch_size=32, epochs=8), tell=TrainingMessages(), device="cpu")
         vars(learner)["_rehearse"] = lambda: 0.4
         plans.append(learner._plan(None))
     assert plans[0] == plans[1]
@@ -479,19 +482,19 @@ def test_the_contract_takes_any_row_of_a_product_and_not_the_first() -> None:
     confidence = np.tile(np.array([0.9, 0.5, 0.6, 0.7], np.float32), 500)
     truth = np.zeros(2000, np.int64)
     outcomes = Outcomes(truth, truth, np.ones(2000, np.bool_), np.zeros(2000), confidence, product)
-    judged = Judged.of(outcomes)
+    judged = ProductSample.of(outcomes)
     counts = [int((judged.confidence == np.float32(value)).sum()) for value in (0.9, 0.5, 0.6, 0.7)]
     assert sum(counts) == 500
     assert all(90 < count < 160 for count in counts)
-    assert np.array_equal(judged.confidence, Judged.of(outcomes).confidence)
+    assert np.array_equal(judged.confidence, ProductSample.of(outcomes).confidence)
 
 
 def test_categories_are_tried_by_as_many_as_their_correction_can_show() -> None:
-    needed = [enough(0.9, RISK / many) for many in (1, 2, 3)]
+    needed = [products_needed(0.9, RISK / many) for many in (1, 2, 3)]
     counts = [needed[1] + 5, needed[1], needed[0]]  # two can be shown at half the risk each, three at a third cannot
     predicted = np.repeat(np.arange(3), counts)
-    judged = Judged(np.full(len(predicted), 0.99, np.float32), np.ones(len(predicted), np.bool_), predicted)
-    found = category_thresholds(judged, ["a", "b", "c"])
+    judged = ProductSample(np.full(len(predicted), 0.99, np.float32), np.ones(len(predicted), np.bool_), predicted)
+    found = find_category_thresholds(judged, ["a", "b", "c"])
     assert [one.category for one in found] == ["a", "b"]
     assert all(one.thresholds[0].threshold is not None for one in found)
 
@@ -509,7 +512,7 @@ def test_the_blend_does_without_the_shares_that_lora_learned_from() -> None:
 
 
 def test_folds_of_the_linear_model_keep_to_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learning, "TRIAL_ROWS", 40)
+    monkeypatch.setattr(learning, "TIMED_LINEAR_ROWS", 40)
     learner = object.__new__(learning.Learner)
     frame = tiny_products()
     classes = Categories.of(frame["category"].to_list()).numbers(frame["category"].to_list())
@@ -532,7 +535,7 @@ def test_folds_of_the_linear_model_keep_to_the_time_there_is(monkeypatch: pytest
 def test_of_texts_that_come_again_an_earlier_output_has_the_first(batches: list[list[tuple[int, int]]]) -> None:
     hashes = [np.array([number * 2**58 + number for number, _ in rows], np.uint64) for rows in batches]
     classes = [np.array([label for _, label in rows], np.int32) for rows in batches]
-    previous = Previous.of((one, other, other.astype(np.float32)) for one, other in zip(hashes, classes, strict=True))
+    previous = PreviousLabels.of((one, other, other.astype(np.float32)) for one, other in zip(hashes, classes, strict=True))
     first: dict[int, int] = {}
     for number, label in itertools.chain.from_iterable(batches):
         first.setdefault(number, label)
@@ -544,8 +547,8 @@ def test_of_texts_that_come_again_an_earlier_output_has_the_first(batches: list[
 def test_an_earlier_output_takes_memory_by_its_different_texts() -> None:
     program = (
         "import numpy as np\n"
-        "from catcli.runtime.recall import Previous\n"
-        "from catcli.runtime.session import peak_memory\n"
+        "from catcli.inference.label_cache import Previous\n"
+        "from catcli.inference.session import peak_memory\n"
         "different = 500_000\n"
         "def rows(times):\n"
         "    for number in range(times * 10):\n"
@@ -585,7 +588,7 @@ def test_a_fit_of_compare_speaks_in_the_log_s_format(shop: Path, capfd: pytest.C
     talk = Talk(json_log=True)
     told = {name: getattr(talk, name) for name in ("quiet", "verbose", "strict", "json_log", "run", "warned")}
     with pytest.raises(SystemExit):
-        cells._fit(["latin.csv"], InputOptions(), Recipe(), shop / "made", False, told, SimpleNamespace(send=said.append))  # type: ignore[arg-type]
+        grid_runs._fit(["latin.csv"], InputOptions(), Recipe(), shop / "made", False, told, SimpleNamespace(send=said.append))  # type: ignore[arg-type]
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert [line["run"] for line in lines] == [talk.run] * len(lines)
     assert any("is not UTF-8 and is read as Windows-1252" in line["message"] for line in lines)
@@ -597,7 +600,7 @@ def test_a_device_that_fails_in_a_search_ends_with_a_sentence(monkeypatch: pytes
     def fails(*_: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr("catcli.commands.searching.Searcher.search", fails)
+    monkeypatch.setattr("catcli.training.search.Search.search", fails)
     refused = run("tune", "products.csv", "--trials", "1", "--folds", "2")
     assert refused.exit_code == 1
     assert "the GPU failed (CUDA error" in refused.stderr
@@ -623,13 +626,13 @@ def test_what_became_of_fp16_is_said(shop: Path, monkeypatch: pytest.MonkeyPatch
     adapter = load_adapter(shop / "made")
     tokenizer = Tokenizer.load(shop / "made" / "tokenizer.json", adapter.manifest.max_tokens, adapter.manifest.pad_id)
     texts = ["blue mug", "drill 18V"]
-    logits = lora_logits(tokenizer, Session(shop / "made" / "model.onnx", "cpu"), texts)
-    quantized = Quantized(kept=False, reason="not tried", speedup=None)
-    exported = export.Exported({"fp32": logits}, {"fp32": logits}, (), quantized, 0)
-    monkeypatch.setattr(export, "cuda_is_there", lambda: True)
+    logits = encoder_logits(tokenizer, Session(shop / "made" / "model.onnx", "cpu"), texts)
+    quantized = Int8Decision(kept=False, reason="not tried", speedup=None)
+    exported = parity.ExportedModel({"fp32": logits}, {"fp32": logits}, (), quantized, 0)
+    monkeypatch.setattr(parity, "has_cuda", lambda: True)
     if provider == "CUDAExecutionProvider":
-        monkeypatch.setattr(export, "CUDA", "CPUExecutionProvider")  # as if the session had got it
-    found = export.with_fp16(exported, tokenizer, texts, shop / "made", lambda *_: alike).fp16
+        monkeypatch.setattr(parity, "CUDA_PROVIDER", "CPUExecutionProvider")  # as if the session had got it
+    found = parity.add_fp16(exported, tokenizer, texts, shop / "made", lambda *_: alike).fp16
     assert found is not None
     wanted = "the same category in 50.00% of rows, below 99%" if alike < 1 else "a session does not get the GPU"
     assert (found.kept, wanted in found.reason) == (False, True)
@@ -645,8 +648,8 @@ def test_a_damaged_checkpoint_is_none(shop: Path) -> None:
 
 @given(st.floats(0.5, 1.0, width=32))
 def test_a_row_at_the_threshold_that_is_shown_is_accepted(confidence: float) -> None:
-    plan = planning.Plan(("title",), min_confidence=float(sentences.confidence(confidence)))
-    finisher = Finisher(["a", "b"], plan, SimpleNamespace(), lambda *_: None)
+    plan = planning.LabelingPlan(("title",), min_confidence=float(sentences.confidence(confidence)))
+    finisher = ResultWriter(["a", "b"], plan, SimpleNamespace(), lambda *_: None)
     assert np.float32(confidence) >= finisher._needed[0]
 
 
@@ -665,11 +668,11 @@ def test_the_best_of_several_models_is_chosen_by_rows_that_did_not_weigh_it() ->
     truth = random.integers(0, 5, 60)
     linear = random.normal(size=(60, 5)).astype(np.float32)
     noise = random.normal(size=(60, 5)).astype(np.float32)
-    blending = Blending.fit({"fp32": noise}, linear, truth, np.full(5, 0.2))
+    blending = BlendCalibration.fit({"fp32": noise}, linear, truth, np.full(5, 0.2))
     in_sample = Outcomes.of(blending.probabilities(noise, linear, "fp32"), truth, np.arange(60)).point.metrics["log_loss"][0]
-    losses = crossed_losses(noise, linear, truth, np.arange(60) % 2, blending.blend)
+    losses = cross_fitted_losses(noise, linear, truth, np.arange(60) % 2, blending.blend)
     assert losses["blend"] > in_sample
     assert losses["linear"] > 0
     told = noise + 8 * np.eye(5, dtype=np.float32)[truth]
-    assert crossed_losses(told, linear, truth, np.arange(60) % 2, blending.blend)["blend"] < losses["blend"] / 2
-    assert np.isfinite(crossed_losses(noise, linear, truth, np.zeros(60, np.int64), blending.blend)["blend"])
+    assert cross_fitted_losses(told, linear, truth, np.arange(60) % 2, blending.blend)["blend"] < losses["blend"] / 2
+    assert np.isfinite(cross_fitted_losses(noise, linear, truth, np.zeros(60, np.int64), blending.blend)["blend"])

@@ -15,8 +15,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from catcli.adapter.manifest import FORMAT, MANIFEST, READABLE_FORMATS, Manifest
-from catcli.adapter.store import store_folder
 from catcli.errors import AdapterError
+from catcli.paths import store_folder
 
 PACKAGES = ("catcli", "torch", "transformers", "peft", "optimum-onnx", "onnxruntime-gpu", "onnxruntime", "polars", "scikit-learn")
 

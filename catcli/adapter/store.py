@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
 from catcli.adapter.folder import Adapter, load_adapter
 from catcli.adapter.manifest import MANIFEST
 from catcli.errors import AdapterError, did_you_mean, name_list
-
-
-def store_folder() -> Path:
-    """Where adapters are looked for by name: ``./adapters``, or the folder that ``CATCLI_ADAPTERS`` names."""
-    return Path(os.environ.get("CATCLI_ADAPTERS") or "adapters")
+from catcli.paths import store_folder
 
 
 def adapter_folders() -> list[Path]:

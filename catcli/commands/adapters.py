@@ -11,14 +11,15 @@ from catcli.adapter.folder import Adapter, load_adapter
 from catcli.adapter.manifest import MANIFEST
 from catcli.adapter.seal import SEAL_FILE, is_sealed
 from catcli.adapter.signing import SIGNATURE_FILE, check_signature
-from catcli.adapter.store import adapter_folders, find_adapter, store_folder
+from catcli.adapter.store import adapter_folders, find_adapter
 from catcli.atomic import delete_folder
 from catcli.commands.talk import Talk
 from catcli.errors import AdapterError, CatcliError, OutputError
-from catcli.evaluation.heldout import HeldOut
-from catcli.evaluation.metrics import Metrics
+from catcli.evaluation.fit_metrics import FitMetrics
+from catcli.evaluation.heldout import HeldOutRows
+from catcli.inference.sandbox import check_adapter
+from catcli.paths import store_folder
 from catcli.reporting import tables
-from catcli.runtime.sandbox import check
 
 
 def list_adapters(*, as_json: bool = False, talk: Talk | None = None) -> list[Adapter]:
@@ -30,7 +31,7 @@ def list_adapters(*, as_json: bool = False, talk: Talk | None = None) -> list[Ad
     for folder in adapter_folders():
         try:
             found = load_adapter(folder)
-            metrics = Metrics.of(found)
+            metrics = FitMetrics.of(found)
         except CatcliError as error:
             facts.append({"name": folder.name, "error": str(error)})
             talk.warn(str(error))
@@ -39,7 +40,7 @@ def list_adapters(*, as_json: bool = False, talk: Talk | None = None) -> list[Ad
         talk.detail(f"{found.name}: {found.folder.resolve()}")
         numbers = (metrics.blend.accuracy.value, metrics.blend.macro_f1.value)
         facts.append({"name": found.name, "categories": len(found.manifest.categories), "accuracy": numbers[0], "macro_f1": numbers[1]})
-        cells = (f"{len(found.manifest.categories):,}", *map(tables.share, numbers), f"{found.manifest.created:%Y-%m-%d %H:%M}")
+        cells = (f"{len(found.manifest.categories):,}", *map(tables.three_digits, numbers), f"{found.manifest.created:%Y-%m-%d %H:%M}")
         made.add_row(Text(tables.shortened(found.name)), *cells)
     if as_json:
         talk.result(json.dumps(facts))
@@ -69,7 +70,7 @@ def show_adapter(name: str, *, as_json: bool = False, talk: Talk | None = None) 
         "serves": ", ".join(manifest.variants),
         "files": f"{len(manifest.files)}, {size / 2**20:.0f} MiB, every SHA-256 as written",
     }
-    talk.out.print(tables.facts(found.name, facts))
+    talk.out.print(tables.fact_table(found.name, facts))
     for file, digest in manifest.files.items():
         talk.detail(f"{digest}  {file}")
     return found
@@ -88,10 +89,10 @@ def verify_adapter(name: str, *, trusted_key: Sequence[str] = (), as_json: bool 
     size, manifest = found.verify(), found.manifest
     for extra in sorted(path.name for path in found.folder.iterdir() if path.name not in {*manifest.files, MANIFEST, *OWN}):
         talk.warn(f"{found.folder} holds {extra!r}, which is none of its files and is not looked at.")
-    Metrics.of(found)
-    HeldOut.load(found.file("heldout.parquet"), manifest.categories)
+    FitMetrics.of(found)
+    HeldOutRows.load(found.file("heldout.parquet"), manifest.categories)
     for variant in manifest.variants:
-        check(found, variant)
+        check_adapter(found, variant)
     facts: dict[str, object] = {
         "folder": str(found.folder),
         "sha256": found.fingerprint,

@@ -14,7 +14,7 @@ import polars as pl
 
 from catcli.adapter.folder import Adapter
 from catcli.adapter.store import find_adapter, only_adapter
-from catcli.commands.predict import Asked, predict
+from catcli.commands.predict import PredictOptions, predict
 from catcli.commands.talk import Talk
 from catcli.config import check_device
 from catcli.data.dataset.text import row_texts
@@ -23,10 +23,10 @@ from catcli.data.io.output import FileFormat
 from catcli.data.io.parts import Parts
 from catcli.data.io.source import open_source
 from catcli.errors import ProductsError, UsageError, name_list
-from catcli.evaluation.heldout import HeldOut
+from catcli.evaluation.heldout import HeldOutRows
+from catcli.inference.labeler import Labeler
+from catcli.inference.planning import rows_per_batch
 from catcli.reporting.tables import table
-from catcli.runtime.labeler import Labeler
-from catcli.runtime.planning import rows_of_a_batch
 
 TRANSFORMERS_ROWS = 512
 """Rows for the transformers pipeline, which is many times slower."""
@@ -103,7 +103,7 @@ def _rows(catalog: Sequence[str], adapter: Adapter, rows: int) -> pl.DataFrame:
             )
         frame = batch.select([name for name in wanted if name not in missing]).head(rows)
     else:
-        held = HeldOut.load(adapter.file("heldout.parquet"), adapter.manifest.categories)
+        held = HeldOutRows.load(adapter.file("heldout.parquet"), adapter.manifest.categories)
         if not held.has_texts:
             raise ProductsError(f"{adapter.folder} was exported without rows; name a catalog to measure with: catcli bench catalog.csv.")
         texts = [*held.part("validation").texts, *held.part("test").texts]
@@ -120,14 +120,14 @@ def _stages(
     few = texts[:TRANSFORMERS_ROWS]
     peer = pipeline_of(adapter, labeler, few) if against == "transformers" else None  # before the others are timed: it may not be had
     count = len(texts)
-    size = rows_of_a_batch(labeler.texts)
+    size = rows_per_batch(labeler.texts)
     yield "reading", count, lambda: [batch.frame for batch in open_source([str(file)]).batches(size)]
     yield "tokenizing", count, lambda: labeler.tokenize(texts)
     tokens = labeler.tokenize(texts)
     yield "session alone", count, lambda: labeler.lora(tokens)
     yield "linear model alone", count, lambda: labeler.linear(texts)
     yield "writing", count, lambda: _written(frame, file.with_name("written.parquet"))
-    asked = Asked(str(file.with_name("labeled.parquet")), str(adapter.folder), dedupe=False, allow_missing=True)
+    asked = PredictOptions(str(file.with_name("labeled.parquet")), str(adapter.folder), dedupe=False, allow_missing=True)
     yield "from file to file", count, lambda: predict([str(file)], asked, labeler=labeler)
     if peer is not None:
         yield "transformers pipeline", len(few), peer
@@ -149,10 +149,10 @@ def pipeline_of(adapter: Adapter, labeler: Labeler, texts: list[str], batch_size
     import transformers
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-    from catcli.models.backbones import backbone
+    from catcli.models.bases import find_base
 
     transformers.logging.set_verbosity_error()  # it would tell that the head has learned nothing, and which device it took
-    base = backbone(adapter.manifest.base.name)
+    base = find_base(adapter.manifest.base.name)
     if base.architecture.encoder:
         raise UsageError(f"--against transformers: its pipeline has no classifier on the encoder of {base.hub} alone; leave it out.")
     model = AutoModelForSequenceClassification.from_pretrained(

@@ -13,12 +13,11 @@ from pathlib import Path
 
 from rich.text import Text
 
-from catcli.adapter.store import store_folder
 from catcli.atomic import is_leftover
 from catcli.commands.talk import Talk
 from catcli.errors import OutputError, UsageError
 from catcli.file_lock import file_lock
-from catcli.paths import display_path
+from catcli.paths import display_path, store_folder
 from catcli.private_folder import claim, delete_private_folder
 from catcli.reporting import tables
 
@@ -29,7 +28,7 @@ _LEFT = re.compile(r"\..+\.(catcli-parts|catcli-resume)")
 
 
 @dataclass(frozen=True)
-class Left:
+class Leftover:
     """What a run left: where, what it holds, its bytes, when it was written to last, whether a run is at work there, and if it is gone."""
 
     path: str
@@ -40,7 +39,7 @@ class Left:
     removed: bool
 
 
-def clean(folder: Path | None = None, *, yes: bool = False, as_json: bool = False, talk: Talk | None = None) -> list[Left]:
+def clean(folder: Path | None = None, *, yes: bool = False, as_json: bool = False, talk: Talk | None = None) -> list[Leftover]:
     """List what stopped runs left in ``folder``, or in the working folder and the store; with ``yes``, remove it.
 
     What a run is at work on stays, and so does what catcli did not make.
@@ -59,7 +58,7 @@ def clean(folder: Path | None = None, *, yes: bool = False, as_json: bool = Fals
     return found
 
 
-def _looked_at(path: Path, yes: bool, talk: Talk) -> Iterator[Left]:
+def _looked_at(path: Path, yes: bool, talk: Talk) -> Iterator[Leftover]:
     """What is at a path, if a stopped run left it; removed where that is asked and nobody is at work on it."""
     kind = _LEFT.fullmatch(path.name)
     if kind is None and not is_leftover(path):
@@ -79,7 +78,7 @@ def _looked_at(path: Path, yes: bool, talk: Talk) -> Iterator[Left]:
         return
     holds = KINDS[kind[1]] if kind else "a file that was not finished"
     hours = max(0.0, (time.time() - last) / 3600)
-    yield Left(display_path(path), holds, size, hours, not free, removed=not os.path.lexists(path))
+    yield Leftover(display_path(path), holds, size, hours, not free, removed=not os.path.lexists(path))
 
 
 @contextmanager
@@ -111,7 +110,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _show(found: list[Left], as_json: bool, talk: Talk) -> None:
+def _show(found: list[Leftover], as_json: bool, talk: Talk) -> None:
     if as_json:
         talk.result(json.dumps([asdict(left) for left in found]))
         return

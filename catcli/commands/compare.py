@@ -11,14 +11,14 @@ from typing import get_args
 from catcli.adapter.folder import Adapter
 from catcli.adapter.manifest import MANIFEST
 from catcli.atomic import atomic_write
-from catcli.commands.cells import Cell, Cells, Failure
 from catcli.commands.talk import Talk
 from catcli.config import LORA_METHODS, LORA_OPTIONS, Method, Recipe
 from catcli.data.dataset.prepare import InputOptions, load_training_data, source_digest
 from catcli.data.io.output import write_errors
 from catcli.errors import CatcliError, GateMissed, UsageError, did_you_mean
-from catcli.evaluation.studies import Compared
+from catcli.evaluation.studies import GridResult
 from catcli.reporting import sentences, tables
+from catcli.training.grid_runs import GridRun, GridRuns, RunFailure
 
 LINEAR = "linear"
 PAGE, BEST = "compare.html", "best.json"
@@ -38,7 +38,7 @@ class Grid:
         """The methods, those of the study where none are named."""
         return self.methods or ("lora", "full", "head", LINEAR)
 
-    def cells(self, recipe: Recipe) -> list[Cell]:
+    def cells(self, recipe: Recipe) -> list[GridRun]:
         """The fits that it takes; the linear model stands beside each of them and takes none of its own.
 
         Raises:
@@ -60,7 +60,7 @@ class Grid:
             start = recipe.without(*_foreign(recipe, base, method))
             model = [_short(base), method, *([balance] if balance != "none" else [])]
             name = "-".join([*model, *([f"seed{seed}"] if seed else [])]).replace("@", "_")
-            found.append(Cell(name, " ".join(model), start.but(settings)))
+            found.append(GridRun(name, " ".join(model), start.but(settings)))
         names = [cell.name for cell in found]
         if len(set(names)) < len(names):
             raise UsageError("two of --base end in the same name; give one of them another folder.")
@@ -92,7 +92,7 @@ def compare(
     reading: InputOptions | None = None,
     as_json: bool = False,
     talk: Talk | None = None,
-) -> Compared:
+) -> GridResult:
     """Fit every cell of ``grid`` on ``products`` as ``recipe`` says, score all on the same test rows, and write a page to ``output``.
 
     The folder keeps the adapter of every cell: those that are finished are not fitted again, and one that was killed goes on.
@@ -109,22 +109,22 @@ def compare(
         raise UsageError("compare reads its rows once for every fit; give them as a file, not through a pipe.")
     load_training_data(source, recipe, talk)  # what is wrong with the rows is wrong for every cell: said once, before the first
     folder = output or Path(f"{source.stem}.compared")
-    cells = Cells(folder, products, reading, source_digest(source), talk)
+    cells = GridRuns(folder, products, reading, source_digest(source), talk)
     made, failed = _fitted(wanted, cells, force, talk)
     if not made:
         name, failure = next(iter(failed.items()))
         raise _failed(failed)(f"no fit succeeded; {name}: {failure.why}")
     # scikit-learn and plotly take their time to import.
-    from catcli.commands.grading import grade
-    from catcli.reporting.comparison import comparison_page
+    from catcli.reporting.grid_page import grid_page
+    from catcli.reporting.leaderboard import build_leaderboard
 
-    graded = grade(made, with_linear=LINEAR in grid.chosen)
+    graded = build_leaderboard(made, with_linear=LINEAR in grid.chosen)
     best = graded.best
     recipe_file = str(folder / BEST) if best.base else None
     told = graded.told({name: failure.why for name, failure in failed.items()}, str(folder / PAGE), recipe_file)
     with write_errors(str(folder), "-o"):
         with atomic_write(folder / PAGE) as place:
-            place.write_text(comparison_page(source.stem, told, graded.names, graded.shown()), encoding="utf-8")
+            place.write_text(grid_page(source.stem, told, graded.names, graded.shown()), encoding="utf-8")
         if recipe_file:
             chosen = Recipe.load(str(Path(best.adapters[0]) / "recipe.json")).but({"refit": recipe.refit})
             with atomic_write(folder / BEST) as place:
@@ -136,16 +136,16 @@ def compare(
     return told
 
 
-def _failed(failed: Mapping[str, Failure]) -> type[CatcliError]:
+def _failed(failed: Mapping[str, RunFailure]) -> type[CatcliError]:
     """A gate that was missed ends with its own exit code, where nothing else went wrong."""
     return GateMissed if all(failure.exit_code == GateMissed.exit_code for failure in failed.values()) else CatcliError
 
 
-def _fitted(wanted: Sequence[Cell], cells: Cells, force: bool, talk: Talk) -> tuple[dict[Cell, Adapter], dict[str, Failure]]:
+def _fitted(wanted: Sequence[GridRun], cells: GridRuns, force: bool, talk: Talk) -> tuple[dict[GridRun, Adapter], dict[str, RunFailure]]:
     """The adapters by their cells, and why others, by their names, could not be made."""
     before = {cell.name: cells.finished(cell, force) for cell in wanted}  # all are looked at before the first is fitted
-    made: dict[Cell, Adapter] = {}
-    failed: dict[str, Failure] = {}
+    made: dict[GridRun, Adapter] = {}
+    failed: dict[str, RunFailure] = {}
     for number, cell in enumerate(wanted, 1):
         adapter = before[cell.name]
         if adapter is not None:
@@ -153,7 +153,7 @@ def _fitted(wanted: Sequence[Cell], cells: Cells, force: bool, talk: Talk) -> tu
         else:
             talk.say(f"fit {number} of {len(wanted)}: {cell.name}")
             fitted = cells.fit(cell)
-            if isinstance(fitted, Failure):
+            if isinstance(fitted, RunFailure):
                 talk.warn(f"{cell.name} failed: {fitted.why}")
                 failed[cell.name] = fitted
                 continue
@@ -162,14 +162,14 @@ def _fitted(wanted: Sequence[Cell], cells: Cells, force: bool, talk: Talk) -> tu
     return made, failed
 
 
-def _show(told: Compared, products: Sequence[str], reading: InputOptions, as_json: bool, talk: Talk) -> None:
+def _show(told: GridResult, products: Sequence[str], reading: InputOptions, as_json: bool, talk: Talk) -> None:
     if as_json:
         talk.result(told.model_dump_json())
         return
-    talk.out.print(tables.models_alone(told))
-    talk.out.print(tables.models_blended(told))
-    talk.out.print(tables.pairs(told.comparisons))
-    for found in sentences.studied(told):
+    talk.out.print(tables.alone_table(told))
+    talk.out.print(tables.blend_table(told))
+    talk.out.print(tables.pair_table(told.comparisons))
+    for found in sentences.lora_against_full(told):
         talk.out.print(sentences.comparison(found, None), soft_wrap=True)
     talk.out.print(f"lowest log loss on the validation rows: {told.best}", soft_wrap=True)
     talk.out.print(f"page:    {told.page}", soft_wrap=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from catcli.atomic import atomic_write
 from catcli.commands.fit import Fitted, fit
-from catcli.commands.predict import Asked, predict
+from catcli.commands.predict import PredictOptions, predict
 from catcli.commands.report import report
 from catcli.commands.talk import Talk
 from catcli.config import Recipe
@@ -31,7 +31,7 @@ def demo(folder: Path, *, talk: Talk | None = None) -> Fitted:
     talk.say(f"\n$ catcli fit {folder / FILES[0]} -o {adapter}")
     fitted = fit([str(folder / FILES[0])], recipe=Recipe(), output=adapter, talk=talk)
     talk.say(f"\n$ catcli predict {folder / FILES[1]} -o {labeled} --adapter {adapter}")
-    predict([str(folder / FILES[1])], Asked(str(labeled), str(adapter)), talk=talk)
+    predict([str(folder / FILES[1])], PredictOptions(str(labeled), str(adapter)), talk=talk)
     talk.say(f"\n$ catcli report {adapter}")
     report([str(adapter)], talk=talk)
     return fitted

@@ -9,9 +9,10 @@ import tempfile
 from pathlib import Path
 
 from catcli.adapter.folder import package_versions
-from catcli.adapter.store import adapter_folders, store_folder
+from catcli.adapter.store import adapter_folders
 from catcli.commands.talk import Talk
 from catcli.errors import CatcliError
+from catcli.paths import store_folder
 from catcli.reporting import tables
 
 LABELS = {"embedded_model": "embedded model", "gpu_of_torch": "GPU (torch)", "gpu_of_onnxruntime": "GPU (onnxruntime)"}
@@ -34,20 +35,20 @@ def doctor(*, as_json: bool = False, talk: Talk | None = None) -> dict[str, str]
     if as_json:
         talk.result(json.dumps(facts))
         return facts
-    talk.out.print(tables.facts("catcli doctor", {LABELS.get(name, name): fact for name, fact in facts.items()}))
+    talk.out.print(tables.fact_table("catcli doctor", {LABELS.get(name, name): fact for name, fact in facts.items()}))
     talk.detail(f"providers that this build of onnxruntime lists: {', '.join(onnxruntime.get_available_providers())}")
     return facts
 
 
 def _processor() -> str:
-    from catcli.runtime.session import cores
+    from catcli.inference.session import available_cores
 
     flags: set[str] = set()
     info = Path("/proc/cpuinfo")
     if info.exists():
         flags = {word for line in info.read_text().splitlines() if line.startswith("flags") for word in line.split()}
     known = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16") if flag in flags]
-    return f"{cores()} cores, {platform.machine()} {' '.join(known)}".strip()
+    return f"{available_cores()} cores, {platform.machine()} {' '.join(known)}".strip()
 
 
 def _gpu() -> dict[str, str]:
@@ -64,10 +65,10 @@ def _session() -> str:
     import onnxruntime
     from onnx import TensorProto, helper, save
 
-    from catcli.runtime.cuda import CUDA, has_gpu
-    from catcli.runtime.session import Session
+    from catcli.inference.cuda import CUDA_PROVIDER, has_gpu
+    from catcli.inference.session import Session
 
-    if CUDA not in onnxruntime.get_available_providers():
+    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
         return "none: this build of onnxruntime has no CUDA provider"
     if not has_gpu():
         return "none: there is no NVIDIA device here"
@@ -77,13 +78,13 @@ def _session() -> str:
         file = Path(folder) / "identity.onnx"
         save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), file)
         session = Session(file, "auto")
-    if session.provider == CUDA:
-        return f"a session gets {CUDA}"
+    if session.provider == CUDA_PROVIDER:
+        return f"a session gets {CUDA_PROVIDER}"
     return f"a session falls back to {session.provider} ({session.no_cuda}): check that the CUDA 13 libraries and cuDNN are installed"
 
 
 def _embedded() -> str:
-    from catcli.models.backbones import MINILM
+    from catcli.models.bases import MINILM
 
     try:
         MINILM.check()

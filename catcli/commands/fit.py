@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from catcli import private_folder
 from catcli.adapter.folder import Adapter, load_adapter, manifest_time, package_versions
 from catcli.adapter.manifest import FORMAT, BaseInfo, Manifest, ModelScales, Variant, VariantInfo
-from catcli.adapter.store import find_adapter, store_folder
+from catcli.adapter.store import find_adapter
 from catcli.adapter.writer import AdapterDraft, adapter_draft, check_target, fit_lock
 from catcli.commands.talk import Talk
 from catcli.config import Recipe
@@ -23,19 +23,19 @@ from catcli.data.dataset.columns import ColumnRoles
 from catcli.data.dataset.labeled import LabeledRows, conflicting_labels
 from catcli.data.dataset.prepare import InputOptions, TrainingData, load_training_data
 from catcli.data.dataset.split import Split
-from catcli.evaluation.demands import Demand, check_demands
-from catcli.evaluation.heldout import HeldOut
-from catcli.evaluation.metrics import Metrics, Rows, Training
-from catcli.paths import resume_folder
-from catcli.reporting import card, sentences, tables
-from catcli.reporting.sentences import METHODS
-from catcli.runtime.labeler import PROBE_ROWS, save_probe
-from catcli.runtime.session import peak_memory
+from catcli.evaluation.fit_metrics import FitMetrics, RowCounts, Training
+from catcli.evaluation.heldout import HeldOutRows
+from catcli.evaluation.requirements import Requirement, check_requirements
+from catcli.inference.labeler import PROBE_ROWS, save_probe
+from catcli.inference.session import peak_memory
+from catcli.paths import resume_folder, store_folder
+from catcli.reporting import model_card, sentences, tables
+from catcli.reporting.sentences import METHOD_TITLES
 
 if TYPE_CHECKING:
-    from catcli.commands.learning import Learned
-    from catcli.evaluation.assess import Scored
-    from catcli.evaluation.calibration import Blending
+    from catcli.evaluation.calibration import BlendCalibration
+    from catcli.evaluation.evaluate import ScoredRows
+    from catcli.training.learner import FitModels
 
 
 HELPS = (os.environ.get("WORLD_SIZE") or "1") != "1" and (os.environ.get("RANK") or "0") != "0"
@@ -49,7 +49,7 @@ class Run:
     talk: Talk
     as_json: bool
     resume: bool
-    demands: tuple[Demand, ...]
+    demands: tuple[Requirement, ...]
     started: float
 
 
@@ -58,7 +58,7 @@ class Fitted:
     """What a fit came to: the adapter, and what was measured on its held-out rows."""
 
     adapter: Adapter
-    metrics: Metrics
+    metrics: FitMetrics
 
 
 def fit(
@@ -81,7 +81,7 @@ def fit(
     Raises:
         CatcliError: something that the user can mend, or a score below what ``require`` asks for; nothing was written.
     """
-    demands = tuple(map(Demand.of, require))
+    demands = tuple(map(Requirement.of, require))
     run = Run(Talk.silent() if talk is None or HELPS else talk, as_json, resume, demands, time.perf_counter())
     talk = run.talk
     source = (reading or InputOptions()).open(products)
@@ -98,54 +98,58 @@ def fit(
 
 def _train_and_write(ready: TrainingData, target: Path, run: Run) -> Fitted:
     # torch, transformers and scikit-learn take seconds to import: only once the rows are known to be good.
-    from catcli.commands.learning import Learner
-    from catcli.models.training import Tell
+    from catcli.training.learner import Learner
+    from catcli.training.task import TrainingMessages
 
     talk, demands, checkpoints = run.talk, run.demands, resume_folder(target)
     if HELPS:
-        Learner(ready, talk, Tell(), run.started).train(checkpoints)
+        Learner(ready, talk, TrainingMessages(), run.started).train(checkpoints)
         raise SystemExit(0)
     if run.resume and not checkpoints.exists():
         talk.say("there is nothing to resume; the fit begins anew.")
     with talk.progress() as advance, adapter_draft(target, sealed=True) as draft, private_folder.persistent_folder(checkpoints):
-        learner = Learner(ready, talk, Tell(advance, talk.say), run.started)
+        learner = Learner(ready, talk, TrainingMessages(advance, talk.say), run.started)
         learned = learner.learn(draft.folder, checkpoints)
         for number, epoch in enumerate(learned.first.epochs, 1):
             seen = f"training loss {epoch.train_loss:.4f}, validation loss {epoch.validation_loss:.4f}"
             talk.detail(f"pass {number}: {seen}, accuracy {epoch.validation_accuracy:.4f}, {epoch.seconds:.1f} s")
         blend = learned.blending.blend
-        talk.detail(f"blend: {blend.lora:.3f} x {METHODS[learned.lora.recipe.method]}'s logits + {blend.linear:.3f} x the linear model's")
+        talk.detail(
+            f"blend: {blend.lora:.3f} x {METHOD_TITLES[learned.lora.recipe.method]}'s logits + {blend.linear:.3f} x the linear model's"
+        )
         metrics, served = _measure(ready.labeled, ready.parts, learned)
         if demands:
             if not run.as_json:
-                talk.out.print(tables.overall(metrics, tables.SHORT))
+                talk.out.print(tables.score_table(metrics, tables.SHORT_METRICS))
             again = "the training is kept: the same line without --require writes it all the same."
-            check_demands(metrics, demands, f"nothing was written, and {again}")
+            check_requirements(metrics, demands, f"nothing was written, and {again}")
         _write(draft, ready, learned, metrics, served)
     private_folder.delete_private_folder(checkpoints)
     return Fitted(load_adapter(target), metrics)
 
 
-def _measure(labeled: LabeledRows, parts: Split, learned: Learned) -> tuple[Metrics, dict[Variant, VariantInfo]]:
+def _measure(labeled: LabeledRows, parts: Split, learned: FitModels) -> tuple[FitMetrics, dict[Variant, VariantInfo]]:
     """The scores of the test rows by the variant that serves, and for every variant what the validation rows chose."""
-    from catcli.evaluation.assess import Scored, assess
-    from catcli.models.classifier import device_memory
-    from catcli.models.export import FILES
+    from catcli.evaluation.evaluate import ScoredRows, evaluate_rows
+    from catcli.export.onnx_files import MODEL_FILES
+    from catcli.models.device import peak_device_memory
 
     names, blending = labeled.categories.names, learned.blending
 
-    def scored(rows: slice) -> Scored:
+    def scored(rows: slice) -> ScoredRows:
         held = parts.held_out[rows]
         logits = {variant: values[rows] for variant, values in learned.logits.items()}
-        return Scored(logits, learned.linear_logits[rows], labeled.classes[held], labeled.products(held), names, learned.lora.recipe.method)
+        return ScoredRows(
+            logits, learned.linear_logits[rows], labeled.classes[held], labeled.products(held), names, learned.lora.recipe.method
+        )
 
     validation, test = scored(slice(0, len(parts.validation))), scored(slice(len(parts.validation), None))
-    served = {variant: served_by(validation, blending, variant, FILES[variant]) for variant in learned.logits}
+    served = {variant: served_by(validation, blending, variant, MODEL_FILES[variant]) for variant in learned.logits}
     serves = learned.exported.serves
-    told = assess(test, serves, blending, served[serves], conflicting_labels(labeled.texts, labeled.classes))
-    metrics = Metrics(
+    told = evaluate_rows(test, serves, blending, served[serves], conflicting_labels(labeled.texts, labeled.classes))
+    metrics = FitMetrics(
         **dict(told.evaluation),
-        rows=Rows(
+        rows=RowCounts(
             read=labeled.read,
             unlabeled=labeled.unlabeled,
             train=len(parts.train),
@@ -168,7 +172,7 @@ def _measure(labeled: LabeledRows, parts: Split, learned: Learned) -> tuple[Metr
             linear_seconds=learned.linear_seconds,
             seconds=learned.seconds,
             peak_memory=peak_memory(),
-            device_memory=device_memory(),
+            device_memory=peak_device_memory(),
             learned_bytes=learned.exported.learned_bytes,
             trained=learned.lora.trained_parameters,
             total=learned.lora.total_parameters,
@@ -177,29 +181,29 @@ def _measure(labeled: LabeledRows, parts: Split, learned: Learned) -> tuple[Metr
     return metrics, served
 
 
-def served_by(validation: Scored, blending: Blending, variant: Variant, file: str) -> VariantInfo:
+def served_by(validation: ScoredRows, blending: BlendCalibration, variant: Variant, file: str) -> VariantInfo:
     """How a variant serves: its calibration, and the thresholds that the validation rows show."""
-    from catcli.evaluation.contract import Judged, category_thresholds, thresholds
+    from catcli.evaluation.selective import ProductSample, find_category_thresholds, find_thresholds
 
-    judged = Judged.of(validation.outcomes(blending.probabilities(validation.lora[variant], validation.linear, variant)))
+    judged = ProductSample.of(validation.outcomes(blending.probabilities(validation.lora[variant], validation.linear, variant)))
     return VariantInfo(
         file=file,
         confidence=blending.confidences[variant],
-        thresholds=thresholds(judged),
-        category_thresholds=category_thresholds(judged, validation.names),
+        thresholds=find_thresholds(judged),
+        category_thresholds=find_category_thresholds(judged, validation.names),
     )
 
 
-def _write(draft: AdapterDraft, ready: TrainingData, learned: Learned, metrics: Metrics, served: dict[Variant, VariantInfo]) -> None:
+def _write(draft: AdapterDraft, ready: TrainingData, learned: FitModels, metrics: FitMetrics, served: dict[Variant, VariantInfo]) -> None:
     """Everything of the folder that the export has not written."""
-    from catcli.models.export import weights_beside
+    from catcli.export.onnx_files import external_weight_files
 
     labeled, parts, recipe, exported = ready.labeled, ready.parts, learned.lora.recipe, learned.exported
     names = labeled.categories.names
-    beside = {variant: weights_beside(draft.folder / one.file) for variant, one in served.items()}
+    beside = {variant: external_weight_files(draft.folder / one.file) for variant, one in served.items()}
     whole = {variant: one.model_copy(update={"data": beside[variant]}) for variant, one in served.items()}
     draft.manifest = _manifest(names, ready.columns, learned, whole)
-    held = HeldOut(
+    held = HeldOutRows(
         texts=[labeled.texts[row] for row in parts.held_out],
         parts=["validation"] * len(parts.validation) + ["test"] * len(parts.test),
         products=labeled.products(parts.held_out),
@@ -214,12 +218,12 @@ def _write(draft: AdapterDraft, ready: TrainingData, learned: Learned, metrics: 
         "tokenizer.json": learned.lora.tokenizer.json,
         "recipe.json": recipe.model_dump_json(indent=2) + "\n",
         "metrics.json": metrics.model_dump_json(indent=2) + "\n",
-        "README.md": card.model_card(draft.name, draft.manifest, metrics, recipe),
+        "README.md": model_card.model_card(draft.name, draft.manifest, metrics, recipe),
     }.items():
         (draft.folder / name).write_text(text, encoding="utf-8", newline="")
 
 
-def _manifest(names: Sequence[str], columns: ColumnRoles, learned: Learned, served: dict[Variant, VariantInfo]) -> Manifest:
+def _manifest(names: Sequence[str], columns: ColumnRoles, learned: FitModels, served: dict[Variant, VariantInfo]) -> Manifest:
     base, blending = learned.lora.base, learned.blending
     return Manifest(
         format=FORMAT,
@@ -249,10 +253,10 @@ def _show(fitted: Fitted, as_json: bool, talk: Talk) -> None:
     if as_json:
         talk.result(json.dumps({"adapter": str(adapter.folder), "predict": line, "metrics": metrics.model_dump(mode="json")}))
         return
-    talk.out.print(tables.parity(metrics))
-    for verdict in sentences.reduced(metrics):
+    talk.out.print(tables.parity_table(metrics))
+    for verdict in sentences.variant_decisions(metrics):
         talk.say(verdict)
-    talk.out.print(tables.overall(metrics, tables.SHORT))
+    talk.out.print(tables.score_table(metrics, tables.SHORT_METRICS))
     talk.say(f"trained in {took.seconds:.0f} s on {took.device}")
     talk.out.print(f"adapter: {adapter.folder}", soft_wrap=True)
     talk.out.print(f"next:    {line}", soft_wrap=True)

@@ -19,9 +19,6 @@ from catcli.adapter.folder import Adapter
 from catcli.adapter.signing import check_signature
 from catcli.adapter.store import find_adapter, only_adapter
 from catcli.atomic import temporary_folder
-from catcli.commands.acceptance import held, held_by_category
-from catcli.commands.earlier import earlier_labels
-from catcli.commands.outputs import check_output, review_form
 from catcli.commands.talk import Talk
 from catcli.config import check_device, check_variant
 from catcli.data.dataset.column_mapping import map_text_columns, price_columns
@@ -37,16 +34,21 @@ from catcli.data.io.source import Source, open_source
 from catcli.data.io.streams import file_state
 from catcli.data.io.writers import open_pipe
 from catcli.errors import CatcliError, ChangedError, ProductsError, RowError, Terminated, UsageError, name_list
+from catcli.inference.acceptance import accepted_from, accepted_from_by_category
+from catcli.inference.labeler import Labeler
+from catcli.inference.output_checks import check_output, review_form
+from catcli.inference.pipeline import Engine, local_engine, run_pipeline
+from catcli.inference.planning import BatchPlanner, LabelingPlan, rows_per_batch
+from catcli.inference.previous_labels import load_previous_labels
+from catcli.inference.ray_cluster import Cluster
+from catcli.inference.result_columns import ALTERNATIVES, CONFIDENCE, PREDICTED, empty_result_columns
+from catcli.inference.results import LabeledBatch, PipeOutput, PredictSummary
 from catcli.paths import is_folder, is_pipe
-from catcli.reporting.sentences import counted
-from catcli.runtime.cluster import Cluster
-from catcli.runtime.labeler import Labeler
-from catcli.runtime.pipeline import ALTERNATIVES, CONFIDENCE, PREDICTED, Done, Engine, Summary, Through, here, no_rows, run
-from catcli.runtime.planning import Plan, Planner, rows_of_a_batch
+from catcli.reporting.sentences import count_noun
 
 
 @dataclass(frozen=True)
-class Asked:
+class PredictOptions:
     """What was asked for, as the options have it."""
 
     output: str
@@ -111,27 +113,27 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PredictJob:
     """All that a run needs, checked; ``nothing`` is a batch of the catalog's columns without rows."""
 
-    asked: Asked
+    asked: PredictOptions
     source: Source
     form: FileFormat
     adapter: Adapter
     labeler: Labeler | Cluster
-    plan: Plan
+    plan: LabelingPlan
     batches: Iterator[Batch]
     nothing: Batch
 
 
 def predict(
     catalog: Sequence[str],
-    asked: Asked,
+    asked: PredictOptions,
     *,
     as_json: bool = False,
     labeler: Labeler | None = None,
     talk: Talk | None = None,
-) -> Summary:
+) -> PredictSummary:
     """Label every row of ``catalog`` and write it where ``asked`` says; ``labeler`` is the adapter's, where it is loaded already.
 
     Raises:
@@ -144,10 +146,10 @@ def predict(
         return _labeled(ready, as_json, talk)
 
 
-def _labeled(ready: Prepared, as_json: bool, talk: Talk) -> Summary:
+def _labeled(ready: PredictJob, as_json: bool, talk: Talk) -> PredictSummary:
     asked, source = ready.asked, ready.source
-    previous = earlier_labels(asked.previous, ready.labeler, ready.plan, talk) if asked.previous else None
-    done, engine = Summary(), engine_of(ready, talk)
+    previous = load_previous_labels(asked.previous, ready.labeler, ready.plan, talk) if asked.previous else None
+    done, engine = PredictSummary(), engine_of(ready, talk)
     with talk.progress() as bar:
 
         def advance(rows: int, share: float) -> None:
@@ -158,11 +160,11 @@ def _labeled(ready: Prepared, as_json: bool, talk: Talk) -> Summary:
         if is_pipe(asked.output):
             with _spills(asked) as spills, open_pipe(asked.output, ready.form) as sink:
                 review = _review(ready, spills)
-                run(engine, Through(sink), ready.labeler, ready.plan, advance, previous=previous, review=review, summary=done)
+                run_pipeline(engine, PipeOutput(sink), ready.labeler, ready.plan, advance, previous=previous, review=review, summary=done)
                 _warn(done, ready, talk, "; they are not listed beside a pipe")
                 _finish_review(review, ready)
         else:
-            mark = _mark(ready)
+            mark = _fingerprint(ready)
             places = [file.place for file in source.files]
             resumable = {"resume": asked.resume, "keep": not source.piped}
             with (
@@ -176,12 +178,12 @@ def _labeled(ready: Prepared, as_json: bool, talk: Talk) -> Summary:
                     why = f"{' and '.join(parts.changed)} changed since" if parts.changed else "its files are not whole"
                     talk.warn(f"{parts.discarded:,} rows that a stopped run had labeled are labeled anew: {why}")
                 if parts.left.parts:
-                    done = Summary(**parts.left.state)
+                    done = PredictSummary(**parts.left.state)
                     talk.say(f"going on after {done.rows:,} rows that a stopped run had labeled")
                 review = _review(ready, parts.beside, parts.left.keeps)
                 beside: dict[str, Any] = {"previous": previous, "review": review, "bad_rows": bad}
-                run(engine, parts, ready.labeler, ready.plan, advance, **beside, summary=done, arrays=parts.left.arrays)
-                if _mark(ready) != mark:
+                run_pipeline(engine, parts, ready.labeler, ready.plan, advance, **beside, summary=done, arrays=parts.left.arrays)
+                if _fingerprint(ready) != mark:
                     raise ChangedError(f"{source.name} was changed while it was read; run the same line again once it is finished.")
                 listed_in = f": {bad.file}" if bad is not None and done.bad else ""
                 _warn(done, ready, talk, listed_in)
@@ -193,13 +195,13 @@ def _labeled(ready: Prepared, as_json: bool, talk: Talk) -> Summary:
     return done
 
 
-def engine_of(ready: Prepared, talk: Talk) -> Engine:
+def engine_of(ready: PredictJob, talk: Talk) -> Engine:
     """What labels: this process, or the cluster that was asked for. The rows that come out are the same."""
     labeler = ready.labeler
     if isinstance(labeler, Labeler):
-        return here(ready.batches, labeler)
+        return local_engine(ready.batches, labeler)
 
-    def labeled(planner: Callable[[], Planner], k: int) -> Generator[Done]:
+    def labeled(planner: Callable[[], BatchPlanner], k: int) -> Generator[LabeledBatch]:
         with closing(labeler.labeled(ready.source, planner, k, talk.warn)) as works:
             for work, labels in works:
                 if work.batch.note:  # by a reader elsewhere; what one here notes is said as it reads
@@ -209,7 +211,7 @@ def engine_of(ready: Prepared, talk: Talk) -> Engine:
     return labeled
 
 
-def prepare(catalog: Sequence[str], asked: Asked, talk: Talk, labeler: Labeler | None, opened: ExitStack) -> Prepared:
+def prepare(catalog: Sequence[str], asked: PredictOptions, talk: Talk, labeler: Labeler | None, opened: ExitStack) -> PredictJob:
     """Look at the first rows, load the adapter, and settle what is read from which column; what has to be closed goes to ``opened``."""
     source = open_source(
         catalog, input_format=asked.input_format, delimiter=asked.delimiter, encoding=asked.encoding, on_bad_row=asked.on_bad_row
@@ -230,19 +232,19 @@ def prepare(catalog: Sequence[str], asked: Asked, talk: Talk, labeler: Labeler |
     for note in used.notes:
         talk.warn(note)
     talk.detail(f"adapter {chosen.folder}, {used.variant} on {used.provider}, ready in {time.perf_counter() - started:.2f} s")
-    batches = told(source.batches(rows_of_a_batch(used.texts)), talk)
+    batches = with_notes(source.batches(rows_per_batch(used.texts)), talk)
     first = next(batches)
     plan = _plan(source, first, chosen, asked, form, talk)
     if asked.precision is not None:
         served = chosen.manifest.variants[used.variant]
         if asked.by_category:
-            plan = replace(plan, by_category=held_by_category(served, asked.precision, chosen.folder, talk))
+            plan = replace(plan, by_category=accepted_from_by_category(served, asked.precision, chosen.folder, talk))
         else:
-            plan = replace(plan, min_confidence=held(served, asked.precision, chosen.folder, talk))
-    return Prepared(asked, source, form, chosen, used, plan, itertools.chain([first], batches), first.slice(0, 0))
+            plan = replace(plan, min_confidence=accepted_from(served, asked.precision, chosen.folder, talk))
+    return PredictJob(asked, source, form, chosen, used, plan, itertools.chain([first], batches), first.slice(0, 0))
 
 
-def _labeler(adapter: Adapter, asked: Asked, opened: ExitStack) -> Labeler | Cluster:
+def _labeler(adapter: Adapter, asked: PredictOptions, opened: ExitStack) -> Labeler | Cluster:
     """The adapter, loaded here or on a cluster."""
     options = (adapter, asked.device, asked.variant, asked.batch_tokens, asked.workers)
     return opened.enter_context(Cluster(*options)) if asked.engine == "ray" else Labeler(*options)
@@ -251,7 +253,7 @@ def _labeler(adapter: Adapter, asked: Asked, opened: ExitStack) -> Labeler | Clu
 # --- before --------------------------------------------------------------------------------------------------------------------------
 
 
-def told(batches: Iterator[Batch], talk: Talk) -> Iterator[Batch]:
+def with_notes(batches: Iterator[Batch], talk: Talk) -> Iterator[Batch]:
     """The batches; what a reader notes of one is said."""
     for batch in batches:
         if batch.note:
@@ -259,7 +261,7 @@ def told(batches: Iterator[Batch], talk: Talk) -> Iterator[Batch]:
         yield batch
 
 
-def _plan(source: Source, first: Batch, adapter: Adapter, asked: Asked, form: FileFormat, talk: Talk) -> Plan:
+def _plan(source: Source, first: Batch, adapter: Adapter, asked: PredictOptions, form: FileFormat, talk: Talk) -> LabelingPlan:
     columns = first.columns
     ours = [PREDICTED, CONFIDENCE, *([ALTERNATIVES] if asked.top_k > 1 else [])]
     taken = [name for name in ours if name in columns]
@@ -274,7 +276,7 @@ def _plan(source: Source, first: Batch, adapter: Adapter, asked: Asked, form: Fi
         keep = [name for name in keep if name in named]
     types = first.types
     text = map_text_columns(source.name, types, adapter.manifest, asked.text, allow_missing=asked.allow_missing, talk=talk)
-    return Plan(
+    return LabelingPlan(
         text,
         asked.top_k,
         asked.min_confidence,
@@ -285,7 +287,7 @@ def _plan(source: Source, first: Batch, adapter: Adapter, asked: Asked, form: Fi
     )
 
 
-def _mark(ready: Prepared) -> dict[str, str]:
+def _fingerprint(ready: PredictJob) -> dict[str, str]:
     """What an output is made from, by the names under which a sentence speaks of it."""
     paths = ready.source.paths
     facts = [(str(path if isinstance(path, BucketObject) else path.resolve()), (file_state(path) or ())[:2]) for path in paths]
@@ -314,7 +316,7 @@ def canonical(facts: object) -> str:
 
 
 @contextmanager
-def _bad_rows(parts: Parts, asked: Asked) -> Iterator[BadRowsFile | None]:
+def _bad_rows(parts: Parts, asked: PredictOptions) -> Iterator[BadRowsFile | None]:
     """The list of rows that cannot be read, where these do not stop the run."""
     if asked.on_bad_row == "stop":
         yield None
@@ -324,7 +326,7 @@ def _bad_rows(parts: Parts, asked: Asked) -> Iterator[BadRowsFile | None]:
 
 
 @contextmanager
-def _kept(parts: Parts, asked: Asked, talk: Talk) -> Iterator[None]:
+def _kept(parts: Parts, asked: PredictOptions, talk: Talk) -> Iterator[None]:
     """Whatever ends the run, finished parts stay, and the sentence says so."""
     try:
         yield
@@ -349,7 +351,7 @@ def _kept(parts: Parts, asked: Asked, talk: Talk) -> Iterator[None]:
 
 
 @contextmanager
-def _spills(asked: Asked) -> Iterator[Path]:
+def _spills(asked: PredictOptions) -> Iterator[Path]:
     """A folder for rows that wait for the review, where the output has none of its own."""
     if asked.review is None:
         yield Path()
@@ -360,21 +362,21 @@ def _spills(asked: Asked) -> Iterator[Path]:
         yield folder
 
 
-def _review(ready: Prepared, spills: Path, done: int = 0) -> ReviewFile | None:
+def _review(ready: PredictJob, spills: Path, done: int = 0) -> ReviewFile | None:
     if ready.asked.review is None:
         return None
     return ReviewFile(ready.asked.review, review_form(ready.asked), CONFIDENCE, spills, done)
 
 
-def _finish_review(review: ReviewFile | None, ready: Prepared) -> None:
+def _finish_review(review: ReviewFile | None, ready: PredictJob) -> None:
     if review is not None:
-        review.finish(ready.plan.kept(ready.nothing.columns), ready.nothing, no_rows(ready.plan))
+        review.finish(ready.plan.kept(ready.nothing.columns), ready.nothing, empty_result_columns(ready.plan))
 
 
 # --- after ---------------------------------------------------------------------------------------------------------------------------
 
 
-def _show(summary: Summary, ready: Prepared, as_json: bool, talk: Talk) -> None:
+def _show(summary: PredictSummary, ready: PredictJob, as_json: bool, talk: Talk) -> None:
     asked, labeler = ready.asked, ready.labeler
     speed = (summary.rows - summary.resumed) / max(summary.seconds, 1e-9)
     engine = f", {labeler.workers} Ray workers" if isinstance(labeler, Cluster) else ""
@@ -393,31 +395,31 @@ def _show(summary: Summary, ready: Prepared, as_json: bool, talk: Talk) -> None:
         talk.result(json.dumps(facts, ensure_ascii=False))
         return
     by = f"{labeler.variant} on {labeler.provider}{engine}"
-    talk.say(f"{counted(summary.rows, 'row')} labeled in {summary.seconds:.1f} s ({speed:,.0f} rows/s, {by})")
+    talk.say(f"{count_noun(summary.rows, 'row')} labeled in {summary.seconds:.1f} s ({speed:,.0f} rows/s, {by})")
     if asked.previous:
-        talk.say(f"{counted(summary.taken_over, 'row')} taken over from {asked.previous}, {summary.rows - summary.taken_over:,} labeled")
+        talk.say(f"{count_noun(summary.taken_over, 'row')} taken over from {asked.previous}, {summary.rows - summary.taken_over:,} labeled")
     if asked.precision is not None or asked.min_confidence:
         below = (
             f"--min-confidence {asked.min_confidence:g}" if asked.precision is None else f"what --precision {asked.precision:g} asks for"
         )
-        talk.say(f"{counted(summary.below, 'row')} below {below}, where {PREDICTED} is null")
+        talk.say(f"{count_noun(summary.below, 'row')} below {below}, where {PREDICTED} is null")
     if asked.review:
         talk.say(f"those rows, the surest last: {asked.review}")
     if asked.output != "-":
         talk.say(f"written: {asked.output}")
 
 
-def _warn(summary: Summary, ready: Prepared, talk: Talk, bad_rows: str) -> None:
+def _warn(summary: PredictSummary, ready: PredictJob, talk: Talk, bad_rows: str) -> None:
     """What was odd about the rows, before they are written; ``bad_rows`` says where those are that could not be read."""
     if summary.bad:
         what = "left out" if ready.asked.on_bad_row == "skip" else "written as nulls"
-        talk.warn(f"{counted(summary.bad, 'row')} could not be read and {'is' if summary.bad == 1 else 'are'} {what}{bad_rows}")
+        talk.warn(f"{count_noun(summary.bad, 'row')} could not be read and {'is' if summary.bad == 1 else 'are'} {what}{bad_rows}")
     if summary.cut:
         tokens = ready.adapter.manifest.max_tokens
         talk.warn(
             f"{summary.cut:,} of {summary.labeled:,} different texts have more than the {tokens} tokens that are read; the rest is cut."
         )
     if summary.short:
-        talk.warn(f"{counted(summary.short, 'row')} with fewer cells than the header; the missing ones are taken as empty.")
+        talk.warn(f"{count_noun(summary.short, 'row')} with fewer cells than the header; the missing ones are taken as empty.")
     if summary.blank:
-        talk.warn(f"{counted(summary.blank, 'row')} without text, whose category is a guess of low worth.")
+        talk.warn(f"{count_noun(summary.blank, 'row')} without text, whose category is a guess of low worth.")

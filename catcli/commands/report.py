@@ -11,14 +11,16 @@ from pydantic import TypeAdapter
 from rich.console import Group, RenderableType
 
 from catcli.adapter.signing import check_signature
-from catcli.adapter.store import find_adapter, newest_adapter, store_folder
+from catcli.adapter.store import find_adapter, newest_adapter
 from catcli.atomic import atomic_write
 from catcli.commands.talk import Talk
 from catcli.config import check_device, check_variant
 from catcli.data.io.output import check_folder, write_errors
 from catcli.errors import UsageError, name_list
-from catcli.evaluation.demands import Demand, check_demands
-from catcli.evaluation.metrics import Evaluation, Fresh, Held, SideBySide
+from catcli.evaluation.metrics import Evaluation
+from catcli.evaluation.report_data import AdapterComparison, FitReport, NewRowsReport
+from catcli.evaluation.requirements import Requirement, check_requirements
+from catcli.paths import store_folder
 from catcli.reporting import sentences, tables
 
 OF_ROWS = ("label", "text", "allow_missing", "merge_labels", "device", "variant", "input_format", "delimiter", "encoding")
@@ -26,7 +28,7 @@ OF_ROWS = ("label", "text", "allow_missing", "merge_labels", "device", "variant"
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReportOptions:
     """What was asked for, as the options have it; ``on`` names labeled rows, ``label`` and ``text`` their columns."""
 
     on: str | None = None
@@ -50,7 +52,7 @@ class Asked:
             option = "--on" if self.on else "--html" if self.html else "--require"
             raise UsageError(f"{option} is of one adapter; name one of {name_list(names)}.")
         check_variant(self.variant)
-        nothing = Asked()
+        nothing = ReportOptions()
         for name in OF_ROWS:
             if getattr(self, name) != getattr(nothing, name) and not self.on:
                 raise UsageError(f"--{name.replace('_', '-')} is about the rows that --on gives; add --on LABELED, or leave it out.")
@@ -59,8 +61,8 @@ class Asked:
 
 
 def report(
-    names: Sequence[str] = (), asked: Asked | None = None, *, as_json: bool = False, talk: Talk | None = None
-) -> Evaluation | SideBySide:
+    names: Sequence[str] = (), asked: ReportOptions | None = None, *, as_json: bool = False, talk: Talk | None = None
+) -> Evaluation | AdapterComparison:
     """Show what the adapters ``names``, or the newest of the store, reach.
 
     Raises:
@@ -68,19 +70,19 @@ def report(
         GateMissed: a score is below what is required; it was shown all the same.
     """
     # scikit-learn takes a second to import: not before the options are known to be good.
-    asked, talk = asked or Asked(), talk or Talk.silent()
+    asked, talk = asked or ReportOptions(), talk or Talk.silent()
     asked.check(names)
-    demands = tuple(map(Demand.of, asked.require))
+    demands = tuple(map(Requirement.of, asked.require))
     chosen = [find_adapter(name) for name in names] or [newest_adapter()]
     for one in chosen:
         check_signature(one, asked.trusted_key)
     if not names:
         talk.say(f"the newest adapter of {store_folder()}: {chosen[0].name}")
-    from catcli.commands.scoring import LabeledFile, held_out, on_rows, side_by_side
+    from catcli.reporting.scoring import LabeledFile, compare_adapters, report_held_out, report_new_rows
 
-    told: Held | Fresh | SideBySide
+    told: FitReport | NewRowsReport | AdapterComparison
     if len(chosen) > 1:
-        told = side_by_side(chosen)
+        told = compare_adapters(chosen)
         if as_json:
             talk.result(told.model_dump_json())
         else:
@@ -89,35 +91,35 @@ def report(
     talk.detail(f"{chosen[0].folder.resolve()}, made {chosen[0].manifest.created:%Y-%m-%d %H:%M} UTC")
     if asked.on:
         shared = {name: getattr(asked, name) for name in LabeledFile.__dataclass_fields__ if name != "file"}
-        view = on_rows(chosen[0], LabeledFile(asked.on, **shared), talk)
+        view = report_new_rows(chosen[0], LabeledFile(asked.on, **shared), talk)
     else:
-        view = held_out(chosen[0])
+        view = report_held_out(chosen[0])
     told = view.told
     talk.record("scored", rows=told.scored_rows, adapter=chosen[0].fingerprint)
     if asked.html:
-        from catcli.reporting.page import page
+        from catcli.reporting.report_page import report_page
 
-        html = page(view.adapter.name, told, view.names, view.texts, view.probabilities, view.outcomes)
+        html = report_page(view.adapter.name, told, view.names, view.texts, view.probabilities, view.outcomes)
         with write_errors(str(asked.html), "--html"), atomic_write(asked.html) as file:
             file.write_text(html, encoding="utf-8")
         talk.say(f"written: {asked.html}")
     if as_json:
         talk.result(told.model_dump_json())
     else:
-        talk.out.print(Group(*(_fresh(told) if isinstance(told, Fresh) else _held(told))))
-    check_demands(told, demands, f"{chosen[0].folder} does not pass.")
+        talk.out.print(Group(*(_fresh(told) if isinstance(told, NewRowsReport) else _held(told))))
+    check_requirements(told, demands, f"{chosen[0].folder} does not pass.")
     return told
 
 
 def schema(*, talk: Talk) -> None:
     """Print what every name of ``--json`` means, as JSON Schema."""
-    talk.result(json.dumps(TypeAdapter(Held | Fresh | SideBySide).json_schema(mode="serialization"), indent=2))
+    talk.result(json.dumps(TypeAdapter(FitReport | NewRowsReport | AdapterComparison).json_schema(mode="serialization"), indent=2))
 
 
 def _told(told: Evaluation) -> list[RenderableType]:
     """What is said of any rows, before the tables."""
     compared = (sentences.comparison(found, told.method) for found in (told.against_linear, told.against_lora))
-    return [sentences.headline(told) + "\n", tables.overall(told), "", *compared]
+    return [sentences.headline(told) + "\n", tables.score_table(told), "", *compared]
 
 
 def _detailed(told: Evaluation) -> list[RenderableType]:
@@ -125,27 +127,27 @@ def _detailed(told: Evaluation) -> list[RenderableType]:
     holding = [one for one in told.category_promises if any(made.threshold is not None for made in one.promises)]
     return [
         "",
-        tables.contract(told.promises),
+        tables.threshold_table(told.promises),
         *_missing(told),
-        *([tables.category_contract(holding)] if holding else []),
+        *([tables.category_threshold_table(holding)] if holding else []),
         *(sentences.calibration(variant, found) for variant, found in told.calibration.items()),
         "",
-        tables.per_category(told.blend),
-        *([tables.confusions(told.blend)] if told.blend.confusions else []),
+        tables.category_table(told.blend),
+        *([tables.confusion_table(told.blend)] if told.blend.confusions else []),
     ]
 
 
 def _missing(told: Evaluation) -> list[RenderableType]:
     """How many labeled rows stand for a product that is missing to a threshold."""
     missing = [made for made in told.promises if made.missing]
-    if not missing or not isinstance(told, Held):
+    if not missing or not isinstance(told, FitReport):
         return []
     rows = told.rows
     each = round((rows.train + rows.validation + rows.test) / max(missing[0].products, 1))
     return [f"one labeled row in {each} is a product to choose by: each that is missing takes some {each} labeled rows more\n"]
 
 
-def _held(told: Held) -> list[RenderableType]:
+def _held(told: FitReport) -> list[RenderableType]:
     took = told.training
     unlabeled = f" and {took.unlabeled_rows:,} unlabeled ones, which a teacher labeled," if took.unlabeled_rows else ""
     device = f" and {took.device_memory / 2**20:,.0f} MiB of the GPU's" if took.device_memory else ""
@@ -153,37 +155,37 @@ def _held(told: Held) -> list[RenderableType]:
         *_told(told),
         *([sentences.random_split(told.random_split)] if told.random_split else []),
         *_detailed(told),
-        tables.parity(told),
-        *sentences.reduced(told),
+        tables.parity_table(told),
+        *sentences.variant_decisions(told),
         f"{took.lora_rows:,} rows{unlabeled} trained {took.trained:,} of {took.total:,} parameters on {took.device}",
-        f"{took.seconds:.0f} s in all: {sentences.METHODS[told.method]} {took.lora_seconds:.0f} s, the linear model "
+        f"{took.seconds:.0f} s in all: {sentences.METHOD_TITLES[told.method]} {took.lora_seconds:.0f} s, the linear model "
         f"{took.linear_seconds:.1f} s, the rest export and scoring; at most {took.peak_memory / 2**20:,.0f} MiB of memory{device}; what "
         f"was learned takes {took.learned_bytes / 2**20:.1f} MiB",
     ]
 
 
-def _fresh(told: Fresh) -> list[RenderableType]:
+def _fresh(told: NewRowsReport) -> list[RenderableType]:
     said: list[RenderableType] = []
     if told.unlabeled:
-        said.append(f"left out for want of a category: {sentences.counted(told.unlabeled, 'row')}")
+        said.append(f"left out for want of a category: {sentences.count_noun(told.unlabeled, 'row')}")
     if told.unknown_categories:
         rows = sum(one.rows for one in told.unknown_categories)
         names = name_list((f"{one.category} ({one.rows:,})" for one in told.unknown_categories), 5)
-        said.append(f"of categories that the adapter does not know, and counted as wrong: {sentences.counted(rows, 'row')}, {names}")
-    return [*_told(told), *said, *_detailed(told), tables.found(told.recalibrated)]
+        said.append(f"of categories that the adapter does not know, and counted as wrong: {sentences.count_noun(rows, 'row')}, {names}")
+    return [*_told(told), *said, *_detailed(told), tables.new_threshold_table(told.recalibrated)]
 
 
-def _beside(told: SideBySide) -> list[RenderableType]:
-    from catcli.commands.scoring import short_names
+def _beside(told: AdapterComparison) -> list[RenderableType]:
+    from catcli.reporting.scoring import short_names
 
     names = short_names([Path(one.adapter) for one in told.adapters])
     counts = ", ".join(f"{one.test_rows:,}" for one in told.adapters)
     if told.comparisons:
-        said = f"on {sentences.counted(told.shared_rows, 'test row')} that all share, of {counts}"
+        said = f"on {sentences.count_noun(told.shared_rows, 'test row')} that all share, of {counts}"
     else:
         said = (
             f"each on its own test rows ({counts}): they share {told.shared_rows:,}, too few to compare; fit them on the same file, "
             "columns and --split-seed, or score each with --on"
         )
-    table = tables.side_by_side({name: one.blend for name, one in zip(names, told.adapters, strict=True)})
+    table = tables.adapter_table({name: one.blend for name, one in zip(names, told.adapters, strict=True)})
     return [table, said + "\n", *(sentences.comparison(found, None) for found in told.comparisons)]

@@ -14,7 +14,7 @@ from catcli.data.dataset.prepare import InputOptions, fit_inputs, load_training_
 from catcli.data.io.output import check_folder, write_errors
 from catcli.errors import CatcliError, OutputError, UsageError
 from catcli.evaluation.metrics import TITLES
-from catcli.evaluation.studies import Tuned
+from catcli.evaluation.studies import TuneResult
 from catcli.file_lock import file_lock
 from catcli.paths import hidden_path, resume_folder
 from catcli.private_folder import delete_private_folder, persistent_folder
@@ -22,7 +22,7 @@ from catcli.reporting import sentences, tables
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchOptions:
     """How to search: so many ``trials`` in all, ``folds`` each, and by what ``metric``; none begins after ``timeout`` seconds."""
 
     trials: int = 20
@@ -44,14 +44,14 @@ def tune(
     products: Sequence[str],
     *,
     recipe: Recipe,
-    search: Search | None = None,
+    search: SearchOptions | None = None,
     output: Path | None = None,
     resume: bool = False,
     force: bool = False,
     reading: InputOptions | None = None,
     as_json: bool = False,
     talk: Talk | None = None,
-) -> Tuned:
+) -> TuneResult:
     """Search for the recipe with the best cross-validated score, beginning with ``recipe`` itself, and write it to ``output``.
 
     Trials are kept in an Optuna study beside it as soon as they end; a search that was killed goes on with ``resume``, by the trials that
@@ -60,7 +60,7 @@ def tune(
     Raises:
         CatcliError: something that the user can mend.
     """
-    talk, search, reading = talk or Talk.silent(), search or Search(), reading or InputOptions()
+    talk, search, reading = talk or Talk.silent(), search or SearchOptions(), reading or InputOptions()
     search.check()
     if resume and force:
         raise UsageError("--resume goes on with the search that --force would begin anew; leave out one.")
@@ -82,13 +82,13 @@ def tune(
             file.unlink(missing_ok=True)
             delete_private_folder(checkpoints)
         # Optuna, torch and scikit-learn take seconds to import: only once the rows are known to be good.
-        from catcli.commands.searching import Searcher, kept_in, open_study
-        from catcli.models.classifier import device_sentences
+        from catcli.models.device import translate_device_errors
+        from catcli.training.search import Search, open_study, translate_study_errors
 
         study = open_study(file, ready, search, fit_inputs(recipe, reading))
-        with kept_in(file), persistent_folder(checkpoints), talk.progress() as advance:
-            searcher = Searcher(study, ready, search, checkpoints, talk, advance)
-            with device_sentences("The trials that are done are kept: the same line with --resume goes on."):
+        with translate_study_errors(file), persistent_folder(checkpoints), talk.progress() as advance:
+            searcher = Search(study, ready, search, checkpoints, talk, advance)
+            with translate_device_errors("The trials that are done are kept: the same line with --resume goes on."):
                 best = searcher.search()
                 told = searcher.told(best, target)
         with atomic_write(target) as place:
@@ -137,16 +137,16 @@ def _begins_as_database(file: Path) -> bool:
         return opened.read(16).startswith(b"SQLite format 3")
 
 
-def _show(told: Tuned, products: Sequence[str], reading: InputOptions, file: Path, as_json: bool, talk: Talk) -> None:
+def _show(told: TuneResult, products: Sequence[str], reading: InputOptions, file: Path, as_json: bool, talk: Talk) -> None:
     if as_json:
         talk.result(told.model_dump_json())
         return
-    talk.out.print(tables.trials(told))
+    talk.out.print(tables.trial_table(told))
     if told.importances:
-        talk.out.print(tables.importances(told.importances))
+        talk.out.print(tables.importance_table(told.importances))
     if told.test is not None:
         models = {"tuned": told.test} | ({"first": told.first} if told.first else {})
-        talk.out.print(tables.side_by_side(models, f"On {told.test_rows:,} test rows, 95 % intervals"))
+        talk.out.print(tables.adapter_table(models, f"On {told.test_rows:,} test rows, 95 % intervals"))
     if told.against_first:
         talk.out.print(sentences.comparison(told.against_first, None), soft_wrap=True)
     elif told.best == 1:

@@ -7,30 +7,28 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 from scipy import optimize
 
 from catcli.adapter.manifest import BlendWeights, CalibrationParameters, Manifest, Variant
-from catcli.runtime.blend import Array, calibrated, mix, softmax
+from catcli.arrays import DoubleArray, FloatArray, IntArray
+from catcli.evaluation.blend import blend_logits, calibrate, softmax
 
-Classes = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Crossed = tuple[Array, Classes]
+OutOfFold = tuple[FloatArray, IntArray]
 
-WEIGHTS = (0.0, 50.0)
+WEIGHT_BOUNDS = (0.0, 50.0)
 """Between these a voice's weight is looked for."""
 
-PRIOR = 10.0
+PRIOR_STRENGTH = 10.0
 """Strength of the draw towards the usual shares: a voice off by all of its weight alone costs as much as so many nats.
 
 Of 0, 1, 4, 16 and 64, tried on halves of the held-out rows of three adapters, those from 4 to 16 had the lowest log loss.
 """
 
-LORA_SHARE = 0.3
+PRIOR_LORA_SHARE = 0.3
 """LoRA's usual share of a blend, the linear model's being the rest; see tests/bench/README.md."""
 
 
-def fit_weights(voices: Sequence[Array], truth: Classes) -> tuple[float, ...]:
+def fit_logit_weights(voices: Sequence[FloatArray], truth: IntArray) -> tuple[float, ...]:
     """One weight per voice for ``softmax(sum of weight * logits)``, by the log loss.
 
     ``voices`` are logits *(rows, classes)*, ``truth`` the class numbers *(rows,)*. The weight of a single voice is the inverse of its
@@ -40,22 +38,22 @@ def fit_weights(voices: Sequence[Array], truth: Classes) -> tuple[float, ...]:
     return tuple(float(weight) for weight in _minimize(voices, truth, nothing, nothing))
 
 
-def fit_scale(linear: Array, truth: Classes, crossed: Crossed | None = None) -> float:
+def fit_scale(linear: FloatArray, truth: IntArray, crossed: OutOfFold | None = None) -> float:
     """The weight of the linear model alone, by its logits for validation rows and, where there are such, its out-of-fold ones."""
     more, more_truth = crossed or (linear[:0], truth[:0])
-    return fit_weights([np.concatenate((linear, more))], np.concatenate((truth, more_truth)))[0]
+    return fit_logit_weights([np.concatenate((linear, more))], np.concatenate((truth, more_truth)))[0]
 
 
-def fit_blend(voices: Sequence[Array], truth: Classes, alone: Sequence[float], shares: Sequence[float]) -> tuple[float, ...]:
-    """As `fit_weights`, with a Gaussian prior worth `PRIOR` rows that draws each voice to its share of its weight ``alone``.
+def fit_blend_weights(voices: Sequence[FloatArray], truth: IntArray, alone: Sequence[float], shares: Sequence[float]) -> tuple[float, ...]:
+    """As `fit_logit_weights`, with a Gaussian prior worth `PRIOR_STRENGTH` rows that draws each voice to its share of its weight ``alone``.
 
     With few validation rows the prior decides, with many the rows do.
     """
     scale = np.maximum(alone, 1e-3)
-    return tuple(float(weight) for weight in _minimize(voices, truth, scale * np.asarray(shares), PRIOR / scale**2))
+    return tuple(float(weight) for weight in _minimize(voices, truth, scale * np.asarray(shares), PRIOR_STRENGTH / scale**2))
 
 
-def _minimize(voices: Sequence[Array], truth: Classes, center: Floats, strength: Floats) -> Floats:
+def _minimize(voices: Sequence[FloatArray], truth: IntArray, center: DoubleArray, strength: DoubleArray) -> DoubleArray:
     """The weights with the least log loss plus ``strength * (weight - center)**2 / rows``, which is convex.
 
     The targets are smoothed as Platt (1999, "Probabilistic Outputs for SVMs", section 2.2) does for one class: a right answer counts
@@ -69,7 +67,7 @@ def _minimize(voices: Sequence[Array], truth: Classes, center: Floats, strength:
     targets = np.full((rows, classes), 1 / ((rows + 2) * max(classes - 1, 1)))
     targets[np.arange(rows), truth] = (rows + 1) / (rows + 2)
 
-    def loss(weights: Floats) -> tuple[float, Floats]:
+    def loss(weights: DoubleArray) -> tuple[float, DoubleArray]:
         scores = np.tensordot(weights, stacked, axes=1)
         scores -= scores.max(axis=1, keepdims=True)
         logs = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
@@ -78,12 +76,12 @@ def _minimize(voices: Sequence[Array], truth: Classes, center: Floats, strength:
         return float(-(targets * logs).sum() + (strength * away**2).sum()) / rows, gradient / rows
 
     start = np.full(len(voices), 1.0 / len(voices))
-    found: Floats = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[WEIGHTS] * len(voices)).x
+    found: DoubleArray = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[WEIGHT_BOUNDS] * len(voices)).x
     return found
 
 
 @dataclass(frozen=True)
-class Blending:
+class BlendCalibration:
     """What the validation rows chose.
 
     ``blend`` mixes the two models' logits; ``confidences`` calibrate what comes out, one for each variant that can serve. ``lora_alone``
@@ -96,7 +94,14 @@ class Blending:
     confidences: Mapping[Variant, CalibrationParameters]
 
     @classmethod
-    def fit(cls, variants: Mapping[Variant, Array], linear: Array, truth: Classes, shares: Floats, crossed: Crossed | None = None) -> Self:
+    def fit(
+        cls,
+        variants: Mapping[Variant, FloatArray],
+        linear: FloatArray,
+        truth: IntArray,
+        shares: DoubleArray,
+        crossed: OutOfFold | None = None,
+    ) -> Self:
         """Choose by logits of the LoRA model's ``variants``, ``fp32`` among them, and of the linear model: each *(rows, classes)*.
 
         ``shares`` *(classes,)* is what part of the rows that LoRA learned from each class has: in the blend LoRA's logits do without its
@@ -104,14 +109,14 @@ class Blending:
         categories too often; here it makes up for the linear model's reluctance to name them. ``crossed`` are the linear model's
         out-of-fold logits for training rows, and their classes: with few validation rows they know its scale better.
         """
-        (lora_alone,) = fit_weights([variants["fp32"]], truth)
+        (lora_alone,) = fit_logit_weights([variants["fp32"]], truth)
         linear_alone = fit_scale(linear, truth, crossed)
         adjustment = np.asarray(-np.log(shares) / max(lora_alone, 1e-3), dtype=np.float32)
-        alone, usual = (lora_alone, linear_alone), (LORA_SHARE, 1 - LORA_SHARE)
-        lora_weight, linear_weight = fit_blend([variants["fp32"] + adjustment, linear], truth, alone, usual)
+        alone, usual = (lora_alone, linear_alone), (PRIOR_LORA_SHARE, 1 - PRIOR_LORA_SHARE)
+        lora_weight, linear_weight = fit_blend_weights([variants["fp32"] + adjustment, linear], truth, alone, usual)
         offset = tuple(round(float(value), 6) for value in lora_weight * adjustment)
         blend = BlendWeights(lora=lora_weight, linear=linear_weight, offset=offset)
-        confidences = {name: fit_confidence(mix(logits, linear, blend), truth) for name, logits in variants.items()}
+        confidences = {name: fit_calibration(blend_logits(logits, linear, blend), truth) for name, logits in variants.items()}
         return cls(blend, lora_alone, linear_alone, confidences)
 
     @classmethod
@@ -120,11 +125,11 @@ class Blending:
         confidences = {variant: served.confidence for variant, served in manifest.variants.items()}
         return cls(manifest.blend, manifest.alone.lora, manifest.alone.linear, confidences)
 
-    def probabilities(self, lora: Array, linear: Array, variant: Variant) -> Array:
+    def probabilities(self, lora: FloatArray, linear: FloatArray, variant: Variant) -> FloatArray:
         """The calibrated probabilities of the blend *(rows, classes)*, from logits of the LoRA model's ``variant`` and the linear model."""
-        return calibrated(mix(lora, linear, self.blend), self.confidences[variant])
+        return calibrate(blend_logits(lora, linear, self.blend), self.confidences[variant])
 
-    def voices(self, lora: Array, linear: Array, variant: Variant) -> dict[str, Array]:
+    def voices(self, lora: FloatArray, linear: FloatArray, variant: Variant) -> dict[str, FloatArray]:
         """`probabilities` of the blend, and those of each model alone, calibrated by itself, by the names of `Evaluation`."""
         return {
             "blend": self.probabilities(lora, linear, variant),
@@ -133,7 +138,7 @@ class Blending:
         }
 
 
-def crossed_losses(lora: Array, linear: Array, truth: Classes, halves: Classes, blend: BlendWeights) -> dict[str, float]:
+def cross_fitted_losses(lora: FloatArray, linear: FloatArray, truth: IntArray, halves: IntArray, blend: BlendWeights) -> dict[str, float]:
     """The log loss of ``blend`` and of ``linear`` alone on rows by which neither was weighed.
 
     ``lora`` and ``linear`` are logits *(rows, classes)*, ``halves`` *(rows,)* is 0 or 1: each half is scored with the weights and the
@@ -141,19 +146,19 @@ def crossed_losses(lora: Array, linear: Array, truth: Classes, halves: Classes, 
     offset of ``blend`` follows from the classes' shares among training rows, and stays.
     """
     adjustment = np.asarray(blend.offset or (0.0,), np.float32) / np.float32(max(blend.lora, 1e-3))
-    losses: dict[str, list[Array]] = {"blend": [], "linear": []}
+    losses: dict[str, list[FloatArray]] = {"blend": [], "linear": []}
     for half in np.unique(halves):
         fitting, scored = np.flatnonzero(halves != half), np.flatnonzero(halves == half)
         if not len(fitting):  # one product alone
             fitting = scored
         own, beside = lora[fitting], linear[fitting]
-        alone = (*fit_weights([own], truth[fitting]), *fit_weights([beside], truth[fitting]))
-        weights = fit_blend([own + adjustment, beside], truth[fitting], alone, (LORA_SHARE, 1 - LORA_SHARE))
+        alone = (*fit_logit_weights([own], truth[fitting]), *fit_logit_weights([beside], truth[fitting]))
+        weights = fit_blend_weights([own + adjustment, beside], truth[fitting], alone, (PRIOR_LORA_SHARE, 1 - PRIOR_LORA_SHARE))
         offset = tuple(float(value) for value in weights[0] * adjustment) if blend.offset else ()
         found = BlendWeights(lora=weights[0], linear=weights[1], offset=offset)
-        confidence = fit_confidence(mix(own, beside, found), truth[fitting])
+        confidence = fit_calibration(blend_logits(own, beside, found), truth[fitting])
         probabilities = {
-            "blend": calibrated(mix(lora[scored], linear[scored], found), confidence),
+            "blend": calibrate(blend_logits(lora[scored], linear[scored], found), confidence),
             "linear": softmax(np.float32(alone[1]) * linear[scored]),
         }
         for name, values in probabilities.items():
@@ -162,39 +167,39 @@ def crossed_losses(lora: Array, linear: Array, truth: Classes, halves: Classes, 
     return {name: float(np.concatenate(values).mean()) for name, values in losses.items()}
 
 
-def class_shares(classes: Classes, weights: Array, count: int) -> Floats:
+def class_shares(classes: IntArray, weights: FloatArray, count: int) -> DoubleArray:
     """Each class's share of the rows *(classes,)*; one without rows counts as the rarest of the others."""
     sums = np.bincount(classes, weights, count)
     sums = np.maximum(sums, sums[sums > 0].min())
     return np.asarray(sums / sums.sum())
 
 
-def fit_temperature(scores: Array, truth: Classes) -> float:
-    """The temperature that minimizes the log loss of ``softmax(scores / temperature)``, smoothed as in `fit_weights`."""
-    return 1.0 / max(fit_weights([scores], truth)[0], 1e-3)
+def fit_temperature(scores: FloatArray, truth: IntArray) -> float:
+    """The temperature that minimizes the log loss of ``softmax(scores / temperature)``, smoothed as in `fit_logit_weights`."""
+    return 1.0 / max(fit_logit_weights([scores], truth)[0], 1e-3)
 
 
-SHIFT = 0.25
-"""Usual shift of `fit_confidence`: on the test files of four shops' products it was -.5 to .8."""
+PRIOR_SHIFT = 0.25
+"""Usual shift of `fit_calibration`: on the test files of four shops' products it was -.5 to .8."""
 
 SLOPE_STRENGTH, SHIFT_STRENGTH = 16.0, 4.0
 """How strongly few rows are drawn to them: off by 1, the one costs 16 nats and the other 4."""
 
 
-def fit_confidence(scores: Array, truth: Classes) -> CalibrationParameters:
+def fit_calibration(scores: FloatArray, truth: IntArray) -> CalibrationParameters:
     """What calibrates ``scores`` *(rows, classes)*: the temperature first, then slope and shift of the best category's log-odds.
 
-    Slope and shift have the least log loss of "right" and "wrong", smoothed as in `fit_weights`, with a Gaussian prior around the usual.
+    Slope and shift have the least log loss of "right" and "wrong", smoothed as in `fit_logit_weights`, with a Gaussian prior around the usual.
     """
-    usual = np.array((usual_slope(scores.shape[1]), SHIFT))
+    usual = np.array((prior_slope(scores.shape[1]), PRIOR_SHIFT))
     temperature = fit_temperature(scores, truth)
-    top = calibrated(scores, CalibrationParameters(temperature=temperature)).max(1).astype(np.float64)
+    top = calibrate(scores, CalibrationParameters(temperature=temperature)).max(1).astype(np.float64)
     odds = np.log(np.maximum(top, 1e-9)) - np.log(np.maximum(1 - top, 1e-7))
     right = scores.argmax(1) == truth
     count = int(right.sum())
     targets = np.where(right, (count + 1) / (count + 2), 1 / (len(right) - count + 2))
 
-    def loss(line: Floats) -> tuple[float, Floats]:
+    def loss(line: DoubleArray) -> tuple[float, DoubleArray]:
         z = line[0] * odds + line[1]
         away = line - usual
         strength = np.array((SLOPE_STRENGTH, SHIFT_STRENGTH))
@@ -206,7 +211,7 @@ def fit_confidence(scores: Array, truth: Classes) -> CalibrationParameters:
     return CalibrationParameters(temperature=temperature, slope=round(float(slope), 6), shift=round(float(shift), 6))
 
 
-def usual_slope(classes: int) -> float:
+def prior_slope(classes: int) -> float:
     """The more categories there are, the more of the probability lies with those that nobody would take.
 
     A line through the slopes that test files ask for: .84 and .97 with 10 categories, .34 to .63 with some 200.

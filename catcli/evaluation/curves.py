@@ -9,45 +9,45 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from catcli.evaluation.resampling import Classes, Floats, Outcomes
-from catcli.runtime.blend import Array
+from catcli.arrays import DoubleArray, FloatArray, IntArray
+from catcli.evaluation.bootstrap import Outcomes
 
-MOST_POINTS = 100
+MAX_POINTS = 100
 """Points of one category's curve."""
 
-MOST_CUTOFFS = 2_000
+MAX_CUTOFFS = 2_000
 """Points of the coverage curve."""
 
 
 @dataclass(frozen=True)
-class Coverage:
+class CoverageCurve:
     """What labeling the surest rows unseen comes to, each array *(cutoffs,)*: from this confidence on, so many rows, so many right."""
 
-    confidence: Array
-    rows: Classes
-    right: Classes
+    confidence: FloatArray
+    rows: IntArray
+    right: IntArray
 
 
-def coverage(outcomes: Outcomes) -> Coverage:
+def coverage_curve(outcomes: Outcomes) -> CoverageCurve:
     """At every confidence that occurs, the highest first; rows of equal confidence are accepted together."""
     order = np.argsort(-outcomes.confidence, kind="stable")
     confidence, hits = outcomes.confidence[order], np.cumsum(outcomes.right[order])
     last = np.flatnonzero(np.append(confidence[1:] != confidence[:-1], True))
-    chosen = last[_thinned(len(last), MOST_CUTOFFS)]
-    return Coverage(confidence[chosen], chosen + 1, hits[chosen].astype(np.int64))
+    chosen = last[_thinned(len(last), MAX_CUTOFFS)]
+    return CoverageCurve(confidence[chosen], chosen + 1, hits[chosen].astype(np.int64))
 
 
 @dataclass(frozen=True)
-class Curves:
+class CategoryCurves:
     """Of one category against the rest: false and true positive rates, and recall with precision, pairs of arrays *(points,)*."""
 
-    false_positive_rate: Floats
-    true_positive_rate: Floats
-    recall: Floats
-    precision: Floats
+    false_positive_rate: DoubleArray
+    true_positive_rate: DoubleArray
+    recall: DoubleArray
+    precision: DoubleArray
 
 
-def curves(probabilities: Array, truth: Classes, numbers: Sequence[int]) -> dict[int, Curves]:
+def category_curves(probabilities: FloatArray, truth: IntArray, numbers: Sequence[int]) -> dict[int, CategoryCurves]:
     """For those of the classes ``numbers`` that some rows are of and some are not; ``probabilities`` *(rows, classes)*."""
     found = {}
     for number in numbers:
@@ -56,8 +56,8 @@ def curves(probabilities: Array, truth: Classes, numbers: Sequence[int]) -> dict
             continue
         false, true, _ = roc_curve(mine, probabilities[:, number])
         precision, recall, _ = precision_recall_curve(mine, probabilities[:, number])
-        roc, pr = _thinned(len(false), MOST_POINTS), _thinned(len(recall), MOST_POINTS)
-        found[number] = Curves(false[roc], true[roc], recall[pr], precision[pr])
+        roc, pr = _thinned(len(false), MAX_POINTS), _thinned(len(recall), MAX_POINTS)
+        found[number] = CategoryCurves(false[roc], true[roc], recall[pr], precision[pr])
     return found
 
 

@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from catcli.adapter.parquet import HASH_TYPE, TEXT_TYPE, logits_type, read_columns, write_columns
+from catcli.arrays import FloatArray
 from catcli.data.dataset.categories import UNKNOWN, Categories
 from catcli.errors import AdapterError
-from catcli.runtime.blend import Array
 
-MOST_ROWS = 1_000_000
+MAX_ROWS = 1_000_000
 """Rows that no fit holds out: see `catcli.data.dataset.split.MAX_HELD_OUT`."""
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutRows:
     """Held-out rows.
 
     ``parts`` says ``validation`` or ``test`` of each, ``products`` *(rows,)* holds hashes of their products' keys. ``lora`` and ``linear``
@@ -31,8 +31,8 @@ class HeldOut:
     parts: list[str]
     products: npt.NDArray[np.uint64]
     classes: npt.NDArray[np.int64]
-    lora: Array
-    linear: Array
+    lora: FloatArray
+    linear: FloatArray
 
     @property
     def has_texts(self) -> bool:
@@ -61,7 +61,7 @@ class HeldOut:
             "lora_logits": logits,
             "linear_logits": logits,
         }
-        stored = read_columns(file, types, MOST_ROWS)
+        stored = read_columns(file, types, MAX_ROWS)
         texts, numbers = stored.texts, stored.numbers
         classes = Categories(tuple(names)).numbers(texts["category"])
         if (classes == UNKNOWN).any() or set(texts["part"]) != {"validation", "test"}:

@@ -9,29 +9,31 @@ import numpy as np
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from catcli.arrays import DoubleArray, FloatArray
+from catcli.evaluation.bootstrap import LEVEL, Outcomes, estimate_interval
 from catcli.evaluation.metrics import CategoryScores, Comparison, Confusion, Estimate, Scores
-from catcli.evaluation.resampling import LEVEL, Floats, Outcomes, estimate
-from catcli.runtime.blend import Array
 
-MOST_CONFUSIONS = 200
+MAX_CONFUSIONS = 200
 """Wrong pairs that are kept, the most frequent first."""
 
-Disagreeing = Mapping[tuple[int, int], int]
+ConflictCounts = Mapping[tuple[int, int], int]
 """For two classes, the smaller number first: how many texts the labeled rows have under both."""
 
 
-def evaluate(probabilities: Array, outcomes: Outcomes, names: Sequence[str], disagreeing: Disagreeing | None = None) -> Scores:
+def score_model(probabilities: FloatArray, outcomes: Outcomes, names: Sequence[str], disagreeing: ConflictCounts | None = None) -> Scores:
     """Score probabilities *(rows, classes)*, whose ``outcomes`` these are; ``names`` has every class of the rows, known or not."""
     point, drawn = outcomes.point, outcomes.drawn
-    metrics = {name: estimate(float(values[0]), drawn.metrics[name], outcomes.products) for name, values in point.metrics.items()}
+    metrics = {name: estimate_interval(float(values[0]), drawn.metrics[name], outcomes.products) for name, values in point.metrics.items()}
     return Scores(
         **metrics,
         categories=_categories(probabilities, outcomes, names, point.f1[:, 0], drawn.f1),
-        confusions=confusions(outcomes, names, disagreeing or {}),
+        confusions=count_confusions(outcomes, names, disagreeing or {}),
     )
 
 
-def _categories(probabilities: Array, outcomes: Outcomes, names: Sequence[str], f1: Floats, drawn: Floats) -> tuple[CategoryScores, ...]:
+def _categories(
+    probabilities: FloatArray, outcomes: Outcomes, names: Sequence[str], f1: DoubleArray, drawn: DoubleArray
+) -> tuple[CategoryScores, ...]:
     found = []
     for place, number in enumerate(outcomes.present):
         mine, labeled = outcomes.truth == number, outcomes.predicted == number
@@ -44,7 +46,7 @@ def _categories(probabilities: Array, outcomes: Outcomes, names: Sequence[str], 
                 support=int(mine.sum()),
                 precision=hits / int(labeled.sum()) if labeled.any() else None,
                 recall=hits / int(mine.sum()) if mine.any() else None,
-                f1=estimate(float(f1[place]), drawn[place], products),
+                f1=estimate_interval(float(f1[place]), drawn[place], products),
                 roc_auc=float(roc_auc_score(mine, probabilities[:, number])) if known and 0 < mine.sum() < len(mine) else None,
                 average_precision=float(average_precision_score(mine, probabilities[:, number])) if known and mine.any() else None,
             )
@@ -52,7 +54,7 @@ def _categories(probabilities: Array, outcomes: Outcomes, names: Sequence[str], 
     return tuple(found)
 
 
-def confusions(outcomes: Outcomes, names: Sequence[str], disagreeing: Disagreeing) -> tuple[Confusion, ...]:
+def count_confusions(outcomes: Outcomes, names: Sequence[str], disagreeing: ConflictCounts) -> tuple[Confusion, ...]:
     """Pairs of a category and the wrong one that its rows were labeled with, the most frequent first."""
     wrong = ~outcomes.right
     pairs = Counter(zip(outcomes.truth[wrong].tolist(), outcomes.predicted[wrong].tolist(), strict=True))
@@ -61,19 +63,19 @@ def confusions(outcomes: Outcomes, names: Sequence[str], disagreeing: Disagreein
         Confusion(
             truth=names[true], predicted=names[false], rows=rows, disagreeing=disagreeing.get((min(true, false), max(true, false)), 0)
         )
-        for (true, false), rows in ordered[:MOST_CONFUSIONS]
+        for (true, false), rows in ordered[:MAX_CONFUSIONS]
     )
 
 
-def compare(first: Outcomes, second: Outcomes, of: str, against: str) -> Comparison:
+def compare_models(first: Outcomes, second: Outcomes, of: str, against: str) -> Comparison:
     """``first`` less ``second``, both of the same rows, with intervals of the differences."""
     return compare_runs([first], [second], of, against)
 
 
 def compare_runs(first: Sequence[Outcomes], second: Sequence[Outcomes], of: str, against: str, pairs: int = 1) -> Comparison:
-    """`compare` for models that were trained with several seeds: differences are of the means over them.
+    """`compare_models` for models that were trained with several seeds: differences are of the means over them.
 
-    The intervals of so many ``pairs`` hold together with 95 % (Bonferroni); `corrected` does the same for their p-values.
+    The intervals of so many ``pairs`` hold together with 95 % (Bonferroni); `holm_corrected` does the same for their p-values.
 
     The test is McNemar's (1947, "Note on the sampling error of the difference between correlated proportions or percentages") in its exact
     form, between products of which one model labels more rows right, over its seeds, and those of which the other does.
@@ -81,7 +83,7 @@ def compare_runs(first: Sequence[Outcomes], second: Sequence[Outcomes], of: str,
 
     def difference(metric: str) -> Estimate:
         value = float(mean_metric(first, metric) - mean_metric(second, metric))
-        drawn = mean_drawn(first, metric) - mean_drawn(second, metric)
+        drawn = mean_bootstrap(first, metric) - mean_bootstrap(second, metric)
         if pairs == 1:
             low, high = np.quantile(drawn, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
         else:  # the ends of so many draws do not reach far enough: a normal distribution of their width does
@@ -111,12 +113,12 @@ def mean_metric(runs: Sequence[Outcomes], metric: str) -> float:
     return float(np.mean([run.point.metrics[metric][0] for run in runs]))
 
 
-def mean_drawn(runs: Sequence[Outcomes], metric: str) -> Floats:
+def mean_bootstrap(runs: Sequence[Outcomes], metric: str) -> DoubleArray:
     """The same in every replicate of the bootstrap *(replicates,)*."""
     return np.asarray(np.mean([run.drawn.metrics[metric] for run in runs], axis=0), np.float64)
 
 
-def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
+def holm_corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The comparisons with p-values that hold together (Holm 1979, "A simple sequentially rejective multiple test procedure")."""
     order = sorted(range(len(comparisons)), key=lambda place: comparisons[place].p_value)
     found, largest = list(comparisons), 0.0

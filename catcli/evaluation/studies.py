@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from catcli.evaluation.metrics import Comparison, Estimate, Numbers, Scores
 
 
-class Trial(Numbers):
+class TrialResult(Numbers):
     """One recipe that was tried."""
 
     number: int
@@ -24,14 +24,14 @@ class Trial(Numbers):
     """How long it took."""
 
 
-class Tuned(Numbers):
+class TuneResult(Numbers):
     """``catcli tune --json``."""
 
     metric: str
     """What the trials were ranked by."""
     folds: int
     """Into how many folds the rows were dealt."""
-    trials: tuple[Trial, ...]
+    trials: tuple[TrialResult, ...]
     """All that have ended. The first is the recipe that the search began with."""
     best: int
     """The number of the best."""
@@ -49,7 +49,7 @@ class Tuned(Numbers):
     """The best beside the first."""
 
 
-class Model(Numbers):
+class ModelResult(Numbers):
     """One base, method and balance, or the linear model; of several seeds every number is the mean, memory the most."""
 
     name: str
@@ -91,14 +91,14 @@ class Model(Numbers):
     """Bytes of the files that hold what was learned."""
 
 
-class Compared(Numbers):
+class GridResult(Numbers):
     """``catcli compare PRODUCTS --json``."""
 
     test_rows: int
     """Rows that every model is scored on; none has seen them."""
     test_products: int
     """Products that these are of."""
-    models: tuple[Model, ...]
+    models: tuple[ModelResult, ...]
     """Every model, in the order asked for."""
     best: str
     """The one whose validation log loss is lowest."""
@@ -112,7 +112,7 @@ class Compared(Numbers):
     """The HTML page."""
 
 
-class Flow(Numbers):
+class CategoryChange(Numbers):
     """Rows that would leave one category for another."""
 
     before: str
@@ -125,7 +125,7 @@ class Flow(Numbers):
     """What they count together; as many as rows where no column was named."""
 
 
-class Turnover(Numbers):
+class CategoryTurnover(Numbers):
     """One category under both adapters."""
 
     category: str
@@ -142,7 +142,7 @@ class Turnover(Numbers):
     """What those that leave and come count together."""
 
 
-class Churn(Numbers):
+class CatalogDiff(Numbers):
     """``catcli compare A B --on CATALOG --json``."""
 
     before: str
@@ -163,9 +163,9 @@ class Churn(Numbers):
     """What the changed rows count together."""
     share: float
     """The share that changes, of the weight where there is one, else of the rows: what ``--max-churn`` is held against."""
-    flows: tuple[Flow, ...]
+    flows: tuple[CategoryChange, ...]
     """Every change from one category to another, the largest first."""
-    categories: tuple[Turnover, ...]
+    categories: tuple[CategoryTurnover, ...]
     """Every category that rows have under either, those with most changes first."""
     output: str | None
     """The file with the changed rows; null where none was asked for."""

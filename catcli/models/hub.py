@@ -14,10 +14,19 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 
 from catcli.errors import BackboneError, reason
 
-WANTED = ["config.json", "model*.safetensors*", "tokenizer*", "added_tokens.json", "*.model", "vocab*", "merges.txt", "*_map.json"]
+DOWNLOADED_PATTERNS = [
+    "config.json",
+    "model*.safetensors*",
+    "tokenizer*",
+    "added_tokens.json",
+    "*.model",
+    "vocab*",
+    "merges.txt",
+    "*_map.json",
+]
 """Files that are fetched: what a model and its tokenizer are made of, as safetensors and text. Pickles are not even downloaded."""
 
-UNWANTED = ["*/*", "*.fp16.*", "*.bf16.*"]
+IGNORED_PATTERNS = ["*/*", "*.fp16.*", "*.bf16.*"]
 """Files among them that are not: what lies in folders (other programs' exports), and the same weights once more in half precision."""
 
 CONVERTER = "SFconvertbot"
@@ -26,7 +35,7 @@ CONVERTER = "SFconvertbot"
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
-def fetch(repository: str, revision: str | None) -> Path:
+def fetch_from_hub(repository: str, revision: str | None) -> Path:
     """The folder of the model at ``revision``, the main branch by default; its name is the commit. One that is here is not asked for again.
 
     Where the main branch holds pickles alone, safetensors that the hub's converter offered are taken if the model's owners have merged
@@ -103,7 +112,11 @@ def _snapshot(repository: str, revision: str | None) -> Path:
 
 def _folder(repository: str, revision: str | None, *, here: bool) -> Path:
     """The folder of a revision, from this machine's cache alone or with what the hub has besides."""
-    return Path(snapshot_download(repository, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED, local_files_only=here))
+    return Path(
+        snapshot_download(
+            repository, revision=revision, allow_patterns=DOWNLOADED_PATTERNS, ignore_patterns=IGNORED_PATTERNS, local_files_only=here
+        )
+    )
 
 
 def _converted(repository: str) -> list[Discussion]:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from catcli.config import Recipe
 from catcli.errors import UsageError, name_list
-from catcli.models.backbones import Backbone
+from catcli.models.backbone import Backbone
 from catcli.models.classifier import Classifier
 
 

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from catcli.arrays import FloatArray
 from catcli.config import Balance
 from catcli.data.dataset.examples import Examples
-from catcli.runtime.blend import Array
 
-Targets = npt.NDArray[np.float16]
-"""A teacher's probabilities *(rows, classes)*, `softened`; a row of zeros where it knows nothing of it."""
+TeacherTargets = npt.NDArray[np.float16]
+"""A teacher's probabilities *(rows, classes)*, `soften`; a row of zeros where it knows nothing of it."""
 
-RowLosses = Callable[[Tensor, Tensor], Tensor]
+RowLoss = Callable[[Tensor, Tensor], Tensor]
 """Logits *(rows, classes)* and class numbers *(rows,)* → a loss for each row *(rows,)*."""
 
-GAMMA = 2.0
+FOCAL_GAMMA = 2.0
 """Of the focal loss: the value that its authors found best."""
 
-TEMPERATURE, TEACHING = 2.0, 0.5
+TEACHER_TEMPERATURE, TEACHER_WEIGHT = 2.0, 0.5
 """How soft a teacher's probabilities are made, and what its part of a row's loss counts ("KD-LoRA: A Hybrid Approach to Efficient
 Fine-Tuning with LoRA and Knowledge Distillation", arXiv 2410.20777)."""
 
@@ -39,18 +39,18 @@ def class_weights(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     return np.asarray(1 / (np.sqrt(shares) * np.sqrt(shares).sum()), np.float32)
 
 
-def counted(examples: Examples, balance: Balance, shares: npt.NDArray[np.float64]) -> Examples:
+def weighted_examples(examples: Examples, balance: Balance, shares: npt.NDArray[np.float64]) -> Examples:
     """``examples`` with the weights of their classes, where ``balance`` asks for them."""
     return replace(examples, weights=examples.weights * class_weights(shares)[examples.classes]) if balance == "weights" else examples
 
 
-def learned_shares(balance: Balance, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def implied_class_shares(balance: Balance, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """What a model that was trained under ``balance`` takes for the classes' shares *(classes,)*."""
     taken = {"weights": np.sqrt(shares), "logit-adjust": np.ones(len(shares))}.get(balance, shares)
     return np.asarray(taken / taken.sum())
 
 
-def row_losses(balance: Balance, shares: npt.NDArray[np.float64], device: torch.device) -> RowLosses:
+def make_row_loss(balance: Balance, shares: npt.NDArray[np.float64], device: torch.device) -> RowLoss:
     """The loss of each row under ``balance``; ``shares`` *(classes,)* are the classes' shares of the rows that are learned from.
 
     - ``weights``: cross-entropy times `class_weights`.
@@ -72,7 +72,7 @@ def row_losses(balance: Balance, shares: npt.NDArray[np.float64], device: torch.
 
 def _focal(logits: Tensor, truth: Tensor) -> Tensor:
     losses = cross_entropy(logits, truth, reduction="none")
-    return losses * (1 - torch.exp(-losses)).clamp(min=0) ** GAMMA
+    return losses * (1 - torch.exp(-losses)).clamp(min=0) ** FOCAL_GAMMA
 
 
 def log_prior(balance: Balance, shares: npt.NDArray[np.float64], device: torch.device) -> Tensor:
@@ -81,26 +81,26 @@ def log_prior(balance: Balance, shares: npt.NDArray[np.float64], device: torch.d
     return torch.from_numpy(found.astype(np.float32)).to(device)
 
 
-def softened(probabilities: Array) -> Targets:
-    """Probabilities *(rows, classes)* as `TEMPERATURE` makes them: the softmax of their logarithms divided by it.
+def soften(probabilities: FloatArray) -> TeacherTargets:
+    """Probabilities *(rows, classes)* as `TEACHER_TEMPERATURE` makes them: the softmax of their logarithms divided by it.
 
     Rows that do not add up to 1, since some categories were left out, are scaled to; rows of zeros stay so.
     """
-    raised = probabilities.astype(np.float64) ** (1 / TEMPERATURE)
+    raised = probabilities.astype(np.float64) ** (1 / TEACHER_TEMPERATURE)
     sums = raised.sum(1, keepdims=True)
     shares: npt.NDArray[np.float64] = np.divide(raised, sums, out=np.zeros_like(raised), where=sums > 0)
     return shares.astype(np.float16)
 
 
-def distilled(own: Tensor, labeled: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-    """Each row's loss beside a teacher *(rows,)*: (1 - `TEACHING`) x its own + `TEACHING` x T^2 KL(teacher || pupil), at temperature T.
+def distillation_loss(own: Tensor, labeled: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+    """Each row's loss beside a teacher *(rows,)*: (1 - `TEACHER_WEIGHT`) x its own + `TEACHER_WEIGHT` x T^2 KL(teacher || pupil), at temperature T.
 
     T^2 keeps the gradients of the second as large as at 1 (Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network",
     section 2). ``own`` are the losses by the labels *(rows,)*, ``labeled`` says which rows have one *(rows,)*: the others have the second
     term alone. ``logits`` and the teacher's ``targets`` are *(rows, classes)*, each row against its own; one whose targets are zeros has
     the first term alone, whole.
     """
-    apart = kl_div(log_softmax(logits / TEMPERATURE, 1), targets, reduction="none").sum(1) * TEMPERATURE**2
+    apart = kl_div(log_softmax(logits / TEACHER_TEMPERATURE, 1), targets, reduction="none").sum(1) * TEACHER_TEMPERATURE**2
     known = targets.sum(1) > 0
     by_label = torch.where(labeled, own, torch.zeros_like(own))
-    return torch.where(known, (1 - TEACHING) * by_label + TEACHING * apart, by_label)
+    return torch.where(known, (1 - TEACHER_WEIGHT) * by_label + TEACHER_WEIGHT * apart, by_label)

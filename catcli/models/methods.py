@@ -5,39 +5,39 @@ from __future__ import annotations
 from pathlib import Path
 
 from catcli.config import LORA_METHODS, Method, Recipe
-from catcli.models.backbones import Backbone
+from catcli.models.backbone import Backbone
 from catcli.models.classifier import Classifier, load_head, save_head
 from catcli.models.lora import add_adapters, load_adapters, merge_adapters, save_adapters
 
-HEAD = "head.safetensors"
+HEAD_FILE = "head.safetensors"
 
-FULL_SHARE = 1 / 20
+FULL_LR_FACTOR = 1 / 20
 """Of the adapters' learning rate, what suits a base that learns whole: 1e-4 for MiniLM (tests/bench/README.md) and 2.5e-5 for the larger
 ones, in the midst of what Devlin et al. 2019 ("BERT", appendix A.3) recommend."""
 
 HEAD_LR = 1e-3
 
 
-def learning_rate(base: Backbone, method: Method) -> float:
+def default_learning_rate(base: Backbone, method: Method) -> float:
     """The highest learning rate where a recipe names none."""
-    return {"full": base.lr * FULL_SHARE, "head": HEAD_LR}.get(method, base.lr)
+    return {"full": base.lr * FULL_LR_FACTOR, "head": HEAD_LR}.get(method, base.lr)
 
 
-def prepare(classifier: Classifier, base: Backbone, recipe: Recipe) -> None:
+def prepare_model(classifier: Classifier, base: Backbone, recipe: Recipe) -> None:
     """Make trainable what the method trains, and freeze the rest. The head always learns."""
     classifier.backbone.requires_grad_(recipe.method == "full")
     if recipe.method in LORA_METHODS:
         add_adapters(classifier, base, recipe)
 
 
-def save(classifier: Classifier, base: Backbone, method: Method, folder: Path) -> int:
+def save_model(classifier: Classifier, base: Backbone, method: Method, folder: Path) -> int:
     """Write what was learned to ``folder``; returns its bytes.
 
     Adapters are PEFT's own two files, a base trained whole is a folder of transformers' (``config.json`` and ``model.safetensors``), and
     the head is ``head.safetensors`` in every case.
     """
     before = set(folder.iterdir())
-    save_head(classifier.head, folder / HEAD)
+    save_head(classifier.head, folder / HEAD_FILE)
     if method == "full":
         classifier.backbone.save_pretrained(str(folder), safe_serialization=True)
         base.save_config(classifier.backbone, folder)
@@ -46,16 +46,16 @@ def save(classifier: Classifier, base: Backbone, method: Method, folder: Path) -
     return sum(file.stat().st_size for file in set(folder.iterdir()) - before)
 
 
-def load(base: Backbone, method: Method, folder: Path, classes: int) -> Classifier:
-    """The classifier of ``classes`` that `save` put into ``folder``."""
+def load_model(base: Backbone, method: Method, folder: Path, classes: int) -> Classifier:
+    """The classifier of ``classes`` that `save_model` put into ``folder``."""
     classifier = Classifier(base.load(folder=folder if method == "full" else None), classes, base.pool)
     if method in LORA_METHODS:
         load_adapters(classifier, folder)
-    load_head(classifier.head, folder / HEAD)
+    load_head(classifier.head, folder / HEAD_FILE)
     return classifier
 
 
-def merge(classifier: Classifier, method: Method) -> None:
+def merge_model(classifier: Classifier, method: Method) -> None:
     """Make the classifier the plain architecture again, with what was learned in its weights."""
     if method in LORA_METHODS:
         merge_adapters(classifier)

@@ -6,10 +6,11 @@ import numpy as np
 
 from catcli.adapter.manifest import Threshold
 from catcli.config import Method
-from catcli.evaluation.metrics import Calibration, Comparison, Estimate, Evaluation, Metrics, Promise, RandomSplit
-from catcli.evaluation.studies import Churn, Compared
+from catcli.evaluation.fit_metrics import FitMetrics, RandomSplit
+from catcli.evaluation.metrics import Calibration, Comparison, Estimate, Evaluation, MeasuredThreshold
+from catcli.evaluation.studies import CatalogDiff, GridResult
 
-METHODS: dict[Method, str] = {
+METHOD_TITLES: dict[Method, str] = {
     "lora": "LoRA",
     "rslora": "rsLoRA",
     "dora": "DoRA",
@@ -20,7 +21,7 @@ METHODS: dict[Method, str] = {
 """How sentences call what learned beside the linear model."""
 
 
-CHANCE = 0.05
+SIGNIFICANCE = 0.05
 """The p-value below which a difference is not put down to chance."""
 
 
@@ -28,7 +29,7 @@ def _models(method: Method | None) -> dict[str, str]:
     """The models of one adapter; none where adapters are compared, which go by their own names."""
     if method is None:
         return {}
-    return {"blend": "the blend", "lora": f"{METHODS[method]} alone", "linear": "the linear model alone"}
+    return {"blend": "the blend", "lora": f"{METHOD_TITLES[method]} alone", "linear": "the linear model alone"}
 
 
 def per_cent(value: float) -> str:
@@ -36,7 +37,7 @@ def per_cent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def counted(number: int, noun: str) -> str:
+def count_noun(number: int, noun: str) -> str:
     """``1 row``, ``2 rows``."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
@@ -54,7 +55,7 @@ def interval(estimate: Estimate) -> str:
 def headline(evaluation: Evaluation) -> str:
     """What a merchant asks first."""
     accuracy = evaluation.blend.accuracy
-    said = f"{per_cent(accuracy.value)} of {counted(evaluation.scored_rows, 'row')} labeled right ({interval(accuracy)})."
+    said = f"{per_cent(accuracy.value)} of {count_noun(evaluation.scored_rows, 'row')} labeled right ({interval(accuracy)})."
     held = [made for made in evaluation.promises if made.threshold is not None]
     if not held:
         return f"{said} No share of them can be labeled unseen yet: see the precision contract."
@@ -87,7 +88,7 @@ def verdict(found: Comparison, method: Method | None) -> str:
     """
     models = _models(method)
     one, other = models.get(found.of, found.of), models.get(found.against, found.against)
-    titled = (("macro F1", found.macro_f1), ("accuracy", found.accuracy)) if found.p_value < CHANCE else ()
+    titled = (("macro F1", found.macro_f1), ("accuracy", found.accuracy)) if found.p_value < SIGNIFICANCE else ()
     gains = [title for title, found_one in titled if found_one.low > 0]
     losses = [title for title, found_one in titled if found_one.high < 0]
     if gains and not losses:
@@ -97,19 +98,19 @@ def verdict(found: Comparison, method: Method | None) -> str:
     if gains:
         return f"Better in {gains[0]} and worse in {losses[0]}, both beyond chance."
     if method is not None and (found.of, found.against) == ("blend", "linear"):
-        return f"These rows show no gain by {METHODS[method]} beyond chance."
+        return f"These rows show no gain by {METHOD_TITLES[method]} beyond chance."
     return f"These rows show no difference between {one} and {other} beyond chance."
 
 
-def churn(told: Churn) -> str:
+def diff_summary(told: CatalogDiff) -> str:
     """How much of a catalog would change category."""
-    said = f"{counted(told.changed, 'row')} of {told.rows:,} would change category ({per_cent(told.changed / max(told.rows, 1))})"
+    said = f"{count_noun(told.changed, 'row')} of {told.rows:,} would change category ({per_cent(told.changed / max(told.rows, 1))})"
     if told.weight_column is None:
         return f"{said}."
     return f"{said}; they are {per_cent(told.share)} of {told.weight_column}."
 
 
-def studied(told: Compared) -> list[Comparison]:
+def lora_against_full(told: GridResult) -> list[Comparison]:
     """What the study asked: LoRA beside full fine-tuning, of one base and one balance."""
     models = {model.name: model for model in told.models}
     found = []
@@ -129,7 +130,7 @@ def random_split(found: RandomSplit) -> str:
     )
 
 
-def reduced(told: Metrics) -> list[str]:
+def variant_decisions(told: FitMetrics) -> list[str]:
     """What became of the models of fewer bits."""
     return [f"int8 {told.int8.reason}", *([f"fp16 {told.fp16.reason}"] if told.fp16 else [])]
 
@@ -144,18 +145,18 @@ def calibration(variant: str, found: Calibration) -> str:
     )
 
 
-def unmet(found: Threshold) -> str:
+def missing_threshold(found: Threshold) -> str:
     """Why there is no threshold, and what it takes."""
     tried = "too few to try" if found.best is None else f"the surest that were tried are {per_cent(found.best)} right"
     if found.missing is None:
         return f"{tried}; more rows alone would not reach it"
-    return f"{tried}; it takes at least {counted(found.missing, 'more product')} to choose by"
+    return f"{tried}; it takes at least {count_noun(found.missing, 'more product')} to choose by"
 
 
-def promise(found: Promise) -> str:
+def threshold_outcome(found: MeasuredThreshold) -> str:
     """What a threshold came to on the scored rows."""
     if found.threshold is None:
-        return unmet(found)
+        return missing_threshold(found)
     if found.reached_in_test is None:
         return "no scored row is so sure"
     return f"{per_cent(found.reached_in_test.value)} ({100 * found.reached_in_test.low:.1f} to {100 * found.reached_in_test.high:.1f})"

@@ -31,9 +31,9 @@ from sklearn.metrics import f1_score
 
 from catcli.adapter.folder import load_adapter
 from catcli.data.dataset.text import row_texts
-from catcli.evaluation.metrics import Metrics
-from catcli.runtime.blend import mix
-from catcli.runtime.labeler import Labeler
+from catcli.evaluation.blend import blend_logits
+from catcli.evaluation.fit_metrics import FitMetrics
+from catcli.inference.labeler import Labeler
 
 
 def load_peers(folder: Path) -> ModuleType:
@@ -82,14 +82,14 @@ def scored(folder: Path, test: pl.DataFrame) -> dict[str, object]:
     made = load_adapter(folder)
     labeler = Labeler(made, "cpu")
     voices = labeler.voices(row_texts(test, made.manifest.text, made.manifest.prices))
-    logits = {"blend": mix(voices.lora, voices.linear, made.manifest.blend), "lora": voices.lora, "linear": voices.linear}
+    logits = {"blend": blend_logits(voices.lora, voices.linear, made.manifest.blend), "lora": voices.lora, "linear": voices.linear}
     truth = test["category"].to_numpy()
     found: dict[str, object] = {"variant": labeler.variant}
     for name, values in logits.items():
         guessed = np.array(labeler.categories)[values.argmax(1)]
         macro = f1_score(truth, guessed, average="macro", labels=np.unique(truth), zero_division=0)
         found[name] = [round(float((guessed == truth).mean()), 4), round(float(macro), 4)]
-    return found | {"learned_bytes": Metrics.of(made).training.learned_bytes}
+    return found | {"learned_bytes": FitMetrics.of(made).training.learned_bytes}
 
 
 def main() -> None:

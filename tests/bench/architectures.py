@@ -18,14 +18,14 @@ from small_bases import CONFIGS, save_base
 from test_backbones import saved_merged_and_exported
 
 from catcli.config import Method
-from catcli.models.backbones import backbone
+from catcli.models.bases import find_base
 
 
 def main() -> None:
     print(f"{'base':<14} {'class':<18} {'pool':<5} {'method':<7} {'saved':>8} {'merged':>8} {'ONNX':>8}")
     with tempfile.TemporaryDirectory() as root:
         for name in CONFIGS:
-            base = backbone(str(save_base(name, Path(root) / name)))
+            base = find_base(str(save_base(name, Path(root) / name)))
             for method in get_args(Method) if name in ("bert", "gpt2", "t5") else ("lora",):
                 folder = Path(root) / f"{name}-{method}"
                 folder.mkdir()

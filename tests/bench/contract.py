@@ -19,7 +19,6 @@ import numpy as np
 import polars as pl
 from accuracy import load_peers
 
-from catcli.commands.learning import Learner
 from catcli.commands.talk import Talk
 from catcli.config import Recipe
 from catcli.data.dataset.columns import choose_columns
@@ -27,12 +26,13 @@ from catcli.data.dataset.gather import GatheredRows
 from catcli.data.dataset.prepare import TrainingData, select_labeled_rows
 from catcli.data.dataset.split import split_rows
 from catcli.data.dataset.text import row_texts
-from catcli.evaluation.calibration import fit_confidence
-from catcli.evaluation.contract import TARGETS, Judged, threshold
+from catcli.evaluation.blend import calibrate
+from catcli.evaluation.bootstrap import Outcomes
+from catcli.evaluation.calibration import fit_calibration
 from catcli.evaluation.reliability import calibration_error
-from catcli.evaluation.resampling import Outcomes
-from catcli.models.training import Tell
-from catcli.runtime.blend import calibrated
+from catcli.evaluation.selective import TARGET_PRECISIONS, ProductSample, find_threshold
+from catcli.training.learner import Learner
+from catcli.training.task import TrainingMessages
 
 
 def main() -> None:
@@ -51,21 +51,23 @@ def main() -> None:
     numbers = {name: number for number, name in enumerate(names)}
     truth = np.array([numbers.get(name, len(names)) for name in test["category"].to_list()])
     texts = row_texts(test, columns.text, columns.prices)
-    found: dict[float, list[tuple[float, float]]] = {target: [] for target in TARGETS}
+    found: dict[float, list[tuple[float, float]]] = {target: [] for target in TARGET_PRECISIONS}
     errors = []
     for seed in range(options.seeds):
         parts = split_rows(labeled.keys, labeled.classes, (80, 10, 10), seed)
-        learner = Learner(TrainingData(labeled, parts, columns, Recipe(split_seed=seed)), Talk.silent(), Tell(), time.perf_counter())
+        learner = Learner(
+            TrainingData(labeled, parts, columns, Recipe(split_seed=seed)), Talk.silent(), TrainingMessages(), time.perf_counter()
+        )
         choosing = parts.validation
         model, logits, _ = learner.train_linear([labeled.texts[row] for row in choosing])
-        confidence = fit_confidence(logits, labeled.classes[choosing])
-        judged = Judged.of(Outcomes.of(calibrated(logits, confidence), labeled.classes[choosing], labeled.products(choosing)))
-        shipped = calibrated(model.logits(texts), confidence)
+        confidence = fit_calibration(logits, labeled.classes[choosing])
+        judged = ProductSample.of(Outcomes.of(calibrate(logits, confidence), labeled.classes[choosing], labeled.products(choosing)))
+        shipped = calibrate(model.logits(texts), confidence)
         sure, right = shipped.max(1), shipped.argmax(1) == truth
         errors.append(calibration_error(sure, right))
         line: dict[str, object] = {"seed": seed, "products": len(judged.right), "calibration_error": round(errors[-1], 4)}
-        for target in TARGETS:
-            made = threshold(judged, target)
+        for target in TARGET_PRECISIONS:
+            made = find_threshold(judged, target)
             if made.threshold is not None:
                 accepted = sure >= np.float32(made.threshold)
                 found[target].append((float(accepted.mean()), float(right[accepted].mean())))

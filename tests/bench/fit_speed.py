@@ -25,11 +25,13 @@ from catcli.config import Recipe
 from catcli.data.dataset.categories import Categories
 from catcli.data.dataset.examples import Examples
 from catcli.data.dataset.text import row_texts
-from catcli.models.backbones import MINILM
-from catcli.models.checkpoint import Checkpoint
-from catcli.models.classifier import use_bf16
-from catcli.models.reading import read
-from catcli.models.training import Task, Tell, fitting_tokenizer, train
+from catcli.models.bases import MINILM
+from catcli.models.device import use_bf16
+from catcli.training.base_features import compute_base_features
+from catcli.training.checkpoint import Checkpoint
+from catcli.training.loop import train_classifier
+from catcli.training.schedule import choose_tokenizer
+from catcli.training.task import TrainingMessages, TrainingTask
 
 
 def main() -> None:
@@ -50,17 +52,17 @@ def main() -> None:
     base, device = MINILM, torch.device(options.device)
     recipe = Recipe(epochs=1, device=options.device, dtype=options.dtype, batch_size=options.batch_size)
     bf16 = use_bf16(recipe.dtype, device)
-    tokenizer = fitting_tokenizer(base, texts)
+    tokenizer = choose_tokenizer(base, texts)
     nothing = np.empty(0, np.int64)
     trained, with_reading = [], []
     for repeat in range(options.repeats + 1):
         start = time.perf_counter()
-        reading = read(base, tokenizer, texts, device, bf16=bf16, advance=lambda *_: None)
+        reading = compute_base_features(base, tokenizer, texts, device, bf16=bf16, advance=lambda *_: None)
         seconds = time.perf_counter() - start
-        task = Task(reading, Examples.of(texts, categories.numbers(labels)), np.arange(len(texts)), nothing, len(categories))
+        task = TrainingTask(reading, Examples.of(texts, categories.numbers(labels)), np.arange(len(texts)), nothing, len(categories))
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = Checkpoint(Path(folder) / "checkpoint.safetensors", "bench")
-            epochs = train(task, base, recipe, checkpoint, Tell()).epochs
+            epochs = train_classifier(task, base, recipe, checkpoint, TrainingMessages()).epochs
         if repeat:
             trained.append(len(texts) / epochs[0].seconds)
             with_reading.append(len(texts) / (epochs[0].seconds + seconds))

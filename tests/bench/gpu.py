@@ -155,8 +155,8 @@ def fit(setting: Setting) -> Facts:
     import polars as pl
 
     from catcli.data.dataset.text import row_texts
-    from catcli.runtime.blend import mix
-    from catcli.runtime.labeler import Labeler
+    from catcli.evaluation.blend import blend_logits
+    from catcli.inference.labeler import Labeler
 
     folder = setting.data / "flipkart"
     train, test = pl.read_parquet(folder / "train.parquet"), pl.read_parquet(folder / "test.parquet")
@@ -180,7 +180,7 @@ def fit(setting: Setting) -> Facts:
     for device, variant in ((setting.device, "fp32"), (setting.device, "auto"), ("cpu", "fp32")):
         labeler = Labeler(made, device, variant)
         voices = labeler.voices(row_texts(test.head(few), made.manifest.text, made.manifest.prices))
-        for name, logits in (("blend", mix(voices.lora, voices.linear, made.manifest.blend)), ("lora", voices.lora)):
+        for name, logits in (("blend", blend_logits(voices.lora, voices.linear, made.manifest.blend)), ("lora", voices.lora)):
             right = [labeler.categories[number] == wanted for number, wanted in zip(logits.argmax(1), truth, strict=False)]
             found[f"accuracy, {name}, {labeler.variant} on {labeler.provider[:4]}"] = round(statistics.mean(right), 4)
     return found
@@ -204,8 +204,8 @@ def parity(setting: Setting) -> Facts:
 
     import numpy as np
 
-    from catcli.runtime.session import Session
-    from catcli.runtime.tokens import Tokenizer
+    from catcli.inference.session import Session
+    from catcli.inference.tokens import Tokenizer
 
     made = load_adapter(setting.adapter)
     tokenizer = Tokenizer((setting.adapter / "tokenizer.json").read_text(), 128, made.manifest.pad_id)
@@ -232,7 +232,7 @@ def parity(setting: Setting) -> Facts:
 
 def session(setting: Setting) -> Facts:
     """Titles a second of the session alone, by tokens of a batch and by threads; and what is padding."""
-    from catcli.runtime.labeler import Labeler
+    from catcli.inference.labeler import Labeler
 
     made = load_adapter(setting.adapter)
     titles = setting.titles()[: setting.rows(40_000)]
@@ -254,7 +254,7 @@ def session(setting: Setting) -> Facts:
 
 def stages(setting: Setting) -> Facts:
     """Titles a second of what the host does for the GPU, on one thread: tokens, linear model, both and the blend."""
-    from catcli.runtime.labeler import Labeler
+    from catcli.inference.labeler import Labeler
 
     labeler = Labeler(load_adapter(setting.adapter), setting.device)
     titles = setting.titles()[: setting.rows(16_384)]
@@ -297,7 +297,7 @@ def measured(setting: Setting, catalog: Path, *options: object) -> Facts:
 def peers(setting: Setting) -> Facts:
     """transformers' pipeline in half precision, as its documentation shows it, in batches of several sizes."""
     from catcli.commands.bench import pipeline_of
-    from catcli.runtime.labeler import Labeler
+    from catcli.inference.labeler import Labeler
 
     made = load_adapter(setting.adapter)
     labeler, titles = Labeler(made, setting.device), setting.titles()[: min(setting.rows(16_384), 16_384 if not setting.rehearse else 128)]
@@ -339,22 +339,24 @@ def step_counts(setting: Setting) -> Facts:
     from catcli.config import Recipe
     from catcli.data.dataset.categories import Categories
     from catcli.data.dataset.examples import Examples
-    from catcli.models.backbones import MINILM
+    from catcli.models.bases import MINILM
     from catcli.models.classifier import Classifier
-    from catcli.models.methods import prepare
-    from catcli.models.reading import read
-    from catcli.models.training import Task, Tell, Trainer, fitting_tokenizer
+    from catcli.models.methods import prepare_model
+    from catcli.training.base_features import compute_base_features
+    from catcli.training.loop import Trainer
+    from catcli.training.schedule import choose_tokenizer
+    from catcli.training.task import TrainingMessages, TrainingTask
 
     frame = pl.read_parquet(setting.data / "pricerunner" / "train.parquet").drop_nulls("category").head(512)
     texts, labels = frame["title"].to_list(), frame["category"].to_list()
     categories, device = Categories.of(labels), torch.device(setting.device)
-    reading = read(MINILM, fitting_tokenizer(MINILM, texts), texts, device, bf16=True, advance=lambda *_: None)
+    reading = compute_base_features(MINILM, choose_tokenizer(MINILM, texts), texts, device, bf16=True, advance=lambda *_: None)
     recipe = Recipe(device="cpu" if setting.rehearse else "cuda", dtype="bf16")
     classifier = Classifier(MINILM.load("sdpa"), len(categories), MINILM.pool)
-    prepare(classifier, MINILM, recipe)
+    prepare_model(classifier, MINILM, recipe)
     examples = Examples.of(texts, categories.numbers(labels))
-    task = Task(reading, examples, np.arange(len(texts)), np.empty(0, np.int64), len(categories))
-    trainer = Trainer(classifier, MINILM, recipe, task, device, Tell())
+    task = TrainingTask(reading, examples, np.arange(len(texts)), np.empty(0, np.int64), len(categories))
+    trainer = Trainer(classifier, MINILM, recipe, task, device, TrainingMessages())
     batches, steps = trainer._batches(0), 8
     optimizer = trainer._optimizer()
 
@@ -396,13 +398,13 @@ def calls(setting: Setting) -> Facts:
     import polars as pl
 
     from catcli.data.io.batch import Batch
-    from catcli.models.backbones import MINILM
-    from catcli.runtime.planning import Plan, Planner, rows_of_a_batch
-    from catcli.runtime.tokens import Tokenizer
+    from catcli.inference.planning import BatchPlanner, LabelingPlan, rows_per_batch
+    from catcli.inference.tokens import Tokenizer
+    from catcli.models.bases import MINILM
 
-    titles = setting.titles()[: rows_of_a_batch(8_192)]
+    titles = setting.titles()[: rows_per_batch(8_192)]
     tokenizer = Tokenizer(MINILM.tokenizer, 64, MINILM.pad_id)
-    work = Planner(Plan(("title",)), 8_192).plan(Batch(pl.DataFrame({"title": titles}), 1.0))
+    work = BatchPlanner(LabelingPlan(("title",)), 8_192).plan(Batch(pl.DataFrame({"title": titles}), 1.0))
     found: Facts = {"calls": len(work.calls)}
     encoded = [tokenizer.encode(call) for call in work.calls]
     found["tokens of a call, mean"] = round(statistics.mean(sum(map(len, ids)) for ids in encoded))

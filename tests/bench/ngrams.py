@@ -18,7 +18,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_union
 
 from catcli.data.dataset.text import row_texts
-from catcli.runtime.ngrams import Ngrams
+from catcli.inference.ngrams import Ngrams
 
 
 def rates(runs: dict[str, Callable[[], object]], rows: int, repeats: int) -> dict[str, list[float]]:

@@ -28,8 +28,8 @@ import polars as pl
 
 from catcli.adapter.folder import Adapter, load_adapter
 from catcli.commands.bench import TRANSFORMERS_ROWS, pipeline_of
-from catcli.commands.predict import Asked, predict
-from catcli.runtime.labeler import Labeler
+from catcli.commands.predict import PredictOptions, predict
+from catcli.inference.labeler import Labeler
 
 
 def distinct(data: str, wanted: list[str]) -> pl.DataFrame:
@@ -51,7 +51,7 @@ def speed(adapter: Adapter, texts: pl.DataFrame, rows: int, repeats: int, folder
     labeler = Labeler(adapter, device)
     strings = texts.select(pl.concat_str(pl.all(), separator=" ", ignore_nulls=True))[:, 0].fill_null("").to_list()
     tokens = labeler.tokenize(sorted(strings, key=len))
-    asked = Asked(str(folder / "out.parquet"), str(adapter.folder), dedupe=False, allow_missing=True)
+    asked = PredictOptions(str(folder / "out.parquet"), str(adapter.folder), dedupe=False, allow_missing=True)
     few = strings[:TRANSFORMERS_ROWS]
     peer = pipeline_of(adapter, labeler, few)
     labeler.lora(tokens[:512]), labeler.linear(strings[:512]), peer()  # warm-up

@@ -18,7 +18,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from catcli.commands.predict import Asked, predict
+from catcli.commands.predict import PredictOptions, predict
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "adapter-format-4"
 ROWS = 20_000
@@ -49,7 +49,7 @@ def main(minutes: float) -> None:
             name = list(FORMATS)[len(seen) % len(FORMATS)]
             FORMATS[name](titles(chosen), folder / name)
             output = str(folder / ("labeled.csv" if len(seen) % 2 else "labeled.parquet"))
-            predict([str(folder / name)], Asked(output, str(FIXTURE), device="cpu"))
+            predict([str(folder / name)], PredictOptions(output, str(FIXTURE), device="cpu"))
             seen.append((now, process.memory_info().rss, process.num_fds(), process.num_threads()))
     table = Table("", "files", "MiB of memory, median", "open files, most", "threads, most", title=f"{len(seen):,} files of {ROWS:,} rows")
     for label, part in (

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-Rows = npt.NDArray[np.int64]
+from catcli.arrays import IntArray
 
 NAME_WEIGHT = 0.3
 """What a category's name counts as a row of that category. Measured in tests/bench/README.md, with 0, .1 and 1."""
@@ -26,11 +26,11 @@ class Examples:
     """Rows to learn from: ``texts``, class numbers ``classes`` *(rows,)* and what each counts, ``weights`` *(rows,)*."""
 
     texts: list[str]
-    classes: Rows
+    classes: IntArray
     weights: npt.NDArray[np.float32]
 
     @classmethod
-    def of(cls, texts: Sequence[str], classes: Rows) -> Self:
+    def of(cls, texts: Sequence[str], classes: IntArray) -> Self:
         """Rows that count one each."""
         return cls(list(texts), classes, np.ones(len(texts), np.float32))
 
@@ -43,7 +43,7 @@ class Examples:
         """How many rows there are."""
         return len(self.texts)
 
-    def take(self, rows: Rows) -> Self:
+    def take(self, rows: IntArray) -> Self:
         """The chosen rows."""
         return type(self)([self.texts[row] for row in rows], self.classes[rows], self.weights[rows])
 
@@ -68,13 +68,13 @@ MIN_PER_CATEGORY = 5
 """Rows of a category that a draw takes before it takes in proportion."""
 
 
-def ranks_within_classes(ordered: Rows) -> tuple[Rows, Rows]:
+def ranks_within_classes(ordered: IntArray) -> tuple[IntArray, IntArray]:
     """Of class numbers in order: each row's place among those of its class, from 0, and how many these are; both *(rows,)*."""
     _, first, sizes = np.unique(ordered, return_index=True, return_counts=True)
     return np.arange(len(ordered)) - np.repeat(first, sizes), np.repeat(sizes, sizes)
 
 
-def stratified_sample(classes: Rows, rows: Rows, most: int, seed: int) -> Rows:
+def stratified_sample(classes: IntArray, rows: IntArray, most: int, seed: int) -> IntArray:
     """At most ``most`` of ``rows``, in their order: some of every category, the rest in proportion. ``classes`` are those of all rows."""
     if len(rows) <= most:
         return rows

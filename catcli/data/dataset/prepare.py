@@ -28,7 +28,7 @@ from catcli.data.dataset.unlabeled import UnlabeledTexts, sample_unlabeled
 from catcli.data.io.buckets import BucketObject
 from catcli.data.io.source import Source, open_source
 from catcli.errors import ProductsError, name_list
-from catcli.reporting.sentences import counted
+from catcli.reporting.sentences import count_noun
 
 HELD_OUT_ROWS_PER_SECOND = 15
 """Rows of each held-out part for every second of a time budget: scoring them takes a fifth of it on two cores."""
@@ -104,7 +104,7 @@ def load_training_data(source: Source, recipe: Recipe, talk: Talk) -> TrainingDa
     if rows.note:
         talk.warn(rows.note)
     if rows.short:
-        few = counted(rows.short, "row")
+        few = count_noun(rows.short, "row")
         talk.warn(f"{few} of {source.name} with fewer cells than the header; the missing ones are taken as empty.")
     columns = choose_columns(rows.frame, rows.label or recipe.label, recipe.text, recipe.group, source.name)
     _say_columns(talk, columns)
@@ -150,13 +150,13 @@ def select_labeled_rows(gathered: GatheredRows, columns: ColumnRoles, where: str
     blank = sum(not text for text in texts)
     if blank == len(texts):
         raise ProductsError(f"the text columns {name_list(columns.text)} of {where} are empty in every row; choose others with --text.")
-    talk.say(f"{counted(read, 'row')} read, {read - unlabeled:,} labeled with {len(categories):,} categories")
+    talk.say(f"{count_noun(read, 'row')} read, {read - unlabeled:,} labeled with {len(categories):,} categories")
     if len(rows) < read - unlabeled:
         talk.say(f"{len(rows):,} of them are drawn, evenly over the categories")
     if unlabeled:
-        talk.warn(f"{counted(unlabeled, 'row')} without a category, left out.")
+        talk.warn(f"{count_noun(unlabeled, 'row')} without a category, left out.")
     if blank:
-        talk.warn(f"{counted(blank, 'row')} without text.")
+        talk.warn(f"{count_noun(blank, 'row')} without text.")
     _check_look_alikes(alike, merge, where, talk)
     keys = product_keys(texts, column_cells(rows, columns.group) if columns.group else None)
     return LabeledRows(texts, categories.numbers(labels), keys, categories, read, unlabeled)
@@ -186,7 +186,7 @@ def _check_look_alikes(alike: Mapping[str, str], merge: bool, where: str, talk: 
         talk.say(f"merged, since they differ only by case or blanks: {', '.join(merged_away[:3])}{more}")
     elif groups:
         first = next(iter(groups.values()))
-        more = f" and {counted(len(groups) - 1, 'more such group')}" if len(groups) > 1 else ""
+        more = f" and {count_noun(len(groups) - 1, 'more such group')}" if len(groups) > 1 else ""
         raise ProductsError(
             f"in {where} the categories {name_list(first, 5)}{more} differ only by case, blanks or how their letters are encoded; "
             "--merge-labels makes one of each, or rename those that are not one."

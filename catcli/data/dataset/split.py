@@ -14,6 +14,7 @@ import polars as pl
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from catcli.arrays import IntArray
 from catcli.data.dataset.examples import ranks_within_classes
 from catcli.data.dataset.text import is_price_word
 
@@ -26,21 +27,19 @@ MAX_HELD_OUT = 5_000
 MAX_LOGITS = 20_000_000
 """Rows times classes of each held-out part, about: 80 MB of logits for each model."""
 
-Rows = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True)
 class Split:
     """Row numbers of each part, and the ``rare`` classes: those with less than the ``fewest`` products to be in all parts in proportion."""
 
-    train: Rows
-    validation: Rows
-    test: Rows
+    train: IntArray
+    validation: IntArray
+    test: IntArray
     rare: tuple[int, ...]
     fewest: int
 
     @property
-    def held_out(self) -> Rows:
+    def held_out(self) -> IntArray:
         """Validation rows, then test rows."""
         return np.concatenate((self.validation, self.test))
 
@@ -108,7 +107,7 @@ def split_rows(
     return Split(train, choose, score, tuple(int(number) for number in rare), fewest)
 
 
-def assign_folds(keys: Sequence[str], classes: Rows, count: int, seed: int) -> Rows:
+def assign_folds(keys: Sequence[str], classes: IntArray, count: int, seed: int) -> IntArray:
     """A fold for every row *(rows,)*, from 0 to ``count`` - 1, by product key and stratified by category; -1 for rows that always teach.
 
     The keys are dealt out one category after another, within it in the order of their hashes, so that folds have as many of each and as
@@ -123,7 +122,7 @@ def assign_folds(keys: Sequence[str], classes: Rows, count: int, seed: int) -> R
     return fold[key_of]
 
 
-def _number_keys(keys: Sequence[str], classes: Rows, count: int, seed: int) -> tuple[Rows, Rows, Rows, Rows]:
+def _number_keys(keys: Sequence[str], classes: IntArray, count: int, seed: int) -> tuple[IntArray, IntArray, IntArray, IntArray]:
     """The number of each row's key *(rows,)*, which is its rank; which key has rows of which class, two arrays *(pairs,)*; major classes.
 
     The last *(keys,)* has the class of each key that most of its rows have, of several the first.
@@ -137,7 +136,9 @@ def _number_keys(keys: Sequence[str], classes: Rows, count: int, seed: int) -> t
     return key_of, named_key, named_class, named_class[first[np.unique(named_key[first], return_index=True)[1]]]
 
 
-def _find_rare(keys: Rows, classes: Rows, major: Rows, present: Rows, count: int, fewest: int) -> tuple[npt.NDArray[np.bool_], Rows]:
+def _find_rare(
+    keys: IntArray, classes: IntArray, major: IntArray, present: IntArray, count: int, fewest: int
+) -> tuple[npt.NDArray[np.bool_], IntArray]:
     """Which keys train whatever their rank, since a rare class has a row of them, and the rare classes.
 
     ``keys`` and ``classes`` say which key has rows of which class. A key kept back for a rare class can leave another with too few: until
@@ -154,7 +155,7 @@ def _find_rare(keys: Rows, classes: Rows, major: Rows, present: Rows, count: int
         rare = found
 
 
-def _pool(keys: Rows, classes: Rows, blocked: npt.NDArray[np.bool_]) -> Rows:
+def _pool(keys: IntArray, classes: IntArray, blocked: npt.NDArray[np.bool_]) -> IntArray:
     """The keys of rare classes that may be held out, by rank: those of one class alone, and not the last that it has."""
     alone = np.bincount(keys, minlength=len(blocked)) == 1
     candidates = np.flatnonzero(blocked[keys] & alone[keys])

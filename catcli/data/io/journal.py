@@ -56,7 +56,7 @@ class StoppedRun:
 
 
 MAX_JOURNAL_BYTES, MAX_MEMORY_BYTES = 2**28, 2**31
-"""Bytes of a journal, a line of some hundred bytes for each part, and of what a run knows, which `catcli.runtime.recall` bounds."""
+"""Bytes of a journal, a line of some hundred bytes for each part, and of what a run knows, which `catcli.inference.label_cache` bounds."""
 
 
 _PART, _MEMORY = re.compile(r"\d{6}"), re.compile(r"(memory-\d{6}\.npz)?")

@@ -1,0 +1,65 @@
+"""``--require macro_f1=0.9``: scores that have to be reached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from catcli.errors import GateMissed, UsageError, did_you_mean, name_list
+from catcli.evaluation.metrics import TITLES, Estimate, Evaluation
+
+LOWER_IS_BETTER = ("log_loss", "calibration_error")
+
+UNBOUNDED_METRICS = ("log_loss",)
+"""Metrics that are no shares."""
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A score to reach: at least, or for `LOWER_IS_BETTER` at most. ``metric`` is one of `TITLES`, or ``calibration_error``."""
+
+    metric: str
+    value: float
+
+    @classmethod
+    def of(cls, text: str) -> Requirement:
+        """``macro_f1=0.9`` as a demand."""
+        name, equals, value = text.partition("=")
+        name, known = name.strip().lower().replace("-", "_").replace(" ", "_"), [*TITLES, "calibration_error"]
+        try:
+            number = float(value)
+        except ValueError:
+            equals = ""
+        if not equals or number != number:  # noqa: PLR0124  (only NaN differs from itself)
+            raise UsageError(f"--require {text}: write METRIC=VALUE, such as macro_f1=0.9.")
+        if name not in known:
+            raise UsageError(f"--require {text}: {name!r} is no metric{did_you_mean(name, known)}; there are {name_list(known)}.")
+        if name not in UNBOUNDED_METRICS and not 0 <= number <= 1:
+            hint = f", such as {name}={number / 100:g}" if 1 < number <= 100 else ""
+            raise UsageError(f"--require {text}: {name} is a share from 0 to 1{hint}.")
+        if number < 0:
+            raise UsageError(f"--require {text}: {name} is never below 0.")
+        return cls(metric=name, value=number)
+
+
+def check_requirements(evaluation: Evaluation, demands: tuple[Requirement, ...], end: str) -> None:
+    """Stop where a demand is not met; ``end`` is what the sentence says of the consequences.
+
+    Raises:
+        GateMissed: with what was reached.
+    """
+    missed = []
+    for demand in demands:
+        reached, told = _reached(evaluation, demand.metric)
+        low = demand.metric in LOWER_IS_BETTER
+        if reached > demand.value if low else reached < demand.value:
+            missed.append(f"{demand.metric} is {told}, {'above' if low else 'below'} the {demand.value:g} that --require asks for")
+    if missed:
+        raise GateMissed(f"{'; '.join(missed)}; {end}")
+
+
+def _reached(evaluation: Evaluation, metric: str) -> tuple[float, str]:
+    if metric == "calibration_error":
+        error = evaluation.calibration[evaluation.variant].error_after
+        return error, f"{error:.3f}"
+    estimate: Estimate = getattr(evaluation.blend, metric)
+    return estimate.value, f"{estimate.value:.3f} (95 % interval {estimate.low:.3f} to {estimate.high:.3f})"

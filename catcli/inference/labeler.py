@@ -1,0 +1,256 @@
+"""texts → categories and confidences: session, linear model, blend, calibrate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from catcli.adapter.folder import Adapter
+from catcli.adapter.manifest import Variant
+from catcli.adapter.parquet import TEXT_TYPE, StoredColumns, logits_type, read_columns, write_columns
+from catcli.adapter.vetting import check_model
+from catcli.arrays import FloatArray
+from catcli.errors import AdapterError, name_list
+from catcli.evaluation.blend import blend_logits, calibrate
+from catcli.inference.cuda import has_cuda
+from catcli.inference.ngrams import LinearModel
+from catcli.inference.sandbox import check_adapter, start_check
+from catcli.inference.session import CPU_PROVIDER, Session
+from catcli.inference.tokens import Tokenizer
+
+MAX_CELLS = 2**22
+"""Texts are labeled so many at a time that rows times classes stays below this: 16 MiB a float32 matrix."""
+
+PROBE_ROWS = 16
+"""Rows whose logits an adapter carries, to be computed again where it is used."""
+
+MIN_PROBE_AGREEMENT = 0.9
+"""Share of the probe rows in which a reduced precision has to find the category that was found where the adapter was made."""
+
+MAX_FP32_DIFFERENCE = 1e-2
+"""Logits of one float32 model on two processors differ by rounding, some 1e-5; more than this is another model."""
+
+
+Vetting = Literal["in a child", "as the child", "here", "done"]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a text is labeled with: the ``k`` most probable classes, the most probable first.
+
+    ``classes`` and ``confidences`` have shape *(texts, k)*; ``confidences`` are calibrated probabilities. ``cut`` counts texts of more
+    tokens than the model reads, ``halved`` batches that memory was too short for.
+    """
+
+    classes: npt.NDArray[np.int64]
+    confidences: FloatArray
+    cut: int = 0
+    halved: int = 0
+
+
+@dataclass(frozen=True)
+class ModelLogits:
+    """Logits of the two models, each *(texts, classes)*."""
+
+    lora: FloatArray
+    linear: FloatArray
+
+
+class Labeler:
+    """An adapter, loaded and ready. Needs no torch."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        device: str = "auto",
+        variant: str = "auto",
+        batch_tokens: int | None = None,
+        workers: int | None = None,
+        vetting: Vetting = "in a child",
+    ) -> None:
+        """Load the adapter's models and compute its probe rows again. ``variant`` is one that the adapter has, or ``auto`` for the fastest.
+
+        ``vetting`` says where its models are tried out and vetted before: in a child process (`catcli.inference.sandbox`), here, or not at
+        all where somebody else has done it.
+
+        Raises:
+            AdapterError: a file is damaged, the variant is not there, or the models do not compute here what they computed where they
+                were made.
+            DeviceError: ``device`` is ``cuda`` and there is none.
+        """
+        manifest = adapter.manifest
+        self._vetting = vetting
+        first = candidate_variants(adapter, device, variant)[0]
+        if vetting == "in a child":
+            start_check(adapter, first)
+        for name in (
+            "tokenizer.json",
+            "linear.safetensors",
+            "probe.parquet",
+            *manifest.variants[first].data,
+            manifest.variants[first].file,
+        ):
+            adapter.file(name)  # hashed while the child works
+        self._is_vetted(adapter, first)  # before anything of it is loaded
+        self.categories = manifest.categories
+        self.notes: list[str] = []
+        self._blend = manifest.blend
+        self._tokenizer = Tokenizer.load(adapter.file("tokenizer.json"), manifest.max_tokens, manifest.pad_id)
+        self._linear = LinearModel.load(adapter.file("linear.safetensors"))
+        if len(self._linear.bias) != len(self.categories):
+            raise AdapterError(
+                f"{adapter.folder}: its linear model knows {len(self._linear.bias):,} categories and adapter.json names "
+                f"{len(self.categories):,}; copy the adapter again or fit anew."
+            )
+        self._sizes = {"batch_tokens": batch_tokens, "workers": workers}
+        types = {"text": TEXT_TYPE, **dict.fromkeys(manifest.variants, logits_type(len(self.categories)))}
+        probe = read_columns(adapter.file("probe.parquet"), types, PROBE_ROWS)
+        self.variant, self._session = self._open(adapter, device, variant, probe)
+        self._confidence = manifest.variants[self.variant].confidence
+
+    def _open(self, adapter: Adapter, device: str, asked: str, probe: StoredColumns) -> tuple[Variant, Session]:
+        """The session of the fastest variant that gives here what it gave where the adapter was made."""
+        served, order = adapter.manifest.variants, candidate_variants(adapter, device, asked)
+        for name in order:
+            for beside in served[name].data:
+                adapter.file(beside)
+            file = adapter.file(served[name].file)
+            if not self._is_vetted(adapter, name):
+                check_model(file, served[name].data)
+            session = Session(file, device, **self._sizes)
+            if session.no_cuda:
+                self.notes.append(
+                    f"ONNX Runtime did not get the GPU ({session.no_cuda}) and labels on the CPU; 'catcli doctor' shows what is missing."
+                )
+                return self._open(adapter, "cpu", asked, probe)
+            # On another processor a model may give other logits; whether it may serve is for the process that asks to see.
+            if self._agrees(session, probe, name) or self._vetting == "as the child":
+                return name, session
+            if name != order[-1]:
+                self.notes.append(f"{name} gives other categories on this device than where the adapter was made; fp32 is used.")
+        raise AdapterError(
+            f"{adapter.folder} gives other logits here ({session.provider}) than where it was made; fit it again on this machine"
+            + (", or pass --device cpu." if session.provider != CPU_PROVIDER else ".")
+        )
+
+    def _is_vetted(self, adapter: Adapter, variant: Variant) -> bool:
+        return self._vetting == "done" or (self._vetting == "in a child" and check_adapter(adapter, variant))
+
+    def _agrees(self, session: Session, probe: StoredColumns, variant: Variant) -> bool:
+        there = probe.numbers[variant]
+        here = encoder_logits(self._tokenizer, session, probe.texts["text"])
+        if here.shape != there.shape:
+            return False
+        if variant != "fp32" or session.provider != CPU_PROVIDER:
+            # int8 rounds otherwise on other instruction sets, and a GPU multiplies in TF32; their categories agree, but for a near tie.
+            return bool((here.argmax(1) == there.argmax(1)).mean() >= MIN_PROBE_AGREEMENT)
+        return bool(np.abs(here - there).max(initial=0.0) <= MAX_FP32_DIFFERENCE)
+
+    @property
+    def provider(self) -> str:
+        """The ONNX Runtime provider that the session really got."""
+        return self._session.provider
+
+    @property
+    def workers(self) -> int:
+        """Threads that can call `label` at once without waiting for one another."""
+        return self._session.workers
+
+    @property
+    def texts(self) -> int:
+        """Texts that are worth labeling in one call: enough to fill batches, few enough that no worker is long alone at the end."""
+        return 256 if self._session.provider == CPU_PROVIDER else 8192
+
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of every text."""
+        return self._tokenizer.encode(texts)
+
+    def lora(self, ids: Sequence[Sequence[int]]) -> FloatArray:
+        """Logits *(texts, classes)* of LoRA's model for tokenized texts, on all workers."""
+        return session_logits(self._tokenizer, self._session, ids, self.workers)
+
+    def linear(self, texts: Sequence[str]) -> FloatArray:
+        """Logits *(texts, classes)* of the linear model."""
+        return self._linear.logits(texts)
+
+    def voices(self, texts: Sequence[str]) -> ModelLogits:
+        """Logits of both models for ``texts``."""
+        return ModelLogits(self.lora(self.tokenize(texts)), self.linear(texts))
+
+    def probabilities(self, texts: Sequence[str]) -> FloatArray:
+        """Calibrated probabilities *(texts, classes)*."""
+        return self._probabilities(texts, self._tokenizer.encode(texts))
+
+    def _probabilities(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> FloatArray:
+        lora = session_logits(self._tokenizer, self._session, ids, workers=1)
+        scores = blend_logits(lora, self._linear.logits(texts), self._blend)
+        if not np.isfinite(scores).all():
+            raise AdapterError(
+                f"the adapter's {self.variant} model and its linear model give scores that are no finite numbers on {self.provider}; pass "
+                "--variant fp32, or fit the adapter again."
+            )
+        return calibrate(scores, self._confidence)
+
+    def label(self, texts: Sequence[str], top_k: int = 1) -> Labels:
+        """The ``top_k`` most probable classes of every text. Several threads may call this at once; each call runs on its own."""
+        k = min(top_k, len(self.categories))
+        classes, confidences = np.empty((len(texts), k), np.int64), np.empty((len(texts), k), np.float32)
+        ids, cut = self._tokenizer.encode_counting(texts)
+        size = max(1, MAX_CELLS // max(len(self.categories), 1))
+        for start in range(0, len(texts), size):
+            rows = slice(start, start + size)
+            probabilities = self._probabilities(texts[rows], ids[rows])
+            best = probabilities.argmax(1)[:, None] if k == 1 else np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+            classes[rows] = best
+            confidences[rows] = np.take_along_axis(probabilities, best, axis=1)
+        return Labels(classes, confidences, cut, self._session.halvings())
+
+
+def candidate_variants(adapter: Adapter, device: str, wanted: str) -> list[Variant]:
+    """The variants that may serve on ``device``, the fastest first.
+
+    Raises:
+        AdapterError: the adapter does not have the one that is named.
+    """
+    served = adapter.manifest.variants
+    if wanted != "auto" and wanted not in served:
+        raise AdapterError(
+            f"--variant {wanted}: {adapter.folder} has {name_list(served)}; choose one of these, or fit it again where it pays."
+        )
+    # fp16 is for GPUs and int8 for CPUs: where a smaller file will serve, the larger one is not even opened.
+    gpu = device == "cuda" or (device == "auto" and has_cuda())
+    fast: Variant = "fp16" if gpu else "int8"
+    order: tuple[Variant, ...] = (fast, "fp32") if wanted == "auto" else (cast(Variant, wanted),)
+    return [name for name in order if name in served]
+
+
+def encoder_logits(tokenizer: Tokenizer, session: Session, texts: Sequence[str]) -> FloatArray:
+    """Logits *(texts, classes)* of an exported model, on all of the session's workers."""
+    return session_logits(tokenizer, session, tokenizer.encode(texts), session.workers)
+
+
+def session_logits(tokenizer: Tokenizer, session: Session, ids: Sequence[Sequence[int]], workers: int) -> FloatArray:
+    """Logits *(texts, classes)* for tokenized texts; with one worker in the calling thread."""
+    batches = list(tokenizer.batches(ids, session.budget, alike=session.alike))
+    if workers == 1:
+        found = list(map(session.logits, batches))
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            found = list(pool.map(session.logits, batches))
+    if not found:
+        return np.empty((0, 0), np.float32)
+    out = np.empty((len(ids), found[0].shape[1]), np.float32)
+    for batch, logits in zip(batches, found, strict=True):
+        out[batch.rows] = logits
+    return out
+
+
+def save_probe(file: Path, texts: Sequence[str], logits: Mapping[Variant, FloatArray]) -> None:
+    """Write some texts and what each variant's session made of them."""
+    write_columns(file, {"text": texts}, {str(variant): values for variant, values in logits.items()})

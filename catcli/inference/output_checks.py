@@ -1,0 +1,81 @@
+"""What ``catcli predict`` looks at before it writes: whether an output may be where it was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from catcli.data.io.bad_rows import bad_rows_path
+from catcli.data.io.buckets import BucketObject, Location, canonical_url, find_object, list_objects
+from catcli.data.io.output import FileFormat, check_folder, file_format
+from catcli.data.io.source import Source
+from catcli.errors import OutputError, UsageError
+from catcli.paths import is_bucket, is_folder
+
+if TYPE_CHECKING:
+    from catcli.commands.predict import PredictOptions
+
+
+def check_output(source: Source, asked: PredictOptions) -> None:
+    """Stop where the output or the review is an input, or is there and not to be replaced."""
+    if asked.review:
+        _check_review(source, asked)
+    if asked.output == "-":
+        return
+    if asked.no_clobber and _exists(asked.output):
+        raise OutputError(f"-o {asked.output} exists and --no-clobber leaves it alone; choose another name.")
+    if asked.on_bad_row != "stop":
+        _check_list(source, asked)
+    if any(_is_or_holds(asked.output, path) for path in source.paths):
+        raise UsageError(f"-o {asked.output} is one of the inputs; write to another {'folder' if is_folder(asked.output) else 'file'}.")
+
+
+def _exists(out: str) -> bool:
+    if is_bucket(out):
+        return bool(list_objects(out)) if is_folder(out) else find_object(out) is not None
+    return Path(out).exists()
+
+
+def _is_or_holds(out: str, path: Location) -> bool:
+    """Whether an output is an input, or a folder with it."""
+    if isinstance(path, BucketObject):
+        return canonical_url(path.url) == canonical_url(out) or (is_folder(out) and canonical_url(path.url).startswith(canonical_url(out)))
+    if is_bucket(out):
+        return False
+    place = Path(out)
+    return path.resolve() == place.resolve() or (place.is_dir() and path.resolve().is_relative_to(place.resolve()))
+
+
+def _check_list(source: Source, asked: PredictOptions) -> None:
+    """Stop where the list of rows that cannot be read would replace something else."""
+    beside = bad_rows_path(asked.output)
+    if asked.no_clobber and _exists(beside):
+        raise OutputError(f"--on-bad-row: {beside} exists and --no-clobber leaves it alone; choose another name for -o.")
+    if beside == asked.review or any(_is_or_holds(beside, path) for path in source.paths):
+        raise UsageError(f"--on-bad-row lists rows in {beside}, which is the review or one of the inputs; choose another name for -o.")
+
+
+def _check_review(source: Source, asked: PredictOptions) -> None:
+    review = asked.review or ""
+    review_form(asked)
+    if not is_bucket(review):
+        check_folder(Path(review), "--review")
+    if asked.no_clobber and _exists(review):
+        raise OutputError(f"--review {review} exists and --no-clobber leaves it alone; choose another name.")
+    buckets = is_bucket(review) or is_bucket(asked.output)
+    same = review == asked.output if buckets else Path(review).resolve() == Path(asked.output).resolve()
+    if same or any(_is_or_holds(review, path) for path in source.paths):
+        raise UsageError(f"--review {review} is the output or one of the inputs; write to another file.")
+    if is_folder(asked.output) and _is_in(review, asked.output):
+        raise UsageError(f"--review {review} lies in the folder {asked.output}, which is replaced as a whole; write it beside.")
+
+
+def _is_in(file: str, folder: str) -> bool:
+    if is_bucket(file) or is_bucket(folder):
+        return canonical_url(file).startswith(canonical_url(folder))
+    return Path(file).resolve().is_relative_to(Path(folder).resolve())
+
+
+def review_form(asked: PredictOptions) -> FileFormat:
+    """How the rows for a review are written."""
+    return file_format(asked.review or "", None, option="--review", safe=asked.safe_csv)

@@ -1,0 +1,143 @@
+"""Ray as a guest: its cluster joined or started, what it says kept from the streams, and its errors told as sentences."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import signal
+import socket
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING, Any
+
+from catcli.errors import CatcliError, reason
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CONNECT_TIMEOUT = 10
+"""Seconds in which a cluster has to answer."""
+
+ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # otherwise it warns of a change to come
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+def connect() -> Any:  # noqa: ANN401  # a module that is not there without the extra
+    """Ray, connected to the cluster that ``RAY_ADDRESS`` names or that runs here, or to one that is started.
+
+    Raises:
+        CatcliError: it is not installed, or the cluster cannot be joined.
+    """
+    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise CatcliError("--engine ray takes one package more: pip install 'catcli[ray]'.") from error
+    _check_address(os.environ.get("RAY_ADDRESS", ""))
+    handler = signal.getsignal(signal.SIGTERM)
+    with silence():
+        try:
+            ray.init(
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                include_dashboard=False,
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise CatcliError(
+                f"--engine ray: the cluster cannot be joined or started ({reason(error)[:300]}); check RAY_ADDRESS, set "
+                "RAY_AUTH_MODE=token if it asks for a token, or unset both for a cluster of this machine alone."
+            ) from error
+    signal.signal(signal.SIGTERM, handler)  # Ray puts its own in its place
+    return ray
+
+
+def _check_address(address: str) -> None:
+    """Stop at an address where nobody listens, which Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    host = host.strip("[]")
+    if not (colon and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_TIMEOUT).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise CatcliError(
+            f"RAY_ADDRESS is {address}, where no Ray cluster answers ({reason(error)}); start one with 'ray start --head', or unset it."
+        ) from error
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Ray says much: by its loggers, to standard output, where results go, and from C++ to the process's own standard error."""
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), _without_stderr():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """What is written to the process's standard error goes nowhere, but for what Python writes there, ours among it."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed by the caller (2>&-)
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        with os.fdopen(os.dup(kept), "w", encoding="utf-8", errors="replace") as ours, redirect_stderr(ours):
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def unwrap(ask: Callable[[], Any]) -> Any:  # noqa: ANN401  # whatever a worker gives
+    """What a worker answers; its error as it was raised there."""
+    from ray.exceptions import GetTimeoutError, RayError
+
+    try:
+        return ask()
+    except GetTimeoutError as error:
+        raise TimeoutError from error
+    except RayError as error:
+        raise _original_error(error) from error
+
+
+def unwrap_all(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """What workers made; an error as it was raised there."""
+    from ray.exceptions import RayError
+
+    try:
+        yield from frames
+    except RayError as error:
+        raise _original_error(error) from error
+
+
+def _original_error(error: BaseException) -> BaseException:
+    """The sentence that was raised on a worker, or one for what a cluster can do to it; of a bug Ray's own error, with its traceback."""
+    from ray.exceptions import RayTaskError
+
+    waiting: list[BaseException | None] = [error]
+    foreign = not isinstance(error, RayTaskError)  # not of what ran there, but of where it ran: a machine or a process that is gone
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, CatcliError) and type(found).__module__.startswith("catcli"):
+            return found
+        foreign = foreign or isinstance(found, ImportError | OSError)
+        if found is not None:
+            waiting += [getattr(found, "cause", None), found.__cause__]
+    if not foreign:
+        return error
+    told = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__).strip()
+    return CatcliError(
+        f"--engine ray: a worker failed ({told[:300]}); is the same catcli on all machines, with memory enough? Run the same line again; "
+        "it goes on from what was finished."
+    )

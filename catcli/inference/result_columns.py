@@ -1,0 +1,43 @@
+"""The columns that ``predict`` adds to a catalog."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from catcli.inference.planning import LabelingPlan
+
+PREDICTED, CONFIDENCE, ALTERNATIVES = "predicted_category", "confidence", "alternatives"
+
+
+def result_columns(
+    names: pl.Series,
+    classes: npt.NDArray[np.int32],
+    confidences: npt.NDArray[np.float32],
+    accepted: npt.NDArray[np.bool_],
+    plan: LabelingPlan,
+) -> pl.DataFrame:
+    """What is added to rows: a category that is not accepted is null. ``classes`` and ``confidences`` have shape *(rows, k)*."""
+    indices = pl.Series(classes[:, 0]).set(~pl.Series(accepted), None)
+    added = [names.gather(indices).alias(PREDICTED), pl.Series(CONFIDENCE, confidences[:, 0])]
+    if plan.top_k > 1:
+        found = zip(names.gather(classes.ravel()).to_list(), confidences.ravel().tolist(), strict=True)
+        k = classes.shape[1]
+        pairs = [[{"category": name, "confidence": value} for name, value in itertools.islice(found, k)] for _ in range(len(classes))]
+        if plan.alternatives_as_json:
+            cells = [json.dumps(pair, ensure_ascii=False) for pair in pairs]
+            added.append(pl.Series(ALTERNATIVES, cells, dtype=pl.String))
+        else:
+            kind = pl.List(pl.Struct({"category": pl.String, "confidence": pl.Float32}))
+            added.append(pl.Series(ALTERNATIVES, pairs, dtype=kind))
+    return pl.DataFrame(added)
+
+
+def empty_result_columns(plan: LabelingPlan) -> pl.DataFrame:
+    """Our columns without a row."""
+    names = pl.Series([], dtype=pl.String)
+    return result_columns(names, np.empty((0, 1), np.int32), np.empty((0, 1), np.float32), np.empty(0, np.bool_), plan)

@@ -1,0 +1,216 @@
+"""Labels of batches → rows of the output, in order, counted."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from catcli.arrays import FloatArray
+from catcli.data.io.bad_rows import BadRowsFile
+from catcli.data.io.batch import Batch
+from catcli.data.io.review import ReviewFile
+from catcli.data.io.writers import RowWriter
+from catcli.inference.concurrency import BackgroundWriter, thread_pool
+from catcli.inference.label_cache import LabelCache, PreviousLabels
+from catcli.inference.labeler import Labels
+from catcli.inference.planning import LabelingPlan, PlannedBatch
+from catcli.inference.result_columns import PREDICTED, result_columns
+
+Advance = Callable[[int, float], None]
+"""Called after every batch with the rows labeled so far and the share of the input read, 0 to 1."""
+
+
+LabeledBatch = tuple[PlannedBatch, Sequence[Labels]]
+"""A work, and the labels of each of its calls."""
+
+
+@dataclass
+class PredictSummary:
+    """What a run came to.
+
+    ``below`` counts rows whose confidence was below the one asked for, ``blank`` those without any text, ``short`` those of CSV with fewer
+    cells than the header, ``bad`` those that could not be read. ``labeled`` counts texts that a model looked at, ``cut`` those of them with
+    more tokens than it reads, and ``taken_over`` rows that an earlier output had; ``halved`` counts batches that memory was too short for.
+    ``resumed`` are rows that a run before had done; ``seconds`` are this run's.
+    """
+
+    rows: int = 0
+    below: int = 0
+    blank: int = 0
+    short: int = 0
+    labeled: int = 0
+    cut: int = 0
+    taken_over: int = 0
+    bad: int = 0
+    halved: int = 0
+    resumed: int = 0
+    seconds: float = 0.0
+    categories: dict[str, int] = field(default_factory=dict)
+
+
+class RowOutput(Protocol):
+    """Where labeled rows go; ``by_input`` says that the rows of each input go to a file of their own."""
+
+    by_input: bool
+
+    def write(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> None:
+        """Add rows."""
+
+    def finish_part(self, rows: int) -> None:
+        """Complete the part of the ``rows`` written since the last call."""
+
+    def keep(self, state: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Make the parts that are complete survive a kill, with what a run has to know to go on from them."""
+
+
+class PipeOutput:
+    """An output that cannot keep parts: a pipe."""
+
+    by_input = False
+
+    def __init__(self, sink: RowWriter) -> None:
+        self.write = sink.write
+
+    def finish_part(self, rows: int) -> None:
+        """Nothing to do: what went into a pipe is gone."""
+
+    def keep(self, state: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """The same."""
+
+
+class KnownLabels:
+    """The labels of all texts that rows can have: those just found, those of this run that are recalled, and an earlier output's."""
+
+    def __init__(
+        self, k: int, previous: PreviousLabels | None = None, arrays: Mapping[str, npt.NDArray[Any]] | None = None, *, dedupe: bool = True
+    ) -> None:
+        self._k, self._previous, self._dedupe = k, previous, dedupe
+        self._recall = LabelCache(k)
+        if arrays:
+            self._recall.load(arrays)
+
+    def of_rows(self, work: PlannedBatch, labels: Sequence[Labels]) -> tuple[npt.NDArray[np.int32], FloatArray]:
+        """Classes and confidences of a work's rows, each *(rows, k)*; ``labels`` are those of its calls."""
+        classes, confidences = np.zeros((len(work.hashes), self._k), np.int32), np.zeros((len(work.hashes), self._k), np.float32)
+        classes[work.recalled], confidences[work.recalled] = self._recall.get(work.slots)
+        if self._previous is not None:
+            classes[work.earlier], confidences[work.earlier] = self._previous.get(work.hashes[work.earlier])
+        if labels:
+            classes[work.fresh] = np.concatenate([found.classes for found in labels])
+            confidences[work.fresh] = np.concatenate([found.confidences for found in labels])
+        if self._dedupe:
+            self._recall.add(work.hashes[work.fresh], classes[work.fresh], confidences[work.fresh])
+        return classes[work.owner], confidences[work.owner]
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """What a resumed run has to know."""
+        return self._recall.arrays()
+
+
+class ResultWriter:
+    """Makes rows of works and their labels, in order, counts them, and hands them to the writer."""
+
+    def __init__(
+        self,
+        categories: Sequence[str],
+        plan: LabelingPlan,
+        output: RowOutput,
+        advance: Advance,
+        *,
+        previous: PreviousLabels | None = None,
+        review: ReviewFile | None = None,
+        bad_rows: BadRowsFile | None = None,
+        summary: PredictSummary | None = None,
+        arrays: Mapping[str, npt.NDArray[Any]] | None = None,
+    ) -> None:
+        self._bad_rows = bad_rows
+        self._categories, self._plan, self._output, self._advance = categories, plan, output, advance
+        self._review = review
+        self.summary = summary or PredictSummary()
+        self.summary.resumed = self.summary.rows
+        self.k = min(plan.top_k, len(categories))
+        self._known = KnownLabels(self.k, previous, arrays, dedupe=plan.dedupe)
+        self._names = pl.Series(categories, dtype=pl.String)
+        self._counts = np.array([self.summary.categories.get(name, 0) for name in categories], np.int64)
+        # In float32, as confidences are: what a report prints of one accepts it.
+        self._needed = np.full(len(categories), plan.min_confidence, np.float32)
+        if plan.by_category is not None:
+            self._needed = np.array([plan.by_category.get(name, math.inf) for name in categories], np.float32)
+
+    def through(self, works: Iterable[LabeledBatch]) -> PredictSummary:
+        """All of it."""
+        started = time.perf_counter()
+        in_part = 0
+        with thread_pool(1) as pool:
+            writer = BackgroundWriter(pool)
+            for work, labels in works:
+                if work.begins_part:
+                    writer.hand(self._output.finish_part, in_part)
+                    in_part = 0
+                if work.keeps:
+                    writer.hand(self._keep, self._state(), self._known.arrays())
+                added, suggested = self._finished(work, labels)
+                writer.hand(self._write, work.batch, self._plan.kept(work.batch.columns), added, suggested)
+                in_part += len(work.batch)
+                self._advance(self.summary.rows, work.batch.share)
+            writer.hand(self._output.finish_part, in_part)
+            writer.hand(self._keep, self._state(), self._known.arrays())
+            writer.wait()
+        self.summary.seconds = time.perf_counter() - started
+        self.summary.categories = self._by_category()
+        return self.summary
+
+    def _write(self, batch: Batch, keep: Sequence[str], added: pl.DataFrame, suggested: pl.Series | None) -> None:
+        """A batch to the output, and what was not accepted to the review, with the category that it would have had."""
+        self._output.write(batch, keep, added)
+        if self._bad_rows is not None:
+            self._bad_rows.write(batch.bad)
+        if self._review is not None and suggested is not None:
+            rows = np.setdiff1d(np.flatnonzero(added.get_column(PREDICTED).is_null().to_numpy()), batch.nulls)
+            self._review.write(batch.take(rows), keep, added.with_columns(suggested)[rows])
+
+    def _keep(self, state: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        if self._review is not None:
+            self._review.finish_part()  # before the output's: what it counts as done has its doubtful rows on disk
+        if self._bad_rows is not None:
+            self._bad_rows.finish_part()
+        self._output.keep(state, arrays)
+
+    def _state(self) -> dict[str, Any]:
+        """The counts so far, for a journal."""
+        return {**vars(self.summary), "categories": self._by_category()}
+
+    def _by_category(self) -> dict[str, int]:
+        """Rows by category, the most frequent first."""
+        found = {name: int(count) for name, count in zip(self._categories, self._counts, strict=True) if count}
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+    def _finished(self, work: PlannedBatch, labels: Sequence[Labels]) -> tuple[pl.DataFrame, pl.Series | None]:
+        """Count a batch's labels and make our columns of them; and for a review, the categories whether accepted or not."""
+        classes, confidences = self._known.of_rows(work, labels)
+        accepted = confidences[:, 0] >= self._needed[classes[:, 0]]
+        nulls = list(work.batch.nulls)
+        accepted[nulls] = False
+        self._counts += np.bincount(classes[accepted, 0], minlength=len(self._counts))
+        self.summary.rows += len(work.batch)
+        self.summary.below += int((~accepted).sum()) - len(nulls)
+        self.summary.blank += work.blank - len(nulls)
+        self.summary.bad += len(work.batch.bad)
+        self.summary.short += work.batch.short
+        self.summary.labeled += len(work.fresh)
+        self.summary.cut += sum(found.cut for found in labels)
+        self.summary.halved += sum(found.halved for found in labels)
+        self.summary.taken_over += int(np.isin(work.owner, work.earlier).sum())
+        suggested = self._names.gather(classes[:, 0]).alias(PREDICTED) if self._review is not None else None
+        added = result_columns(self._names, classes, confidences, accepted, self._plan)
+        if nulls:
+            is_null = pl.Series(np.isin(np.arange(len(added)), nulls))
+            added = added.with_columns(pl.when(is_null).then(None).otherwise(pl.col(name)).alias(name) for name in added.columns)
+        return added, suggested

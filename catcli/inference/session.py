@@ -1,0 +1,216 @@
+"""token batches → logits: an exported model in ONNX Runtime, on CUDA or the CPU."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from catcli.arrays import FloatArray, IntArray
+from catcli.errors import AdapterError, CatcliError, DeviceError, reason
+from catcli.inference.cuda import CUDA_PROVIDER, has_cuda, load_cuda_libraries
+from catcli.inference.tokens import TokenBatch
+
+# Errors come as exceptions; what ONNX Runtime would print besides (no GPU found, an odd provider) is looked at below instead.
+onnxruntime.set_default_logger_severity(4)
+
+CPU_PROVIDER = "CPUExecutionProvider"
+
+LIBRARY_ERRORS = ("CUBLAS failure", "CUDNN failure", "CUBLAS_STATUS", "CUDNN_STATUS")
+"""What it says where a library on the GPU fails. With too little memory for their own needs these say anything but that."""
+
+MEMORY_ERRORS = ("Failed to allocate memory", "bad allocation", "bad_alloc", "out of memory", "ALLOC_FAILED")
+"""What ONNX Runtime says where memory is short, of the host's or a GPU's."""
+
+GPU_ERRORS = ("CUDA failure", "CUDA error")
+"""What it says where a GPU fails."""
+
+GPU_BATCH_TOKENS, CPU_BATCH_TOKENS = 16_384, 1024
+"""Tokens of a batch that keep the device busy: on an H200 as fast as four times so many, with a third of the padding
+(tests/bench/README.md); on a CPU without leaving its caches."""
+
+GPU_WORKERS = 6
+"""Threads that label for a GPU: it waits for their n-grams, and more of them wait for Python's lock."""
+
+
+class _OutOfMemory(Exception):  # noqa: N818  (no error yet: the batch is halved)
+    """Memory is too short for a batch, or may be: ``surely`` says which."""
+
+    def __init__(self, words: str, *, surely: bool = True) -> None:
+        super().__init__(words)
+        self.surely = surely
+
+
+class Session:
+    """One ONNX file, loaded; ``provider`` is what it really got."""
+
+    def __init__(self, file: Path, device: str = "auto", *, batch_tokens: int | None = None, workers: int | None = None) -> None:
+        """Load ``file``; ``batch_tokens`` and ``workers`` replace what is found good for the device.
+
+        Raises:
+            DeviceError: ``device`` is ``cuda`` and the session did not get it.
+            AdapterError: ONNX Runtime cannot load the file.
+        """
+        self._file, self._lock, self._halved, self._classes = file, threading.Lock(), 0, 0
+        options = onnxruntime.SessionOptions()
+        # One thread a batch and as many batches at once as there are cores: threads that share a batch of titles wait for one another at
+        # every one of its hundred matrix products.
+        options.intra_op_num_threads = 1
+        # What was vetted is ONNX; ONNX Runtime would take a file for another format by its name or its bytes.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        self._session, self.no_cuda = _open_session(file, options, cuda=device != "cpu" and has_cuda())
+        self.provider: str = self._session.get_providers()[0]
+        gpu = self.provider == CUDA_PROVIDER
+        self.budget = batch_tokens or (GPU_BATCH_TOKENS if gpu else CPU_BATCH_TOKENS)
+        # Batches that are computed at once: one a core, or on a GPU so many that it finds the next one waiting.
+        self.workers = workers or (min(GPU_WORKERS, max(2, available_cores())) if gpu else available_cores())
+        if device == "cuda" and not gpu:
+            cause = f" ({self.no_cuda})" if self.no_cuda else ""
+            raise DeviceError(
+                f"--device cuda: ONNX Runtime gave {self.provider} instead{cause}; 'catcli doctor' shows what is missing, "
+                "--device cpu labels without."
+            )
+
+    @property
+    def alike(self) -> bool:
+        """Whether batches are better of one length than large: on a CPU padding costs as much as text."""
+        return self.provider == CPU_PROVIDER
+
+    def logits(self, batch: TokenBatch) -> FloatArray:
+        """Logits *(rows, classes)*, float32. Threads that call this at once each get a stream of the GPU's.
+
+        A batch that memory is too short for is computed in halves, and those to come are made smaller: see `halvings`.
+
+        Raises:
+            DeviceError: the GPU failed.
+            AdapterError: the model cannot be computed with these tokens.
+            CatcliError: memory is too short for a single text.
+        """
+        try:
+            return self._computed(batch)
+        except _OutOfMemory as error:
+            if len(batch.rows) == 1 and not error.surely:
+                raise self._failed(str(error)) from error
+            if len(batch.rows) == 1:
+                raise CatcliError(
+                    f"memory is too short for one text of {batch.ids.shape[1]} tokens on {self.provider} ({error}); free some and run the "
+                    "same line again."
+                ) from error
+        with self._lock:
+            self._halved += 1
+            self.budget = max(1, min(self.budget, batch.ids.size // 2))
+        return np.concatenate([self.logits(half) for half in batch.halves()])
+
+    def halvings(self) -> int:
+        """How many batches were halved since this was asked last."""
+        with self._lock:
+            found, self._halved = self._halved, 0
+        return found
+
+    def _computed(self, batch: TokenBatch) -> FloatArray:
+        feeds = {"input_ids": batch.ids, "attention_mask": batch.mask}
+        try:
+            found = run_bound(self._session, feeds, "cuda") if self.provider == CUDA_PROVIDER else self._session.run(["logits"], feeds)[0]
+        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+            raise self._told(error) from error
+        self._check(found, len(batch.rows))
+        return np.asarray(found, dtype=np.float32)
+
+    def _check(self, logits: npt.NDArray[Any], rows: int) -> None:
+        """What a model gives has to be what a classifier gives, for every batch: float32 logits *(rows, classes)*."""
+        self._classes = self._classes or (logits.shape[-1] if logits.ndim else 0)
+        if logits.dtype != np.float32 or logits.shape != (rows, self._classes):
+            raise AdapterError(
+                f"{self._file} gives {logits.dtype} of the shape {logits.shape} for {rows} texts, not float32 logits of "
+                f"({rows}, {self._classes}): it is no classifier that catcli exported; fit the adapter again."
+            )
+
+    @staticmethod
+    def _failed(words: str) -> DeviceError:
+        return DeviceError(
+            f"the GPU failed while it labeled ({words}); 'catcli doctor' shows if it still answers, --device cpu does without it."
+        )
+
+    def _told(self, error: Exception) -> Exception:
+        """What ONNX Runtime's error means; another's is a bug and stays what it is."""
+        said = str(error)
+        if isinstance(error, MemoryError) or any(word in said for word in MEMORY_ERRORS):
+            return _OutOfMemory(error_gist(error)[:200])
+        # run_with_iobinding raises a plain RuntimeError.
+        if not (type(error).__module__.startswith("onnxruntime") or type(error) is RuntimeError):
+            return error
+        if any(word in said for word in LIBRARY_ERRORS):
+            return _OutOfMemory(error_gist(error)[:300], surely=False)
+        if any(word in said for word in GPU_ERRORS):
+            return self._failed(error_gist(error)[:300])
+        return AdapterError(
+            f"{self._file} cannot be computed ({error_gist(error)[:300]}); its tokenizer or its weights are not its own: copy the adapter "
+            "again or fit anew."
+        )
+
+
+def error_gist(error: BaseException) -> str:
+    """What ONNX Runtime says, without the C++ function that says it."""
+    return re.sub(r"^.*?/onnxruntime/core/\S+ .*?\[with [^\]]*\] ", "", reason(error), flags=re.DOTALL)
+
+
+def _open_session(file: Path, options: onnxruntime.SessionOptions, *, cuda: bool) -> tuple[onnxruntime.InferenceSession, str]:
+    """A session, on the GPU if ``cuda`` and it can be had; and why it is not on the GPU that there is, or nothing."""
+    why = ""
+    if cuda:
+        why = load_cuda_libraries()
+        # ONNX Runtime's own way back to the CPU would print to standard output, where labeled rows may be going.
+        try:
+            session = onnxruntime.InferenceSession(str(file), options, providers=[CUDA_PROVIDER, CPU_PROVIDER], enable_fallback=0)
+        except Exception as error:  # noqa: BLE001  # ONNX Runtime's exceptions share no base class; where the file is at fault, the CPU says so
+            why = reason(error)[:300]
+        else:
+            if session.get_providers()[0] == CUDA_PROVIDER:
+                return session, ""
+            why = why or "it does not say why"
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=[CPU_PROVIDER], enable_fallback=0), why
+    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        raise AdapterError(f"{file} cannot be loaded by ONNX Runtime: {reason(error)}; fit the adapter again.") from error
+
+
+def run_bound(session: onnxruntime.InferenceSession, feeds: Mapping[str, IntArray], place: str) -> FloatArray:
+    """Logits by inputs and an output that are bound to the memory of ``place``, ``cuda`` or ``cpu``.
+
+    Without it the ids and masks, which only the GPU reads, enter the graph in the host's memory, and it waits at a copy before each of
+    them is used.
+    """
+    binding = session.io_binding()
+    for name, values in feeds.items():
+        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(values, place, 0))
+    binding.bind_output("logits", place, 0)
+    session.run_with_iobinding(binding)
+    found: FloatArray = binding.get_outputs()[0].numpy()
+    return found
+
+
+def available_cores() -> int:
+    """Processors that this process may use, which in a container can be fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory() -> int:
+    """Bytes of memory that this process has held at most; 0 where the system does not say."""
+    with suppress(OSError, StopIteration, ValueError):
+        # Linux counts in ru_maxrss what the process that started this one held.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,192 @@
+"""Adapters of one split → what ``catcli compare`` tells of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from catcli.adapter.folder import Adapter
+from catcli.arrays import FloatArray
+from catcli.errors import AdapterError
+from catcli.evaluation.bootstrap import Outcomes, estimate_interval
+from catcli.evaluation.calibration import BlendCalibration, cross_fitted_losses
+from catcli.evaluation.fit_metrics import FitMetrics
+from catcli.evaluation.heldout import HeldOutRows
+from catcli.evaluation.metrics import CategoryScores, Estimate
+from catcli.evaluation.scores import compare_runs, holm_corrected, mean_bootstrap, mean_metric
+from catcli.evaluation.studies import GridResult, ModelResult
+from catcli.inference.ngrams import LinearModel
+from catcli.reporting.grid_page import GridPageModel
+from catcli.training.grid_runs import GridRun
+
+
+@dataclass(frozen=True)
+class RunLogits:
+    """What one fit's model says of the test rows by itself: probabilities *(rows, classes)* and what they come to."""
+
+    probabilities: FloatArray
+    outcomes: Outcomes
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """One fit: its adapter, and its test rows by the model that learned, by the linear model, and by their blend."""
+
+    adapter: Adapter
+    metrics: FitMetrics
+    lora: RunLogits
+    linear: RunLogits
+    blend: RunLogits
+    validation: Mapping[str, float]
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> ScoredRun:
+        """Read it from its folder."""
+        manifest, metrics = adapter.manifest, FitMetrics.of(adapter)
+        held = HeldOutRows.load(adapter.file("heldout.parquet"), manifest.categories)
+        blending = BlendCalibration.of(manifest)
+
+        def voices(rows: HeldOutRows) -> dict[str, RunLogits]:
+            said = blending.voices(rows.lora, rows.linear, metrics.variant)
+            return {name: RunLogits(found, Outcomes.of(found, rows.classes, rows.products)) for name, found in said.items()}
+
+        choosing = held.part("validation")
+        halves = np.unique(choosing.products, return_inverse=True)[1] % 2
+        losses = cross_fitted_losses(choosing.lora, choosing.linear, choosing.classes, halves, manifest.blend)
+        return cls(adapter, metrics, **voices(held.part("test")), validation=losses)
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Models by their names, with what each of their seeds says of the test rows, which are the same for all."""
+
+    names: Sequence[str]
+    models: Mapping[str, ModelResult]
+    voices: Mapping[str, Sequence[RunLogits]]
+    areas: Mapping[str, Mapping[str, float | None]]
+
+    @property
+    def rows(self) -> Outcomes:
+        """The test rows, as the first model has them."""
+        return next(iter(self.voices.values()))[0].outcomes
+
+    def shown(self) -> list[GridPageModel]:
+        """What the page draws; of several seeds the first."""
+        return [
+            GridPageModel(model, self.areas[name], self.voices[name][0].probabilities, self.voices[name][0].outcomes)
+            for name, model in self.models.items()
+        ]
+
+    @property
+    def best(self) -> ModelResult:
+        """The one to take, by the validation rows."""
+        return min(self.models.values(), key=lambda model: model.validation_log_loss)
+
+    def told(self, failed: Mapping[str, str], page: str, recipe: str | None) -> GridResult:
+        """Everything, with every pair compared."""
+        outcomes = {name: [voice.outcomes for voice in voices] for name, voices in self.voices.items()}
+        pairs = list(combinations(outcomes, 2))
+        found = [compare_runs(outcomes[one], outcomes[other], one, other, len(pairs)) for one, other in pairs]
+        return GridResult(
+            test_rows=len(self.rows.truth),
+            test_products=self.rows.products,
+            models=tuple(self.models.values()),
+            best=self.best.name,
+            recipe=recipe,
+            comparisons=tuple(holm_corrected(found)),
+            failed=dict(failed),
+            page=page,
+        )
+
+
+def build_leaderboard(made: Mapping[GridRun, Adapter], with_linear: bool) -> Leaderboard:
+    """Score the adapters of some cells. The linear model is the one beside the first method of each balance.
+
+    Raises:
+        AdapterError: they do not hold out the same rows.
+    """
+    groups: defaultdict[str, list[ScoredRun]] = defaultdict(list)
+    cells: dict[str, GridRun] = {}
+    for cell, adapter in made.items():
+        groups[cell.model].append(ScoredRun.of(adapter))
+        cells.setdefault(cell.model, cell)
+    runs = [run for group in groups.values() for run in group]
+    first = runs[0].lora.outcomes
+    for run in runs[1:]:
+        other = run.lora.outcomes
+        if not (np.array_equal(first.truth, other.truth) and np.array_equal(first.product, other.product)):
+            raise AdapterError(f"{run.adapter.folder} holds out other rows than {runs[0].adapter.folder}; pass --force to fit both anew.")
+    models, voices, areas = {}, {}, {}
+    beside: dict[str, list[ScoredRun]] = {}  # by balance, the fits whose linear model is told
+    for name, group in groups.items():
+        voices[name] = [run.lora for run in group]
+        models[name] = _model(cells[name], group)
+        areas[name] = {found.category: found.roc_auc for found in group[0].metrics.lora.categories}
+        beside.setdefault(cells[name].recipe.balance, group)
+    for balance, group in beside.items() if with_linear else ():
+        name = " ".join(["linear", *([balance] if balance != "none" else [])])
+        voices[name] = [run.linear for run in group]
+        models[name] = _linear(name, balance, group)
+        areas[name] = {found.category: found.roc_auc for found in group[0].metrics.linear.categories}
+    return Leaderboard(runs[0].adapter.manifest.categories, models, voices, areas)
+
+
+def _model(cell: GridRun, runs: Sequence[ScoredRun]) -> ModelResult:
+    training = [run.metrics.training for run in runs]
+    on_device = [one.device_memory for one in training if one.device_memory is not None]
+    return ModelResult(
+        name=cell.model,
+        base=cell.recipe.base,
+        method=cell.recipe.method,
+        balance=cell.recipe.balance,
+        adapters=tuple(str(run.adapter.folder) for run in runs),
+        **_scores([run.lora.outcomes for run in runs]),
+        roc_auc=_mean_area([run.metrics.lora.categories for run in runs]),
+        blend_accuracy=_mean([run.blend.outcomes for run in runs], "accuracy"),
+        blend_macro_f1=_mean([run.blend.outcomes for run in runs], "macro_f1"),
+        validation_log_loss=float(np.mean([run.validation["blend"] for run in runs])),
+        # Of a fit that was killed and went on, the first part is in its passes alone.
+        seconds=float(np.mean([max(one.lora_seconds, sum(epoch.seconds for epoch in one.epochs)) for one in training])),
+        peak_memory=max(one.peak_memory for one in training),
+        device_memory=max(on_device, default=None),
+        trained=training[0].trained,
+        learned_bytes=training[0].learned_bytes,
+    )
+
+
+def _linear(name: str, balance: str, runs: Sequence[ScoredRun]) -> ModelResult:
+    file = runs[0].adapter.file("linear.safetensors")
+    return ModelResult(
+        name=name,
+        base=None,
+        method="linear",
+        balance=balance,
+        adapters=tuple(str(run.adapter.folder) for run in runs),
+        **_scores([run.linear.outcomes for run in runs]),
+        roc_auc=_mean_area([run.metrics.linear.categories for run in runs]),
+        blend_accuracy=None,
+        blend_macro_f1=None,
+        validation_log_loss=float(np.mean([run.validation["linear"] for run in runs])),
+        seconds=float(np.mean([run.metrics.training.linear_seconds for run in runs])),
+        peak_memory=None,
+        device_memory=None,
+        trained=LinearModel.load(file).parameters,
+        learned_bytes=file.stat().st_size,
+    )
+
+
+def _scores(runs: Sequence[Outcomes]) -> dict[str, Estimate]:
+    return {metric: _mean(runs, metric) for metric in ("accuracy", "macro_precision", "macro_recall", "macro_f1")}
+
+
+def _mean(runs: Sequence[Outcomes], metric: str) -> Estimate:
+    return estimate_interval(mean_metric(runs, metric), mean_bootstrap(runs, metric), runs[0].products)
+
+
+def _mean_area(runs: Sequence[Sequence[CategoryScores]]) -> float | None:
+    areas = [found.roc_auc for categories in runs for found in categories if found.roc_auc is not None]
+    return float(np.mean(areas)) if areas else None

@@ -1,0 +1,153 @@
+"""The model card that lies in an adapter folder as README.md."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from catcli.adapter.manifest import Manifest
+from catcli.config import LORA_METHODS, Recipe
+from catcli.evaluation.fit_metrics import FitMetrics, Training
+from catcli.evaluation.metrics import TITLES
+from catcli.reporting import sentences
+from catcli.reporting.tables import model_titles, printable
+
+REFIT = "The models in this folder have since learned from all labeled rows in the same way; the scores are those of the held-out run."
+
+IN_FRONT = ("accuracy", "macro_f1", "weighted_f1", "log_loss")
+"""The metrics that the hub shows."""
+
+
+def front_matter(name: str, manifest: Manifest, metrics: FitMetrics) -> str:
+    """The YAML that the Hugging Face hub reads, with the blend's scores as a ``model-index``."""
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            task_name="Product categorization",
+            dataset_type="held-out",
+            dataset_name=f"{metrics.scored_rows:,} held-out rows of the labeled products",
+            metric_type=metric,
+            metric_name=TITLES[metric],
+            metric_value=round(getattr(metrics.blend, metric).value, 4),
+        )
+        for metric in IN_FRONT
+    ]
+    data = ModelCardData(
+        model_name=name,
+        base_model=manifest.base.hub,
+        library_name="peft" if manifest.method in LORA_METHODS else "transformers",
+        pipeline_tag="text-classification",
+        tags=["catcli", manifest.method, "product-categorization"],
+        eval_results=results,
+    )
+    return str(data.to_yaml())
+
+
+def model_card(name: str, manifest: Manifest, metrics: FitMetrics, recipe: Recipe) -> str:
+    """Markdown with the front matter that the Hugging Face hub reads."""
+    rows, rare, training = metrics.rows, len(metrics.rare_categories), metrics.training
+    labeled = rows.train + rows.validation + rows.test
+    split = sentences.random_split(metrics.random_split) if metrics.random_split else "No product has several rows."
+    calibrated = "\n".join(f"- {sentences.calibration(variant, found)}" for variant, found in metrics.calibration.items())
+    versions = plain(", ".join(f"{package} {version}" for package, version in manifest.versions.items()))
+    columns, title = ", ".join(map(code, manifest.text)), plain(name)
+    passes = "one pass" if training.passes == 1 else f"{training.passes:.3g} passes"
+    return f"""---
+{front_matter(name, manifest, metrics)}
+---
+
+# {title}
+
+Labels products with one of {len(manifest.categories):,} categories from {columns}.
+Made by catcli {plain(manifest.versions.get("catcli", ""))} on {manifest.created:%Y-%m-%d} from {labeled:,} labeled rows.
+
+## Scores on {metrics.scored_rows:,} test rows, 95 % intervals
+
+| | {" | ".join(model_titles(metrics.method).values())} |
+|---|--:|--:|--:|
+{_scores(metrics)}
+
+{sentences.headline(metrics)} {sentences.comparison(metrics.against_linear, metrics.method)}
+
+The rows were split {"/".join(map(str, recipe.split))} by product: {rows.train:,} trained, {rows.validation:,} chose the epoch, the weights
+of the blend, its calibration and the thresholds, and the test rows were looked at once. {split}
+{f"{rare:,} categories have too few products for each to be scored; a draw of them is." if rare else "Every category is scored."}
+
+## Confidence
+
+{calibrated}
+
+| to be right | confidence | accepted test rows | right on them |
+|---|--:|--:|---|
+{_contract(metrics)}
+
+## How it was made
+
+{_learned(manifest, recipe)}: after {passes} over
+{training.lora_rows:,} rows{_unlabeled(training)}, at a learning rate of up to {recipe.lr:g},
+the validation rows liked it best; beside it one-vs-rest
+support vector machines over words and character n-grams. A product's probabilities are the softmax of
+{manifest.blend.lora:.3f} x its logits + {manifest.blend.linear:.3f} x the linear model's, with the offset of each category and the
+calibration in `adapter.json`. {REFIT if training.refit else "The models in this folder are those that were scored."}
+It took {training.seconds:.0f} s on {training.device} and {training.peak_memory / 2**20:,.0f} MiB of memory.
+
+## Use
+
+    catcli predict catalog.parquet -o labeled.parquet --adapter {shlex.quote(printable(name))}
+
+## Limits
+
+It knows only the categories it was trained on: a product of another one gets the nearest of them, often with a low confidence. The scores
+and thresholds hold for products like those it learned from; `catcli report --on` scores it on others.
+
+Versions: {versions}.
+"""
+
+
+def plain(text: str) -> str:
+    """Text of a file as Markdown shows it: without control codes, and no letter of it marks anything up."""
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&])", r"\\\1", " ".join(printable(text).split()))
+
+
+def code(text: str) -> str:
+    """Text of a file between backticks, of which it has none itself."""
+    return f"`{' '.join(printable(text).replace('`', chr(39)).split())}`"
+
+
+def _unlabeled(training: Training) -> str:
+    return f" and {training.unlabeled_rows:,} unlabeled ones" if training.unlabeled_rows else ""
+
+
+def _learned(manifest: Manifest, recipe: Recipe) -> str:
+    """What learned, and on which base."""
+    base = plain(manifest.base.hub)
+    at = f" at {plain(manifest.base.revision)}" if manifest.base.revision else ""
+    if manifest.base.blocks:
+        *numbers, last = map(str, manifest.base.blocks)
+        at += f", of which it keeps the block{'s' if numbers else ''} {' and '.join(filter(None, (', '.join(numbers), last)))}"
+    if recipe.method in LORA_METHODS:
+        what = f"{sentences.METHOD_TITLES[recipe.method]} (rank {recipe.rank}, alpha {recipe.alpha}) in {base}{at}"
+    else:
+        what = {"full": "Every weight", "head": "The head alone, on the untouched weights"}[recipe.method] + f" of {base}{at}"
+    balanced = "" if recipe.balance == "none" else f", balanced by {recipe.balance}"
+    taught = f", beside the labels by what the adapter {code(recipe.teacher)} said of every text" if recipe.teacher else ""
+    return what + balanced + taught
+
+
+def _scores(metrics: FitMetrics) -> str:
+    lines = []
+    for metric, title in TITLES.items():
+        found = [getattr(getattr(metrics, model), metric) for model in model_titles(metrics.method)]
+        lines.append(f"| {title} | {' | '.join(f'{one.value:.3f} ({one.low:.3f} to {one.high:.3f})' for one in found)} |")
+    return "\n".join(lines)
+
+
+def _contract(metrics: FitMetrics) -> str:
+    lines = []
+    for made in metrics.promises:
+        threshold = "none" if made.threshold is None else sentences.confidence(made.threshold)
+        accepted = "–" if made.accepted_in_test is None else sentences.per_cent(made.accepted_in_test)
+        lines.append(f"| {made.precision:.0%} | {threshold} | {accepted} | {sentences.threshold_outcome(made)} |")
+    return "\n".join(lines)

@@ -1,0 +1,142 @@
+"""Numbers and rows → one HTML page that needs nothing else: no network, no other file.
+
+Product text is data here: Jinja2 escapes what stands in the page, and what the script reads lies in a JSON element that no ``</script>``
+of a title can end. A content security policy forbids the page to load anything and to run any script but its own.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from catcli.arrays import DoubleArray, FloatArray
+from catcli.evaluation.bootstrap import Outcomes
+from catcli.evaluation.curves import category_curves, coverage_curve
+from catcli.evaluation.metrics import TITLES, Evaluation, Scores
+from catcli.evaluation.report_data import FitReport, NewRowsReport
+from catcli.reporting import sentences
+from catcli.reporting.tables import caption, model_titles, printable, three_digits
+
+MAX_CURVES = 400
+"""Categories that get curves, those with most rows first: more would make the page larger than it is worth."""
+
+MAX_ERRORS = 300
+"""Wrong rows that are listed, the surest first."""
+
+MAX_PAIRS = 20_000
+"""Pairs of the confusion matrix, the most frequent first."""
+
+MAX_TEXT_CHARACTERS = 240
+"""Characters of a text that are shown."""
+
+
+@cache
+def template_environment() -> jinja2.Environment:
+    """Where the pages' templates are, which escape what they show."""
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("catcli.reporting"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(share=three_digits, per_cent=sentences.per_cent, plain=printable, signed=sentences.signed)
+    return made
+
+
+def report_page(
+    name: str, told: FitReport | NewRowsReport, names: Sequence[str], texts: Sequence[str], probabilities: FloatArray, outcomes: Outcomes
+) -> str:
+    """The page of an adapter called ``name``: ``probabilities`` *(rows, classes)* of ``texts``, and their ``outcomes``."""
+    return (
+        template_environment()
+        .get_template("report.html")
+        .render(
+            name=printable(name),
+            told=told,
+            fresh=isinstance(told, NewRowsReport),
+            caption=caption(told).replace("\n", "; "),
+            headline=sentences.headline(told),
+            compared=[sentences.comparison(found, told.method) for found in (told.against_linear, told.against_lora)],
+            random_split=sentences.random_split(told.random_split) if isinstance(told, FitReport) and told.random_split else "",
+            calibrated=[sentences.calibration(variant, found) for variant, found in told.calibration.items()],
+            titles=TITLES,
+            models={model: (title, getattr(told, model)) for model, title in model_titles(told.method).items()},
+            promises=[(made, sentences.threshold_outcome(made)) for made in told.promises],
+            categories=sorted(told.blend.categories, key=lambda found: (-found.support, found.category)),
+            errors=_errors(names, texts, outcomes),
+            data=_data(told, names, probabilities, outcomes),
+            plotly=Markup(get_plotlyjs()),  # noqa: S704  (a library's own script, none of the user's text)
+            nonce=secrets.token_urlsafe(16),
+        )
+    )
+
+
+def _errors(names: Sequence[str], texts: Sequence[str], outcomes: Outcomes) -> list[dict[str, Any]]:
+    """Wrong rows, the surest first: those that no threshold catches."""
+    return [
+        {
+            "text": printable(texts[row])[:MAX_TEXT_CHARACTERS],
+            "truth": printable(names[outcomes.truth[row]]),
+            "predicted": printable(names[outcomes.predicted[row]]),
+            "confidence": float(outcomes.confidence[row]),
+        }
+        for row in outcomes.errors[:MAX_ERRORS]
+    ]
+
+
+def _data(told: Evaluation, names: Sequence[str], probabilities: FloatArray, outcomes: Outcomes) -> dict[str, Any]:
+    """What the page's script draws, in numbers as short as a screen can show."""
+    covered = coverage_curve(outcomes)
+    support = Counter(outcomes.truth.tolist())
+    drawn = category_curves(
+        probabilities, outcomes.truth, [number for number, _ in support.most_common() if number < probabilities.shape[1]][:MAX_CURVES]
+    )
+    return {
+        "rows": len(outcomes.truth),
+        "names": {int(number): printable(names[number]) for number in outcomes.present},
+        "coverage": {
+            "confidence": np.round(covered.confidence, 5).tolist(),
+            "rows": covered.rows.tolist(),
+            "right": covered.right.tolist(),
+        },
+        "promises": [made.model_dump(include={"precision", "threshold"}) for made in told.promises],
+        "calibration": {
+            variant: [(round(one.confidence, 4), round(one.accuracy, 4), one.rows) for one in found.bins]
+            for variant, found in told.calibration.items()
+        },
+        "curves": {
+            number: {
+                "roc": [rounded(curve.false_positive_rate), rounded(curve.true_positive_rate)],
+                "pr": [rounded(curve.recall), rounded(curve.precision)],
+            }
+            for number, curve in drawn.items()
+        },
+        "pairs": pairs_of(outcomes),
+        "areas": _areas(told.blend, names),
+    }
+
+
+def rounded(values: DoubleArray) -> list[float]:
+    """Numbers *(points,)* as short as a screen can show."""
+    found: list[float] = np.round(values, 4).tolist()
+    return found
+
+
+def pairs_of(outcomes: Outcomes) -> list[tuple[int, int, int]]:
+    """Categories, what they were labeled, and how many rows were, the most frequent first: the cells of a confusion matrix."""
+    counted = Counter(zip(outcomes.truth.tolist(), outcomes.predicted.tolist(), strict=True))
+    return [(truth, labeled, rows) for (truth, labeled), rows in counted.most_common(MAX_PAIRS)]
+
+
+def _areas(scores: Scores, names: Sequence[str]) -> dict[int, list[float | None]]:
+    numbers = {name: number for number, name in enumerate(names)}
+    return {numbers[found.category]: [found.roc_auc, found.average_precision] for found in scores.categories}
