@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
@@ -29,6 +30,16 @@ MAX_RECIPE_BYTES = 2**20
 LORA_METHODS: tuple[Method, ...] = ("lora", "rslora", "dora", "pissa")
 """Methods that put adapters beside frozen weights."""
 
+METHOD_TITLES: dict[Method, str] = {
+    "lora": "LoRA",
+    "rslora": "rsLoRA",
+    "dora": "DoRA",
+    "pissa": "PiSSA",
+    "full": "full fine-tuning",
+    "head": "the head",
+}
+"""How sentences call what learned beside the linear model."""
+
 BASE_OPTIONS = ("lr", "targets", "pool", "max_tokens")
 """What suits one base, and is chosen anew for another; for another method the learning rate is."""
 
@@ -36,43 +47,95 @@ LORA_OPTIONS = ("rank", "alpha", "dropout", "targets")
 """What is an adapter's, and means nothing where none is trained."""
 
 
-class Recipe(BaseModel):
-    """Everything that decides what a fit trains. Fields are the flags of ``catcli fit`` in their long form.
+@dataclass(frozen=True)
+class Flag:
+    """How a field is written on the command line, where its name and type do not say it.
 
-    ``label``, ``text`` and ``group`` are None or empty until the columns have been looked for; in an adapter's ``recipe.json`` every one
-    is resolved, so that ``catcli fit --recipe`` repeats the run. ``about`` says what a recipe that ships with catcli is for.
+    ``names`` are its flags, ``metavar`` stands for its value in the help, ``default`` is shown there for a default that is no constant.
+    ``parsed_as`` is the type of what is typed, ``minimum`` and ``maximum`` its limits.
+    """
+
+    metavar: str | None = None
+    names: tuple[str, ...] = ()
+    default: str | None = None
+    parsed_as: type | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+COLUMN = Flag(metavar="COLUMN")
+
+
+class Recipe(BaseModel):
+    """Everything that decides what a fit trains. Each field is a flag of ``catcli fit``, and its docstring that flag's help.
+
+    ``label``, ``text`` and ``group`` are None or empty until the columns have been found; in an adapter's ``recipe.json`` every one is
+    resolved, so that ``catcli fit --recipe`` repeats the run. ``about`` says what a recipe that ships with catcli is for; it is no flag.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     about: str = ""
-    label: str | None = None
-    text: tuple[str, ...] = ()
-    group: str | None = None
-    base: Annotated[str, Field(min_length=1)] = "minilm"
-    method: Method = "lora"
+    label: Annotated[str | None, COLUMN] = None
+    """The column with the category; found by name and content by default."""
+    text: Annotated[tuple[str, ...], COLUMN] = ()
+    """A column to read; repeat for several, the most informative first."""
+    group: Annotated[str | None, COLUMN] = None
+    """The column that is equal for all rows of one product."""
+    base: Annotated[str, Field(min_length=1), Flag(metavar="NAME")] = "minilm"
+    """minilm (embedded; minilm-3 has 3 of its 6 blocks), or from the hub: bert, distilbert, distilroberta, roberta, xlm-roberta, albert,
+    mpnet, modernbert, deberta, t5, gpt2, qwen3, or OWNER/MODEL, these with @REVISION; or a folder."""
+    method: Annotated[Method, Flag(metavar="METHOD")] = "lora"
+    """What is trained: lora, rslora, dora or pissa adapters, the full base, or its head alone."""
     rank: Annotated[int, Field(ge=1, le=512)] = 8
+    """The adapters' rank."""
     alpha: Annotated[int, Field(ge=1)] = 16
+    """The adapters' output is scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    targets: tuple[str, ...] = ()
+    """Dropout before the adapters."""
+    targets: Annotated[tuple[str, ...], Flag(metavar="NAME,NAME", parsed_as=str)] = ()
+    """Linear layers that get adapters, in every block; those that suit the base by default."""
     epochs: Annotated[int, Field(ge=1)] | None = None
+    """Most passes over the rows; 2 to 8 by their number by default."""
     lr: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The highest learning rate; it depends on base and method by default."""
     batch_size: Annotated[int, Field(ge=1)] = 32
+    """Rows of a training step."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Weight decay of AdamW, on matrices."""
     max_tokens: Annotated[int, Field(ge=4, le=8192)] | None = None
-    pool: Pool | None = None
-    balance: Balance = "none"
-    merge_labels: bool = False
-    per_category: Annotated[int, Field(ge=1)] | None = None
-    split: tuple[int, int, int] = (80, 10, 10)
+    """Longer texts are cut; by default 99 % of them are whole, up to 128."""
+    pool: Annotated[Pool | None, Flag(metavar="POOL")] = None
+    """How token states become one vector: mean, cls or last; by the base by default."""
+    balance: Annotated[Balance, Flag(metavar="HOW")] = "none"
+    """For rare categories: none, weights (class weights), focal (focal loss) or logit-adjust."""
+    merge_labels: Annotated[bool, Flag(names=("--merge-labels/--no-merge-labels",))] = False
+    """Treat categories that differ only by case or blanks as one, under the most frequent name."""
+    per_category: Annotated[Annotated[int, Field(ge=1)] | None, Flag(metavar="N")] = None
+    """Learn from at most N rows of a category, drawn while the files are read."""
+    split: Annotated[tuple[int, int, int], Flag(metavar="A/B/C", parsed_as=str, default="80/10/10")] = (80, 10, 10)
+    """Per cent of training, validation and test rows."""
     split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Another seed holds out other products."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    refit: bool = True
-    time_budget: Annotated[float, Field(gt=0)] | None = None
-    teacher: Annotated[str, Field(min_length=1)] | None = None
-    unlabeled: Annotated[str, Field(min_length=1)] | None = None
-    device: Device = "auto"
-    dtype: Dtype = "auto"
+    """The seed of training; the split does not depend on it."""
+    refit: Annotated[bool, Flag(names=("--refit/--no-refit",), default="refit")] = True
+    """After scoring, train both models on all rows; or ship those that were scored."""
+    time_budget: Annotated[Annotated[float, Field(gt=0)] | None, Flag(metavar="TIME", parsed_as=str)] = None
+    """What the whole fit may take, such as 90s, 10m or 2h; it trains as far as that goes."""
+    teacher: Annotated[Annotated[str, Field(min_length=1)] | None, Flag(metavar="ADAPTER")] = None
+    """Learn from this adapter's probabilities for every text, beside the labels (KD-LoRA)."""
+    unlabeled: Annotated[Annotated[str, Field(min_length=1)] | None, Flag(metavar="FILE")] = None
+    """Rows without categories, or a glob of them, that the teacher labels to learn from."""
+    device: Annotated[Device, Flag(metavar="DEVICE")] = "auto"
+    """auto, cpu or cuda. auto takes the GPU if there is one."""
+    dtype: Annotated[Dtype, Flag(metavar="DTYPE")] = "auto"
+    """auto, fp32 or bf16. auto takes bf16 where the device has instructions for it."""
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _layer_names(cls, value: object) -> object:
+        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
     @field_validator("split", mode="before")
     @classmethod
@@ -141,7 +204,7 @@ class Recipe(BaseModel):
         of_another = given.get("base") not in (None, recipe.base), given.get("method") not in (None, recipe.method)
         recipe = recipe.without(*(BASE_OPTIONS if of_another[0] else ()), *(("lr",) if of_another[1] else ()))
         flags = {flag for flag, value in {**given, **(repeated or {})}.items() if value not in (None, (), [])}
-        unasked = {flag: place for flag, place in recipe.places().items() if flag not in flags} if name and Path(name).is_file() else {}
+        unasked = {flag: place for flag, place in recipe.paths().items() if flag not in flags} if name and Path(name).is_file() else {}
         if unasked:
             line = shlex.join(word for flag, place in unasked.items() for word in (f"--{flag}", place))
             raise UsageError(
@@ -150,15 +213,15 @@ class Recipe(BaseModel):
             )
         return recipe.but(given)
 
-    def places(self) -> dict[str, str]:
+    def paths(self) -> dict[str, str]:
         """The files that it reads beside the rows, by the names of their flags: a teacher, unlabeled rows, and a base in a folder."""
         in_folder = self.base.startswith((".", "/", "~")) or Path(self.base).is_dir()
         found = {"teacher": self.teacher, "unlabeled": self.unlabeled, "base": self.base if in_folder else None}
         return {flag: place for flag, place in found.items() if place is not None}
 
-    def options(self, file: str) -> str:
-        """What to type to start from it once it is written to ``file``."""
-        return shlex.join(["--recipe", file, *(word for flag, place in self.places().items() for word in (f"--{flag}", place))])
+    def flags(self, file: str) -> list[str]:
+        """The arguments that start from it once it is written to ``file``."""
+        return ["--recipe", file, *(word for flag, path in self.paths().items() for word in (f"--{flag}", path))]
 
     def but(self, changes: Mapping[str, object]) -> Recipe:
         """This recipe with the flags that were given in their place; None leaves what the recipe says.

@@ -50,6 +50,7 @@ from catcli.training import learner as learning
 from catcli.training.checkpoint import Checkpoint
 from catcli.training.distributed import Ranks
 from catcli.training.task import TrainingMessages
+from catcli.wording import format_confidence
 
 PREDICT = ("predict", "catalog.csv", "-o", "out.csv", "--adapter", FIXTURE, "--device", "cpu")
 
@@ -462,7 +463,7 @@ def test_every_process_of_a_training_makes_the_plan_of_the_first(monkeypatch: py
 
 @given(st.floats(0.5, 1.0, width=32))
 def test_a_threshold_is_shown_as_min_confidence_can_use_it(threshold: float) -> None:
-    shown = sentences.confidence(threshold)
+    shown = format_confidence(threshold)
     assert np.float32(shown) == np.float32(threshold)
     assert len(shown) <= 12
 
@@ -648,7 +649,7 @@ def test_a_damaged_checkpoint_is_none(shop: Path) -> None:
 
 @given(st.floats(0.5, 1.0, width=32))
 def test_a_row_at_the_threshold_that_is_shown_is_accepted(confidence: float) -> None:
-    plan = planning.LabelingPlan(("title",), min_confidence=float(sentences.confidence(confidence)))
+    plan = planning.LabelingPlan(("title",), min_confidence=float(format_confidence(confidence)))
     finisher = ResultWriter(["a", "b"], plan, SimpleNamespace(), lambda *_: None)
     assert np.float32(confidence) >= finisher._needed[0]
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from catcli.config import Method
+from catcli.wording import count_noun, per_cent
 
 FORMAT = 4
 READABLE_FORMATS = (2, 3, FORMAT)
@@ -71,6 +72,14 @@ class Threshold(_Section):
     """Where there is no threshold: at least how many more such products it takes to show one; null where more would not help."""
     best: Share | None
     """Where there is no threshold: the precision of the surest rows that were tested; null where there were too few to test."""
+
+    @property
+    def shortfall(self) -> str:
+        """Why there is no threshold, and what it takes to find one."""
+        tested = "too few rows to test" if self.best is None else f"the most confident rows that were tested are {per_cent(self.best)} right"
+        if self.missing is None:
+            return f"{tested}; more rows alone would not reach it"
+        return f"{tested}; label at least {count_noun(self.missing, 'more product')} to find this threshold"
 
 
 class CategoryThresholds(_Section):

@@ -129,7 +129,7 @@ class BlendCalibration:
         """The calibrated probabilities of the blend *(rows, classes)*, from logits of the LoRA model's ``variant`` and the linear model."""
         return calibrate(blend_logits(lora, linear, self.blend), self.confidences[variant])
 
-    def voices(self, lora: FloatArray, linear: FloatArray, variant: Variant) -> dict[str, FloatArray]:
+    def probabilities_of_all(self, lora: FloatArray, linear: FloatArray, variant: Variant) -> dict[str, FloatArray]:
         """`probabilities` of the blend, and those of each model alone, calibrated by itself, by the names of `Evaluation`."""
         return {
             "blend": self.probabilities(lora, linear, variant),

@@ -53,7 +53,7 @@ def evaluate_rows(
 ) -> EvaluatedRows:
     """Score the blend by ``variant``, LoRA and the linear model, compare them, and see what the thresholds of ``served`` reach."""
     lora, linear, names = scored.lora[variant], scored.linear, scored.names
-    found = blending.voices(lora, linear, variant)
+    found = blending.probabilities_of_all(lora, linear, variant)
     outcomes = {name: scored.outcomes(probabilities) for name, probabilities in found.items()}
     blend = outcomes["blend"]
     unknown, counts = np.unique(scored.truth[scored.truth >= linear.shape[1]], return_counts=True)

@@ -57,7 +57,7 @@ class ExportedModel:
     fp16: VariantDecision | None = None
 
     @property
-    def serves(self) -> Variant:
+    def ships(self) -> Variant:
         """int8 where it was kept, else fp32."""
         return "int8" if "int8" in self.logits else "fp32"
 

@@ -12,10 +12,10 @@ from catcli.adapter.manifest import Variant
 from catcli.adapter.store import find_adapter
 from catcli.adapter.writer import adapter_draft, check_target
 from catcli.arrays import FloatArray
-from catcli.commands.talk import Talk
 from catcli.errors import AdapterError
 from catcli.evaluation.heldout import HeldOutRows
 from catcli.inference.labeler import PROBE_ROWS, Labeler, save_probe
+from catcli.logs import LOGGER, log_event
 
 ROWS = frozenset({"heldout.parquet", "probe.parquet"})
 """The files that hold texts of products."""
@@ -36,7 +36,6 @@ def export_adapter(
         AdapterError: there is no such adapter, a file of it is damaged, or the output is taken.
         OutputError: the output cannot be written.
     """
-    talk = talk or Talk.silent()
     private = None if key is None else signing.load_private_key(key)
     found = find_adapter(name)
     check_target(output, force)
@@ -52,8 +51,8 @@ def export_adapter(
         draft.manifest = found.manifest
         if private is not None:
             draft.finish = lambda folder: signing.sign_adapter(folder, private)
-    talk.record("exported", bytes=size, adapter=found.fingerprint, folder=str(output))
-    talk.say(f"written: {output}" + (", without the texts of its rows" if without_rows else "") + (", signed" if private else ""))
+    log_event("exported", bytes=size, adapter=found.fingerprint, folder=str(output))
+    LOGGER.info(f"written: {output}" + (", without the texts of its rows" if without_rows else "") + (", signed" if private else ""))
     return load_adapter(output)
 
 

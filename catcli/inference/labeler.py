@@ -163,7 +163,7 @@ class Labeler:
         return self._session.workers
 
     @property
-    def texts(self) -> int:
+    def texts_per_call(self) -> int:
         """Texts that are worth labeling in one call: enough to fill batches, few enough that no worker is long alone at the end."""
         return 256 if self._session.provider == CPU_PROVIDER else 8192
 
@@ -179,7 +179,7 @@ class Labeler:
         """Logits *(texts, classes)* of the linear model."""
         return self._linear.logits(texts)
 
-    def voices(self, texts: Sequence[str]) -> ModelLogits:
+    def logits(self, texts: Sequence[str]) -> ModelLogits:
         """Logits of both models for ``texts``."""
         return ModelLogits(self.lora(self.tokenize(texts)), self.linear(texts))
 

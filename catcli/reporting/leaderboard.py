@@ -1,4 +1,4 @@
-"""Adapters of one split → what ``catcli compare`` tells of them."""
+"""The adapters of one split → the leaderboard of ``catcli compare``."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from catcli.evaluation.scores import compare_runs, holm_corrected, mean_bootstra
 from catcli.evaluation.studies import GridResult, ModelResult
 from catcli.inference.ngrams import LinearModel
 from catcli.reporting.grid_page import GridPageModel
-from catcli.training.grid_runs import GridRun
+from catcli.training.grid import GridRun
 
 
 @dataclass(frozen=True)
-class RunLogits:
-    """What one fit's model says of the test rows by itself: probabilities *(rows, classes)* and what they come to."""
+class RunProbabilities:
+    """One model's probabilities *(rows, classes)* for the test rows, and their outcomes."""
 
     probabilities: FloatArray
     outcomes: Outcomes
@@ -38,9 +38,9 @@ class ScoredRun:
 
     adapter: Adapter
     metrics: FitMetrics
-    lora: RunLogits
-    linear: RunLogits
-    blend: RunLogits
+    lora: RunProbabilities
+    linear: RunProbabilities
+    blend: RunProbabilities
     validation: Mapping[str, float]
 
     @classmethod
@@ -48,36 +48,34 @@ class ScoredRun:
         """Read it from its folder."""
         manifest, metrics = adapter.manifest, FitMetrics.of(adapter)
         held = HeldOutRows.load(adapter.file("heldout.parquet"), manifest.categories)
-        blending = BlendCalibration.of(manifest)
+        test, blend = held.part("test"), BlendCalibration.of(manifest)
+        of_all = blend.probabilities_of_all(test.lora, test.linear, metrics.variant)
+        models = {name: RunProbabilities(found, Outcomes.of(found, test.classes, test.products)) for name, found in of_all.items()}
 
-        def voices(rows: HeldOutRows) -> dict[str, RunLogits]:
-            said = blending.voices(rows.lora, rows.linear, metrics.variant)
-            return {name: RunLogits(found, Outcomes.of(found, rows.classes, rows.products)) for name, found in said.items()}
-
-        choosing = held.part("validation")
-        halves = np.unique(choosing.products, return_inverse=True)[1] % 2
-        losses = cross_fitted_losses(choosing.lora, choosing.linear, choosing.classes, halves, manifest.blend)
-        return cls(adapter, metrics, **voices(held.part("test")), validation=losses)
+        validation = held.part("validation")
+        halves = np.unique(validation.products, return_inverse=True)[1] % 2
+        losses = cross_fitted_losses(validation.lora, validation.linear, validation.classes, halves, manifest.blend)
+        return cls(adapter, metrics, **models, validation=losses)
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Models by their names, with what each of their seeds says of the test rows, which are the same for all."""
+    """Models by their names, with the probabilities that each of their seeds gives the test rows, which are the same for all."""
 
     names: Sequence[str]
     models: Mapping[str, ModelResult]
-    voices: Mapping[str, Sequence[RunLogits]]
+    runs: Mapping[str, Sequence[RunProbabilities]]
     areas: Mapping[str, Mapping[str, float | None]]
 
     @property
     def rows(self) -> Outcomes:
         """The test rows, as the first model has them."""
-        return next(iter(self.voices.values()))[0].outcomes
+        return next(iter(self.runs.values()))[0].outcomes
 
-    def shown(self) -> list[GridPageModel]:
+    def page_models(self) -> list[GridPageModel]:
         """What the page draws; of several seeds the first."""
         return [
-            GridPageModel(model, self.areas[name], self.voices[name][0].probabilities, self.voices[name][0].outcomes)
+            GridPageModel(model, self.areas[name], self.runs[name][0].probabilities, self.runs[name][0].outcomes)
             for name, model in self.models.items()
         ]
 
@@ -86,9 +84,9 @@ class Leaderboard:
         """The one to take, by the validation rows."""
         return min(self.models.values(), key=lambda model: model.validation_log_loss)
 
-    def told(self, failed: Mapping[str, str], page: str, recipe: str | None) -> GridResult:
+    def result(self, failed: Mapping[str, str], page: str, recipe: str | None) -> GridResult:
         """Everything, with every pair compared."""
-        outcomes = {name: [voice.outcomes for voice in voices] for name, voices in self.voices.items()}
+        outcomes = {name: [run.outcomes for run in runs] for name, runs in self.runs.items()}
         pairs = list(combinations(outcomes, 2))
         found = [compare_runs(outcomes[one], outcomes[other], one, other, len(pairs)) for one, other in pairs]
         return GridResult(
@@ -103,36 +101,36 @@ class Leaderboard:
         )
 
 
-def build_leaderboard(made: Mapping[GridRun, Adapter], with_linear: bool) -> Leaderboard:
-    """Score the adapters of some cells. The linear model is the one beside the first method of each balance.
+def build_leaderboard(adapters: Mapping[GridRun, Adapter], with_linear: bool) -> Leaderboard:
+    """Score the adapters of some runs. The linear model is the one beside the first method of each balance.
 
     Raises:
         AdapterError: they do not hold out the same rows.
     """
     groups: defaultdict[str, list[ScoredRun]] = defaultdict(list)
-    cells: dict[str, GridRun] = {}
-    for cell, adapter in made.items():
-        groups[cell.model].append(ScoredRun.of(adapter))
-        cells.setdefault(cell.model, cell)
+    grid_runs: dict[str, GridRun] = {}
+    for grid_run, adapter in adapters.items():
+        groups[grid_run.model].append(ScoredRun.of(adapter))
+        grid_runs.setdefault(grid_run.model, grid_run)
     runs = [run for group in groups.values() for run in group]
     first = runs[0].lora.outcomes
     for run in runs[1:]:
         other = run.lora.outcomes
         if not (np.array_equal(first.truth, other.truth) and np.array_equal(first.product, other.product)):
             raise AdapterError(f"{run.adapter.folder} holds out other rows than {runs[0].adapter.folder}; pass --force to fit both anew.")
-    models, voices, areas = {}, {}, {}
-    beside: dict[str, list[ScoredRun]] = {}  # by balance, the fits whose linear model is told
+    models, probabilities, areas = {}, {}, {}
+    by_balance: dict[str, list[ScoredRun]] = {}  # the fits whose linear model is shown
     for name, group in groups.items():
-        voices[name] = [run.lora for run in group]
-        models[name] = _model(cells[name], group)
+        probabilities[name] = [run.lora for run in group]
+        models[name] = _model(grid_runs[name], group)
         areas[name] = {found.category: found.roc_auc for found in group[0].metrics.lora.categories}
-        beside.setdefault(cells[name].recipe.balance, group)
-    for balance, group in beside.items() if with_linear else ():
+        by_balance.setdefault(grid_runs[name].recipe.balance, group)
+    for balance, group in by_balance.items() if with_linear else ():
         name = " ".join(["linear", *([balance] if balance != "none" else [])])
-        voices[name] = [run.linear for run in group]
+        probabilities[name] = [run.linear for run in group]
         models[name] = _linear(name, balance, group)
         areas[name] = {found.category: found.roc_auc for found in group[0].metrics.linear.categories}
-    return Leaderboard(runs[0].adapter.manifest.categories, models, voices, areas)
+    return Leaderboard(runs[0].adapter.manifest.categories, models, probabilities, areas)
 
 
 def _model(cell: GridRun, runs: Sequence[ScoredRun]) -> ModelResult:

@@ -14,7 +14,6 @@ import polars as pl
 from catcli.adapter.folder import Adapter
 from catcli.adapter.manifest import Manifest
 from catcli.arrays import FloatArray
-from catcli.commands.talk import Talk
 from catcli.data.dataset.categories import has_label, normalized_name
 from catcli.data.dataset.column_mapping import map_text_columns, price_columns
 from catcli.data.dataset.columns import find_column, similar_columns
@@ -33,8 +32,9 @@ from catcli.evaluation.report_data import AdapterComparison, AdapterScores, FitR
 from catcli.evaluation.scores import compare_runs, holm_corrected, score_model
 from catcli.evaluation.selective import ProductSample, find_thresholds
 from catcli.inference.labeler import Labeler
+from catcli.logs import LOGGER
 from catcli.paths import display_path
-from catcli.reporting.sentences import count_noun
+from catcli.wording import count_noun
 
 MAX_EXAMPLES = 3
 """Texts that are shown of each confused pair."""
@@ -113,17 +113,17 @@ def add_examples(scores: Scores, outcomes: Outcomes, names: Sequence[str], texts
 # --- new rows ------------------------------------------------------------------------------------------------------------------------
 
 
-def report_new_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> ReportView:
+def report_new_rows(adapter: Adapter, given: LabeledFile) -> ReportView:
     """Label the rows of a file with the adapter as it ships, and score them."""
-    frame, truth, unlabeled, where = _labeled_rows(adapter, given, talk)
+    frame, truth, unlabeled, where = _labeled_rows(adapter, given)
     manifest = adapter.manifest
     most = min(MAX_SCORED_ROWS, max(MIN_SHARED_ROWS, MAX_LOGITS // len(manifest.categories)))
     left_out = max(0, len(frame) - most)
     if left_out:
         drawn = np.sort(np.random.default_rng(0).permutation(len(frame))[:most])
         frame, truth = frame[drawn], truth.gather(drawn)
-        talk.say(f"a draw of {most:,} of {most + left_out:,} labeled rows is scored")
-    columns = map_text_columns(where, frame.schema, manifest, given.text, allow_missing=given.allow_missing, talk=talk)
+        LOGGER.info(f"a draw of {most:,} of {most + left_out:,} labeled rows is scored")
+    columns = map_text_columns(where, frame.schema, manifest, given.text, allow_missing=given.allow_missing)
     texts = row_text_series(frame, [column for column in columns if column is not None], price_columns(manifest, columns)).to_list()
     truth = _known_by_look(truth, manifest.categories, given.merge_labels, where)
     unknown = sorted(set(truth.to_list()) - set(manifest.categories))
@@ -134,8 +134,8 @@ def report_new_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> ReportV
         )
     labeler = Labeler(adapter, given.device, given.variant)
     for note in labeler.notes:
-        talk.warn(note)
-    voices = labeler.voices(texts)
+        LOGGER.warning(note)
+    voices = labeler.logits(texts)
     names = (*manifest.categories, *unknown)
     numbers = {name: number for number, name in enumerate(names)}
     classes = np.array([numbers[name] for name in truth.to_list()], np.int64)
@@ -156,12 +156,12 @@ def report_new_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> ReportV
     return ReportView(adapter, told, names, texts, assessed.probabilities, outcomes)
 
 
-def _labeled_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> tuple[pl.DataFrame, pl.Series, int, str]:
+def _labeled_rows(adapter: Adapter, given: LabeledFile) -> tuple[pl.DataFrame, pl.Series, int, str]:
     """The rows that have a category, those categories, how many have none, and what the file is called."""
     source = open_source([given.file], input_format=given.input_format, delimiter=given.delimiter, encoding=given.encoding)
     whole = source.read()
     if whole.note:
-        talk.warn(whole.note)
+        LOGGER.warning(whole.note)
     frame, wanted = whole.frame, adapter.manifest.label
     same = similar_columns(wanted, frame.columns)
     if given.label is None and len(same) != 1:

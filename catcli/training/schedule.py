@@ -45,11 +45,6 @@ def learning_rate_factor(step: int, horizon: int) -> float:
     return min((step + 1) / rise, max(0.0, (horizon - step) / max(1, horizon - rise)))
 
 
-def duration(seconds: float) -> str:
-    """``40 s``, ``3 min``, ``2.5 h``: as precise as an estimate is."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def length_sorted_batches(lengths: Sequence[int], size: int, generator: np.random.Generator) -> Iterator[list[int]]:

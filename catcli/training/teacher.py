@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from catcli.adapter.store import find_adapter
-from catcli.commands.talk import Talk
 from catcli.data.dataset.examples import UNLABELED, Examples
 from catcli.data.dataset.labeled import LabeledRows
 from catcli.data.dataset.split import Split
@@ -15,6 +14,7 @@ from catcli.errors import AdapterError, name_list
 from catcli.evaluation.fit_metrics import FitMetrics
 from catcli.evaluation.heldout import HeldOutRows
 from catcli.inference.labeler import Labeler
+from catcli.logs import LOGGER
 from catcli.models.losses import TeacherTargets, soften
 
 TEXTS_PER_CALL = 1024
@@ -24,7 +24,7 @@ TEXTS_PER_CALL = 1024
 class Teacher:
     """The blend of an adapter, as `predict` labels with it, seen through the categories of the rows that are learned from."""
 
-    def __init__(self, name: str, categories: Sequence[str], device: str, talk: Talk) -> None:
+    def __init__(self, name: str, categories: Sequence[str], device: str) -> None:
         """Load the adapter ``name``.
 
         Raises:
@@ -33,7 +33,7 @@ class Teacher:
         self.adapter = find_adapter(name)
         self._labeler = Labeler(self.adapter, device)
         for note in self._labeler.notes:
-            talk.warn(note)
+            LOGGER.warning(note)
         known = {category: number for number, category in enumerate(self._labeler.categories)}
         there = [number for number, category in enumerate(categories) if category in known]
         if not there:
@@ -46,7 +46,7 @@ class Teacher:
         self._mine = np.array(there)
         self._its = np.array([known[categories[number]] for number in there])
         told = f"teacher: {self.adapter.folder}, {self._labeler.variant} on {self._labeler.provider}"
-        talk.say(told if len(there) == len(categories) else f"{told}; it knows {len(there):,} of the {len(categories):,} categories")
+        LOGGER.info(told if len(there) == len(categories) else f"{told}; it knows {len(there):,} of the {len(categories):,} categories")
 
     def targets(self, examples: Examples, advance: Callable[[int], None] = lambda _: None) -> TeacherTargets:
         """What it says of every text, `soften` *(texts, classes)*; ``advance`` hears of texts done.
@@ -63,7 +63,7 @@ class Teacher:
         found[(examples.classes != UNLABELED) & self._unknown[examples.classes]] = 0
         return found
 
-    def warn_of_leaks(self, labeled: LabeledRows, parts: Split, talk: Talk) -> None:
+    def warn_of_leaks(self, labeled: LabeledRows, parts: Split) -> None:
         """Say so where the teacher has learned from rows that its pupil is scored on: their scores would flatter."""
         held = labeled.products(parts.held_out)
         its = HeldOutRows.load(self.adapter.file("heldout.parquet"), self.adapter.manifest.categories).products
@@ -71,7 +71,7 @@ class Teacher:
         clean = np.zeros(len(held), np.bool_) if refit else np.isin(held, its)
         if not clean.all():
             since = "was refitted on all of its rows" if refit else "held other rows back"
-            talk.warn(
+            LOGGER.warning(
                 f"the teacher {since}, so it may have learned from {int((~clean).sum()):,} of the {len(held):,} rows that are held out "
                 "here, and the scores may flatter; a teacher fitted on the same rows with --no-refit and the same --split-seed has not."
             )

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from catcli.adapter.manifest import Manifest
-from catcli.commands.talk import Talk
 from catcli.data.dataset.columns import find_column, similar_columns
 from catcli.data.dataset.text import is_textual
 from catcli.errors import ProductsError, UsageError, name_list
+from catcli.logs import LOGGER
 
 
 def map_text_columns(
@@ -36,7 +36,7 @@ def map_text_columns(
                 f"or pass --allow-missing; its columns are {name_list(columns, 30)}."
             )
         if column is not None and column != trained:
-            talk.say(f"text {trained!r} is read from {column!r}")
+            LOGGER.info(f"text {trained!r} is read from {column!r}")
         if column is not None and not is_textual(types[column]):
             raise ProductsError(
                 f"{where}: the cells of {column!r} are {types[column]}, not text; map another with --text {trained}=COLUMN."

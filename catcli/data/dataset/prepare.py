@@ -16,7 +16,6 @@ import polars as pl
 from catcli.adapter.folder import file_sha256, package_versions
 from catcli.adapter.manifest import MAX_NAME_CHARACTERS
 from catcli.adapter.store import find_adapter
-from catcli.commands.talk import Talk
 from catcli.config import Recipe
 from catcli.data.dataset.categories import Categories, canonical_names, has_label
 from catcli.data.dataset.columns import ColumnRoles, choose_columns
@@ -26,39 +25,23 @@ from catcli.data.dataset.split import MAX_HELD_OUT, MIN_PRODUCTS, Split, product
 from catcli.data.dataset.text import column_cells, row_texts
 from catcli.data.dataset.unlabeled import UnlabeledTexts, sample_unlabeled
 from catcli.data.io.buckets import BucketObject
+from catcli.data.io.input_options import InputOptions
 from catcli.data.io.source import Source, open_source
 from catcli.errors import ProductsError, name_list
-from catcli.reporting.sentences import count_noun
+from catcli.logs import LOGGER
+from catcli.wording import count_noun
 
 HELD_OUT_ROWS_PER_SECOND = 15
 """Rows of each held-out part for every second of a time budget: scoring them takes a fifth of it on two cores."""
 
 
-@dataclass(frozen=True)
-class InputOptions:
-    """How the files are read, where their names do not say it: the options of the same names."""
-
-    input_format: str | None = None
-    delimiter: str | None = None
-    encoding: str | None = None
-
-    def line(self, command: str, products: Sequence[str]) -> str:
-        """What to type for a command that reads ``products`` in this way."""
-        options = [(f"--{name.replace('_', '-')}", value) for name, value in vars(self).items() if value is not None]
-        return shlex.join(["catcli", command, *products, *itertools.chain.from_iterable(options)])
-
-    def open(self, products: Sequence[str]) -> Source:
-        """The rows of some files."""
-        return open_source(products, input_format=self.input_format, delimiter=self.delimiter, encoding=self.encoding)
-
-
-def fit_inputs(recipe: Recipe, reading: InputOptions) -> dict[str, str]:
+def fit_inputs(recipe: Recipe, options: InputOptions) -> dict[str, str]:
     """What decides a fit beside the labeled rows and the recipe, by the names under which a sentence speaks of it.
 
     Raises:
         CatcliError: the teacher or the unlabeled rows are not there.
     """
-    found = {"how the files are read": repr(reading), "the versions of packages": json.dumps(package_versions())}
+    found = {"how the files are read": repr(options), "the versions of packages": json.dumps(package_versions())}
     if recipe.teacher:
         found["the teacher"] = find_adapter(recipe.teacher).fingerprint
     if recipe.unlabeled:
@@ -86,13 +69,13 @@ class TrainingData:
     """
 
     labeled: LabeledRows
-    parts: Split
+    split: Split
     columns: ColumnRoles
     recipe: Recipe
     unlabeled: UnlabeledTexts | None = None
 
 
-def load_training_data(source: Source, recipe: Recipe, talk: Talk) -> TrainingData:
+def load_training_data(source: Source, recipe: Recipe) -> TrainingData:
     """Read ``source`` as ``recipe`` says, and tell what was found.
 
     Raises:
@@ -102,29 +85,29 @@ def load_training_data(source: Source, recipe: Recipe, talk: Talk) -> TrainingDa
     if not rows.read:
         raise ProductsError(f"{source.name} has columns ({name_list(rows.frame.columns)}) and no rows; give a file with labeled rows.")
     if rows.note:
-        talk.warn(rows.note)
+        LOGGER.warning(rows.note)
     if rows.short:
         few = count_noun(rows.short, "row")
-        talk.warn(f"{few} of {source.name} with fewer cells than the header; the missing ones are taken as empty.")
+        LOGGER.warning(f"{few} of {source.name} with fewer cells than the header; the missing ones are taken as empty.")
     columns = choose_columns(rows.frame, rows.label or recipe.label, recipe.text, recipe.group, source.name)
-    _say_columns(talk, columns)
-    labeled = select_labeled_rows(rows, columns, source.name, talk, merge=recipe.merge_labels)
-    parts = _split_checked(labeled, recipe, talk)
-    unlabeled = _unlabeled(recipe, columns, labeled, talk) if recipe.unlabeled else None
+    _log_columns(columns)
+    labeled = select_labeled_rows(rows, columns, source.name, merge=recipe.merge_labels)
+    split = _split_checked(labeled, recipe)
+    unlabeled = _unlabeled(recipe, columns, labeled) if recipe.unlabeled else None
     return TrainingData(
         labeled, parts, columns, recipe.but({"label": columns.label, "text": columns.text, "group": columns.group}), unlabeled
     )
 
 
-def _say_columns(talk: Talk, columns: ColumnRoles) -> None:
+def _log_columns(columns: ColumnRoles) -> None:
     group = f", group {columns.group!r}" if columns.group else ""
     bands = f" ({name_list(columns.prices)} in bands)" if columns.prices else ""
-    talk.say(f"columns: label {columns.label!r}, text {name_list(columns.text)}{bands}{group}")
+    LOGGER.info(f"columns: label {columns.label!r}, text {name_list(columns.text)}{bands}{group}")
     for name, reason in columns.left_out.items():
-        talk.warn(f"{name!r}: {reason}." if name in columns.text else f"{name!r} is left out: {reason}.")
+        LOGGER.warning(f"{name!r}: {reason}." if name in columns.text else f"{name!r} is left out: {reason}.")
 
 
-def select_labeled_rows(gathered: GatheredRows, columns: ColumnRoles, where: str, talk: Talk, *, merge: bool = False) -> LabeledRows:
+def select_labeled_rows(gathered: GatheredRows, columns: ColumnRoles, where: str, *, merge: bool = False) -> LabeledRows:
     """The rows that have a category, as texts, class numbers and product keys; with ``merge`` look-alike categories are one.
 
     Raises:
@@ -150,14 +133,14 @@ def select_labeled_rows(gathered: GatheredRows, columns: ColumnRoles, where: str
     blank = sum(not text for text in texts)
     if blank == len(texts):
         raise ProductsError(f"the text columns {name_list(columns.text)} of {where} are empty in every row; choose others with --text.")
-    talk.say(f"{count_noun(read, 'row')} read, {read - unlabeled:,} labeled with {len(categories):,} categories")
+    LOGGER.info(f"{count_noun(read, 'row')} read, {read - unlabeled:,} labeled with {len(categories):,} categories")
     if len(rows) < read - unlabeled:
-        talk.say(f"{len(rows):,} of them are drawn, evenly over the categories")
+        LOGGER.info(f"{len(rows):,} of them are drawn, evenly over the categories")
     if unlabeled:
-        talk.warn(f"{count_noun(unlabeled, 'row')} without a category, left out.")
+        LOGGER.warning(f"{count_noun(unlabeled, 'row')} without a category, left out.")
     if blank:
-        talk.warn(f"{count_noun(blank, 'row')} without text.")
-    _check_look_alikes(alike, merge, where, talk)
+        LOGGER.warning(f"{count_noun(blank, 'row')} without text.")
+    _check_look_alikes(alike, merge, where)
     keys = product_keys(texts, column_cells(rows, columns.group) if columns.group else None)
     return LabeledRows(texts, categories.numbers(labels), keys, categories, read, unlabeled)
 
@@ -171,7 +154,7 @@ def _check_lengths(categories: Categories, label: str, where: str) -> None:
         )
 
 
-def _check_look_alikes(alike: Mapping[str, str], merge: bool, where: str, talk: Talk) -> None:
+def _check_look_alikes(alike: Mapping[str, str], merge: bool, where: str) -> None:
     """Say what was merged.
 
     Raises:
@@ -183,7 +166,7 @@ def _check_look_alikes(alike: Mapping[str, str], merge: bool, where: str, talk: 
     if groups and merge:
         merged_away = [f"{name!r} into {chosen!r}" for name, chosen in alike.items() if name != chosen]
         more = f" and {len(merged_away) - 3:,} more" if len(merged_away) > 3 else ""
-        talk.say(f"merged, since they differ only by case or blanks: {', '.join(merged_away[:3])}{more}")
+        LOGGER.info(f"merged, since they differ only by case or blanks: {', '.join(merged_away[:3])}{more}")
     elif groups:
         first = next(iter(groups.values()))
         more = f" and {count_noun(len(groups) - 1, 'more such group')}" if len(groups) > 1 else ""
@@ -193,7 +176,7 @@ def _check_look_alikes(alike: Mapping[str, str], merge: bool, where: str, talk: 
         )
 
 
-def _split_checked(labeled: LabeledRows, recipe: Recipe, talk: Talk) -> Split:
+def _split_checked(labeled: LabeledRows, recipe: Recipe) -> Split:
     most = MAX_HELD_OUT if recipe.time_budget is None else min(MAX_HELD_OUT, max(1, int(recipe.time_budget * HELD_OUT_ROWS_PER_SECOND)))
     parts = split_rows(labeled.keys, labeled.classes, recipe.split, recipe.split_seed, most)
     if not len(parts.test) or not len(parts.validation):
@@ -203,20 +186,20 @@ def _split_checked(labeled: LabeledRows, recipe: Recipe, talk: Talk) -> Split:
         )
     if len(np.unique(labeled.classes[parts.train])) < 2:
         raise ProductsError("the training part holds one category only; add labeled rows, or give training a larger share with --split.")
-    talk.say(f"split by product: {len(parts.train):,} rows train, {len(parts.validation):,} choose, {len(parts.test):,} score")
+    LOGGER.info(f"split by product: {len(parts.train):,} rows train, {len(parts.validation):,} choose, {len(parts.test):,} score")
     if parts.rare:
         names = [labeled.categories.names[number] for number in parts.rare]
-        talk.warn(
+        LOGGER.warning(
             f"{len(names)} categories have fewer than {parts.fewest} products and are scored together, by a draw: {name_list(names, 3)}."
         )
     if len(parts.test) < 50:
-        talk.warn(f"only {len(parts.test)} rows score the result; expect the figures to move by several points with more rows.")
+        LOGGER.warning(f"only {len(parts.test)} rows score the result; expect the figures to move by several points with more rows.")
     return parts
 
 
-def _unlabeled(recipe: Recipe, columns: ColumnRoles, labeled: LabeledRows, talk: Talk) -> UnlabeledTexts:
+def _unlabeled(recipe: Recipe, columns: ColumnRoles, labeled: LabeledRows) -> UnlabeledTexts:
     source = open_source([recipe.unlabeled or ""])
     found = sample_unlabeled(source, columns.text, columns.prices, columns.group, labeled, recipe.split_seed)
     left_out = f"; {found.known:,} more are products of the labeled rows and are left out" if found.known else ""
-    talk.say(f"{found.read:,} rows of {source.name} without categories, {len(found.texts):,} different texts drawn{left_out}")
+    LOGGER.info(f"{found.read:,} rows of {source.name} without categories, {len(found.texts):,} different texts drawn{left_out}")
     return found

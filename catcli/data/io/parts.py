@@ -61,8 +61,8 @@ class Parts:
         self._places = [_with_extension(place, form) for place in places_in]
         self._check()
         self._mark, self._resume, self._keep = dict(mark), resume, keep
-        self.left = StoppedRun()
-        self.beside = hidden_path(self._target, "catcli-parts")
+        self.stopped = StoppedRun()
+        self.folder = hidden_path(self._target, "catcli-parts")
         self._stack = ExitStack()
         self._part: tuple[int, _Part] | None = None
         self._waiting: list[PartRecord] = []
@@ -81,14 +81,14 @@ class Parts:
             with write_errors(self.out):
                 self._lock()
                 self._restore()
-                self.left = self._find(self._mark, self._resume)
+                self.stopped = self._find(self._mark, self._resume)
                 # Written anew, since a kill may have cut the last line short.
-                self._journal = self._stack.enter_context((self.beside / "journal.new").open("w", encoding="utf-8"))
-                self._begun = {self._place(part.input) for part in self.left.parts}
-                for record in ({"mark": self._mark}, *map(asdict, self.left.parts)):
+                self._journal = self._stack.enter_context((self.folder / "journal.new").open("w", encoding="utf-8"))
+                self._begun = {self._place(part.input) for part in self.stopped.parts}
+                for record in ({"mark": self._mark}, *map(asdict, self.stopped.parts)):
                     self._note(record)
-                (self.beside / "journal.new").replace(self.beside / "journal.jsonl")
-                fsync(self.beside)
+                (self.folder / "journal.new").replace(self.folder / "journal.jsonl")
+                fsync(self.folder)
         except CatcliError:
             self._stack.close()
             raise
@@ -135,9 +135,9 @@ class Parts:
             raise OutputError(f"-o {self.out} holds {others[0]!r}, which this run would not write; give a new prefix.")
 
     def _lock(self) -> None:
-        claim(self.beside)
+        claim(self.folder)
         try:
-            alone = self._stack.enter_context(file_lock(self.beside / "lock"))
+            alone = self._stack.enter_context(file_lock(self.folder / "lock"))
         except FileNotFoundError:  # the run that had the folder has just ended, and taken it away
             alone = False
         if not alone:
@@ -146,7 +146,7 @@ class Parts:
 
     def _restore(self) -> None:
         """A run that was killed between the two renames that replace a folder left the old one here."""
-        restore_folder(self._target, self.beside / "old")
+        restore_folder(self._target, self.folder / "old")
 
     def _find(self, mark: Mapping[str, str], resume: bool) -> StoppedRun:
         made_from, parts = self._read_journal()
@@ -156,14 +156,14 @@ class Parts:
         changed = sorted(name for name in {*mark, *made_from} if mark.get(name) != made_from.get(name))
         if changed == [ON_BAD_ROW] and parts and not self._state_of(parts).get("bad"):
             changed = []  # up to the first bad row all is alike, whatever becomes of such rows
-        if not parts or not all((self.beside / file).exists() for file in files) or (changed and not resume):
+        if not parts or not all((self.folder / file).exists() for file in files) or (changed and not resume):
             return self._anew(parts, changed)
         if changed:
             raise OutputError(
                 f"--resume: {' and '.join(changed)} changed since the run that was stopped, so its {sum(p.rows for p in parts):,} rows "
                 f"cannot be gone on from; run without --resume to start anew."
             )
-        memory = self.beside / parts[-1].memory
+        memory = self.folder / parts[-1].memory
         try:
             arrays = read_arrays(memory)
             return StoppedRun(parts, json.loads(bytes(arrays.pop(STATE))), arrays)
@@ -175,7 +175,7 @@ class Parts:
     def _state_of(self, parts: Sequence[PartRecord]) -> Mapping[str, Any]:
         """What the last of some parts was kept with; that something is bad where it cannot be read."""
         try:
-            found: dict[str, Any] = json.loads(bytes(read_arrays(self.beside / parts[-1].memory)[STATE]))
+            found: dict[str, Any] = json.loads(bytes(read_arrays(self.folder / parts[-1].memory)[STATE]))
         except READ_ERRORS:
             return {"bad": True}
         return found
@@ -183,12 +183,12 @@ class Parts:
     def _anew(self, parts: Sequence[PartRecord], changed: list[str]) -> StoppedRun:
         """Make room for a run that begins anew."""
         self.discarded, self.changed = sum(part.rows for part in parts), changed
-        clear(self.beside, keep=("lock",))
+        clear(self.folder, keep=("lock",))
         return StoppedRun()
 
     def _read_journal(self) -> tuple[dict[str, str], list[PartRecord]]:
         """What an earlier run's output was made from, and its parts; nothing where no run left a journal."""
-        journal = self.beside / "journal.jsonl"
+        journal = self.folder / "journal.jsonl"
         if not journal.exists():
             return {}, []
         try:
@@ -204,7 +204,7 @@ class Parts:
     @property
     def kept(self) -> int:
         """Rows that a run which ends now leaves for the next."""
-        return sum(part.rows for part in self.left.parts) if self._keep else 0
+        return sum(part.rows for part in self.stopped.parts) if self._keep else 0
 
     def discard(self) -> None:
         """Leave nothing for the next run: what was done is of no use to it."""
@@ -216,8 +216,8 @@ class Parts:
         """Add rows to the part at hand."""
         with write_errors(self.out):
             if self._part is None:
-                place, number = self._place(rows.part), len(self.left.parts) + len(self._waiting)
-                self._part = (rows.part, _Part(self.beside / f"{number:06}", self.form, place not in self._begun))
+                place, number = self._place(rows.part), len(self.stopped.parts) + len(self._waiting)
+                self._part = (rows.part, _Part(self.folder / f"{number:06}", self.form, place not in self._begun))
                 self._begun.add(place)
             self._part[1].sink.write(rows, keep, added)
 
@@ -236,18 +236,18 @@ class Parts:
         with write_errors(self.out):
             memory = f"memory-{self._waiting[-1].file}.npz"
             told = np.frombuffer(json.dumps(dict(state)).encode(), np.uint8)
-            with (self.beside / memory).open("wb") as saved:
+            with (self.folder / memory).open("wb") as saved:
                 np.savez(saved, **{**arrays, STATE: told})  # type: ignore[arg-type]  # its stubs take every keyword for allow_pickle
                 saved.flush()
                 os.fsync(saved.fileno())
-            fsync(self.beside)
+            fsync(self.folder)
             kept = [*self._waiting[:-1], replace(self._waiting[-1], memory=memory)]
             self._waiting = []
             for record in kept:
                 self._note(asdict(record))
-            for earlier in self.left.parts[-1:]:
-                (self.beside / earlier.memory).unlink()
-            self.left.parts.extend(kept)
+            for earlier in self.stopped.parts[-1:]:
+                (self.folder / earlier.memory).unlink()
+            self.stopped.parts.extend(kept)
 
     def _place(self, number: int) -> Path:
         """The file that the rows of an input go to: one for all, or one each in a folder."""
@@ -263,13 +263,13 @@ class Parts:
     def finish(self) -> None:
         """Put the parts together and give the output its name."""
         with write_errors(self.out):
-            whole = self.beside / "whole"
-            clear(self.beside, names=re.compile(whole.name))
+            whole = self.folder / "whole"
+            clear(self.folder, names=re.compile(whole.name))
             if self.by_input:
                 whole.mkdir()
             by_place: dict[Path, list[Path]] = {}
-            for part in self.left.parts:
-                by_place.setdefault(self._place(part.input), []).append(self.beside / part.file)
+            for part in self.stopped.parts:
+                by_place.setdefault(self._place(part.input), []).append(self.folder / part.file)
             for place, parts in by_place.items():
                 target = whole / place if self.by_input else whole
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -289,7 +289,7 @@ class Parts:
         if self.by_input:
             if self._target.exists():
                 copy_mode_and_owner(whole, self._target)
-            replace_folder(whole, self._target, self.beside / "old")
+            replace_folder(whole, self._target, self.folder / "old")
         else:
             copy_mode_and_owner(whole, self._target)
             whole.rename(self._target)
@@ -300,8 +300,8 @@ class Parts:
         if self._part is not None:
             self._part[1].abandon()
             self._part = None
-        if self._alone and not (self._keep and self.left.parts):
-            delete_private_folder(self.beside)  # while it is locked: another run must not begin in what is about to go
+        if self._alone and not (self._keep and self.stopped.parts):
+            delete_private_folder(self.folder)  # while it is locked: another run must not begin in what is about to go
         self._alone = False
         self._stack.close()
 
