@@ -29,6 +29,16 @@ MAX_RECIPE_BYTES = 2**20
 LORA_METHODS: tuple[Method, ...] = ("lora", "rslora", "dora", "pissa")
 """Methods that put adapters beside frozen weights."""
 
+METHOD_TITLES: dict[Method, str] = {
+    "lora": "LoRA",
+    "rslora": "rsLoRA",
+    "dora": "DoRA",
+    "pissa": "PiSSA",
+    "full": "full fine-tuning",
+    "head": "the head",
+}
+"""How sentences call what learned beside the linear model."""
+
 BASE_OPTIONS = ("lr", "targets", "pool", "max_tokens")
 """What suits one base, and is chosen anew for another; for another method the learning rate is."""
 
@@ -123,7 +133,8 @@ class Recipe(BaseModel):
             return cls.model_validate_json(read_small_file(file, MAX_RECIPE_BYTES))
         except OSError as error:
             raise ProductsError(
-                f"--recipe {name}: {error.strerror or error}{did_you_mean(name, there)}; give the recipe.json of an adapter folder, or one of "
+                f"--recipe {name}: {error.strerror or error}{did_you_mean(name, there)}; give the recipe.json of an adapter folder, "
+                f"or one of "
                 f"{', '.join(there)}."
             ) from error
         except ValidationError as error:

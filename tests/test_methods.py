@@ -17,7 +17,7 @@ from small_bases import CONFIGS, save_base
 
 from catcli.adapter.folder import load_adapter
 from catcli.commands.fit import Fitted, fit
-from catcli.config import LORA_METHODS, Balance, Method, Recipe, shipped_recipes
+from catcli.config import LORA_METHODS, METHOD_TITLES, Balance, Method, Recipe, shipped_recipes
 from catcli.data.dataset.examples import Examples
 from catcli.errors import AdapterError, BackboneError, UsageError
 from catcli.evaluation.calibration import class_shares
@@ -28,7 +28,6 @@ from catcli.inference.session import Session
 from catcli.models.bases import find_base
 from catcli.models.classifier import Classifier
 from catcli.models.losses import class_weights, implied_class_shares, make_row_loss
-from catcli.reporting import sentences
 from catcli.training.linear import balance_weights, logit_adjustment
 
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -68,7 +67,7 @@ def test_every_method_is_fitted_and_labels_in_a_fresh_process(shop: Shop, small:
     here = Labeler(made.adapter, "cpu", "fp32").label(texts)
     assert labeled["predicted_category"].to_list() == [made.adapter.manifest.categories[number] for number in here.classes[:, 0]]
     shown = catcli("report", "one", cwd=tmp_path, check=True).stdout
-    assert f"{sentences.METHOD_TITLES[method]} alone" in shown
+    assert f"{METHOD_TITLES[method]} alone" in shown
 
 
 @pytest.mark.parametrize("name", ["gpt2", "t5", "deberta", "qwen3"])

@@ -39,8 +39,9 @@ from catcli.training.base_features import compute_base_features
 from catcli.training.checkpoint import Checkpoint
 from catcli.training.head_init import fit_initial_head
 from catcli.training.loop import Trainer
-from catcli.training.schedule import choose_max_tokens, default_epochs, duration, length_sorted_batches
+from catcli.training.schedule import choose_max_tokens, default_epochs, length_sorted_batches
 from catcli.training.task import TrainingMessages, TrainingTask
+from catcli.wording import duration
 
 CLASSES = 3
 

@@ -25,7 +25,6 @@ from tiny import tiny_products
 
 from catcli.adapter.folder import load_adapter
 from catcli.commands.predict import PredictOptions, predict
-from catcli.commands.talk import Talk
 from catcli.config import Recipe
 from catcli.data.dataset.categories import Categories
 from catcli.data.dataset.examples import Examples
@@ -45,11 +44,13 @@ from catcli.inference.results import ResultWriter
 from catcli.inference.session import Session
 from catcli.inference.tokens import Tokenizer
 from catcli.reporting import sentences
+from catcli.talk import Talk
 from catcli.training import grid_runs, loop
 from catcli.training import learner as learning
 from catcli.training.checkpoint import Checkpoint
 from catcli.training.distributed import Ranks
 from catcli.training.task import TrainingMessages
+from catcli.wording import format_confidence
 
 PREDICT = ("predict", "catalog.csv", "-o", "out.csv", "--adapter", FIXTURE, "--device", "cpu")
 
@@ -462,7 +463,7 @@ def test_every_process_of_a_training_makes_the_plan_of_the_first(monkeypatch: py
 
 @given(st.floats(0.5, 1.0, width=32))
 def test_a_threshold_is_shown_as_min_confidence_can_use_it(threshold: float) -> None:
-    shown = sentences.confidence(threshold)
+    shown = format_confidence(threshold)
     assert np.float32(shown) == np.float32(threshold)
     assert len(shown) <= 12
 
@@ -547,7 +548,7 @@ def test_of_texts_that_come_again_an_earlier_output_has_the_first(batches: list[
 def test_an_earlier_output_takes_memory_by_its_different_texts() -> None:
     program = (
         "import numpy as np\n"
-        "from catcli.inference.label_cache import Previous\n"
+        "from catcli.inference.label_cache import PreviousLabels\n"
         "from catcli.inference.session import peak_memory\n"
         "different = 500_000\n"
         "def rows(times):\n"
@@ -555,9 +556,9 @@ def test_an_earlier_output_takes_memory_by_its_different_texts() -> None:
         "        start = number % 10 * different // 10\n"
         "        texts = np.arange(start, start + different // 10, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)\n"
         "        yield texts, np.zeros(len(texts), np.int32), np.zeros(len(texts), np.float32)\n"
-        "Previous.of(rows(1))\n"
+        "PreviousLabels.of(rows(1))\n"
         "before = peak_memory()\n"
-        "assert len(Previous.of(rows(20))) == different\n"
+        "assert len(PreviousLabels.of(rows(20))) == different\n"
         "print((peak_memory() - before) / different)\n"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300)
@@ -648,7 +649,7 @@ def test_a_damaged_checkpoint_is_none(shop: Path) -> None:
 
 @given(st.floats(0.5, 1.0, width=32))
 def test_a_row_at_the_threshold_that_is_shown_is_accepted(confidence: float) -> None:
-    plan = planning.LabelingPlan(("title",), min_confidence=float(sentences.confidence(confidence)))
+    plan = planning.LabelingPlan(("title",), min_confidence=float(format_confidence(confidence)))
     finisher = ResultWriter(["a", "b"], plan, SimpleNamespace(), lambda *_: None)
     assert np.float32(confidence) >= finisher._needed[0]
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from catcli.config import Method
+from catcli.wording import count_noun, per_cent
 
 FORMAT = 4
 READABLE_FORMATS = (2, 3, FORMAT)
@@ -71,6 +72,14 @@ class Threshold(_Section):
     """Where there is no threshold: at least how many more such products it takes to show one; null where more would not help."""
     best: Share | None
     """Where there is no threshold: the precision of the surest rows that were tested; null where there were too few to test."""
+
+    @property
+    def shortfall(self) -> str:
+        """Why there is no threshold, and what it takes to find one."""
+        tested = "too few to try" if self.best is None else f"the surest that were tried are {per_cent(self.best)} right"
+        if self.missing is None:
+            return f"{tested}; more rows alone would not reach it"
+        return f"{tested}; it takes at least {count_noun(self.missing, 'more product')} to choose by"
 
 
 class CategoryThresholds(_Section):

@@ -11,13 +11,13 @@ from typing import get_args
 from catcli.adapter.folder import Adapter
 from catcli.adapter.manifest import MANIFEST
 from catcli.atomic import atomic_write
-from catcli.commands.talk import Talk
 from catcli.config import LORA_METHODS, LORA_OPTIONS, Method, Recipe
 from catcli.data.dataset.prepare import InputOptions, load_training_data, source_digest
 from catcli.data.io.output import write_errors
 from catcli.errors import CatcliError, GateMissed, UsageError, did_you_mean
 from catcli.evaluation.studies import GridResult
 from catcli.reporting import sentences, tables
+from catcli.talk import Talk
 from catcli.training.grid_runs import GridRun, GridRuns, RunFailure
 
 LINEAR = "linear"

@@ -17,8 +17,7 @@ from catcli.adapter.folder import Adapter, load_adapter, manifest_time, package_
 from catcli.adapter.manifest import FORMAT, BaseInfo, Manifest, ModelScales, Variant, VariantInfo
 from catcli.adapter.store import find_adapter
 from catcli.adapter.writer import AdapterDraft, adapter_draft, check_target, fit_lock
-from catcli.commands.talk import Talk
-from catcli.config import Recipe
+from catcli.config import METHOD_TITLES, Recipe
 from catcli.data.dataset.columns import ColumnRoles
 from catcli.data.dataset.labeled import LabeledRows, conflicting_labels
 from catcli.data.dataset.prepare import InputOptions, TrainingData, load_training_data
@@ -30,7 +29,7 @@ from catcli.inference.labeler import PROBE_ROWS, save_probe
 from catcli.inference.session import peak_memory
 from catcli.paths import resume_folder, store_folder
 from catcli.reporting import model_card, sentences, tables
-from catcli.reporting.sentences import METHOD_TITLES
+from catcli.talk import Talk
 
 if TYPE_CHECKING:
     from catcli.evaluation.calibration import BlendCalibration

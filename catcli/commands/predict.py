@@ -19,7 +19,6 @@ from catcli.adapter.folder import Adapter
 from catcli.adapter.signing import check_signature
 from catcli.adapter.store import find_adapter, only_adapter
 from catcli.atomic import temporary_folder
-from catcli.commands.talk import Talk
 from catcli.config import check_device, check_variant
 from catcli.data.dataset.column_mapping import map_text_columns, price_columns
 from catcli.data.dataset.columns import find_column
@@ -44,7 +43,8 @@ from catcli.inference.ray_cluster import Cluster
 from catcli.inference.result_columns import ALTERNATIVES, CONFIDENCE, PREDICTED, empty_result_columns
 from catcli.inference.results import LabeledBatch, PipeOutput, PredictSummary
 from catcli.paths import is_folder, is_pipe
-from catcli.reporting.sentences import count_noun
+from catcli.talk import Talk
+from catcli.wording import count_noun
 
 
 @dataclass(frozen=True)

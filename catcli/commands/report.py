@@ -13,8 +13,7 @@ from rich.console import Group, RenderableType
 from catcli.adapter.signing import check_signature
 from catcli.adapter.store import find_adapter, newest_adapter
 from catcli.atomic import atomic_write
-from catcli.commands.talk import Talk
-from catcli.config import check_device, check_variant
+from catcli.config import METHOD_TITLES, check_device, check_variant
 from catcli.data.io.output import check_folder, write_errors
 from catcli.errors import UsageError, name_list
 from catcli.evaluation.metrics import Evaluation
@@ -22,6 +21,8 @@ from catcli.evaluation.report_data import AdapterComparison, FitReport, NewRowsR
 from catcli.evaluation.requirements import Requirement, check_requirements
 from catcli.paths import store_folder
 from catcli.reporting import sentences, tables
+from catcli.talk import Talk
+from catcli.wording import count_noun
 
 OF_ROWS = ("label", "text", "allow_missing", "merge_labels", "device", "variant", "input_format", "delimiter", "encoding")
 """What means something for the rows of ``--on`` only."""
@@ -158,7 +159,7 @@ def _held(told: FitReport) -> list[RenderableType]:
         tables.parity_table(told),
         *sentences.variant_decisions(told),
         f"{took.lora_rows:,} rows{unlabeled} trained {took.trained:,} of {took.total:,} parameters on {took.device}",
-        f"{took.seconds:.0f} s in all: {sentences.METHOD_TITLES[told.method]} {took.lora_seconds:.0f} s, the linear model "
+        f"{took.seconds:.0f} s in all: {METHOD_TITLES[told.method]} {took.lora_seconds:.0f} s, the linear model "
         f"{took.linear_seconds:.1f} s, the rest export and scoring; at most {took.peak_memory / 2**20:,.0f} MiB of memory{device}; what "
         f"was learned takes {took.learned_bytes / 2**20:.1f} MiB",
     ]
@@ -167,11 +168,11 @@ def _held(told: FitReport) -> list[RenderableType]:
 def _fresh(told: NewRowsReport) -> list[RenderableType]:
     said: list[RenderableType] = []
     if told.unlabeled:
-        said.append(f"left out for want of a category: {sentences.count_noun(told.unlabeled, 'row')}")
+        said.append(f"left out for want of a category: {count_noun(told.unlabeled, 'row')}")
     if told.unknown_categories:
         rows = sum(one.rows for one in told.unknown_categories)
         names = name_list((f"{one.category} ({one.rows:,})" for one in told.unknown_categories), 5)
-        said.append(f"of categories that the adapter does not know, and counted as wrong: {sentences.count_noun(rows, 'row')}, {names}")
+        said.append(f"of categories that the adapter does not know, and counted as wrong: {count_noun(rows, 'row')}, {names}")
     return [*_told(told), *said, *_detailed(told), tables.new_threshold_table(told.recalibrated)]
 
 
@@ -181,7 +182,7 @@ def _beside(told: AdapterComparison) -> list[RenderableType]:
     names = short_names([Path(one.adapter) for one in told.adapters])
     counts = ", ".join(f"{one.test_rows:,}" for one in told.adapters)
     if told.comparisons:
-        said = f"on {sentences.count_noun(told.shared_rows, 'test row')} that all share, of {counts}"
+        said = f"on {count_noun(told.shared_rows, 'test row')} that all share, of {counts}"
     else:
         said = (
             f"each on its own test rows ({counts}): they share {told.shared_rows:,}, too few to compare; fit them on the same file, "

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catcli.atomic import atomic_write, read_small_file
-from catcli.commands.talk import Talk
 from catcli.config import MAX_RECIPE_BYTES, Recipe
 from catcli.data.dataset.prepare import InputOptions, fit_inputs, load_training_data
 from catcli.data.io.output import check_folder, write_errors
@@ -19,6 +18,7 @@ from catcli.file_lock import file_lock
 from catcli.paths import hidden_path, resume_folder
 from catcli.private_folder import delete_private_folder, persistent_folder
 from catcli.reporting import sentences, tables
+from catcli.talk import Talk
 
 
 @dataclass(frozen=True)

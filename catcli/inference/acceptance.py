@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from catcli.adapter.manifest import Threshold, VariantInfo
-from catcli.commands.talk import Talk
 from catcli.errors import GateMissed, UsageError
-from catcli.reporting import sentences
+from catcli.talk import Talk
+from catcli.wording import format_confidence
 
 
 def accepted_from(served: VariantInfo, precision: float, folder: Path, talk: Talk) -> float:
@@ -23,16 +23,15 @@ def accepted_from(served: VariantInfo, precision: float, folder: Path, talk: Tal
         if found.threshold is not None:
             if found.precision != precision:
                 talk.say(f"--precision {precision:g}: the threshold for {found.precision:g} holds it")
-            talk.say(f"rows are accepted from a confidence of {sentences.confidence(found.threshold)}")
+            talk.say(f"rows are accepted from a confidence of {format_confidence(found.threshold)}")
             return found.threshold
     attainable = [found for found in served.thresholds if found.threshold is not None]
     instead = (
-        f"--precision {attainable[-1].precision:g} is attainable, from a confidence of "
-        f"{sentences.confidence(attainable[-1].threshold or 0.0)}"
+        f"--precision {attainable[-1].precision:g} is attainable, from a confidence of {format_confidence(attainable[-1].threshold or 0.0)}"
         if attainable
         else "no precision on record is attainable; --min-confidence sets a threshold that nothing vouches for"
     )
-    why = sentences.missing_threshold(enough[0])
+    why = enough[0].shortfall
     raise GateMissed(f"--precision {precision:g}: {folder} has no threshold that holds it ({why}); {instead}; nothing was written.")
 
 

@@ -12,10 +12,10 @@ from catcli.adapter.manifest import Variant
 from catcli.adapter.store import find_adapter
 from catcli.adapter.writer import adapter_draft, check_target
 from catcli.arrays import FloatArray
-from catcli.commands.talk import Talk
 from catcli.errors import AdapterError
 from catcli.evaluation.heldout import HeldOutRows
 from catcli.inference.labeler import PROBE_ROWS, Labeler, save_probe
+from catcli.talk import Talk
 
 ROWS = frozenset({"heldout.parquet", "probe.parquet"})
 """The files that hold texts of products."""

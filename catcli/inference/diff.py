@@ -18,7 +18,6 @@ from catcli.adapter.folder import Adapter
 from catcli.adapter.store import find_adapter
 from catcli.atomic import atomic_write
 from catcli.commands.predict import with_notes as told_notes
-from catcli.commands.talk import Talk
 from catcli.config import check_device
 from catcli.data.dataset.column_mapping import map_text_columns, price_columns
 from catcli.data.dataset.columns import find_column, similar_columns
@@ -37,6 +36,8 @@ from catcli.inference.result_columns import CONFIDENCE, PREDICTED
 from catcli.inference.results import KnownLabels
 from catcli.paths import display_path, is_folder, is_pipe
 from catcli.reporting import sentences, tables
+from catcli.talk import Talk
+from catcli.wording import per_cent
 
 BEFORE, AFTER = "category_before", "category_after"
 SURE_BEFORE, SURE_AFTER = "confidence_before", "confidence_after"
@@ -106,7 +107,7 @@ def diff_adapters(names: Sequence[str], asked: DiffOptions, *, as_json: bool = F
         by = f" by {weight}" if weight else ""
         look = f"look at {asked.output}" if asked.output else "look at the rows with -o changed.csv"
         raise GateMissed(
-            f"{sentences.per_cent(told.share)} of {source.name}{by} would change category, above the {sentences.per_cent(asked.max_churn)} "
+            f"{per_cent(told.share)} of {source.name}{by} would change category, above the {per_cent(asked.max_churn)} "
             f"that --max-churn allows; {look} before {after.folder} takes the place of {before.folder}."
         )
     return told

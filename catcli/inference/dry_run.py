@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 
 from catcli.commands.predict import PredictOptions, engine_of, prepare
-from catcli.commands.talk import Talk
 from catcli.errors import UsageError
 from catcli.inference.pipeline import run_pipeline
 from catcli.inference.session import peak_memory
+from catcli.talk import Talk
 
 
 @dataclass(frozen=True)

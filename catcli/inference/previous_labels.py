@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from catcli.commands.talk import Talk
 from catcli.data.dataset.text import row_text_series
 from catcli.data.io.source import open_source
 from catcli.errors import ProductsError
@@ -18,6 +17,7 @@ from catcli.inference.labeler import Labeler
 from catcli.inference.planning import LabelingPlan
 from catcli.inference.ray_cluster import Cluster
 from catcli.inference.result_columns import CONFIDENCE, PREDICTED
+from catcli.talk import Talk
 
 CHECKED_ROWS = 256
 """Rows of an earlier output that are labeled again, to see whether this adapter made it."""

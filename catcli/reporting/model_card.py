@@ -8,11 +8,12 @@ import shlex
 from huggingface_hub import EvalResult, ModelCardData
 
 from catcli.adapter.manifest import Manifest
-from catcli.config import LORA_METHODS, Recipe
+from catcli.config import LORA_METHODS, METHOD_TITLES, Recipe
 from catcli.evaluation.fit_metrics import FitMetrics, Training
 from catcli.evaluation.metrics import TITLES
 from catcli.reporting import sentences
-from catcli.reporting.tables import model_titles, printable
+from catcli.reporting.tables import model_titles
+from catcli.wording import format_confidence, per_cent, printable
 
 REFIT = "The models in this folder have since learned from all labeled rows in the same way; the scores are those of the held-out run."
 
@@ -128,7 +129,7 @@ def _learned(manifest: Manifest, recipe: Recipe) -> str:
         *numbers, last = map(str, manifest.base.blocks)
         at += f", of which it keeps the block{'s' if numbers else ''} {' and '.join(filter(None, (', '.join(numbers), last)))}"
     if recipe.method in LORA_METHODS:
-        what = f"{sentences.METHOD_TITLES[recipe.method]} (rank {recipe.rank}, alpha {recipe.alpha}) in {base}{at}"
+        what = f"{METHOD_TITLES[recipe.method]} (rank {recipe.rank}, alpha {recipe.alpha}) in {base}{at}"
     else:
         what = {"full": "Every weight", "head": "The head alone, on the untouched weights"}[recipe.method] + f" of {base}{at}"
     balanced = "" if recipe.balance == "none" else f", balanced by {recipe.balance}"
@@ -147,7 +148,7 @@ def _scores(metrics: FitMetrics) -> str:
 def _contract(metrics: FitMetrics) -> str:
     lines = []
     for made in metrics.promises:
-        threshold = "none" if made.threshold is None else sentences.confidence(made.threshold)
-        accepted = "–" if made.accepted_in_test is None else sentences.per_cent(made.accepted_in_test)
+        threshold = "none" if made.threshold is None else format_confidence(made.threshold)
+        accepted = "–" if made.accepted_in_test is None else per_cent(made.accepted_in_test)
         lines.append(f"| {made.precision:.0%} | {threshold} | {accepted} | {sentences.threshold_outcome(made)} |")
     return "\n".join(lines)

@@ -14,7 +14,6 @@ import polars as pl
 from catcli.adapter.folder import Adapter
 from catcli.adapter.manifest import Manifest
 from catcli.arrays import FloatArray
-from catcli.commands.talk import Talk
 from catcli.data.dataset.categories import has_label, normalized_name
 from catcli.data.dataset.column_mapping import map_text_columns, price_columns
 from catcli.data.dataset.columns import find_column, similar_columns
@@ -34,7 +33,8 @@ from catcli.evaluation.scores import compare_runs, holm_corrected, score_model
 from catcli.evaluation.selective import ProductSample, find_thresholds
 from catcli.inference.labeler import Labeler
 from catcli.paths import display_path
-from catcli.reporting.sentences import count_noun
+from catcli.talk import Talk
+from catcli.wording import count_noun
 
 MAX_EXAMPLES = 3
 """Texts that are shown of each confused pair."""
@@ -129,7 +129,8 @@ def report_new_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> ReportV
     unknown = sorted(set(truth.to_list()) - set(manifest.categories))
     if truth.is_in(unknown).all():
         raise ProductsError(
-            f"--on {where}: none of its {len(frame):,} labeled rows is of a category that the adapter knows ({name_list(unknown, 3)} are new "
+            f"--on {where}: none of its {len(frame):,} labeled rows is of a category that the adapter knows ({name_list(unknown, 3)} "
+            f"are new "
             "to it); choose the column with the true categories with --label."
         )
     labeler = Labeler(adapter, given.device, given.variant)
@@ -197,7 +198,8 @@ def _known_by_look(truth: pl.Series, categories: Sequence[str], merge: bool, whe
     name, theirs = min(spelled.items())
     rows = int(truth.is_in(list(spelled)).sum())
     raise ProductsError(
-        f"{count_noun(rows, 'row')} of --on {where} have categories that differ from the adapter's only by case, blanks or how their letters "
+        f"{count_noun(rows, 'row')} of --on {where} have categories that differ from the adapter's only by case, blanks or how their "
+        f"letters "
         f"are encoded ({name!r} for {theirs!r}); --merge-labels takes them for the adapter's, or rename those that are others."
     )
 

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from catcli.adapter.manifest import Threshold
-from catcli.config import Method
+from catcli.config import METHOD_TITLES, Method
 from catcli.evaluation.fit_metrics import FitMetrics, RandomSplit
 from catcli.evaluation.metrics import Calibration, Comparison, Estimate, Evaluation, MeasuredThreshold
 from catcli.evaluation.studies import CatalogDiff, GridResult
-
-METHOD_TITLES: dict[Method, str] = {
-    "lora": "LoRA",
-    "rslora": "rsLoRA",
-    "dora": "DoRA",
-    "pissa": "PiSSA",
-    "full": "full fine-tuning",
-    "head": "the head",
-}
-"""How sentences call what learned beside the linear model."""
-
+from catcli.wording import count_noun, per_cent
 
 SIGNIFICANCE = 0.05
 """The p-value below which a difference is not put down to chance."""
@@ -30,21 +17,6 @@ def _models(method: Method | None) -> dict[str, str]:
     if method is None:
         return {}
     return {"blend": "the blend", "lora": f"{METHOD_TITLES[method]} alone", "linear": "the linear model alone"}
-
-
-def per_cent(value: float) -> str:
-    """``95.2 %``."""
-    return f"{100 * value:.1f} %"
-
-
-def count_noun(number: int, noun: str) -> str:
-    """``1 row``, ``2 rows``."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def confidence(threshold: float) -> str:
-    """A threshold in as few digits as ``--min-confidence`` needs to accept the same rows: confidences are float32."""
-    return np.format_float_positional(np.float32(threshold), unique=True, min_digits=3)
 
 
 def interval(estimate: Estimate) -> str:
@@ -145,18 +117,10 @@ def calibration(variant: str, found: Calibration) -> str:
     )
 
 
-def missing_threshold(found: Threshold) -> str:
-    """Why there is no threshold, and what it takes."""
-    tried = "too few to try" if found.best is None else f"the surest that were tried are {per_cent(found.best)} right"
-    if found.missing is None:
-        return f"{tried}; more rows alone would not reach it"
-    return f"{tried}; it takes at least {count_noun(found.missing, 'more product')} to choose by"
-
-
 def threshold_outcome(found: MeasuredThreshold) -> str:
     """What a threshold came to on the scored rows."""
     if found.threshold is None:
-        return missing_threshold(found)
+        return found.shortfall
     if found.reached_in_test is None:
         return "no scored row is so sure"
     return f"{per_cent(found.reached_in_test.value)} ({100 * found.reached_in_test.low:.1f} to {100 * found.reached_in_test.high:.1f})"

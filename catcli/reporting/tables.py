@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
@@ -13,32 +12,22 @@ from rich.table import Table
 from rich.text import Text
 
 from catcli.adapter.manifest import Threshold
-from catcli.config import Method
+from catcli.config import METHOD_TITLES, Method
 from catcli.evaluation.fit_metrics import FitMetrics
 from catcli.evaluation.metrics import TITLES, Comparison, Estimate, Evaluation, MeasuredCategoryThresholds, MeasuredThreshold, Scores
 from catcli.evaluation.report_data import NewRowsReport
 from catcli.evaluation.studies import CatalogDiff, GridResult, TuneResult
 from catcli.reporting import sentences
+from catcli.wording import count_noun, format_confidence, per_cent, printable
 
 
 def model_titles(method: Method) -> dict[str, str]:
     """How tables call the three models; the blend is what `predict` labels with."""
-    return {"blend": "blend", "lora": f"{sentences.METHOD_TITLES[method]} alone", "linear": "linear alone"}
+    return {"blend": "blend", "lora": f"{METHOD_TITLES[method]} alone", "linear": "linear alone"}
 
 
 NAME_CELLS = 32
 """Cells that a category's name gets."""
-
-
-JOINERS = "\u200c\u200d"
-"""Format characters that shape letters and emoji and do nothing else; those that turn a line around are not among them."""
-
-
-def printable(text: str) -> str:
-    """Text without control characters: a product's title must not move the cursor or color the terminal."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter in "\n" + JOINERS or unicodedata.category(letter)[0] != "C" else "�" for letter in text)
 
 
 def shortened(name: str, width: int = NAME_CELLS) -> str:
@@ -98,7 +87,7 @@ def score_table(evaluation: Evaluation, metrics: Iterable[str] = TITLES) -> Grou
 
 def caption(evaluation: Evaluation) -> str:
     """What rows a score is of."""
-    said = f"{sentences.count_noun(evaluation.scored_rows, 'row')} of {sentences.count_noun(evaluation.scored_products, 'product')}"
+    said = f"{count_noun(evaluation.scored_rows, 'row')} of {count_noun(evaluation.scored_products, 'product')}"
     if isinstance(evaluation, NewRowsReport):
         said += f" of {evaluation.on}; those that the adapter learned from flatter it"
     if isinstance(evaluation, FitMetrics):
@@ -114,8 +103,8 @@ def threshold_table(promises: Sequence[MeasuredThreshold]) -> Table:
     """What may be labeled unseen: for each precision the threshold, the rows above it, and what they came to."""
     made = table("Precision contract (predict --precision)", "to be right", "confidence", "accepted", "right on the scored rows")
     for promise in promises:
-        threshold = "–" if promise.threshold is None else sentences.confidence(promise.threshold)
-        accepted = "–" if promise.accepted_in_test is None else sentences.per_cent(promise.accepted_in_test)
+        threshold = "–" if promise.threshold is None else format_confidence(promise.threshold)
+        accepted = "–" if promise.accepted_in_test is None else per_cent(promise.accepted_in_test)
         made.add_row(f"{promise.precision:.0%}", threshold, accepted, sentences.threshold_outcome(promise))
     made.columns[3].no_wrap, made.columns[3].justify = False, "left"
     return made
@@ -126,11 +115,9 @@ def new_threshold_table(thresholds: Sequence[Threshold]) -> Table:
     made = table("Found on these rows: for predict --min-confidence", "to be right", "confidence", "accepted", "")
     for threshold in thresholds:
         if threshold.threshold is None or threshold.accepted is None:
-            made.add_row(f"{threshold.precision:.0%}", "–", "–", sentences.missing_threshold(threshold))
+            made.add_row(f"{threshold.precision:.0%}", "–", "–", threshold.shortfall)
         else:
-            made.add_row(
-                f"{threshold.precision:.0%}", sentences.confidence(threshold.threshold), sentences.per_cent(threshold.accepted), ""
-            )
+            made.add_row(f"{threshold.precision:.0%}", format_confidence(threshold.threshold), per_cent(threshold.accepted), "")
     made.columns[3].no_wrap, made.columns[3].justify = False, "left"
     return made
 
@@ -142,8 +129,8 @@ def category_threshold_table(categories: Sequence[MeasuredCategoryThresholds]) -
         held = [promise for promise in one.promises if promise.threshold is not None]
         if held:
             best = held[-1]
-            accepted = "–" if best.accepted_in_test is None else sentences.per_cent(best.accepted_in_test)
-            made.add_row(Text(shortened(one.category)), f"{best.precision:.0%}", sentences.confidence(best.threshold or 0.0), accepted)
+            accepted = "–" if best.accepted_in_test is None else per_cent(best.accepted_in_test)
+            made.add_row(Text(shortened(one.category)), f"{best.precision:.0%}", format_confidence(best.threshold or 0.0), accepted)
     return made
 
 
@@ -205,7 +192,7 @@ def alone_table(told: GridResult) -> Group:
             short_count(model.trained),
             short_count(model.learned_bytes) + "B",
         )
-    said = f"{sentences.count_noun(told.test_rows, 'test row')} of {sentences.count_noun(told.test_products, 'product')} that no model learned from"
+    said = f"{count_noun(told.test_rows, 'test row')} of {count_noun(told.test_products, 'product')} that no model learned from"
     return Group(made, Text(f"{said}; precision, recall, F1 and AUC are means over the categories", style="dim italic"))
 
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from catcli.adapter.manifest import VariantInfo
 from catcli.arrays import FloatArray, IntArray
-from catcli.commands.talk import Talk
 from catcli.config import Recipe
 from catcli.data.dataset.examples import stratified_sample
 from catcli.data.dataset.prepare import TrainingData
@@ -23,6 +22,7 @@ from catcli.evaluation.evaluate import EvaluatedRows, ScoredRows, evaluate_rows
 from catcli.export.onnx_files import MODEL_FILES
 from catcli.export.torch_inference import torch_logits
 from catcli.models.losses import implied_class_shares
+from catcli.talk import Talk
 from catcli.training.checkpoint import Checkpoint
 from catcli.training.learner import MAX_ROW_PASSES, Learner, TrainingInput
 from catcli.training.linear import logit_adjustment, out_of_fold_logits

@@ -18,12 +18,12 @@ from pydantic import TypeAdapter
 
 from catcli.adapter.folder import Adapter, load_adapter
 from catcli.atomic import atomic_write, read_small_file
-from catcli.commands.talk import Talk
 from catcli.config import Recipe
 from catcli.data.dataset.prepare import InputOptions, fit_inputs
 from catcli.data.io.output import write_errors
 from catcli.errors import AdapterError, CatcliError, OutputError
 from catcli.paths import resume_folder
+from catcli.talk import Talk
 
 JOURNAL, MAX_JOURNAL = "cells.json", 2**24
 

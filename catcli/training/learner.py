@@ -16,8 +16,7 @@ from catcli.adapter.folder import package_versions
 from catcli.adapter.manifest import Variant
 from catcli.arrays import FloatArray, IntArray
 from catcli.atomic import atomic_write, read_small_file
-from catcli.commands.talk import Talk
-from catcli.config import Recipe
+from catcli.config import METHOD_TITLES, Recipe
 from catcli.data.dataset.examples import Examples, category_name_examples, stratified_sample
 from catcli.data.dataset.labeled import LabeledRows
 from catcli.data.dataset.prepare import TrainingData
@@ -35,7 +34,7 @@ from catcli.models.bases import MINILM, find_base
 from catcli.models.device import pick_device, translate_device_errors, use_bf16
 from catcli.models.losses import TeacherTargets, implied_class_shares
 from catcli.models.methods import default_learning_rate
-from catcli.reporting.sentences import METHOD_TITLES
+from catcli.talk import Talk
 from catcli.training.base_features import BaseFeatures, compute_base_features
 from catcli.training.checkpoint import Checkpoint
 from catcli.training.distributed import ranks
@@ -301,7 +300,8 @@ class Learner:
                 place.write_text(json.dumps({"rows": most, "fit": mark}), encoding="utf-8")
         if most < len(others):
             self.talk.say(
-                f"{METHOD_TITLES[self.recipe.method]} learns from a draw of {most:,} of {len(others):,} rows; a longer --time-budget takes more"
+                f"{METHOD_TITLES[self.recipe.method]} learns from a draw of {most:,} of {len(others):,} rows; a longer --time-budget "
+                f"takes more"
             )
         watched = stratified_sample(self.rows.classes, self.parts.validation, min(MAX_EPOCH_VALIDATION_ROWS, most // 4), self.recipe.seed)
         taught = stratified_sample(self.rows.classes, others, most, self.recipe.seed)

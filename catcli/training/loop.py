@@ -17,7 +17,7 @@ from catcli.config import Recipe
 from catcli.data.dataset.examples import UNLABELED
 from catcli.errors import TrainingError
 from catcli.evaluation.fit_metrics import EpochScores
-from catcli.export.torch_inference import autocast, batch_tensors, run_batches
+from catcli.export.torch_inference import autocast, batch_tensors, run_batches, to_device
 from catcli.export.trained_model import TrainedModel
 from catcli.inference.tokens import TokenBatch
 from catcli.models.backbone import Backbone
@@ -27,11 +27,12 @@ from catcli.models.losses import distillation_loss, log_prior, make_row_loss, we
 from catcli.models.methods import default_learning_rate, prepare_model
 from catcli.training.checkpoint import Checkpoint
 from catcli.training.distributed import ranks
-from catcli.training.feature_cache import start_at_block, to_device
+from catcli.training.feature_cache import start_at_block
 from catcli.training.head_init import fit_initial_head
 from catcli.training.precision import frozen_matrices, in_bfloat16
-from catcli.training.schedule import Schedule, default_epochs, duration, learning_rate_factor, length_sorted_batches
+from catcli.training.schedule import Schedule, default_epochs, learning_rate_factor, length_sorted_batches
 from catcli.training.task import TrainingMessages, TrainingTask
+from catcli.wording import duration
 
 PATIENCE = 2
 """Epochs without a lower validation loss after which training stops."""

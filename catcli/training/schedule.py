@@ -45,13 +45,6 @@ def learning_rate_factor(step: int, horizon: int) -> float:
     return min((step + 1) / rise, max(0.0, (horizon - step) / max(1, horizon - rise)))
 
 
-def duration(seconds: float) -> str:
-    """``40 s``, ``3 min``, ``2.5 h``: as precise as an estimate is."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def length_sorted_batches(lengths: Sequence[int], size: int, generator: np.random.Generator) -> Iterator[list[int]]:
     """Row numbers, ``size`` at a time: random, but sorted by length within a stretch of 50 batches, so that little is padding."""
     order = generator.permutation(len(lengths))

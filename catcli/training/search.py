@@ -18,7 +18,6 @@ from sqlalchemy import URL
 from sqlalchemy.exc import DatabaseError
 
 from catcli import private_folder
-from catcli.commands.talk import Advance, Talk
 from catcli.commands.tune import SearchOptions
 from catcli.config import LORA_METHODS, Recipe
 from catcli.data.dataset.prepare import TrainingData
@@ -28,6 +27,7 @@ from catcli.evaluation.metrics import TITLES, Numbers
 from catcli.evaluation.requirements import LOWER_IS_BETTER
 from catcli.evaluation.scores import compare_models
 from catcli.evaluation.studies import TrialResult, TuneResult
+from catcli.talk import Advance, Talk
 from catcli.training.cross_validation import CrossValidation, score_on_test_rows
 from catcli.training.learner import Learner
 from catcli.training.task import TrainingMessages

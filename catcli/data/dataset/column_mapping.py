@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from catcli.adapter.manifest import Manifest
-from catcli.commands.talk import Talk
 from catcli.data.dataset.columns import find_column, similar_columns
 from catcli.data.dataset.text import is_textual
 from catcli.errors import ProductsError, UsageError, name_list
+from catcli.talk import Talk
 
 
 def map_text_columns(

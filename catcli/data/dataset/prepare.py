@@ -16,7 +16,6 @@ import polars as pl
 from catcli.adapter.folder import file_sha256, package_versions
 from catcli.adapter.manifest import MAX_NAME_CHARACTERS
 from catcli.adapter.store import find_adapter
-from catcli.commands.talk import Talk
 from catcli.config import Recipe
 from catcli.data.dataset.categories import Categories, canonical_names, has_label
 from catcli.data.dataset.columns import ColumnRoles, choose_columns
@@ -28,7 +27,8 @@ from catcli.data.dataset.unlabeled import UnlabeledTexts, sample_unlabeled
 from catcli.data.io.buckets import BucketObject
 from catcli.data.io.source import Source, open_source
 from catcli.errors import ProductsError, name_list
-from catcli.reporting.sentences import count_noun
+from catcli.talk import Talk
+from catcli.wording import count_noun
 
 HELD_OUT_ROWS_PER_SECOND = 15
 """Rows of each held-out part for every second of a time budget: scoring them takes a fifth of it on two cores."""
