@@ -41,7 +41,7 @@ from catcli.options import (
 )
 
 if TYPE_CHECKING:
-    from catcli.commands.talk import Talk
+    from catcli.talk import Talk
 
 app = typer.Typer(
     name="catcli",

@@ -186,7 +186,8 @@ class Recipe(BaseModel):
             return cls.model_validate_json(read_small_file(file, MAX_RECIPE_BYTES))
         except OSError as error:
             raise ProductsError(
-                f"--recipe {name}: {error.strerror or error}{did_you_mean(name, there)}; give the recipe.json of an adapter folder, or one of "
+                f"--recipe {name}: {error.strerror or error}{did_you_mean(name, there)}; give the recipe.json of an adapter folder, "
+                f"or one of "
                 f"{', '.join(there)}."
             ) from error
         except ValidationError as error:

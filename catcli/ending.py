@@ -24,7 +24,7 @@ from catcli import __version__
 from catcli.errors import CatcliError, Terminated, UsageError
 
 if TYPE_CHECKING:
-    from catcli.commands.talk import Talk
+    from catcli.talk import Talk
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results, warnings and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on the way.")]
@@ -118,7 +118,7 @@ def _check_names(options: Mapping[str, object], hints: Mapping[str, Any]) -> Non
 
 def _unread() -> None:
     """Nobody reads standard output any more."""
-    from catcli.commands.talk import unheard
+    from catcli.talk import unheard
 
     if sys.stdout is not None:  # closed by the caller (>&-)
         unheard(sys.stdout)
@@ -145,7 +145,7 @@ def _spoken() -> list[inspect.Parameter]:
 
 def _talk(quiet: bool, verbose: bool, strict: bool, log_format: str) -> Talk:
     """Where a command speaks; imported here, since rich's parts take their time."""
-    from catcli.commands.talk import Talk
+    from catcli.talk import Talk
 
     return Talk(quiet=quiet, verbose=verbose, strict=strict, json_log=log_format == "json")
 
@@ -179,7 +179,7 @@ def plain_tracebacks() -> None:
     """Have the traceback of a bug printed without control codes: what it tells may be of a stranger's file."""
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        from catcli.reporting.tables import printable
+        from catcli.wording import printable
 
         if sys.stderr is not None:
             sys.stderr.write(printable("".join(traceback.format_exception(kind, error, trace))))

@@ -37,10 +37,10 @@ from test_tampering import signed
 from typer.testing import CliRunner
 
 from catcli.cli import app
-from catcli.commands.talk import Talk
 from catcli.config import Recipe
 from catcli.data.dataset.prepare import InputOptions, load_training_data
 from catcli.errors import CatcliError
+from catcli.talk import Talk
 
 SECONDS, MEMORY = 60, 16 * 2**30
 """What a case may take, and bytes of addresses that its process may have."""

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from catcli.adapter.folder import load_adapter
 from catcli.commands.fit import fit
 from catcli.commands.predict import PredictOptions, predict
-from catcli.commands.talk import Talk
 from catcli.config import Recipe
 from catcli.errors import OutputError, ProductsError, UsageError
 from catcli.evaluation.bootstrap import Outcomes
@@ -25,7 +24,9 @@ from catcli.evaluation.heldout import HeldOutRows
 from catcli.evaluation.scores import score_model
 from catcli.inference.result_columns import CONFIDENCE, PREDICTED
 from catcli.reporting.scoring import report_held_out
-from catcli.reporting.tables import printable, shortened
+from catcli.reporting.tables import shortened
+from catcli.talk import Talk
+from catcli.wording import printable
 
 # --- fit -----------------------------------------------------------------------------------------------------------------------------
 

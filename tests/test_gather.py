@@ -170,9 +170,9 @@ def test_a_draw_holds_no_more_than_it_takes(tmp_path: Path) -> None:
             out.write(json.dumps({"category": f"c{number % 3}", "title": f"{number} " + "long words " * 400}) + "\n")
     assert file.stat().st_size > 400_000_000
     code = (
-        "from catcli.data.dataset.gather import gather\nfrom catcli.data.io.source import open_source\n"
+        "from catcli.data.dataset.gather import gather_rows\nfrom catcli.data.io.source import open_source\n"
         "from catcli.inference.session import peak_memory\nbefore = peak_memory()\n"
-        f"rows = gather(open_source([{str(file)!r}]), 'category', (), 100, 0)\n"
+        f"rows = gather_rows(open_source([{str(file)!r}]), 'category', (), 100, 0)\n"
         "print(len(rows.frame), rows.read, peak_memory() - before)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,10 +17,27 @@ HEAVY = ("torch", "transformers", "peft", "optimum", "onnxruntime", "polars", "s
 FLOORS = [
     {"cli", "options", "ending", "__main__"},
     {"commands"},
-    {"reporting", "evaluation", "models", "runtime"},
-    {"products"},
-    {"adapter", "atomic", "recipe", "errors", "places", "signing"},
+    {"reporting"},
+    {"training"},
+    {"export"},
+    {"inference"},
+    {"evaluation"},
+    {"models"},
+    {"data"},
+    {"adapter"},
+    {"config", "talk"},
+    {"arrays", "atomic", "errors", "file_lock", "paths", "private_folder", "wording"},
 ]
+
+STILL_UPWARD = {
+    ("inference.diff", "commands.predict"),
+    ("inference.diff", "reporting"),
+    ("inference.dry_run", "commands.predict"),
+    ("inference.output_checks", "commands.predict"),
+    ("training.grid_runs", "commands.fit"),
+    ("training.search", "commands.tune"),
+}
+"""Imports that go away once the bodies of fit, predict and tune have left the commands. A new one fails, and so does one that is gone."""
 
 
 def room(module: str) -> str:
@@ -44,16 +61,19 @@ def floor_of(name: str) -> int:
 
 def test_imports_point_down_only() -> None:
     # `from catcli import x` imports the package itself, which is at the bottom; what x is shows in the text of the file.
-    upward = [(name, other) for name, other in imports() if "." in name and "." in other and floor_of(other) < floor_of(name)]
-    assert upward == []
+    pairs = {(name, other) for name, other in imports() if "." in name and "." in other and floor_of(other) < floor_of(name)}
+    assert {(name.removeprefix("catcli."), other.removeprefix("catcli.")) for name, other in pairs} == STILL_UPWARD
 
 
 def test_labeling_and_scoring_never_import_the_rooms_of_torch() -> None:
-    assert [pair for pair in imports() if room(pair[0]) in {"runtime", "products"} and room(pair[1]) == "models"] == []
+    torch_free, of_torch = {"inference", "evaluation", "data", "adapter"}, {"models", "training", "export"}
+    assert [pair for pair in imports() if room(pair[0]) in torch_free and room(pair[1]) in of_torch] == []
 
 
 def test_no_two_rooms_of_one_floor_import_each_other() -> None:
-    pairs = {(room(name), room(other)) for name, other in imports() if "." in name and "." in other and room(name) != room(other)}
+    known = {(f"catcli.{name}", f"catcli.{other}") for name, other in STILL_UPWARD}
+    inside = (pair for pair in imports() if pair not in known and all("." in name for name in pair))
+    pairs = {(room(name), room(other)) for name, other in inside if room(name) != room(other)}
     assert [pair for pair in pairs if pair[::-1] in pairs] == []
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from sklearn.svm import LinearSVC
 
-from catcli.commands.talk import Talk
 from catcli.config import Recipe
 from catcli.data.dataset.categories import Categories
 from catcli.data.dataset.columns import ColumnRoles
@@ -17,6 +16,7 @@ from catcli.data.dataset.examples import NAME_WEIGHT, Examples, category_name_ex
 from catcli.data.dataset.labeled import LabeledRows
 from catcli.data.dataset.prepare import TrainingData
 from catcli.data.dataset.split import split_rows
+from catcli.talk import Talk
 from catcli.training import linear
 from catcli.training.learner import Learner
 from catcli.training.linear import FOLDS, fit_linear, out_of_fold_logits

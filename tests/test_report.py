@@ -18,12 +18,12 @@ from catcli.commands.fit import fit
 from catcli.commands.predict import PredictOptions as Predicting
 from catcli.commands.predict import predict
 from catcli.commands.report import ReportOptions, report, schema
-from catcli.commands.talk import Talk
 from catcli.config import Recipe
 from catcli.errors import GateMissed, OutputError, ProductsError, UsageError
 from catcli.evaluation.metrics import Comparison, Estimate
 from catcli.evaluation.report_data import AdapterComparison, NewRowsReport
 from catcli.reporting import sentences
+from catcli.talk import Talk
 
 # --- the terminal --------------------------------------------------------------------------------------------------------------------
 

@@ -756,8 +756,8 @@ def test_a_child_that_takes_for_ever_is_ended(tmp_path: Path) -> None:
 def test_the_child_has_no_network_no_files_to_write_and_no_credentials() -> None:
     code = (
         "import os, socket, tempfile\n"
-        "from catcli.inference.sandbox import limit\n"
-        "limit(2**30, 60)\n"
+        "from catcli.inference.sandbox import limit_process\n"
+        "limit_process(2**30, 60)\n"
         "for family in (socket.AF_INET, socket.AF_INET6):\n"
         "    try: socket.socket(family); print('a socket')\n"
         "    except PermissionError: print('refused')\n"

@@ -16,7 +16,6 @@ from scipy.special import log_softmax, softmax
 from catcli.adapter.store import find_adapter
 from catcli.arrays import FloatArray
 from catcli.commands.fit import Fitted, fit
-from catcli.commands.talk import Talk
 from catcli.config import Recipe
 from catcli.data.dataset.categories import Categories
 from catcli.data.dataset.examples import UNLABELED, Examples
@@ -29,6 +28,7 @@ from catcli.errors import AdapterError, ProductsError, UsageError
 from catcli.inference.labeler import Labeler
 from catcli.models.bases import MINILM, find_base
 from catcli.models.losses import TEACHER_TEMPERATURE, TEACHER_WEIGHT, distillation_loss, log_prior, soften
+from catcli.talk import Talk
 from catcli.training.loop import Trainer, train_classifier
 from catcli.training.task import TrainingMessages, TrainingTask
 from catcli.training.teacher import Teacher

@@ -19,7 +19,6 @@ from small_bases import save_base
 from test_places import run
 from tiny import tiny_products
 
-from catcli.commands.talk import Talk
 from catcli.commands.tune import SearchOptions, tune
 from catcli.config import Recipe
 from catcli.data.dataset.prepare import InputOptions, load_training_data
@@ -28,6 +27,7 @@ from catcli.errors import CatcliError, OutputError, ProductsError, UsageError
 from catcli.evaluation.calibration import BlendCalibration
 from catcli.evaluation.studies import TuneResult
 from catcli.export.trained_model import TrainedModel
+from catcli.talk import Talk
 from catcli.training import cross_validation as trials_module
 from catcli.training.cross_validation import CrossValidation
 from catcli.training.learner import Learner

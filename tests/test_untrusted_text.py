@@ -22,10 +22,10 @@ from catcli.commands.fit import fit
 from catcli.commands.predict import PredictOptions, predict
 from catcli.commands.report import ReportOptions as Reporting
 from catcli.commands.report import report
-from catcli.commands.talk import PlainConsole, Talk
 from catcli.config import Recipe
 from catcli.data.io.csv_cells import escape_formulas
 from catcli.errors import ProductsError, UsageError
+from catcli.talk import PlainConsole, Talk
 
 FORMULAS = ["=1+1", "+49 30 1234", "-2+3", "@SUM(A1)", "\t=1+1", "  =1+1", "mug;=1+1", "mug\n=1+1", "＝1+1", '=HYPERLINK("http://x","mug")']
 HARMLESS = ["-5.00", "+1", "1e-5", "-12 %", "1,299.00", "mug - blue", "a=b", "info@shop.example", "", '55" TV']
@@ -169,10 +169,10 @@ def test_a_page_may_load_nothing_and_send_nothing(tmp_path: Path) -> None:
 def test_a_password_in_an_endpoint_is_not_printed() -> None:
     settings = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_REGION": "z", "AWS_ALLOW_HTTP": "true"}
     code = (
-        "from catcli.data import buckets\n"
+        "from catcli.data.io import buckets\n"
         "from catcli.errors import CatcliError\n"
         "buckets.RETRY.update(max_retries=0)\n"
-        "try: buckets.looked_up('s3://shop/a.csv')\n"
+        "try: buckets.find_object('s3://shop/a.csv')\n"
         "except CatcliError as error: print(error)\n"
     )
     settings |= {"AWS_ENDPOINT_URL": "http://user:hunter2@127.0.0.1:9"}

@@ -25,7 +25,6 @@ from tiny import tiny_products
 
 from catcli.adapter.folder import load_adapter
 from catcli.commands.predict import PredictOptions, predict
-from catcli.commands.talk import Talk
 from catcli.config import Recipe
 from catcli.data.dataset.categories import Categories
 from catcli.data.dataset.examples import Examples
@@ -45,6 +44,7 @@ from catcli.inference.results import ResultWriter
 from catcli.inference.session import Session
 from catcli.inference.tokens import Tokenizer
 from catcli.reporting import sentences
+from catcli.talk import Talk
 from catcli.training import grid_runs, loop
 from catcli.training import learner as learning
 from catcli.training.checkpoint import Checkpoint
@@ -548,7 +548,7 @@ def test_of_texts_that_come_again_an_earlier_output_has_the_first(batches: list[
 def test_an_earlier_output_takes_memory_by_its_different_texts() -> None:
     program = (
         "import numpy as np\n"
-        "from catcli.inference.label_cache import Previous\n"
+        "from catcli.inference.label_cache import PreviousLabels\n"
         "from catcli.inference.session import peak_memory\n"
         "different = 500_000\n"
         "def rows(times):\n"
@@ -556,9 +556,9 @@ def test_an_earlier_output_takes_memory_by_its_different_texts() -> None:
         "        start = number % 10 * different // 10\n"
         "        texts = np.arange(start, start + different // 10, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)\n"
         "        yield texts, np.zeros(len(texts), np.int32), np.zeros(len(texts), np.float32)\n"
-        "Previous.of(rows(1))\n"
+        "PreviousLabels.of(rows(1))\n"
         "before = peak_memory()\n"
-        "assert len(Previous.of(rows(20))) == different\n"
+        "assert len(PreviousLabels.of(rows(20))) == different\n"
         "print((peak_memory() - before) / different)\n"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300)

@@ -101,7 +101,8 @@ def check_signature(adapter: Adapter, files: Sequence[str]) -> str | None:
         signature = read_small_file(folder / SIGNATURE_FILE, 64)
     except OSError as error:
         raise AdapterError(
-            f"{folder} has no signature that can be read ({SIGNATURE_FILE}: {error.strerror or error}), and --trusted-key asks for one; have "
+            f"{folder} has no signature that can be read ({SIGNATURE_FILE}: {error.strerror or error}), and --trusted-key asks for "
+            f"one; have "
             "who made it run 'catcli adapters export --sign KEY'."
         ) from error
     content = read_small_file(folder / MANIFEST, MAX_FILE_BYTES[MANIFEST])

@@ -13,13 +13,13 @@ from catcli.adapter.seal import SEAL_FILE, is_sealed
 from catcli.adapter.signing import SIGNATURE_FILE, check_signature
 from catcli.adapter.store import adapter_folders, find_adapter
 from catcli.atomic import delete_folder
-from catcli.commands.talk import Talk
 from catcli.errors import AdapterError, CatcliError, OutputError
 from catcli.evaluation.fit_metrics import FitMetrics
 from catcli.evaluation.heldout import HeldOutRows
 from catcli.inference.sandbox import check_adapter
 from catcli.paths import store_folder
 from catcli.reporting import tables
+from catcli.talk import Talk
 
 
 def list_adapters(*, as_json: bool = False, talk: Talk | None = None) -> list[Adapter]:

@@ -15,7 +15,6 @@ import polars as pl
 from catcli.adapter.folder import Adapter
 from catcli.adapter.store import find_adapter, only_adapter
 from catcli.commands.predict import PredictOptions, predict
-from catcli.commands.talk import Talk
 from catcli.config import check_device
 from catcli.data.dataset.text import row_texts
 from catcli.data.io.batch import Batch
@@ -27,6 +26,7 @@ from catcli.evaluation.heldout import HeldOutRows
 from catcli.inference.labeler import Labeler
 from catcli.inference.planning import rows_per_batch
 from catcli.reporting.tables import table
+from catcli.talk import Talk
 
 TRANSFORMERS_ROWS = 512
 """Rows for the transformers pipeline, which is many times slower."""

@@ -14,12 +14,12 @@ from pathlib import Path
 from rich.text import Text
 
 from catcli.atomic import is_leftover
-from catcli.commands.talk import Talk
 from catcli.errors import OutputError, UsageError
 from catcli.file_lock import file_lock
 from catcli.paths import display_path, store_folder
 from catcli.private_folder import claim, delete_private_folder
 from catcli.reporting import tables
+from catcli.talk import Talk
 
 KINDS = {"catcli-parts": "labeled rows of a predict", "catcli-resume": "the training of a fit or tune"}
 """What hidden folders hold, by the ending of their names."""

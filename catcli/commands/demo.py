@@ -10,9 +10,9 @@ from catcli.atomic import atomic_write
 from catcli.commands.fit import Fitted, fit
 from catcli.commands.predict import PredictOptions, predict
 from catcli.commands.report import report
-from catcli.commands.talk import Talk
 from catcli.config import Recipe
 from catcli.errors import OutputError
+from catcli.talk import Talk
 
 FILES = ("products.csv", "catalog.csv")
 

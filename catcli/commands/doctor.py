@@ -10,10 +10,10 @@ from pathlib import Path
 
 from catcli.adapter.folder import package_versions
 from catcli.adapter.store import adapter_folders
-from catcli.commands.talk import Talk
 from catcli.errors import CatcliError
 from catcli.paths import store_folder
 from catcli.reporting import tables
+from catcli.talk import Talk
 
 LABELS = {"embedded_model": "embedded model", "gpu_of_torch": "GPU (torch)", "gpu_of_onnxruntime": "GPU (onnxruntime)"}
 """What the table calls the facts whose names in JSON are not words to read."""

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from rich.text import Text
 
-from catcli.commands.talk import Talk
 from catcli.config import LORA_OPTIONS, Recipe, shipped_recipes
 from catcli.errors import ProductsError, did_you_mean
 from catcli.reporting.tables import table
+from catcli.talk import Talk
 
 
 def recipes(name: str | None = None, *, as_json: bool = False, talk: Talk | None = None) -> Mapping[str, Recipe]:

@@ -189,7 +189,8 @@ SLOPE_STRENGTH, SHIFT_STRENGTH = 16.0, 4.0
 def fit_calibration(scores: FloatArray, truth: IntArray) -> CalibrationParameters:
     """What calibrates ``scores`` *(rows, classes)*: the temperature first, then slope and shift of the best category's log-odds.
 
-    Slope and shift have the least log loss of "right" and "wrong", smoothed as in `fit_logit_weights`, with a Gaussian prior around the usual.
+    Slope and shift have the least log loss of "right" and "wrong", smoothed as in `fit_logit_weights`, with a Gaussian prior
+    around the usual.
     """
     usual = np.array((prior_slope(scores.shape[1]), PRIOR_SHIFT))
     temperature = fit_temperature(scores, truth)

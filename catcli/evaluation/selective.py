@@ -140,7 +140,7 @@ def find_thresholds(judged: ProductSample, targets: Sequence[float] = TARGET_PRE
 
 
 def find_category_thresholds(judged: ProductSample, names: Sequence[str]) -> tuple[CategoryThresholds, ...]:
-    """Thresholds within the rows labeled with one category, for each category labeled often enough to hold the lowest of `TARGET_PRECISIONS`.
+    """Thresholds within the rows labeled with one category, for each category labeled often enough.
 
     All of them hold together at `RISK`: each is found at its share (Bonferroni). How often a category is labeled says nothing of how often
     rightly, so it may decide which are tried: as many as can each be shown at the share that so many leave.

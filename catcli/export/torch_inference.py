@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,6 @@ from catcli.arrays import FloatArray
 from catcli.inference.tokens import TokenBatch, Tokenizer
 from catcli.models.classifier import Classifier
 from catcli.models.device import is_out_of_memory
-from catcli.training.feature_cache import to_device
 
 Ids = Sequence[Sequence[int]]
 
@@ -82,3 +82,9 @@ def batch_tensors(batch: TokenBatch, device: torch.device) -> tuple[Tensor, Tens
 def autocast(bf16: bool, device: torch.device) -> torch.autocast:
     """Matrix products in bfloat16 where asked; sums, norms and the loss stay in float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """A tensor of ``array`` on ``device``; to a GPU from pinned memory, so that nothing waits for the copy."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -116,7 +116,8 @@ class RayEngine:
             info: WorkerInfo = unwrap(lambda: self._ray.get(self._first.facts.remote(), timeout=WORKER_TIMEOUT))
         except TimeoutError as error:
             raise CatcliError(
-                f"--engine ray: in {WORKER_TIMEOUT // 60} minutes the cluster had no place for a worker ({place}); wait until others have ended, "
+                f"--engine ray: in {WORKER_TIMEOUT // 60} minutes the cluster had no place for a worker ({place}); wait until others "
+                f"have ended, "
                 "or give it more machines."
             ) from error
         return info

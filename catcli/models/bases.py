@@ -72,7 +72,7 @@ def small_minilm(blocks: int) -> Backbone:
 
 
 def find_base(name: str) -> Backbone:
-    """The base that ``--base`` names: ``minilm``, ``minilm-3``, a short name of `HUB_NAMES`, a folder, or a model on the hub with ``@revision``.
+    """The base that ``--base`` names: ``minilm``, ``minilm-3``, a name of `HUB_NAMES`, a folder, or a model on the hub.
 
     Raises:
         BackboneError: it is not there, not whole, or of an architecture that is not known here.

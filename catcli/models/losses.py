@@ -93,7 +93,9 @@ def soften(probabilities: FloatArray) -> TeacherTargets:
 
 
 def distillation_loss(own: Tensor, labeled: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-    """Each row's loss beside a teacher *(rows,)*: (1 - `TEACHER_WEIGHT`) x its own + `TEACHER_WEIGHT` x T^2 KL(teacher || pupil), at temperature T.
+    """Each row's loss beside a teacher *(rows,)*: (1 - w) x its own + w x T^2 KL(teacher || pupil), at temperature T.
+
+    The weight w is `TEACHER_WEIGHT`, and T `TEACHER_TEMPERATURE`.
 
     T^2 keeps the gradients of the second as large as at 1 (Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network",
     section 2). ``own`` are the losses by the labels *(rows,)*, ``labeled`` says which rows have one *(rows,)*: the others have the second

@@ -17,7 +17,7 @@ from catcli.evaluation.curves import category_curves
 from catcli.evaluation.studies import GridResult, ModelResult
 from catcli.reporting import sentences
 from catcli.reporting.report_page import pairs_of, rounded, template_environment
-from catcli.reporting.tables import printable
+from catcli.wording import printable
 
 MAX_CURVES = 600
 """Curves in all, over models and categories, those of the categories with most rows first: a megabyte of the page."""

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from catcli.export.torch_inference import to_device
 from catcli.inference.tokens import TokenBatch
 
 MAX_CACHE_BYTES = 1 << 30
@@ -53,12 +53,6 @@ class FeatureCache:
     def _places(self, batch: TokenBatch) -> Tensor:
         places = self._starts[batch.rows][:, None] + np.arange(batch.ids.shape[1])
         return to_device(np.minimum(places, self._starts[-1] - 1), self._states.device)
-
-
-def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """A tensor of ``array`` on ``device``; to a GPU from pinned memory, so that nothing waits for the copy."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @contextmanager

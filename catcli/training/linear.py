@@ -121,7 +121,8 @@ def balance_weights(examples: Examples, count: int, balance: Balance, seed: int)
     """``examples`` with the weights that ``balance`` gives them: what `row_losses` does to LoRA's rows, done to these.
 
     ``focal`` takes how sure a model is of a row from one that has not seen it, of the other half of the rows: a support vector machine is
-    sure of all that it has seen. A row never counts less than `MIN_FOCAL_WEIGHT`: the loss itself gives a row its weight back as soon as it is
+    sure of all that it has seen. A row never counts less than `MIN_FOCAL_WEIGHT`: the loss itself gives a row its weight back as soon as
+    it is
     forgotten, and these weights stay. ``logit-adjust`` weighs no row; what the fitted model says is moved, by `logit_adjustment`.
     """
     if balance == "weights":

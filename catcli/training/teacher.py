@@ -16,6 +16,7 @@ from catcli.evaluation.heldout import HeldOutRows
 from catcli.inference.labeler import Labeler
 from catcli.logs import LOGGER
 from catcli.models.losses import TeacherTargets, soften
+from catcli.talk import Talk
 
 TEXTS_PER_CALL = 1024
 """Texts that are labeled at once."""
@@ -38,7 +39,8 @@ class Teacher:
         there = [number for number, category in enumerate(categories) if category in known]
         if not there:
             raise AdapterError(
-                f"--teacher {name} knows none of the {len(categories):,} categories of the labeled rows ({name_list(categories, 3)}); its own "
+                f"--teacher {name} knows none of the {len(categories):,} categories of the labeled rows ({name_list(categories, 3)}); "
+                f"its own "
                 f"are {name_list(known, 3)}: choose an adapter that was fitted on the same ones."
             )
         self._count = len(categories)

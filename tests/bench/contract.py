@@ -19,7 +19,6 @@ import numpy as np
 import polars as pl
 from accuracy import load_peers
 
-from catcli.commands.talk import Talk
 from catcli.config import Recipe
 from catcli.data.dataset.columns import choose_columns
 from catcli.data.dataset.gather import GatheredRows
@@ -31,6 +30,7 @@ from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.calibration import fit_calibration
 from catcli.evaluation.reliability import calibration_error
 from catcli.evaluation.selective import TARGET_PRECISIONS, ProductSample, find_threshold
+from catcli.talk import Talk
 from catcli.training.learner import Learner
 from catcli.training.task import TrainingMessages
 

@@ -22,7 +22,7 @@ from accuracy import fit, load_peers, scored
 
 from catcli.adapter.folder import load_adapter
 from catcli.commands.bench import bench
-from catcli.commands.talk import Talk
+from catcli.talk import Talk
 
 
 def speeds(folder: Path, test: Path) -> dict[str, int]:

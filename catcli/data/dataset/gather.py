@@ -37,7 +37,8 @@ class GatheredRows:
 def gather_rows(source: Source, label: str | None, text: Sequence[str], per_category: int | None, seed: int) -> GatheredRows:
     """All rows of ``source``, or at most ``per_category`` of each category, every one of a category's rows as likely as the others.
 
-    A draw holds no more than twice what it takes, `MAX_PENDING_BYTES` and the first `SAMPLE_ROWS` rows, however large the files are. Columns that can be
+    A draw holds no more than twice what it takes, `MAX_PENDING_BYTES` and the first `SAMPLE_ROWS` rows, however large the files are.
+    Columns that can be
     neither text nor label keep their names and types, and lose their cells: in Amazon Reviews 2023 the links to images are most of a row.
 
     Raises:

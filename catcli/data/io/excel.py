@@ -61,7 +61,8 @@ def _check_member(path: Location, packed: zipfile.ZipFile, entry: zipfile.ZipInf
             rest = block[-32:]
             if columns * rows > MAX_SHEET_CELLS:
                 raise ProductsError(
-                    f"{path} has a sheet of {rows:,} rows and {columns:,} columns, and the most cells that are read are {MAX_SHEET_CELLS:,}; "
+                    f"{path} has a sheet of {rows:,} rows and {columns:,} columns, and the most cells that are read are "
+                    f"{MAX_SHEET_CELLS:,}; "
                     "save it as CSV."
                 )
             if size > room:

@@ -164,7 +164,8 @@ def format_of(path: Location) -> Format:
     found = EXTENSIONS.get(extension_of(path))
     if found is None:
         raise ProductsError(
-            f"{path}: the ending {path.suffix or '(none)'!r} names no format that catcli reads ({', '.join(EXTENSIONS)}, the first five also "
+            f"{path}: the ending {path.suffix or '(none)'!r} names no format that catcli reads ({', '.join(EXTENSIONS)}, the first "
+            f"five also "
             "with .gz or .zst behind them); rename it or pass --input-format."
         )
     if path.suffix.lower() in COMPRESSIONS and found not in ("csv", "tsv", "jsonl"):

@@ -146,7 +146,8 @@ def _bounded_lines(stream: ByteStream, readline: Callable[[int], Text], end: Tex
     for number, line in enumerate(iter(functools.partial(readline, MAX_LINE + 1), end), 1):
         if len(line) > MAX_LINE:
             raise ProductsError(
-                f"{display_name(stream.path)}: line {number} has more than the {MAX_LINE:,} characters that are read; is it JSON Lines, one "
+                f"{display_name(stream.path)}: line {number} has more than the {MAX_LINE:,} characters that are read; is it JSON "
+                f"Lines, one "
                 "object a line?"
             )
         yield line
@@ -200,7 +201,8 @@ def _count_columns(path: Location, block: LineBlock, schema: Schema) -> int:
     names = {*schema, *(name for row in _rows(path, block, slice(None)) for name in row)}
     if len(names) > MAX_COLUMNS:
         raise ProductsError(
-            f"{display_name(path)} has more than {MAX_COLUMNS:,} different keys, {name_list(sorted(names), 3)} among them; write what differs from "
+            f"{display_name(path)} has more than {MAX_COLUMNS:,} different keys, {name_list(sorted(names), 3)} among them; write what "
+            f"differs from "
             "row to row as values, not as keys."
         )
     return len(names)

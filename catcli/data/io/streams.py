@@ -171,7 +171,8 @@ def detect_encoding(stream: ByteStream, *, damaged: bool = False, whole: bool = 
     """The encoding of a text: UTF-8, UTF-16, or Windows-1252, of which Latin-1 is a part.
 
     A plain file is looked at to its end, so that the first letter with an accent in its last row does not stop a run after hours; of what
-    is compressed the first `MAX_INSPECTED_BYTES` bytes are, and of standard input what has arrived. UTF-8 with a few bytes that are not is UTF-8
+    is compressed the first `MAX_INSPECTED_BYTES` bytes are, and of standard input what has arrived. UTF-8 with a few bytes that are not
+    is UTF-8
     where ``damaged`` text can be read. Without ``whole`` the first bytes alone are looked at.
 
     Raises:
@@ -219,7 +220,8 @@ def decode_error(error: UnicodeError, path: Location, encoding: str, after: int)
     if place is not None:
         line, byte = place
         return RowError(
-            f"{display_name(path)} is not {found}: byte 0x{byte:02x} in line {line:,}; pass another --encoding, often latin-1 or cp1252, or "
+            f"{display_name(path)} is not {found}: byte 0x{byte:02x} in line {line:,}; pass another --encoding, often latin-1 or "
+            f"cp1252, or "
             f"--encoding {found}:replace to read such bytes as U+FFFD."
         )
     if isinstance(error, UnicodeDecodeError) and error.end >= len(error.object) and "truncated" in error.reason:
@@ -281,6 +283,7 @@ def _detect(path: Location, blocks: Iterable[bytes]) -> str:
                 is_utf8 = False
         if undefined and not is_utf8:
             raise ProductsError(
-                f"{display_name(path)} is neither UTF-8, UTF-16 nor Latin-1; say what it is with --encoding, such as cp1250, shift_jis or gb18030."
+                f"{display_name(path)} is neither UTF-8, UTF-16 nor Latin-1; say what it is with --encoding, such as cp1250, "
+                f"shift_jis or gb18030."
             )
     return "utf-8-sig" if is_utf8 else "cp1252"

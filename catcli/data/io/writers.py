@@ -140,7 +140,8 @@ def _column_errors(columns: Sequence[str]) -> Iterator[None]:
         yield
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise OutputError(
-            f"this format cannot hold one of the columns {name_list(columns)}: {error}; write JSON Lines or CSV instead, or leave that column "
+            f"this format cannot hold one of the columns {name_list(columns)}: {error}; write JSON Lines or CSV instead, or leave "
+            f"that column "
             "out with --keep."
         ) from error
 

@@ -21,7 +21,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from catcli.errors import CatcliError
-from catcli.reporting.tables import printable
+from catcli.wording import printable
 
 Advance = Callable[[str, float, float], None]
 """Called with what is being done, how much of it is done, and how much there is."""
