@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
+
+JOINERS = "\u200c\u200d"
+"""Format characters that shape letters and emoji and do nothing else; those that turn a line around are not among them."""
 
 
 def per_cent(value: float) -> str:
@@ -25,3 +30,10 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def printable(text: str) -> str:
+    """Text without control characters: a product's title must not move the cursor or color the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter in "\n" + JOINERS or unicodedata.category(letter)[0] != "C" else "�" for letter in text)

@@ -14,8 +14,8 @@ from typing import Any
 
 import polars as pl
 import pytest
-
 from catcli.commands.fit import Fitted, fit
+
 from catcli.config import Recipe
 from catcli.data.io.parts import Parts
 

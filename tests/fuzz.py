@@ -28,6 +28,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from attempts import COMMANDS, Command, Tools, attempt, inside
+from catcli.talk import Talk
 from conftest import FIXTURE
 from corpus import ROWS, SHEET, Case, columns, delimited, lines, objects, workbook, zstd
 from pyarrow import feather
@@ -40,7 +41,6 @@ from catcli.cli import app
 from catcli.config import Recipe
 from catcli.data.dataset.prepare import InputOptions, load_training_data
 from catcli.errors import CatcliError
-from catcli.talk import Talk
 
 SECONDS, MEMORY = 60, 16 * 2**30
 """What a case may take, and bytes of addresses that its process may have."""

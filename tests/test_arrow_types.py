@@ -11,9 +11,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from catcli.commands.predict import PredictOptions, predict
 from conftest import FIXTURE
 
-from catcli.commands.predict import PredictOptions, predict
 from catcli.data.io.arrow_types import decode_dictionaries, plain_types
 from catcli.errors import CatcliError
 from catcli.inference import planning

@@ -9,9 +9,9 @@ from typing import Any
 
 import polars as pl
 import pytest
+from catcli.commands.predict import PredictOptions, predict
 from conftest import FIXTURE, catcli, stopped_after
 
-from catcli.commands.predict import PredictOptions, predict
 from catcli.data.io.batch import BadRow, Batch
 from catcli.data.io.parts import Parts
 from catcli.errors import OutputError, ProductsError, UsageError

@@ -16,10 +16,10 @@ from pathlib import Path
 import polars as pl
 import psutil
 import pytest
+from catcli.commands.predict import PredictOptions, predict
 from conftest import FIXTURE, catcli
 from s3 import server
 
-from catcli.commands.predict import PredictOptions, predict
 from catcli.errors import CatcliError, DeviceError
 
 pytest.importorskip("ray.data", reason="labeling on a cluster is Ray's: pip install '.[ray]'")

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from catcli.commands.fit import fit
+from catcli.commands.predict import PredictOptions, predict
+from catcli.talk import Talk
 from conftest import SHELVES, Shop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from catcli.adapter.folder import load_adapter
-from catcli.commands.fit import fit
-from catcli.commands.predict import PredictOptions, predict
 from catcli.config import Recipe
 from catcli.errors import OutputError, ProductsError, UsageError
 from catcli.evaluation.bootstrap import Outcomes
@@ -25,7 +26,6 @@ from catcli.evaluation.scores import score_model
 from catcli.inference.result_columns import CONFIDENCE, PREDICTED
 from catcli.reporting.scoring import report_held_out
 from catcli.reporting.tables import shortened
-from catcli.talk import Talk
 from catcli.wording import printable
 
 # --- fit -----------------------------------------------------------------------------------------------------------------------------
@@ -287,6 +287,7 @@ def test_the_store_lists_shows_and_removes(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from catcli.commands.adapters import list_adapters, remove_adapter, show_adapter
+
     from catcli.errors import AdapterError
 
     monkeypatch.setenv("CATCLI_ADAPTERS", str(tmp_path))

@@ -15,12 +15,12 @@ import numpy as np
 import polars as pl
 import psutil
 import pytest
-from conftest import SHELVES, Shop, catcli
-
 from catcli.commands.compare import Grid
 from catcli.commands.fit import fit
 from catcli.commands.predict import PredictOptions as Predicting
 from catcli.commands.predict import predict
+from conftest import SHELVES, Shop, catcli
+
 from catcli.config import Recipe
 from catcli.errors import AdapterError, GateMissed, OutputError, ProductsError, UsageError
 from catcli.evaluation.bootstrap import Outcomes

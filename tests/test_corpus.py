@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 from attempts import COMMANDS, Tools, attempt, inside, rows_in, seen
+from catcli.commands.predict import PredictOptions, predict
 from conftest import FIXTURE, catcli
 from corpus import CASES, columns, delimited
 from pyarrow import feather
 
-from catcli.commands.predict import PredictOptions, predict
 from catcli.data.io.source import open_source
 from catcli.errors import ChangedError
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from catcli.commands.report import report
 from conftest import FIXTURE, Shop, catcli
 
 from catcli.adapter.folder import load_adapter
-from catcli.commands.report import report
 from catcli.errors import AdapterError
 from catcli.inference.adapter_copy import export_adapter
 

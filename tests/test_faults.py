@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime
 import polars as pl
 import pytest
+from catcli.commands.predict import PredictOptions, predict
 from conftest import FIXTURE, catcli
 from faults import SIGNALS, strikes
 from small_bases import save_base
@@ -27,7 +28,6 @@ from catcli.adapter.folder import load_adapter
 from catcli.adapter.manifest import READABLE_FORMATS
 from catcli.atomic import replace_folder, restore_folder
 from catcli.cli import app
-from catcli.commands.predict import PredictOptions, predict
 from catcli.errors import AdapterError, CatcliError, DeviceError
 from catcli.inference import session
 from catcli.inference.labeler import Labeler

@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from catcli.commands.fit import fit
+from catcli.talk import Talk
 from conftest import Shop, catcli
 from rich.console import Console
 
 from catcli.adapter.folder import load_adapter
-from catcli.commands.fit import fit
 from catcli.config import Recipe
 from catcli.evaluation.fit_metrics import FitMetrics
 from catcli.evaluation.heldout import HeldOutRows
 from catcli.inference.labeler import Labeler
-from catcli.talk import Talk
 from catcli.training import learner
 from catcli.training.schedule import default_epochs
 

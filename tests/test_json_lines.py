@@ -7,9 +7,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from catcli.commands.predict import PredictOptions, predict
 from conftest import FIXTURE
 
-from catcli.commands.predict import PredictOptions, predict
 from catcli.data.io.source import open_source
 
 ODD = [

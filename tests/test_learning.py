@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from catcli.talk import Talk
+from catcli.training.learner import Learner
 from sklearn.svm import LinearSVC
 
 from catcli.config import Recipe
@@ -16,9 +18,7 @@ from catcli.data.dataset.examples import NAME_WEIGHT, Examples, category_name_ex
 from catcli.data.dataset.labeled import LabeledRows
 from catcli.data.dataset.prepare import TrainingData
 from catcli.data.dataset.split import split_rows
-from catcli.talk import Talk
 from catcli.training import linear
-from catcli.training.learner import Learner
 from catcli.training.linear import FOLDS, fit_linear, out_of_fold_logits
 from catcli.training.task import TrainingMessages
 

@@ -12,11 +12,11 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from catcli.commands.fit import Fitted, fit
 from conftest import Shop, catcli
 from small_bases import CONFIGS, save_base
 
 from catcli.adapter.folder import load_adapter
-from catcli.commands.fit import Fitted, fit
 from catcli.config import LORA_METHODS, METHOD_TITLES, Balance, Method, Recipe, shipped_recipes
 from catcli.data.dataset.examples import Examples
 from catcli.errors import AdapterError, BackboneError, UsageError

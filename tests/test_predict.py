@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from catcli.commands.bench import bench
+from catcli.commands.predict import PredictOptions, predict
+from catcli.talk import Talk
 from conftest import Shop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from catcli.commands.bench import bench
-from catcli.commands.predict import PredictOptions, predict
 from catcli.data.io.batch import Batch
 from catcli.data.io.output import FileFormat, file_format
 from catcli.data.io.parts import Parts
@@ -35,7 +36,6 @@ from catcli.inference.labeler import Labeler
 from catcli.inference.pipeline import local_engine, run_pipeline
 from catcli.inference.planning import LabelingPlan
 from catcli.inference.result_columns import CONFIDENCE, PREDICTED
-from catcli.talk import Talk
 
 TABLES = int(os.environ.get("CATCLI_TABLES", "40"))
 """Random tables that go through every format; the benchmark's figure is of 1,000."""

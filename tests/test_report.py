@@ -9,21 +9,21 @@ from pathlib import Path
 import jsonschema
 import polars as pl
 import pytest
+from catcli.commands.fit import fit
+from catcli.commands.predict import PredictOptions as Predicting
+from catcli.commands.predict import predict
+from catcli.commands.report import ReportOptions, report, schema
+from catcli.talk import Talk
 from conftest import Shop, catcli
 from huggingface_hub import ModelCard, ModelCardData
 
 from catcli.adapter.folder import load_adapter
 from catcli.adapter.manifest import CategoryThresholds, Threshold
-from catcli.commands.fit import fit
-from catcli.commands.predict import PredictOptions as Predicting
-from catcli.commands.predict import predict
-from catcli.commands.report import ReportOptions, report, schema
 from catcli.config import Recipe
 from catcli.errors import GateMissed, OutputError, ProductsError, UsageError
 from catcli.evaluation.metrics import Comparison, Estimate
 from catcli.evaluation.report_data import AdapterComparison, NewRowsReport
 from catcli.reporting import sentences
-from catcli.talk import Talk
 
 # --- the terminal --------------------------------------------------------------------------------------------------------------------
 

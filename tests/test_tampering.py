@@ -22,6 +22,8 @@ import numpy.typing as npt
 import onnx
 import polars as pl
 import pytest
+from catcli.commands.predict import PredictOptions, predict
+from catcli.commands.report import report
 from conftest import FIXTURE, Shop, catcli
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
@@ -29,8 +31,6 @@ from tiny import tiny_fit
 
 from catcli.adapter.folder import Adapter, file_sha256, load_adapter
 from catcli.adapter.seal import is_sealed
-from catcli.commands.predict import PredictOptions, predict
-from catcli.commands.report import report
 from catcli.errors import AdapterError, CatcliError
 from catcli.inference.labeler import Labeler
 from catcli.inference.sandbox import READY, SandboxRun

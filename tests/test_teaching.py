@@ -10,12 +10,13 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from catcli.commands.fit import Fitted, fit
+from catcli.talk import Talk
 from conftest import SHELVES, Shop, catcli
 from scipy.special import log_softmax, softmax
 
 from catcli.adapter.store import find_adapter
 from catcli.arrays import FloatArray
-from catcli.commands.fit import Fitted, fit
 from catcli.config import Recipe
 from catcli.data.dataset.categories import Categories
 from catcli.data.dataset.examples import UNLABELED, Examples
@@ -28,7 +29,6 @@ from catcli.errors import AdapterError, ProductsError, UsageError
 from catcli.inference.labeler import Labeler
 from catcli.models.bases import MINILM, find_base
 from catcli.models.losses import TEACHER_TEMPERATURE, TEACHER_WEIGHT, distillation_loss, log_prior, soften
-from catcli.talk import Talk
 from catcli.training.loop import Trainer, train_classifier
 from catcli.training.task import TrainingMessages, TrainingTask
 from catcli.training.teacher import Teacher
@@ -84,10 +84,11 @@ def test_logit_adjustment_holds_the_teacher_against_what_its_loss_takes_for_a_di
 
 def test_the_new_head_learns_from_a_teacher_alone(tmp_path: Path) -> None:
     """The published script freezes it. Here every label is hidden but one of each class, and the head still moves to the teacher's word."""
+    from catcli.training.learner import TrainingInput
+
     from catcli.inference.tokens import Tokenizer
     from catcli.training.base_features import compute_base_features
     from catcli.training.checkpoint import Checkpoint
-    from catcli.training.learner import TrainingInput
 
     texts = [f"{color} {thing}" for thing in ("mug", "drill") for color in ("red", "blue", "green", "steel", "small", "large")]
     truth = np.repeat([0, 1], 6)

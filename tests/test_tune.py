@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from catcli.commands.tune import SearchOptions, tune
+from catcli.talk import Talk
+from catcli.training.learner import Learner
 from conftest import SHELVES, Shop, catcli
 from small_bases import save_base
 from test_places import run
 from tiny import tiny_products
 
-from catcli.commands.tune import SearchOptions, tune
 from catcli.config import Recipe
 from catcli.data.dataset.prepare import InputOptions, load_training_data
 from catcli.data.dataset.split import assign_folds
@@ -27,10 +29,8 @@ from catcli.errors import CatcliError, OutputError, ProductsError, UsageError
 from catcli.evaluation.calibration import BlendCalibration
 from catcli.evaluation.studies import TuneResult
 from catcli.export.trained_model import TrainedModel
-from catcli.talk import Talk
 from catcli.training import cross_validation as trials_module
 from catcli.training.cross_validation import CrossValidation
-from catcli.training.learner import Learner
 from catcli.training.loop import train_classifier as train_of_models
 from catcli.training.search import Search, open_study
 from catcli.training.task import TrainingMessages, TrainingTask

@@ -14,18 +14,18 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import FIXTURE, catcli
-from small_bases import save_base
-from tiny import tiny_products
-
 from catcli.commands.fit import fit
 from catcli.commands.predict import PredictOptions, predict
 from catcli.commands.report import ReportOptions as Reporting
 from catcli.commands.report import report
+from catcli.talk import PlainConsole, Talk
+from conftest import FIXTURE, catcli
+from small_bases import save_base
+from tiny import tiny_products
+
 from catcli.config import Recipe
 from catcli.data.io.csv_cells import escape_formulas
 from catcli.errors import ProductsError, UsageError
-from catcli.talk import PlainConsole, Talk
 
 FORMULAS = ["=1+1", "+49 30 1234", "-2+3", "@SUM(A1)", "\t=1+1", "  =1+1", "mug;=1+1", "mug\n=1+1", "＝1+1", '=HYPERLINK("http://x","mug")']
 HARMLESS = ["-5.00", "+1", "1e-5", "-12 %", "1,299.00", "mug - blue", "a=b", "info@shop.example", "", '55" TV']

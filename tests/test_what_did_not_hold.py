@@ -16,6 +16,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import typer
+from catcli.commands.predict import PredictOptions, predict
+from catcli.ending import command
+from catcli.talk import Talk
 from conftest import FIXTURE, catcli, stopped_after
 from corpus import workbook
 from hypothesis import given, settings
@@ -24,13 +27,11 @@ from test_places import run
 from tiny import tiny_products
 
 from catcli.adapter.folder import load_adapter
-from catcli.commands.predict import PredictOptions, predict
 from catcli.config import Recipe
 from catcli.data.dataset.categories import Categories
 from catcli.data.dataset.examples import Examples
 from catcli.data.dataset.prepare import InputOptions
 from catcli.data.io.parts import Parts
-from catcli.ending import command
 from catcli.evaluation.bootstrap import Outcomes, estimate_interval
 from catcli.evaluation.calibration import BlendCalibration, cross_fitted_losses
 from catcli.evaluation.fit_metrics import Int8Decision
@@ -44,7 +45,6 @@ from catcli.inference.results import ResultWriter
 from catcli.inference.session import Session
 from catcli.inference.tokens import Tokenizer
 from catcli.reporting import sentences
-from catcli.talk import Talk
 from catcli.training import grid_runs, loop
 from catcli.training import learner as learning
 from catcli.training.checkpoint import Checkpoint

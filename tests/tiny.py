@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import polars as pl
+from catcli.commands.fit import Fitted, fit
 from small_bases import save_base
 
-from catcli.commands.fit import Fitted, fit
 from catcli.config import Recipe
 
 SHELVES = {"Mugs": "coffee mug", "Drills": "cordless drill", "Shampoo": "hair shampoo", "Coffee": "espresso beans"}

@@ -76,7 +76,9 @@ class Threshold(_Section):
     @property
     def shortfall(self) -> str:
         """Why there is no threshold, and what it takes to find one."""
-        tested = "too few rows to test" if self.best is None else f"the most confident rows that were tested are {per_cent(self.best)} right"
+        tested = (
+            "too few rows to test" if self.best is None else f"the most confident rows that were tested are {per_cent(self.best)} right"
+        )
         if self.missing is None:
             return f"{tested}; more rows alone would not reach it"
         return f"{tested}; label at least {count_noun(self.missing, 'more product')} to find this threshold"

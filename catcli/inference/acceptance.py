@@ -27,8 +27,7 @@ def acceptance_threshold(info: VariantInfo, precision: float, folder: Path) -> f
             return found.threshold
     attainable = [found for found in info.thresholds if found.threshold is not None]
     instead = (
-        f"--precision {attainable[-1].precision:g} is attainable, from a confidence of "
-        f"{format_confidence(attainable[-1].threshold or 0.0)}"
+        f"--precision {attainable[-1].precision:g} is attainable, from a confidence of {format_confidence(attainable[-1].threshold or 0.0)}"
         if attainable
         else "no precision on record is attainable; --min-confidence sets a threshold without a measured precision"
     )

@@ -15,15 +15,13 @@ from catcli.arrays import FloatArray
 from catcli.errors import AdapterError
 from catcli.evaluation.heldout import HeldOutRows
 from catcli.inference.labeler import PROBE_ROWS, Labeler, save_probe
-from catcli.logs import LOGGER, log_event
+from catcli.logs import log_event
 
 ROWS = frozenset({"heldout.parquet", "probe.parquet"})
 """The files that hold texts of products."""
 
 
-def export_adapter(
-    name: str, output: Path, *, without_rows: bool = False, key: Path | None = None, force: bool = False, talk: Talk | None = None
-) -> Adapter:
+def copy_adapter(name: str, output: Path, *, without_rows: bool = False, key: Path | None = None, force: bool = False) -> Adapter:
     """Copy an adapter to the folder ``output``, every file checked on the way.
 
     With ``without_rows`` the held-out rows keep their logits, categories and product hashes, by which the copy is reported, but not their
@@ -52,7 +50,6 @@ def export_adapter(
         if private is not None:
             draft.finish = lambda folder: signing.sign_adapter(folder, private)
     log_event("exported", bytes=size, adapter=found.fingerprint, folder=str(output))
-    LOGGER.info(f"written: {output}" + (", without the texts of its rows" if without_rows else "") + (", signed" if private else ""))
     return load_adapter(output)
 
 

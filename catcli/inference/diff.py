@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,8 @@ import polars as pl
 from catcli.adapter.folder import Adapter
 from catcli.adapter.store import find_adapter
 from catcli.atomic import atomic_write
-from catcli.config import check_device
 from catcli.data.dataset.column_mapping import map_text_columns, price_columns
 from catcli.data.dataset.columns import find_column, similar_columns
-from catcli.data.dataset.prepare import InputOptions
 from catcli.data.dataset.text import column_cells
 from catcli.data.io.batch import Batch
 from catcli.data.io.output import FileFormat, check_folder, file_format, write_errors
@@ -28,16 +26,16 @@ from catcli.data.io.source import BATCH_ROWS, Source
 from catcli.data.io.writers import RowWriter, open_writer
 from catcli.errors import GateMissed, ProductsError, UsageError, name_list
 from catcli.evaluation.studies import CatalogDiff, CategoryChange, CategoryTurnover
+from catcli.inference.diff_options import DiffOptions
+from catcli.inference.engines import LocalEngine
 from catcli.inference.labeler import Labeler
 from catcli.inference.pipeline import run_pipeline
-from catcli.inference.engines import LocalEngine
-from catcli.inference.predict import with_notes
-from catcli.inference.diff_options import DiffOptions
 from catcli.inference.planning import BatchPlanner, LabelingPlan
+from catcli.inference.predict import with_notes
 from catcli.inference.result_columns import CONFIDENCE, PREDICTED
 from catcli.inference.results import KnownLabels
 from catcli.logs import LOGGER, Advance, no_progress
-from catcli.paths import display_path, is_folder, is_pipe
+from catcli.paths import display_path
 from catcli.wording import per_cent
 
 BEFORE, AFTER = "category_before", "category_after"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from catcli.data.io.bad_rows import bad_rows_path
 from catcli.data.io.buckets import BucketObject, Location, canonical_url, find_object, list_objects

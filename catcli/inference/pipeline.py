@@ -52,9 +52,7 @@ def run_pipeline(
     summary = summary or PredictSummary()
     hashes = previous.hashes if previous is not None else None
     done = (summary.rows, summary.bad)
-    planner = partial(
-        BatchPlanner, plan, engine.texts_per_call, by_input=output.by_input, previous_hashes=hashes, done=done, arrays=arrays
-    )
+    planner = partial(BatchPlanner, plan, engine.texts_per_call, by_input=output.by_input, previous_hashes=hashes, done=done, arrays=arrays)
     writer = ResultWriter(
         engine.categories, plan, output, advance, previous=previous, review=review, bad_rows=bad_rows, summary=summary, arrays=arrays
     )

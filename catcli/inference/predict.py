@@ -42,9 +42,9 @@ from catcli.data.io.writers import open_pipe
 from catcli.errors import CatcliError, ChangedError, ProductsError, RowError, Terminated, UsageError, name_list
 from catcli.inference.acceptance import acceptance_threshold, acceptance_thresholds_by_category
 from catcli.inference.engines import Engine, open_engine
+from catcli.inference.label_cache import PreviousLabels
 from catcli.inference.output_checks import check_output, review_format
 from catcli.inference.pipeline import run_pipeline
-from catcli.inference.label_cache import PreviousLabels
 from catcli.inference.planning import LabelingPlan, rows_per_batch
 from catcli.inference.predict_options import PredictOptions
 from catcli.inference.previous_labels import load_previous_labels
@@ -119,9 +119,7 @@ def open_job(catalog: Sequence[str], options: PredictOptions, *, engine: Engine 
         batches = with_notes(source.batches(rows_per_batch(used.texts_per_call)))
         first = next(batches)
         plan = _accepting(_plan(source, first, adapter, options, output_format), adapter, used.variant, options)
-        yield PredictJob(
-            options, source, output_format, adapter, used, plan, itertools.chain([first], batches), first.slice(0, 0)
-        )
+        yield PredictJob(options, source, output_format, adapter, used, plan, itertools.chain([first], batches), first.slice(0, 0))
 
 
 def with_notes(batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -348,7 +346,9 @@ def _warn(summary: PredictSummary, job: PredictJob, bad_rows: str) -> None:
         LOGGER.warning(f"{count_noun(summary.bad, 'row')} could not be read and {'is' if summary.bad == 1 else 'are'} {what}{bad_rows}")
     if summary.cut:
         tokens = job.adapter.manifest.max_tokens
-        LOGGER.warning(f"{summary.cut:,} of {summary.labeled:,} different texts have more than the {tokens} tokens that are read; the rest is cut.")
+        LOGGER.warning(
+            f"{summary.cut:,} of {summary.labeled:,} different texts have more than the {tokens} tokens that are read; the rest is cut."
+        )
     if summary.short:
         LOGGER.warning(f"{count_noun(summary.short, 'row')} with fewer cells than the header; the missing ones are read as empty.")
     if summary.blank:

@@ -12,8 +12,8 @@ import polars as pl
 from catcli.data.dataset.text import row_text_series
 from catcli.data.io.source import open_source
 from catcli.errors import ProductsError
-from catcli.inference.label_cache import PreviousLabels, text_hashes
 from catcli.inference.engines import Engine
+from catcli.inference.label_cache import PreviousLabels, text_hashes
 from catcli.inference.planning import LabelingPlan
 from catcli.inference.result_columns import CONFIDENCE, PREDICTED
 from catcli.logs import LOGGER

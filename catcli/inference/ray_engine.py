@@ -25,16 +25,16 @@ from typing import TYPE_CHECKING, Any
 
 from catcli.adapter.folder import Adapter, load_adapter
 from catcli.adapter.manifest import MANIFEST, Variant
+from catcli.data.io.batch import Batch
 from catcli.data.io.buckets import BucketObject
 from catcli.data.io.source import Source
 from catcli.errors import CatcliError, DeviceError
 from catcli.inference.labeler import Labeler, Labels, Vetting, candidate_variants
 from catcli.inference.planning import BatchPlanner, PlannedBatch, rows_per_batch
-from catcli.data.io.batch import Batch
-from catcli.logs import LOGGER
 from catcli.inference.ray_session import connect, silence, unwrap, unwrap_all
 from catcli.inference.results import LabeledBatch
 from catcli.inference.sandbox import check_adapter
+from catcli.logs import LOGGER
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,7 +142,9 @@ class RayEngine:
         """All batches with their labels, in the order of their rows; ``planner`` makes the planner where the rows are read."""
         with silence():
             self._ray.kill(self._first)  # its place is needed
-            frames = unwrap_all(self._dataset(source, planner, top_k).iter_batches(batch_size=None, batch_format="pandas", prefetch_batches=1))
+            frames = unwrap_all(
+                self._dataset(source, planner, top_k).iter_batches(batch_size=None, batch_format="pandas", prefetch_batches=1)
+            )
             seen: set[str] = set()
             for frame in frames:
                 for batch, labels, worker in frame.itertuples(index=False):

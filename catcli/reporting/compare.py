@@ -42,7 +42,9 @@ def compare(
     """
     grid, options = grid or Grid(), options or InputOptions()
     if all((Path(name) / MANIFEST).is_file() for name in products):
-        raise UsageError("these are adapters: 'catcli diff A B CATALOG' compares them on a catalog, 'catcli report A B' shows their scores.")
+        raise UsageError(
+            "these are adapters: 'catcli diff A B CATALOG' compares them on a catalog, 'catcli report A B' shows their scores."
+        )
     runs = grid.runs(recipe)
     source = options.open(products)
     if source.piped:

@@ -12,8 +12,8 @@ from catcli.config import LORA_METHODS, METHOD_TITLES, Recipe
 from catcli.evaluation.fit_metrics import FitMetrics, Training
 from catcli.evaluation.metrics import TITLES
 from catcli.reporting import sentences
-from catcli.reporting.tables import model_titles, printable
-from catcli.wording import format_confidence, per_cent
+from catcli.reporting.tables import model_titles
+from catcli.wording import format_confidence, per_cent, printable
 
 REFIT = "The models in this folder have since learned from all labeled rows in the same way; the scores are those of the held-out run."
 

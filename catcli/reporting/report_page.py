@@ -23,8 +23,8 @@ from catcli.evaluation.curves import category_curves, coverage_curve
 from catcli.evaluation.metrics import TITLES, Evaluation, Scores
 from catcli.evaluation.report_data import FitReport, NewRowsReport
 from catcli.reporting import sentences
-from catcli.reporting.tables import caption, model_titles, printable, three_digits
-from catcli.wording import per_cent
+from catcli.reporting.tables import caption, model_titles, three_digits
+from catcli.wording import per_cent, printable
 
 MAX_CURVES = 400
 """Categories that get curves, those with most rows first: more would make the page larger than it is worth."""

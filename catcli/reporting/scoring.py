@@ -20,7 +20,6 @@ from catcli.data.dataset.columns import find_column, similar_columns
 from catcli.data.dataset.labeled import conflicting_labels
 from catcli.data.dataset.split import key_hash, product_keys
 from catcli.data.dataset.text import column_cells, column_type, is_scalar, row_text_series
-from catcli.data.io.source import open_source
 from catcli.errors import ProductsError, name_list
 from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.calibration import BlendCalibration
@@ -34,6 +33,7 @@ from catcli.evaluation.selective import ProductSample, find_thresholds
 from catcli.inference.labeler import Labeler
 from catcli.logs import LOGGER
 from catcli.paths import display_path
+from catcli.reporting.report_options import ReportOptions
 from catcli.wording import count_noun
 
 MAX_EXAMPLES = 3
@@ -46,32 +46,16 @@ MAX_SCORED_ROWS, MAX_LOGITS = 50_000, 40_000_000
 """Rows of ``--on`` that are scored at most, and rows times categories: an accuracy of .9 is then known to within .003."""
 
 
-@dataclass(frozen=True)
-class LabeledFile:
-    """The rows of ``--on``: the file, the columns with the truth and the texts where they are not found by name, and how it is read."""
-
-    file: str
-    label: str | None = None
-    text: Sequence[str] = ()
-    allow_missing: bool = False
-    merge_labels: bool = False
-    device: str = "auto"
-    variant: str = "auto"
-    input_format: str | None = None
-    delimiter: str | None = None
-    encoding: str | None = None
-
-
 NO_TEXT = "(left out of this copy)"
 """What stands in the place of a row's text where the adapter was exported without rows."""
 
 
 @dataclass(frozen=True)
 class ReportView:
-    """What is told of an adapter, and the rows behind it: ``probabilities`` *(rows, classes)* are the blend's."""
+    """The report of an adapter, and the rows behind it: ``probabilities`` *(rows, classes)* are the blend's."""
 
     adapter: Adapter
-    told: FitReport | NewRowsReport
+    report: FitReport | NewRowsReport
     names: Sequence[str]
     texts: Sequence[str]
     probabilities: FloatArray
@@ -89,8 +73,8 @@ def report_held_out(adapter: Adapter) -> ReportView:
     else:
         texts = [NO_TEXT] * len(texts)
     facts = {**dict(metrics), "blend": blend}
-    told = FitReport(**facts, adapter=display_path(adapter.folder), created=adapter.manifest.created)
-    return ReportView(adapter, told, names, texts, probabilities, outcomes)
+    report = FitReport(**facts, adapter=display_path(adapter.folder), created=adapter.manifest.created)
+    return ReportView(adapter, report, names, texts, probabilities, outcomes)
 
 
 def test_rows(adapter: Adapter) -> HeldOutRows:
@@ -113,9 +97,9 @@ def add_examples(scores: Scores, outcomes: Outcomes, names: Sequence[str], texts
 # --- new rows ------------------------------------------------------------------------------------------------------------------------
 
 
-def report_new_rows(adapter: Adapter, given: LabeledFile) -> ReportView:
+def report_new_rows(adapter: Adapter, options: ReportOptions) -> ReportView:
     """Label the rows of a file with the adapter as it ships, and score them."""
-    frame, truth, unlabeled, where = _labeled_rows(adapter, given)
+    frame, truth, unlabeled, where = _labeled_rows(adapter, options)
     manifest = adapter.manifest
     most = min(MAX_SCORED_ROWS, max(MIN_SHARED_ROWS, MAX_LOGITS // len(manifest.categories)))
     left_out = max(0, len(frame) - most)
@@ -123,16 +107,16 @@ def report_new_rows(adapter: Adapter, given: LabeledFile) -> ReportView:
         drawn = np.sort(np.random.default_rng(0).permutation(len(frame))[:most])
         frame, truth = frame[drawn], truth.gather(drawn)
         LOGGER.info(f"a draw of {most:,} of {most + left_out:,} labeled rows is scored")
-    columns = map_text_columns(where, frame.schema, manifest, given.text, allow_missing=given.allow_missing)
+    columns = map_text_columns(where, frame.schema, manifest, options.text, allow_missing=options.allow_missing)
     texts = row_text_series(frame, [column for column in columns if column is not None], price_columns(manifest, columns)).to_list()
-    truth = _known_by_look(truth, manifest.categories, given.merge_labels, where)
+    truth = _known_by_look(truth, manifest.categories, options.merge_labels, where)
     unknown = sorted(set(truth.to_list()) - set(manifest.categories))
     if truth.is_in(unknown).all():
         raise ProductsError(
             f"--on {where}: none of its {len(frame):,} labeled rows is of a category that the adapter knows ({name_list(unknown, 3)} are new "
             "to it); choose the column with the true categories with --label."
         )
-    labeler = Labeler(adapter, given.device, given.variant)
+    labeler = Labeler(adapter, options.device, options.variant)
     for note in labeler.notes:
         LOGGER.warning(note)
     voices = labeler.logits(texts)
@@ -144,7 +128,7 @@ def report_new_rows(adapter: Adapter, given: LabeledFile) -> ReportView:
         scored, labeler.variant, BlendCalibration.of(manifest), manifest.variants[labeler.variant], conflicting_labels(texts, classes)
     )
     evaluation, outcomes = assessed.evaluation, assessed.outcomes
-    told = NewRowsReport(
+    report = NewRowsReport(
         **{**dict(evaluation), "blend": add_examples(evaluation.blend, outcomes, names, texts)},
         adapter=display_path(adapter.folder),
         created=manifest.created,
@@ -153,23 +137,23 @@ def report_new_rows(adapter: Adapter, given: LabeledFile) -> ReportView:
         left_out=left_out,
         recalibrated=find_thresholds(ProductSample.of(outcomes)),
     )
-    return ReportView(adapter, told, names, texts, assessed.probabilities, outcomes)
+    return ReportView(adapter, report, names, texts, assessed.probabilities, outcomes)
 
 
-def _labeled_rows(adapter: Adapter, given: LabeledFile) -> tuple[pl.DataFrame, pl.Series, int, str]:
+def _labeled_rows(adapter: Adapter, options: ReportOptions) -> tuple[pl.DataFrame, pl.Series, int, str]:
     """The rows that have a category, those categories, how many have none, and what the file is called."""
-    source = open_source([given.file], input_format=given.input_format, delimiter=given.delimiter, encoding=given.encoding)
+    source = options.open([options.on or ""])
     whole = source.read()
     if whole.note:
         LOGGER.warning(whole.note)
     frame, wanted = whole.frame, adapter.manifest.label
     same = similar_columns(wanted, frame.columns)
-    if given.label is None and len(same) != 1:
+    if options.label is None and len(same) != 1:
         raise ProductsError(
             f"--on {source.name} has no column {wanted!r} with the true categories; say which one it is with --label; its columns are "
             f"{name_list(frame.columns, 30)}."
         )
-    label = same[0] if given.label is None else find_column(given.label, frame.columns, "--label", source.name)
+    label = same[0] if options.label is None else find_column(options.label, frame.columns, "--label", source.name)
     if not is_scalar(column_type(frame, label)):
         raise ProductsError(
             f"--on {source.name}: the cells of {label!r} are {column_type(frame, label)}, not names; choose another with --label."

@@ -19,12 +19,6 @@ def _models(method: Method | None) -> dict[str, str]:
     return {"blend": "the blend", "lora": f"{METHOD_TITLES[method]} alone", "linear": "the linear model alone"}
 
 
-
-
-
-
-
-
 def interval(estimate: Estimate) -> str:
     """The interval of a share, in per cent."""
     return f"95 % interval {100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
@@ -121,8 +115,6 @@ def calibration(variant: str, found: Calibration) -> str:
         f"{made.temperature:.2f}, slope {made.slope:.2f}, shift {made.shift:+.2f}); exact confidences would show {found.by_chance:.3f} in "
         "so few rows"
     )
-
-
 
 
 def threshold_outcome(found: MeasuredThreshold) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich import box
@@ -19,7 +18,7 @@ from catcli.evaluation.metrics import TITLES, Comparison, Estimate, Evaluation, 
 from catcli.evaluation.report_data import NewRowsReport
 from catcli.evaluation.studies import CatalogDiff, GridResult, TuneResult
 from catcli.reporting import sentences
-from catcli.wording import count_noun, format_confidence, per_cent
+from catcli.wording import count_noun, format_confidence, per_cent, printable
 
 
 def model_titles(method: Method) -> dict[str, str]:
@@ -29,17 +28,6 @@ def model_titles(method: Method) -> dict[str, str]:
 
 NAME_CELLS = 32
 """Cells that a category's name gets."""
-
-
-JOINERS = "\u200c\u200d"
-"""Format characters that shape letters and emoji and do nothing else; those that turn a line around are not among them."""
-
-
-def printable(text: str) -> str:
-    """Text without control characters: a product's title must not move the cursor or color the terminal."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter in "\n" + JOINERS or unicodedata.category(letter)[0] != "C" else "�" for letter in text)
 
 
 def shortened(name: str, width: int = NAME_CELLS) -> str:
@@ -129,9 +117,7 @@ def new_threshold_table(thresholds: Sequence[Threshold]) -> Table:
         if threshold.threshold is None or threshold.accepted is None:
             made.add_row(f"{threshold.precision:.0%}", "–", "–", threshold.shortfall)
         else:
-            made.add_row(
-                f"{threshold.precision:.0%}", format_confidence(threshold.threshold), per_cent(threshold.accepted), ""
-            )
+            made.add_row(f"{threshold.precision:.0%}", format_confidence(threshold.threshold), per_cent(threshold.accepted), "")
     made.columns[3].no_wrap, made.columns[3].justify = False, "left"
     return made
 

@@ -23,7 +23,6 @@ from catcli.export.onnx_files import MODEL_FILES
 from catcli.export.torch_inference import torch_logits
 from catcli.logs import LOGGER, Advance
 from catcli.models.losses import implied_class_shares
-from catcli.talk import Talk
 from catcli.training.checkpoint import Checkpoint
 from catcli.training.encoder_training import MAX_ROW_PASSES, EncoderTraining, TrainingInput
 from catcli.training.fit import fit_blend

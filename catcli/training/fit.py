@@ -15,8 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -173,9 +172,7 @@ def fit_blend(setup: Setup, encoder: EncoderResult, linear: LinearResult, logits
     return BlendCalibration.fit(of_validation, linear.logits[: len(truth)], truth, shares, linear.out_of_fold)
 
 
-def _export(
-    setup: Setup, linear: LinearResult, encoder: EncoderResult, folder: Path
-) -> tuple[ExportedModel, Mapping[Variant, FloatArray]]:
+def _export(setup: Setup, linear: LinearResult, encoder: EncoderResult, folder: Path) -> tuple[ExportedModel, Mapping[Variant, FloatArray]]:
     """The model that ships, exported to ``folder``, and the holdout model's logits of the held-out rows by variant.
 
     A smaller variant is kept where the blend gives the same categories with it. That is judged on the holdout model, and again on its refit.

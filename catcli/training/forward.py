@@ -11,7 +11,7 @@ from torch import Tensor
 from catcli.arrays import FloatArray, IntArray
 from catcli.config import Recipe
 from catcli.data.dataset.examples import UNLABELED
-from catcli.export.torch_inference import autocast, batch_tensors, run_batches
+from catcli.export.torch_inference import autocast, batch_tensors, run_batches, to_device
 from catcli.inference.tokens import TokenBatch
 from catcli.logs import LOGGER, Advance, no_progress
 from catcli.models.backbone import Backbone
@@ -19,7 +19,7 @@ from catcli.models.classifier import Classifier
 from catcli.models.device import is_out_of_memory, use_bf16
 from catcli.models.losses import distillation_loss, log_prior, make_row_loss
 from catcli.training.distributed import own_rows
-from catcli.training.feature_cache import start_at_block, to_device
+from catcli.training.feature_cache import start_at_block
 from catcli.training.precision import frozen_matrices, in_bfloat16
 from catcli.training.task import TrainingTask
 
@@ -104,7 +104,9 @@ class Forward:
             return torch.zeros((), dtype=torch.float64, device=self.device)
         while True:
             try:
-                losses = [self._add_micro_batch(mine[first :: self._micro_batches], whole) for first in range(min(self._micro_batches, len(mine)))]
+                losses = [
+                    self._add_micro_batch(mine[first :: self._micro_batches], whole) for first in range(min(self._micro_batches, len(mine)))
+                ]
             except (RuntimeError, MemoryError) as error:
                 if self._micro_batches >= len(mine) or not is_out_of_memory(error):
                     raise

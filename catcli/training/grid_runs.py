@@ -108,7 +108,13 @@ class GridRuns:
             file = Path(scratch) / "recipe.json"
             file.write_text(recipe.model_dump_json(), encoding="utf-8")
             line = [sys.executable, "-P", "-m", "catcli", *self.options.arguments("fit", self.products), "-o", str(folder), "--force"]
-            line += [*recipe.flags(str(file)), "--log-format", "json", *(["--resume"] if resume else []), *(["--strict"] if self.strict else [])]
+            line += [
+                *recipe.flags(str(file)),
+                "--log-format",
+                "json",
+                *(["--resume"] if resume else []),
+                *(["--strict"] if self.strict else []),
+            ]
             # A session of its own: Ctrl-C reaches this process, which then ends that one.
             process = subprocess.Popen(  # noqa: S603  # this interpreter, and names as data
                 line,

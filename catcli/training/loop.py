@@ -15,6 +15,7 @@ from catcli.arrays import FloatArray, IntArray
 from catcli.config import Recipe
 from catcli.errors import TrainingError
 from catcli.evaluation.fit_metrics import EpochScores
+from catcli.export.torch_inference import to_device
 from catcli.export.trained_model import TrainedModel
 from catcli.logs import LOGGER, Advance, no_progress
 from catcli.models.backbone import Backbone
@@ -24,7 +25,6 @@ from catcli.models.losses import weighted_examples
 from catcli.models.methods import default_learning_rate, prepare_model
 from catcli.training.checkpoint import Checkpoint
 from catcli.training.distributed import broadcast_float, is_main_rank, sum_gradients
-from catcli.training.feature_cache import to_device
 from catcli.training.forward import Forward
 from catcli.training.head_init import fit_initial_head
 from catcli.training.schedule import Schedule, default_epochs, learning_rate_factor, length_sorted_batches
@@ -48,10 +48,13 @@ MAX_CHECKPOINT_SHARE = 0.05
 
 
 def train_classifier(
-    task: TrainingTask, base: Backbone, recipe: Recipe, checkpoint: Checkpoint, advance: Advance = no_progress,
+    task: TrainingTask,
+    base: Backbone,
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    advance: Advance = no_progress,
     repeat: TrainedModel | None = None,
     log: Callable[[str], None] = LOGGER.info,
-
 ) -> TrainedModel:
     """Train a classifier on ``base`` as ``recipe`` says; the validation rows say after how many passes it was best.
 
@@ -193,7 +196,9 @@ class Trainer:
         lengths = [len(self.task.features.ids[row]) for row in self.task.train]
         return [[int(self.task.train[row]) for row in rows] for rows in length_sorted_batches(lengths, self.recipe.batch_size, generator)]
 
-    def _run_epoch(self, state: TrainingState, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint, best: Mapping[str, Tensor]) -> None:
+    def _run_epoch(
+        self, state: TrainingState, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint, best: Mapping[str, Tensor]
+    ) -> None:
         """The rest of an epoch, or of the schedule."""
         self.forward.classifier.train()
         stage = f"pass {state.epoch + 1} of {state.schedule.epochs}"
@@ -251,7 +256,10 @@ class Trainer:
             accuracy = float((logits.argmax(1) == truth).mean())
         state.history.append(
             EpochScores(
-                train_loss=state.loss_sum / max(state.weight_sum, 1e-9), validation_loss=loss, validation_accuracy=accuracy, seconds=state.seconds
+                train_loss=state.loss_sum / max(state.weight_sum, 1e-9),
+                validation_loss=loss,
+                validation_accuracy=accuracy,
+                seconds=state.seconds,
             )
         )
         state.epoch, state.step_in_epoch, state.loss_sum, state.weight_sum, state.seconds = state.epoch + 1, 0, 0.0, 0.0, 0.0

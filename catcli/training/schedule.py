@@ -45,8 +45,6 @@ def learning_rate_factor(step: int, horizon: int) -> float:
     return min((step + 1) / rise, max(0.0, (horizon - step) / max(1, horizon - rise)))
 
 
-
-
 def length_sorted_batches(lengths: Sequence[int], size: int, generator: np.random.Generator) -> Iterator[list[int]]:
     """Row numbers, ``size`` at a time: random, but sorted by length within a stretch of 50 batches, so that little is padding."""
     order = generator.permutation(len(lengths))

@@ -27,9 +27,9 @@ from catcli.evaluation.requirements import LOWER_IS_BETTER
 from catcli.evaluation.scores import compare_models
 from catcli.evaluation.studies import TrialResult, TuneResult
 from catcli.logs import LOGGER, Advance, no_progress
+from catcli.training.cross_validation import CrossValidation, score_on_test_rows
 from catcli.training.search_options import SearchOptions
 from catcli.training.setup import Setup
-from catcli.training.cross_validation import CrossValidation, score_on_test_rows
 
 STARTUP_TRIALS = 4
 """Trials that are drawn at random and never pruned, before the sampler and the pruner have something to go by."""
@@ -269,7 +269,7 @@ class Search:
         if kept is not None and kept.get("recipe") == best.model_dump_json():
             return dict(kept["told"])
         if self._done() < self.options.trials:
-            return {"test_rows": len(self.data.parts.test), "test": None, "first": None, "against_first": None}
+            return {"test_rows": len(self.data.split.test), "test": None, "first": None, "against_first": None}
         LOGGER.info("scoring the best recipe on the test rows, which no trial has seen")
         tuned = score_on_test_rows(self.data, best, self.checkpoints / "tuned", self._show_progress)
         told: dict[str, Any] = {"test_rows": tuned.evaluation.scored_rows, "test": tuned.evaluation.blend, "first": None}

@@ -16,7 +16,6 @@ from catcli.evaluation.heldout import HeldOutRows
 from catcli.inference.labeler import Labeler
 from catcli.logs import LOGGER
 from catcli.models.losses import TeacherTargets, soften
-from catcli.talk import Talk
 
 TEXTS_PER_CALL = 1024
 """Texts that are labeled at once."""

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from catcli.atomic import atomic_write, read_small_file
-from catcli.logs import LOGGER, Advance, no_progress
-from catcli.data.io.input_options import InputOptions
-from catcli.training.search_options import SearchOptions
 from catcli.config import MAX_RECIPE_BYTES, Recipe
 from catcli.data.dataset.prepare import fit_inputs, load_training_data
+from catcli.data.io.input_options import InputOptions
 from catcli.data.io.output import check_folder, write_errors
 from catcli.errors import CatcliError, OutputError, UsageError
-from catcli.evaluation.metrics import TITLES
 from catcli.evaluation.studies import TuneResult
 from catcli.file_lock import file_lock
+from catcli.logs import LOGGER, Advance, no_progress
 from catcli.paths import hidden_path, resume_folder
 from catcli.private_folder import delete_private_folder, persistent_folder
+from catcli.training.search_options import SearchOptions
 
 
 def tune(

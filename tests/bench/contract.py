@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from accuracy import load_peers
+from catcli.talk import Talk
+from catcli.training.learner import Learner
 
 from catcli.config import Recipe
 from catcli.data.dataset.columns import choose_columns
@@ -30,8 +32,6 @@ from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.calibration import fit_calibration
 from catcli.evaluation.reliability import calibration_error
 from catcli.evaluation.selective import TARGET_PRECISIONS, ProductSample, find_threshold
-from catcli.talk import Talk
-from catcli.training.learner import Learner
 from catcli.training.task import TrainingMessages
 
 

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from accuracy import fit, load_peers, scored
-
-from catcli.adapter.folder import load_adapter
 from catcli.commands.bench import bench
 from catcli.talk import Talk
+
+from catcli.adapter.folder import load_adapter
 
 
 def speeds(folder: Path, test: Path) -> dict[str, int]:

@@ -297,6 +297,7 @@ def measured(setting: Setting, catalog: Path, *options: object) -> Facts:
 def peers(setting: Setting) -> Facts:
     """transformers' pipeline in half precision, as its documentation shows it, in batches of several sizes."""
     from catcli.commands.bench import pipeline_of
+
     from catcli.inference.labeler import Labeler
 
     made = load_adapter(setting.adapter)

@@ -25,10 +25,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
-
-from catcli.adapter.folder import Adapter, load_adapter
 from catcli.commands.bench import TRANSFORMERS_ROWS, pipeline_of
 from catcli.commands.predict import PredictOptions, predict
+
+from catcli.adapter.folder import Adapter, load_adapter
 from catcli.inference.labeler import Labeler
 
 

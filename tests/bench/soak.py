@@ -15,10 +15,9 @@ from pathlib import Path
 
 import polars as pl
 import psutil
+from catcli.commands.predict import PredictOptions, predict
 from rich.console import Console
 from rich.table import Table
-
-from catcli.commands.predict import PredictOptions, predict
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "adapter-format-4"
 ROWS = 20_000

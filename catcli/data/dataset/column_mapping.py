@@ -14,7 +14,7 @@ from catcli.logs import LOGGER
 
 
 def map_text_columns(
-    where: str, types: Mapping[str, pl.DataType], manifest: Manifest, asked: Sequence[str], *, allow_missing: bool, talk: Talk
+    where: str, types: Mapping[str, pl.DataType], manifest: Manifest, asked: Sequence[str], *, allow_missing: bool
 ) -> tuple[str | None, ...]:
     """A column for each text column of the adapter: as ``asked`` maps it, else of the same name but for case, blanks and punctuation.
 

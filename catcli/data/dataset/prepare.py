@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +61,7 @@ def source_digest(source: Source) -> str:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Rows to learn from: their ``columns``, their split in ``parts``, and the ``recipe`` with the columns in it.
+    """Rows to learn from: their ``columns``, their split in ``split``, and the ``recipe`` with the columns in it.
 
     ``unlabeled`` are texts without a category, None where none were given.
     """
@@ -95,7 +93,7 @@ def load_training_data(source: Source, recipe: Recipe) -> TrainingData:
     split = _split_checked(labeled, recipe)
     unlabeled = _unlabeled(recipe, columns, labeled) if recipe.unlabeled else None
     return TrainingData(
-        labeled, parts, columns, recipe.but({"label": columns.label, "text": columns.text, "group": columns.group}), unlabeled
+        labeled, split, columns, recipe.but({"label": columns.label, "text": columns.text, "group": columns.group}), unlabeled
     )
 
 
@@ -178,23 +176,23 @@ def _check_look_alikes(alike: Mapping[str, str], merge: bool, where: str) -> Non
 
 def _split_checked(labeled: LabeledRows, recipe: Recipe) -> Split:
     most = MAX_HELD_OUT if recipe.time_budget is None else min(MAX_HELD_OUT, max(1, int(recipe.time_budget * HELD_OUT_ROWS_PER_SECOND)))
-    parts = split_rows(labeled.keys, labeled.classes, recipe.split, recipe.split_seed, most)
-    if not len(parts.test) or not len(parts.validation):
+    split = split_rows(labeled.keys, labeled.classes, recipe.split, recipe.split_seed, most)
+    if not len(split.test) or not len(split.validation):
         raise ProductsError(
             f"{len(labeled.texts):,} rows are too few to keep any back for scoring: no category has {MIN_PRODUCTS} different products; "
             "add labeled rows."
         )
-    if len(np.unique(labeled.classes[parts.train])) < 2:
+    if len(np.unique(labeled.classes[split.train])) < 2:
         raise ProductsError("the training part holds one category only; add labeled rows, or give training a larger share with --split.")
-    LOGGER.info(f"split by product: {len(parts.train):,} rows train, {len(parts.validation):,} choose, {len(parts.test):,} score")
-    if parts.rare:
-        names = [labeled.categories.names[number] for number in parts.rare]
+    LOGGER.info(f"split by product: {len(split.train):,} rows train, {len(split.validation):,} choose, {len(split.test):,} score")
+    if split.rare:
+        names = [labeled.categories.names[number] for number in split.rare]
         LOGGER.warning(
-            f"{len(names)} categories have fewer than {parts.fewest} products and are scored together, by a draw: {name_list(names, 3)}."
+            f"{len(names)} categories have fewer than {split.fewest} products and are scored together, by a draw: {name_list(names, 3)}."
         )
-    if len(parts.test) < 50:
-        LOGGER.warning(f"only {len(parts.test)} rows score the result; expect the figures to move by several points with more rows.")
-    return parts
+    if len(split.test) < 50:
+        LOGGER.warning(f"only {len(split.test)} rows score the result; expect the figures to move by several points with more rows.")
+    return split
 
 
 def _unlabeled(recipe: Recipe, columns: ColumnRoles, labeled: LabeledRows) -> UnlabeledTexts:

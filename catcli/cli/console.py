@@ -24,7 +24,7 @@ from rich.text import Text
 
 from catcli.errors import CatcliError
 from catcli.logs import FACTS, LOGGER, Advance, log_event, no_progress
-from catcli.reporting.tables import printable
+from catcli.wording import printable
 
 HEARTBEAT_SECONDS = 30.0
 """Seconds between two lines of a JSON log that say how far a run is."""
@@ -123,6 +123,10 @@ class Console:
                 self.err.print(Text("error: ", style="bold red") + Text(one_line(sentence), style=""), soft_wrap=True)
         with _ignoring_closed_stderr():
             sys.stderr.flush()
+
+    def info(self, sentence: str) -> None:
+        """Log a sentence of the command itself."""
+        LOGGER.info(sentence)
 
     def event(self, event: str, **facts: object) -> None:
         """A line that only the JSON log has."""

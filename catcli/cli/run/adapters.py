@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.text import Text
 
@@ -13,18 +14,19 @@ from catcli.adapter.seal import SEAL_FILE, is_sealed
 from catcli.adapter.signing import SIGNATURE_FILE, check_signature
 from catcli.adapter.store import adapter_folders, find_adapter
 from catcli.atomic import delete_folder
+from catcli.cli.console import Console
 from catcli.errors import AdapterError, CatcliError, OutputError
 from catcli.evaluation.fit_metrics import FitMetrics
 from catcli.evaluation.heldout import HeldOutRows
+from catcli.inference.adapter_copy import copy_adapter
 from catcli.inference.sandbox import check_adapter
+from catcli.logs import LOGGER
 from catcli.paths import store_folder
 from catcli.reporting import tables
-from catcli.talk import Talk
 
 
-def list_adapters(*, as_json: bool = False, talk: Talk | None = None) -> list[Adapter]:
+def list_adapters(*, as_json: bool = False, console: Console) -> list[Adapter]:
     """Every adapter of the store by name; a damaged one is named as such."""
-    talk = talk or Talk.silent()
     made = tables.table(f"Adapters in {store_folder()}", "name", "categories", "accuracy", "macro F1", "made")
     good: list[Adapter] = []
     facts: list[dict[str, str | float]] = []
@@ -34,31 +36,30 @@ def list_adapters(*, as_json: bool = False, talk: Talk | None = None) -> list[Ad
             metrics = FitMetrics.of(found)
         except CatcliError as error:
             facts.append({"name": folder.name, "error": str(error)})
-            talk.warn(str(error))
+            LOGGER.warning(str(error))
             continue
         good.append(found)
-        talk.detail(f"{found.name}: {found.folder.resolve()}")
+        LOGGER.debug(f"{found.name}: {found.folder.resolve()}")
         numbers = (metrics.blend.accuracy.value, metrics.blend.macro_f1.value)
         facts.append({"name": found.name, "categories": len(found.manifest.categories), "accuracy": numbers[0], "macro_f1": numbers[1]})
         cells = (f"{len(found.manifest.categories):,}", *map(tables.three_digits, numbers), f"{found.manifest.created:%Y-%m-%d %H:%M}")
         made.add_row(Text(tables.shortened(found.name)), *cells)
     if as_json:
-        talk.result(json.dumps(facts))
+        console.print_json(json.dumps(facts))
     elif good:
-        talk.out.print(made)
+        console.print(made)
     elif not facts:
-        talk.say(f"{store_folder()} holds no adapter; 'catcli fit products.csv' makes one.")
+        console.info(f"{store_folder()} holds no adapter; 'catcli fit products.csv' makes one.")
     return good
 
 
-def show_adapter(name: str, *, as_json: bool = False, talk: Talk | None = None) -> Adapter:
+def show_adapter(name: str, *, as_json: bool = False, console: Console) -> Adapter:
     """What one adapter is made of, with every file checked against its SHA-256."""
-    talk = talk or Talk.silent()
     found = find_adapter(name)
     size = found.verify()
     manifest = found.manifest
     if as_json:
-        talk.result(json.dumps({"folder": str(found.folder), "bytes": size, **manifest.model_dump(mode="json")}))
+        console.print_json(json.dumps({"folder": str(found.folder), "bytes": size, **manifest.model_dump(mode="json")}))
         return found
     facts = {
         "folder": str(found.folder),
@@ -70,25 +71,24 @@ def show_adapter(name: str, *, as_json: bool = False, talk: Talk | None = None) 
         "serves": ", ".join(manifest.variants),
         "files": f"{len(manifest.files)}, {size / 2**20:.0f} MiB, every SHA-256 as written",
     }
-    talk.out.print(tables.fact_table(found.name, facts))
+    console.print(tables.fact_table(found.name, facts))
     for file, digest in manifest.files.items():
-        talk.detail(f"{digest}  {file}")
+        LOGGER.debug(f"{digest}  {file}")
     return found
 
 
-def verify_adapter(name: str, *, trusted_key: Sequence[str] = (), as_json: bool = False, talk: Talk | None = None) -> Adapter:
+def verify_adapter(name: str, *, trusted_key: Sequence[str] = (), as_json: bool = False, console: Console) -> Adapter:
     """Look at every file of an adapter: hashes, signature, scores and held-out rows, and its models in a child process.
 
     Raises:
         AdapterError: something of it is not as catcli would have made it, or none of the keys in ``trusted_key`` signed it.
         UsageError: a key cannot be read.
     """
-    talk = talk or Talk.silent()
     found = find_adapter(name)
     signer = check_signature(found, trusted_key)
     size, manifest = found.verify(), found.manifest
     for extra in sorted(path.name for path in found.folder.iterdir() if path.name not in {*manifest.files, MANIFEST, *OWN}):
-        talk.warn(f"{found.folder} holds {extra!r}, which is none of its files and is not looked at.")
+        LOGGER.warning(f"{found.folder} holds {extra!r}, which is none of its files and is not looked at.")
     FitMetrics.of(found)
     HeldOutRows.load(found.file("heldout.parquet"), manifest.categories)
     for variant in manifest.variants:
@@ -104,7 +104,7 @@ def verify_adapter(name: str, *, trusted_key: Sequence[str] = (), as_json: bool 
         "trusted_key": signer,
     }
     if as_json:
-        talk.result(json.dumps(facts))
+        console.print_json(json.dumps(facts))
         return found
     signed = f"signed by {signer}" if signer else "signed; --trusted-key KEY says by whom" if facts["signed"] else "not signed"
     origin = (
@@ -112,8 +112,8 @@ def verify_adapter(name: str, *, trusted_key: Sequence[str] = (), as_json: bool 
         if facts["fitted_here"]
         else f"tried out in a process of its own: {', '.join(manifest.variants)}"
     )
-    talk.out.print(f"{found.folder}: {len(manifest.files)} files, {size / 2**20:.1f} MiB, every SHA-256 as written", soft_wrap=True)
-    talk.out.print(f"{origin}; {signed}", soft_wrap=True)
+    console.print(f"{found.folder}: {len(manifest.files)} files, {size / 2**20:.1f} MiB, every SHA-256 as written")
+    console.print(f"{origin}; {signed}")
     return found
 
 
@@ -121,23 +121,31 @@ OWN = (SEAL_FILE, SIGNATURE_FILE)
 """Files of an adapter that its manifest does not name."""
 
 
-def remove_adapter(name: str, *, talk: Talk | None = None) -> None:
+def remove_adapter(name: str, *, console: Console) -> None:
     """Delete an adapter of the store.
 
     Raises:
         AdapterError: there is none of that name.
         OutputError: the folder cannot be deleted.
     """
-    talk = talk or Talk.silent()
     folder = store_folder() / name
     if folder.is_symlink():
         raise AdapterError(f"{folder} is a link to {folder.resolve()}; remove the link by hand.")
     if folder.parent.resolve() != store_folder().resolve() or not (folder / MANIFEST).is_file():
         find_adapter(name)  # says what there is, where there is no such adapter
         raise AdapterError(f"{name!r} is not in {store_folder()}; delete a folder elsewhere by hand.")
-    talk.detail(f"removing {folder.resolve()}")
+    LOGGER.debug(f"removing {folder.resolve()}")
     try:
         delete_folder(folder)
     except OSError as error:
         raise OutputError(f"{folder} cannot be deleted: {error.strerror or error}.") from error
-    talk.say(f"removed {folder}")
+    console.info(f"removed {folder}")
+
+
+def export_adapter(
+    name: str, output: Path, *, without_rows: bool = False, key: Path | None = None, force: bool = False, console: Console
+) -> Adapter:
+    """Copy an adapter; see `catcli.inference.adapter_copy.copy_adapter`."""
+    adapter = copy_adapter(name, output, without_rows=without_rows, key=key, force=force)
+    console.info(f"written: {output}" + (", without the texts of its rows" if without_rows else "") + (", signed" if key else ""))
+    return adapter

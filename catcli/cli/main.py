@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import io
 import sys
+from importlib import import_module
 
 import typer
+
 from catcli.cli.app import app
 from catcli.cli.lifecycle import end_for_wrong_usage, plain_tracebacks, wants_json_log
 
-# Importing a command's module registers it, in the order of the help.
-from catcli.cli import (  # noqa: F401
-    adapters,  # isort: skip
-    bench,  # isort: skip
-    clean,  # isort: skip
-    compare,  # isort: skip
-    demo,  # isort: skip
-    diff,  # isort: skip
-    doctor,  # isort: skip
-    fit,  # isort: skip
-    predict,  # isort: skip
-    recipes,  # isort: skip
-    report,  # isort: skip
-    tune,  # isort: skip
-)
+COMMANDS = ("fit", "predict", "report", "tune", "compare", "diff", "bench", "demo", "clean", "doctor", "recipes", "adapters")
+"""The modules with the commands, in the order of the help; to import one registers it."""
+
+for name in COMMANDS:
+    import_module(f"catcli.cli.{name}")
 
 
 def main() -> None:

@@ -10,20 +10,20 @@ from pathlib import Path
 
 from catcli.adapter.folder import package_versions
 from catcli.adapter.store import adapter_folders
+from catcli.cli.console import Console
 from catcli.errors import CatcliError
+from catcli.logs import LOGGER
 from catcli.paths import store_folder
 from catcli.reporting import tables
-from catcli.talk import Talk
 
 LABELS = {"embedded_model": "embedded model", "gpu_of_torch": "GPU (torch)", "gpu_of_onnxruntime": "GPU (onnxruntime)"}
 """What the table calls the facts whose names in JSON are not words to read."""
 
 
-def doctor(*, as_json: bool = False, talk: Talk | None = None) -> dict[str, str]:
+def doctor(*, as_json: bool = False, console: Console) -> dict[str, str]:
     """Look at the processor, the GPU as torch and ONNX Runtime see it, the embedded model and the versions; problems are named."""
     import onnxruntime
 
-    talk = talk or Talk.silent()
     facts = {
         "python": f"{platform.python_version()} at {sys.executable}",
         "processor": _processor(),
@@ -33,10 +33,10 @@ def doctor(*, as_json: bool = False, talk: Talk | None = None) -> dict[str, str]
     facts["store"] = f"{store_folder().resolve()}, {len(adapter_folders())} adapters"
     facts.update(package_versions())
     if as_json:
-        talk.result(json.dumps(facts))
+        console.print_json(json.dumps(facts))
         return facts
-    talk.out.print(tables.fact_table("catcli doctor", {LABELS.get(name, name): fact for name, fact in facts.items()}))
-    talk.detail(f"providers that this build of onnxruntime lists: {', '.join(onnxruntime.get_available_providers())}")
+    console.print(tables.fact_table("catcli doctor", {LABELS.get(name, name): fact for name, fact in facts.items()}))
+    LOGGER.debug(f"providers that this build of onnxruntime lists: {', '.join(onnxruntime.get_available_providers())}")
     return facts
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from rich.text import Text
 
 from catcli.atomic import is_leftover
+from catcli.cli.console import Console
 from catcli.errors import OutputError, UsageError
 from catcli.file_lock import file_lock
+from catcli.logs import LOGGER
 from catcli.paths import display_path, store_folder
 from catcli.private_folder import claim, delete_private_folder
 from catcli.reporting import tables
-from catcli.talk import Talk
 
 KINDS = {"catcli-parts": "labeled rows of a predict", "catcli-resume": "the training of a fit or tune"}
 """What hidden folders hold, by the ending of their names."""
@@ -39,7 +40,7 @@ class Leftover:
     removed: bool
 
 
-def clean(folder: Path | None = None, *, yes: bool = False, as_json: bool = False, talk: Talk | None = None) -> list[Leftover]:
+def clean(folder: Path | None = None, *, yes: bool = False, as_json: bool = False, console: Console) -> list[Leftover]:
     """List what stopped runs left in ``folder``, or in the working folder and the store; with ``yes``, remove it.
 
     What a run is at work on stays, and so does what catcli did not make.
@@ -47,18 +48,17 @@ def clean(folder: Path | None = None, *, yes: bool = False, as_json: bool = Fals
     Raises:
         UsageError: there is no such folder.
     """
-    talk = talk or Talk.silent()
     if folder is not None and not folder.is_dir():
         raise UsageError(f"{folder} is no folder; name one in which runs were stopped.")
     if yes and os.name != "posix":
         raise UsageError("--yes: this system does not say whether a run is at work on what is listed; remove it by hand.")
     folders = [folder] if folder is not None else [Path(), *(one for one in [store_folder()] if one.is_dir())]
-    found = [left for one in folders for path in sorted(one.iterdir()) for left in _looked_at(path, yes, talk)]
-    _show(found, as_json, talk)
+    found = [left for one in folders for path in sorted(one.iterdir()) for left in _looked_at(path, yes, console)]
+    _show(found, as_json, console)
     return found
 
 
-def _looked_at(path: Path, yes: bool, talk: Talk) -> Iterator[Leftover]:
+def _looked_at(path: Path, yes: bool, console: Console) -> Iterator[Leftover]:
     """What is at a path, if a stopped run left it; removed where that is asked and nobody is at work on it."""
     kind = _LEFT.fullmatch(path.name)
     if kind is None and not is_leftover(path):
@@ -67,14 +67,14 @@ def _looked_at(path: Path, yes: bool, talk: Talk) -> Iterator[Leftover]:
         if path.is_symlink() or not path.is_file():
             claim(path)
         if (path / "old").exists():
-            talk.warn(f"{path} holds what a run was replacing as it was stopped; run its line once more, which puts that back.")
+            LOGGER.warning(f"{path} holds what a run was replacing as it was stopped; run its line once more, which puts that back.")
             return
         with _free(path, kind) as free:
             size, last = _measured(path)
             if yes and free:
                 _remove(path)
     except (OutputError, OSError) as error:
-        talk.warn(f"{path} is left alone: {error}")
+        LOGGER.warning(f"{path} is left alone: {error}")
         return
     holds = KINDS[kind[1]] if kind else "a file that was not finished"
     hours = max(0.0, (time.time() - last) / 3600)
@@ -110,17 +110,17 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _show(found: list[Leftover], as_json: bool, talk: Talk) -> None:
+def _show(found: list[Leftover], as_json: bool, console: Console) -> None:
     if as_json:
-        talk.result(json.dumps([asdict(left) for left in found]))
+        console.print_json(json.dumps([asdict(left) for left in found]))
         return
     if not found:
-        talk.say("there is nothing to clean.")
+        console.info("there is nothing to clean.")
         return
     made = tables.table("Left by stopped runs", "path", "what", "MiB", "hours ago", "")
     for left in found:
         state = "in use" if left.in_use else "removed" if left.removed else ""
         made.add_row(Text(left.path), left.holds, f"{left.bytes / 2**20:,.1f}", f"{left.hours_ago:,.1f}", state)
-    talk.out.print(made)
+    console.print(made)
     if not any(left.in_use or left.removed for left in found):
-        talk.say("--yes removes what is not in use; until then the lines that left it go on from it.")
+        console.info("--yes removes what is not in use; until then the lines that left it go on from it.")

@@ -29,7 +29,14 @@ Catalog = Annotated[
 ]
 AdapterName = Annotated[str, typer.Argument(metavar="ADAPTER", help="A folder, or a name in the store.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output in place of tables.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace what exists.")]
+DeviceName = Annotated[str, typer.Option(help="auto, cpu or cuda. auto takes the GPU if there is one.", metavar="DEVICE")]
+VariantName = Annotated[str, typer.Option(help="auto, fp32, fp16 or int8. auto takes the fastest that gives the same categories here.")]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe", help="One of 'catcli recipes', or a recipe.json, to start from; options given beside it win.", metavar="RECIPE"
+    ),
+]
 Require = Annotated[
     list[str] | None,
     typer.Option(help="A score to reach, such as macro_f1=0.9; exit code 3 where it is not. Repeat for several.", metavar="METRIC=VALUE"),
@@ -60,8 +67,8 @@ class Flags:
             shown = defaults[name] if self.given and defaults[name] not in (None, "", (), "auto", False) else None
             text = docs[name] + (f"  [default: {flag.default or shown}]" if flag.default or shown is not None else "")
             names = flag.names or ((f"--{name.replace('_', '-')}",) if hint is bool and not self.given else ())
-            limits = {} if self.given else {"min": flag.minimum, "max": flag.maximum}
-            option = typer.Option(*names, help=text, metavar=flag.metavar, **limits)
+            low, high = (None, None) if self.given else (flag.minimum, flag.maximum)
+            option = typer.Option(*names, help=text, metavar=flag.metavar, min=low, max=high)
             optional = hint | None if self.given or hint in (list[str], list[int]) or _is_optional(hints[name]) else hint
             default = None if self.given or hint in (list[str], list[int]) else defaults[name]
             parameter = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[optional, option], default=default)
