@@ -24,7 +24,7 @@ from corpus import CASES, Case
 from small_bases import save_base
 from typer.testing import CliRunner, Result
 
-from catcli.cli import app
+from catcli.cli.app import app
 
 LONGEST = 1_500
 """Characters of a sentence, at most: names of files are in it."""

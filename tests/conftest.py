@@ -9,15 +9,21 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from catcli.commands.fit import Fitted, fit
 
 from catcli.config import Recipe
 from catcli.data.io.parts import Parts
+from catcli.reporting.model_card import model_card
+from catcli.training.fit import FitResult
+from catcli.training.fit import fit as fit_adapter
+
+fit = partial(fit_adapter, model_card=model_card)
+"""A fit as ``catcli fit`` makes it, without its console."""
 
 FIXTURE = Path(__file__).parent / "fixtures" / "adapter-format-4"
 """A very small adapter, as the catcli whose format was 4 wrote it: see tests/tiny.py."""
@@ -35,7 +41,7 @@ class Shop:
     """A store with one small adapter, the rows it learned from, and a catalog."""
 
     folder: Path
-    fitted: Fitted
+    fitted: FitResult
     products: Path
     catalog: Path
 

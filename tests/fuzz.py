@@ -28,7 +28,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from attempts import COMMANDS, Command, Tools, attempt, inside
-from catcli.talk import Talk
 from conftest import FIXTURE
 from corpus import ROWS, SHEET, Case, columns, delimited, lines, objects, workbook, zstd
 from pyarrow import feather
@@ -37,9 +36,11 @@ from rich.table import Table
 from test_tampering import signed
 from typer.testing import CliRunner
 
-from catcli.cli import app
+from catcli.cli.app import app
+from catcli.cli.console import Console
 from catcli.config import Recipe
-from catcli.data.dataset.prepare import InputOptions, load_training_data
+from catcli.data.dataset.prepare import load_training_data
+from catcli.data.io.input_options import InputOptions
 from catcli.errors import CatcliError
 
 SECONDS, MEMORY = 60, 16 * 2**30
@@ -186,7 +187,7 @@ def _learned_from(name: str, folder: Path) -> Outcome:
     """What fit, tune and compare do before they train."""
     with inside(folder):
         try:
-            load_training_data(InputOptions().open([name]), Recipe(base="minilm"), Talk.silent())
+            load_training_data(InputOptions().open([name]), Recipe(base="minilm"))
         except CatcliError as error:
             return Outcome(
                 f"fit's rows {name}", succeeded=False, fault=None if str(error).endswith((".", "?")) else f"no sentence: {error}"

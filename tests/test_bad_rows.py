@@ -9,13 +9,14 @@ from typing import Any
 
 import polars as pl
 import pytest
-from catcli.commands.predict import PredictOptions, predict
 from conftest import FIXTURE, catcli, stopped_after
 
 from catcli.data.io.batch import BadRow, Batch
 from catcli.data.io.parts import Parts
 from catcli.errors import OutputError, ProductsError, UsageError
 from catcli.inference import planning
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
 from catcli.inference.results import PredictSummary
 
 GOOD = [f"{number},mug {number}" for number in range(1, 41)]

@@ -15,11 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from catcli.commands.fit import fit
-from catcli.commands.predict import PredictOptions, predict
-from catcli.commands.report import ReportOptions as Told
-from catcli.commands.report import report
-from conftest import FIXTURE, catcli
+from conftest import FIXTURE, catcli, fit
 from corpus import ROWS, SHEET, columns, delimited, lines, objects, workbook
 from pyarrow import feather
 from s3 import FAULTS, KEYS, Server, error_500, every, server
@@ -27,6 +23,10 @@ from s3 import FAULTS, KEYS, Server, error_500, every, server
 from catcli.data.io import buckets
 from catcli.data.io.source import open_source
 from catcli.errors import ChangedError, OutputError, ProductsError, UsageError
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
+from catcli.reporting.report import report
+from catcli.reporting.report_options import ReportOptions as Told
 
 
 @pytest.fixture(scope="module")

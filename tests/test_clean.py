@@ -8,10 +8,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from catcli.commands.clean import clean
 from conftest import catcli
 
 from catcli.atomic import temporary_path
+from catcli.cli.run.clean import clean
 from catcli.data.io.batch import Batch
 from catcli.data.io.output import FileFormat
 from catcli.data.io.parts import Parts

@@ -16,11 +16,12 @@ from pathlib import Path
 import polars as pl
 import psutil
 import pytest
-from catcli.commands.predict import PredictOptions, predict
 from conftest import FIXTURE, catcli
 from s3 import server
 
 from catcli.errors import CatcliError, DeviceError
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
 
 pytest.importorskip("ray.data", reason="labeling on a cluster is Ray's: pip install '.[ray]'")
 

@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from catcli.commands.fit import fit
-from catcli.commands.predict import PredictOptions, predict
-from catcli.talk import Talk
-from conftest import SHELVES, Shop
+from conftest import SHELVES, Shop, fit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from catcli.adapter.folder import load_adapter
+from catcli.cli.console import Console
 from catcli.config import Recipe
 from catcli.errors import OutputError, ProductsError, UsageError
 from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.calibration import BlendCalibration
 from catcli.evaluation.heldout import HeldOutRows
 from catcli.evaluation.scores import score_model
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
 from catcli.inference.result_columns import CONFIDENCE, PREDICTED
 from catcli.reporting.scoring import report_held_out
 from catcli.reporting.tables import shortened
@@ -106,9 +106,9 @@ def test_look_alike_categories_are_named_and_merged_where_asked(tmp_path: Path, 
     pl.DataFrame({"title": [f"thing {number}" for number in range(len(labels))], "category": labels}).write_csv(tmp_path / "x.csv")
     source = open_source([str(tmp_path / "x.csv")])
     with pytest.raises(ProductsError, match="'Cafe\u0301', 'Caf\u00e9' and 1 more such group differ only by case, blanks or how"):
-        load_training_data(source, Recipe(), Talk())
+        load_training_data(source, Recipe())
     capsys.readouterr()
-    merged = load_training_data(source, Recipe(merge_labels=True), Talk()).labeled
+    merged = load_training_data(source, Recipe(merge_labels=True)).labeled
     assert merged.categories.names == ("Caf\u00e9", "Drills", "Mugs")
     assert np.bincount(merged.classes).tolist() == [5, 8, 14]
     said = capsys.readouterr().err
@@ -120,7 +120,7 @@ def test_look_alike_categories_are_named_and_merged_where_asked(tmp_path: Path, 
 def test_a_fit_says_what_encoding_it_supposed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "products.csv").write_bytes(b"title,category\ncaf\xe9 mug,Mugs\n")
     with pytest.raises(ProductsError, match="are of one category"):
-        fit([str(tmp_path / "products.csv")], recipe=Recipe(), output=tmp_path / "x", talk=Talk())
+        fit([str(tmp_path / "products.csv")], recipe=Recipe(), output=tmp_path / "x")
     assert "is not UTF-8 and is read as Windows-1252 (Latin-1)" in capsys.readouterr().err
 
 
@@ -260,13 +260,13 @@ def test_any_titles_are_labeled(shop: Shop, tmp_path: Path, rows: list[tuple[str
 
 def test_confusions_have_examples_from_the_test_rows(shop: Shop) -> None:
     view = report_held_out(shop.fitted.adapter)
-    for pair in view.told.blend.confusions:
+    for pair in view.report.blend.confusions:
         assert pair.examples
         assert set(pair.examples) <= set(view.texts)
 
 
 def test_report_returns_what_fit_measured(shop: Shop) -> None:
-    told = report_held_out(shop.fitted.adapter).told.model_dump(exclude={"adapter", "created", "blend"})
+    told = report_held_out(shop.fitted.adapter).report.model_dump(exclude={"adapter", "created", "blend"})
     assert told == shop.fitted.metrics.model_dump(exclude={"blend"})
 
 
@@ -286,15 +286,14 @@ def test_a_path_is_shortened_from_its_beginning() -> None:
 def test_the_store_lists_shows_and_removes(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from catcli.commands.adapters import list_adapters, remove_adapter, show_adapter
-
+    from catcli.cli.run.adapters import list_adapters, remove_adapter, show_adapter
     from catcli.errors import AdapterError
 
     monkeypatch.setenv("CATCLI_ADAPTERS", str(tmp_path))
     shutil.copytree(shop.adapter, tmp_path / "small")
     shutil.copytree(shop.adapter, tmp_path / "damaged")
     (tmp_path / "damaged" / "adapter.json").write_text("{")
-    assert [found.name for found in list_adapters(talk=Talk())] == ["small"]
+    assert [found.name for found in list_adapters(talk=Console())] == ["small"]
     shown = capsys.readouterr()
     assert "small" in shown.out
     assert "note: " in shown.err

@@ -15,11 +15,7 @@ import numpy as np
 import polars as pl
 import psutil
 import pytest
-from catcli.commands.compare import Grid
-from catcli.commands.fit import fit
-from catcli.commands.predict import PredictOptions as Predicting
-from catcli.commands.predict import predict
-from conftest import SHELVES, Shop, catcli
+from conftest import SHELVES, Shop, catcli, fit
 
 from catcli.config import Recipe
 from catcli.errors import AdapterError, GateMissed, OutputError, ProductsError, UsageError
@@ -27,7 +23,10 @@ from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.scores import compare_models as compare_outcomes
 from catcli.evaluation.scores import compare_runs
 from catcli.evaluation.studies import CatalogDiff, GridResult
-from catcli.inference.diff import DiffOptions, diff_adapters
+from catcli.inference.diff import DiffOptions, diff
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions as Predicting
+from catcli.training.grid import Grid
 
 OPTIONS = ("--epochs", "1", "--device", "cpu")
 
@@ -254,7 +253,7 @@ def test_what_changes_is_what_the_two_label_differently(shop: Shop, rival: str, 
     before, after = labels(shop, shop.adapter, tmp_path), labels(shop, rival, tmp_path)
     prices = pl.read_csv(shop.catalog)["price"].to_list()
     out = tmp_path / "changed.csv"
-    told = diff_adapters([shop.adapter, rival], DiffOptions(str(shop.catalog), weight="price", output=str(out)))
+    told = diff([shop.adapter, rival], DiffOptions(str(shop.catalog), weight="price", output=str(out)))
     changed = [row for row, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1]]
     assert 0 < len(changed) < 300
     assert (told.rows, told.changed) == (300, len(changed))
@@ -301,28 +300,28 @@ def test_a_weight_that_is_no_number_is_told_before_anything_is_labeled(shop: Sho
     file = tmp_path / "catalog.csv"
     file.write_text("title,brand,description,weight\n" + "".join(f"mug,,,{cell}\n" for cell in cells))
     with pytest.raises(ProductsError, match=said):
-        diff_adapters([shop.adapter, shop.adapter], DiffOptions(str(file), weight="weight"))
+        diff([shop.adapter, shop.adapter], DiffOptions(str(file), weight="weight"))
 
 
 def test_an_empty_weight_counts_nothing_and_nothing_at_all_is_no_pass(shop: Shop, rival: str, tmp_path: Path) -> None:
     file = tmp_path / "catalog.csv"
     file.write_text("title,brand,description,weight\nhammer drill 18V,,,\ncoffee mug,, ,2\n")
-    told = diff_adapters([shop.adapter, rival], DiffOptions(str(file), weight="weight"))
+    told = diff([shop.adapter, rival], DiffOptions(str(file), weight="weight"))
     assert (told.rows, told.weight) == (2, 2.0)
     file.write_text("title,brand,description,weight\nhammer drill 18V,,,\ncoffee mug,, ,0\n")
     with pytest.raises(ProductsError, match="'weight' adds up to 0"):
-        diff_adapters([shop.adapter, rival], DiffOptions(str(file), weight="weight", max_churn=0.5))
+        diff([shop.adapter, rival], DiffOptions(str(file), weight="weight", max_churn=0.5))
 
 
 def test_each_adapter_gets_the_mappings_that_it_has_columns_for(shop: Shop, rival: str, tmp_path: Path) -> None:
     file = tmp_path / "catalog.csv"
     file.write_text(shop.catalog.read_text().replace("description", "Words", 1))
     with pytest.raises(ProductsError, match="has no column 'description'"):
-        diff_adapters([shop.adapter, rival], DiffOptions(str(file)))
-    mapped = diff_adapters([shop.adapter, rival], DiffOptions(str(file), text=("description=Words",)))
-    assert mapped.flows == diff_adapters([shop.adapter, rival], DiffOptions(str(shop.catalog))).flows
+        diff([shop.adapter, rival], DiffOptions(str(file)))
+    mapped = diff([shop.adapter, rival], DiffOptions(str(file), text=("description=Words",)))
+    assert mapped.flows == diff([shop.adapter, rival], DiffOptions(str(shop.catalog))).flows
     with pytest.raises(ProductsError, match="neither adapter"):
-        diff_adapters([shop.adapter, rival], DiffOptions(str(file), text=("colour=Words",)))
+        diff([shop.adapter, rival], DiffOptions(str(file), text=("colour=Words",)))
 
 
 def test_a_catalog_may_come_through_a_pipe(shop: Shop, rival: str, tmp_path: Path) -> None:
@@ -346,7 +345,7 @@ def test_what_the_gate_cannot_do_is_told(shop: Shop, rival: str, tmp_path: Path)
         (DiffOptions(catalog, max_churn=0.0), [shop.adapter, rival], GateMissed, "--max-churn allows"),
     ]:
         with pytest.raises(kind, match=said):
-            diff_adapters(names, asked)
+            diff(names, asked)
     told = catcli("compare", shop.adapter, rival, "--on", catalog, "--method", "lora", cwd=tmp_path)
     assert told.returncode == 2
     assert "nothing is fitted; leave it out" in told.stderr

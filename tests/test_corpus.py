@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 from attempts import COMMANDS, Tools, attempt, inside, rows_in, seen
-from catcli.commands.predict import PredictOptions, predict
 from conftest import FIXTURE, catcli
 from corpus import CASES, columns, delimited
 from pyarrow import feather
 
 from catcli.data.io.source import open_source
 from catcli.errors import ChangedError
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
 
 FORMATS = ("predict, Parquet", "predict, Arrow", "predict, JSON Lines")
 LEARNED = {about for number, about in enumerate(CASES) if CASES[about].read or CASES[about].learn or number % 8 == 0}

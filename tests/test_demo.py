@@ -6,10 +6,10 @@ import csv
 from pathlib import Path
 
 import pytest
-from catcli.commands.demo import demo
 from conftest import DEMO
 from make_demo_catalog import LABELED, SHELVES, UNLABELED, make
 
+from catcli.cli.run.demo import demo
 from catcli.errors import OutputError
 
 

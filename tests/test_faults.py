@@ -17,7 +17,6 @@ import numpy as np
 import onnxruntime
 import polars as pl
 import pytest
-from catcli.commands.predict import PredictOptions, predict
 from conftest import FIXTURE, catcli
 from faults import SIGNALS, strikes
 from small_bases import save_base
@@ -27,10 +26,12 @@ from typer.testing import CliRunner
 from catcli.adapter.folder import load_adapter
 from catcli.adapter.manifest import READABLE_FORMATS
 from catcli.atomic import replace_folder, restore_folder
-from catcli.cli import app
+from catcli.cli.app import app
 from catcli.errors import AdapterError, CatcliError, DeviceError
 from catcli.inference import session
 from catcli.inference.labeler import Labeler
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
 
 
 @pytest.mark.parametrize("name", ["predict", "fit", "report --html", "adapters export", "adapters remove"])

@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from catcli.commands.fit import fit
-from catcli.talk import Talk
-from conftest import Shop, catcli
+from conftest import Shop, catcli, fit
 from rich.console import Console
 
 from catcli.adapter.folder import load_adapter
+from catcli.cli.console import Console
 from catcli.config import Recipe
 from catcli.evaluation.fit_metrics import FitMetrics
 from catcli.evaluation.heldout import HeldOutRows
@@ -95,7 +94,7 @@ def test_of_more_rows_than_there_is_time_for_a_draw_is_taken_and_told(shop: Shop
     monkeypatch.setattr(learner, "MAX_ROW_PASSES", {"cpu": 400})
     monkeypatch.setattr(learner, "MAX_LINEAR_CHARACTERS", 3_000)
     said = io.StringIO()
-    talk = Talk(out=Console(file=io.StringIO()), err=Console(file=said, width=200))
+    talk = Console(out=Console(file=io.StringIO()), err=Console(file=said, width=200))
     recipe = Recipe.model_validate({**SMALL, "epochs": 1, "refit": False})
     fitted = fit([str(shop.products)], recipe=recipe, output=tmp_path / "a", talk=talk)
     rows = fitted.metrics.rows.train
@@ -126,7 +125,7 @@ def test_twenty_rows_and_a_category_of_one_are_enough(tmp_path: Path) -> None:
     frame = pl.DataFrame([*rows, ("oak vase", "Vases")], schema=["title", "category"], orient="row")
     frame.write_csv(tmp_path / "few.csv")
     said = io.StringIO()
-    talk = Talk(out=Console(file=said), err=Console(file=said, width=200))
+    talk = Console(out=Console(file=said), err=Console(file=said, width=200))
     fitted = fit([str(tmp_path / "few.csv")], recipe=Recipe.model_validate(SMALL), output=tmp_path / "few", talk=talk)
     told = said.getvalue()
     assert "only 2 rows score the result" in told

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from catcli.commands.predict import PredictOptions, predict
 from conftest import FIXTURE
 
 from catcli.data.io.source import open_source
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
 
 ODD = [
     [[1], "x"],

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from catcli.talk import Talk
-from catcli.training.learner import Learner
 from sklearn.svm import LinearSVC
 
 from catcli.config import Recipe
@@ -20,7 +18,7 @@ from catcli.data.dataset.prepare import TrainingData
 from catcli.data.dataset.split import split_rows
 from catcli.training import linear
 from catcli.training.linear import FOLDS, fit_linear, out_of_fold_logits
-from catcli.training.task import TrainingMessages
+from catcli.training.setup import Setup
 
 WORDS = ["mug", "drill", "lamp", "puzzle", "soap", "tent", "chair", "knife", "clock", "vase", "glove"]
 
@@ -119,7 +117,7 @@ def test_a_fit_that_goes_on_takes_the_rows_it_had_taken(tmp_path: Path, monkeypa
     parts = split_rows(labeled.keys, labeled.classes, (80, 10, 10), 0)
     recipe = Recipe(device="cpu", time_budget=60.0)
     ready = TrainingData(labeled, parts, ColumnRoles("category", ("title",), None), recipe)
-    learner = Learner(ready, Talk.silent(), TrainingMessages(), time.perf_counter())
+    learner = Setup.of(ready, time.perf_counter())
     taken = []
     for affordable in (200, 300):  # a slower machine, a faster one
         monkeypatch.setattr(learner, "affordable", lambda _, most=affordable: most)

@@ -12,8 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from catcli.commands.fit import Fitted, fit
-from conftest import Shop, catcli
+from conftest import Shop, catcli, fit
 from small_bases import CONFIGS, save_base
 
 from catcli.adapter.folder import load_adapter
@@ -28,6 +27,7 @@ from catcli.inference.session import Session
 from catcli.models.bases import find_base
 from catcli.models.classifier import Classifier
 from catcli.models.losses import class_weights, implied_class_shares, make_row_loss
+from catcli.training.fit import FitResult
 from catcli.training.linear import balance_weights, logit_adjustment
 
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -39,7 +39,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_base("bert", tmp_path_factory.mktemp("base") / "small-bert")
 
 
-def fitted(shop: Shop, folder: Path, **options: object) -> Fitted:
+def fitted(shop: Shop, folder: Path, **options: object) -> FitResult:
     recipe = Recipe.make(**{"epochs": 1, "max_tokens": 24, "device": "cpu", "refit": False, **options})
     return fit([str(shop.products)], recipe=recipe, output=folder)
 

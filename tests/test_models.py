@@ -40,7 +40,7 @@ from catcli.training.checkpoint import Checkpoint
 from catcli.training.head_init import fit_initial_head
 from catcli.training.loop import Trainer
 from catcli.training.schedule import choose_max_tokens, default_epochs, length_sorted_batches
-from catcli.training.task import TrainingMessages, TrainingTask
+from catcli.training.task import TrainingTask
 from catcli.wording import duration
 
 CLASSES = 3
@@ -217,7 +217,7 @@ def trainer(
         reading = replace(reading, trunk=None)
     learn = np.arange(len(TEXTS) - held)
     task = TrainingTask(reading, ROWS, learn, np.arange(len(learn), len(TEXTS)), 2, seconds)
-    return Trainer(classifier, base, recipe, task, CPU, TrainingMessages()), task
+    return Trainer(classifier, base, recipe, task, CPU), task
 
 
 def checkpoint(folder: Path, fingerprint: str = "this run") -> Checkpoint:
@@ -236,8 +236,8 @@ def test_training_learns_and_ends_with_the_best_epoch(base: Backbone, tmp_path: 
     learner, task = trainer(base, lr=2e-2)
     epochs, passes, of = learner.train(checkpoint(tmp_path), None)
     losses = [epoch.validation_loss for epoch in epochs if epoch.validation_loss is not None]
-    scores = learner.classifier(*batch_tensors(task.reading.tokenizer.padded(task.reading.ids, task.held.tolist()), CPU))["logits"]
-    held = torch.nn.functional.cross_entropy(scores, torch.from_numpy(ROWS.classes[task.held]))
+    scores = learner.classifier(*batch_tensors(task.reading.tokenizer.padded(task.reading.ids, task.validation.tolist()), CPU))["logits"]
+    held = torch.nn.functional.cross_entropy(scores, torch.from_numpy(ROWS.classes[task.validation]))
     assert held.item() == pytest.approx(min(losses), abs=2e-3)
     assert (passes, of) == (float(np.argmin(losses)) + 1, 3.0)
     assert epochs[-1].train_loss < epochs[0].train_loss
@@ -257,7 +257,7 @@ def test_a_training_that_begins_above_the_lower_blocks_learns_the_same(base: Bac
     learned = []
     for cached in (True, False):
         learner, task = trainer(base, cached=cached, dropout=0.0)
-        assert (task.reading.trunk is not None) == cached
+        assert (task.features.cache is not None) == cached
         learner.train(checkpoint(tmp_path / str(cached)), None)
         learned.append(weights(learner))
     assert alike(learned[0], learned[1], tolerance=2e-3)  # what enters the lowest adapter is kept in half precision
@@ -267,7 +267,7 @@ def test_a_training_that_begins_above_the_lower_blocks_learns_the_same(base: Bac
 def test_a_batch_that_memory_is_too_short_for_teaches_the_same_in_pieces(base: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     learner, task = trainer(base, dtype="fp32")
     learner.classifier.eval()  # without dropout, whose draws hang on the shape of a batch
-    rows, said = task.learn[:8].tolist(), list[str]()
+    rows, said = task.train[:8].tolist(), list[str]()
 
     def gradient() -> tuple[float, dict[str, torch.Tensor]]:
         learner.classifier.zero_grad(set_to_none=True)
@@ -309,7 +309,7 @@ def test_matrices_that_are_rounded_once_give_the_gradient_of_autocast(
         before = [parameter.clone() for parameter in learner.classifier.parameters()]
         with learner._entered() as learner._given:
             kinds = {parameter.dtype for parameter in learner.classifier.parameters()}
-            loss = learner._gradient(task.learn[:8].tolist())
+            loss = learner._gradient(task.train[:8].tolist())
         found.append((kinds, loss, {name: one.grad for name, one in learner.learning.items() if one.grad is not None}))
         assert all(map(torch.equal, before, learner.classifier.parameters()))
     assert [torch.bfloat16 in kinds for kinds, _, _ in found] == [True, False]

@@ -17,7 +17,7 @@ from conftest import FIXTURE, catcli
 from corpus import ROWS, delimited
 from typer.testing import CliRunner, Result
 
-from catcli.cli import app
+from catcli.cli.app import app
 
 
 @pytest.fixture(scope="module")

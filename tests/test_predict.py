@@ -16,13 +16,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from catcli.commands.bench import bench
-from catcli.commands.predict import PredictOptions, predict
-from catcli.talk import Talk
 from conftest import Shop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from catcli.cli.run.bench import bench
 from catcli.data.io.batch import Batch
 from catcli.data.io.output import FileFormat, file_format
 from catcli.data.io.parts import Parts
@@ -35,6 +33,8 @@ from catcli.inference.label_cache import CacheSlots, LabelCache, PreviousLabels,
 from catcli.inference.labeler import Labeler
 from catcli.inference.pipeline import local_engine, run_pipeline
 from catcli.inference.planning import LabelingPlan
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
 from catcli.inference.result_columns import CONFIDENCE, PREDICTED
 
 TABLES = int(os.environ.get("CATCLI_TABLES", "40"))
@@ -148,7 +148,7 @@ def test_an_error_midway_keeps_what_was_done_and_says_so(shop: Shop, tmp_path: P
 
 
 def test_resume_with_nothing_to_resume_starts_anew_and_says_so(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    predict([str(shop.catalog)], PredictOptions(str(tmp_path / "out.csv"), shop.adapter, resume=True), talk=Talk())
+    predict([str(shop.catalog)], PredictOptions(str(tmp_path / "out.csv"), shop.adapter, resume=True))
     assert "there is nothing to resume: the run starts at the first row" in capsys.readouterr().err
     assert (tmp_path / "out.csv").exists()
 
@@ -208,7 +208,7 @@ def test_rows_of_an_earlier_output_are_taken_over(shop: Shop, catalog: Path, tmp
     changed = pl.read_parquet(catalog).with_columns(title=pl.when(pl.col("sku") < "00025").then(pl.lit("new mug")).otherwise("title"))
     changed.sample(fraction=1, shuffle=True, seed=0).write_parquet(catalog)
     asked = PredictOptions(str(labeled), shop.adapter, previous=str(labeled), variant="fp32")  # the same file: read before it is replaced
-    summary = predict([str(catalog)], asked, talk=Talk())
+    summary = predict([str(catalog)], asked)
     assert (summary.rows, summary.taken_over) == (500, 475)
     assert summary.labeled == 1
     assert "475 rows taken over from" in capsys.readouterr().err
@@ -222,7 +222,7 @@ def test_an_output_of_another_adapter_is_not_taken_over(
     labeled = tmp_path / "labeled.csv"
     predict([str(catalog)], PredictOptions(str(labeled), shop.adapter))
     pl.read_csv(labeled, infer_schema=False).with_columns(pl.col(CONFIDENCE).cast(pl.Float64) / 2).write_csv(tmp_path / "other.csv")
-    summary = predict([str(catalog)], PredictOptions(str(labeled), shop.adapter, previous=str(tmp_path / "other.csv")), talk=Talk())
+    summary = predict([str(catalog)], PredictOptions(str(labeled), shop.adapter, previous=str(tmp_path / "other.csv")))
     assert summary.taken_over == 0
     assert "was labeled by another adapter or from other text" in capsys.readouterr().err
     with pytest.raises(ProductsError, match="has no column 'predicted_category'; it has to be an output of catcli predict"):
@@ -339,7 +339,7 @@ def test_a_dry_run_tells_rows_time_and_memory_and_writes_nothing(shop: Shop, tmp
     assert found.seconds is not None
     assert found.seconds > 0
     assert json.loads(capsys.readouterr().out)["rows"] == found.rows
-    dry_run([str(shop.catalog)], PredictOptions(str(tmp_path / "out.csv"), shop.adapter), talk=Talk())
+    dry_run([str(shop.catalog)], PredictOptions(str(tmp_path / "out.csv"), shop.adapter))
     assert "MiB of memory" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
@@ -360,7 +360,7 @@ def test_options_that_cannot_be_met_are_refused(shop: Shop, tmp_path: Path) -> N
 def test_long_texts_are_counted(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frame = pl.DataFrame({"title": ["mug " * 300_000, "mug", "short"], "brand": ["x"] * 3, "description": [None] * 3})
     frame.write_parquet(tmp_path / "in.parquet")
-    summary = predict([str(tmp_path / "in.parquet")], PredictOptions(str(tmp_path / "out.parquet"), shop.adapter), talk=Talk())
+    summary = predict([str(tmp_path / "in.parquet")], PredictOptions(str(tmp_path / "out.parquet"), shop.adapter))
     assert summary.cut == 1
     assert "1 of 3 different texts have more than the 24 tokens" in capsys.readouterr().err
     assert pl.read_parquet(tmp_path / "out.parquet").select(frame.columns).equals(frame.cast({"description": pl.Null}))
@@ -370,7 +370,7 @@ def test_long_texts_are_counted(shop: Shop, tmp_path: Path, capsys: pytest.Captu
 
 
 def test_bench_times_every_stage_and_its_peer(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
-    found = bench([str(shop.catalog)], adapter=shop.adapter, rows=64, repeats=2, against="transformers", talk=Talk())
+    found = bench([str(shop.catalog)], adapter=shop.adapter, rows=64, repeats=2, against="transformers")
     assert [stage.name for stage in found.stages] == [
         "reading",
         "tokenizing",

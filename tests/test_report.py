@@ -9,21 +9,22 @@ from pathlib import Path
 import jsonschema
 import polars as pl
 import pytest
-from catcli.commands.fit import fit
-from catcli.commands.predict import PredictOptions as Predicting
-from catcli.commands.predict import predict
-from catcli.commands.report import ReportOptions, report, schema
-from catcli.talk import Talk
-from conftest import Shop, catcli
+from conftest import Shop, catcli, fit
 from huggingface_hub import ModelCard, ModelCardData
 
 from catcli.adapter.folder import load_adapter
 from catcli.adapter.manifest import CategoryThresholds, Threshold
+from catcli.cli.console import Console
+from catcli.cli.report import print_schema
 from catcli.config import Recipe
 from catcli.errors import GateMissed, OutputError, ProductsError, UsageError
 from catcli.evaluation.metrics import Comparison, Estimate
 from catcli.evaluation.report_data import AdapterComparison, NewRowsReport
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions as Predicting
 from catcli.reporting import sentences
+from catcli.reporting.report import report
+from catcli.reporting.report_options import ReportOptions
 
 # --- the terminal --------------------------------------------------------------------------------------------------------------------
 
@@ -31,7 +32,7 @@ from catcli.reporting import sentences
 def test_every_name_of_the_json_is_in_the_schema_and_means_something(
     shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    schema(talk=Talk())
+    print_schema(talk=Console())
     described = json.loads(capsys.readouterr().out)
     unexplained = [
         f"{kind}.{name}"
@@ -355,5 +356,5 @@ def test_a_review_that_must_not_be_written_is_left_alone(shop: Shop, tmp_path: P
 
 
 def test_talk_is_silent_unless_asked(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
-    report([shop.adapter], talk=Talk.silent())
+    report([shop.adapter])
     assert capsys.readouterr() == ("", "")

@@ -22,8 +22,6 @@ import numpy.typing as npt
 import onnx
 import polars as pl
 import pytest
-from catcli.commands.predict import PredictOptions, predict
-from catcli.commands.report import report
 from conftest import FIXTURE, Shop, catcli
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
@@ -33,8 +31,11 @@ from catcli.adapter.folder import Adapter, file_sha256, load_adapter
 from catcli.adapter.seal import is_sealed
 from catcli.errors import AdapterError, CatcliError
 from catcli.inference.labeler import Labeler
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
 from catcli.inference.sandbox import READY, SandboxRun
 from catcli.inference.session import Session
+from catcli.reporting.report import report
 
 SYSTEM_FILE = "/etc/hostname"
 TRICKED = Path("/tmp/catcli-was-tricked")

@@ -10,13 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from catcli.commands.fit import Fitted, fit
-from catcli.talk import Talk
-from conftest import SHELVES, Shop, catcli
+from conftest import SHELVES, Shop, catcli, fit
 from scipy.special import log_softmax, softmax
 
 from catcli.adapter.store import find_adapter
 from catcli.arrays import FloatArray
+from catcli.cli.console import Console
 from catcli.config import Recipe
 from catcli.data.dataset.categories import Categories
 from catcli.data.dataset.examples import UNLABELED, Examples
@@ -29,8 +28,9 @@ from catcli.errors import AdapterError, ProductsError, UsageError
 from catcli.inference.labeler import Labeler
 from catcli.models.bases import MINILM, find_base
 from catcli.models.losses import TEACHER_TEMPERATURE, TEACHER_WEIGHT, distillation_loss, log_prior, soften
+from catcli.training.fit import FitResult
 from catcli.training.loop import Trainer, train_classifier
-from catcli.training.task import TrainingMessages, TrainingTask
+from catcli.training.task import TrainingTask
 from catcli.training.teacher import Teacher
 
 RANDOM = np.random.default_rng(0)
@@ -102,8 +102,8 @@ def test_the_new_head_learns_from_a_teacher_alone(tmp_path: Path) -> None:
     recipe = Recipe(device="cpu", epochs=8, lr=5e-3, batch_size=4, method="head")
     task: TrainingTask = studied.task(np.arange(12), np.arange(0), 2)
     assert task.labeled.tolist() == [0, 6]
-    trained = train_classifier(task, base, recipe, Checkpoint(tmp_path / "state", ""), TrainingMessages())
-    found = Trainer(trained.classifier, base, recipe, task, torch.device("cpu"), TrainingMessages()).look(np.array([1, 2, 3, 7, 8, 9]))
+    trained = train_classifier(task, base, recipe, Checkpoint(tmp_path / "state", ""))
+    found = Trainer(trained.classifier, base, recipe, task, torch.device("cpu")).look(np.array([1, 2, 3, 7, 8, 9]))
     assert found.argmax(1).tolist() == [1, 1, 1, 0, 0, 0]
 
 
@@ -154,7 +154,7 @@ def test_rows_that_cannot_be_learned_from_are_told(tmp_path: Path, header: str, 
 # --- a fit with a teacher ------------------------------------------------------------------------------------------------------------
 
 
-def taught(shop: Shop, folder: Path, talk: Talk | None = None, **options: object) -> Fitted:
+def taught(shop: Shop, folder: Path, talk: Console | None = None, **options: object) -> FitResult:
     recipe = Recipe.make(**{"epochs": 2, "max_tokens": 24, "device": "cpu", "refit": False, "teacher": shop.adapter, **options})
     return fit([str(shop.products)], recipe=recipe, output=folder, talk=talk)
 
@@ -180,25 +180,25 @@ def test_a_pupil_learns_from_unlabeled_rows_what_its_teacher_says_of_them(shop: 
 
 
 def test_a_teacher_that_may_have_seen_the_rows_that_score_is_told(shop: Shop, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    taught(shop, tmp_path / "clean", talk=Talk(), epochs=1)
+    taught(shop, tmp_path / "clean", talk=Console(), epochs=1)
     assert "may have learned" not in capfd.readouterr().err
-    taught(shop, tmp_path / "other", talk=Talk(), epochs=1, split_seed=1)
+    taught(shop, tmp_path / "other", talk=Console(), epochs=1, split_seed=1)
     assert "the teacher held other rows back, so it may have learned from" in capfd.readouterr().err
     fit([str(shop.products)], recipe=Recipe(epochs=1, max_tokens=16, device="cpu"), output=tmp_path / "refitted")
-    taught(shop, tmp_path / "pupil", talk=Talk(), epochs=1, teacher=str(tmp_path / "refitted"))
+    taught(shop, tmp_path / "pupil", talk=Console(), epochs=1, teacher=str(tmp_path / "refitted"))
     assert "the teacher was refitted on all of its rows, so it may have learned from" in capfd.readouterr().err
 
 
 def test_a_teacher_is_seen_through_the_pupils_categories(shop: Shop) -> None:
     names = ["Another shelf", SHELVES[1], SHELVES[0]]
     texts = ["espresso beans 250 g", "shampoo for dry hair", "a thing of another shelf"]
-    found = Teacher(shop.adapter, names, "cpu", Talk.silent()).targets(Examples(texts, np.array([UNLABELED, 1, 0]), np.ones(3, np.float32)))
+    found = Teacher(shop.adapter, names, "cpu").targets(Examples(texts, np.array([UNLABELED, 1, 0]), np.ones(3, np.float32)))
     assert found[:, 0].tolist() == [0, 0, 0]
     assert np.abs(found[:2].sum(1) - 1).max() < 2e-3
     assert found[:2].argmax(1).tolist() == [2, 1]
     assert found[2].tolist() == [0, 0, 0]  # a row of a category that it does not know: the label alone says what it is
     with pytest.raises(AdapterError, match="knows none of the 1 categories of the labeled rows"):
-        Teacher(shop.adapter, ["Another shelf"], "cpu", Talk.silent())
+        Teacher(shop.adapter, ["Another shelf"], "cpu")
 
 
 def test_options_of_a_teacher_that_cannot_be_are_told(shop: Shop, tmp_path: Path) -> None:

@@ -16,9 +16,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import typer
-from catcli.commands.predict import PredictOptions, predict
-from catcli.ending import command
-from catcli.talk import Talk
 from conftest import FIXTURE, catcli, stopped_after
 from corpus import workbook
 from hypothesis import given, settings
@@ -27,10 +24,12 @@ from test_places import run
 from tiny import tiny_products
 
 from catcli.adapter.folder import load_adapter
+from catcli.cli.console import Console
+from catcli.cli.lifecycle import command
 from catcli.config import Recipe
 from catcli.data.dataset.categories import Categories
 from catcli.data.dataset.examples import Examples
-from catcli.data.dataset.prepare import InputOptions
+from catcli.data.io.input_options import InputOptions
 from catcli.data.io.parts import Parts
 from catcli.evaluation.bootstrap import Outcomes, estimate_interval
 from catcli.evaluation.calibration import BlendCalibration, cross_fitted_losses
@@ -41,15 +40,17 @@ from catcli.export import parity
 from catcli.inference import planning
 from catcli.inference.label_cache import PreviousLabels
 from catcli.inference.labeler import encoder_logits
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
 from catcli.inference.results import ResultWriter
 from catcli.inference.session import Session
 from catcli.inference.tokens import Tokenizer
+from catcli.logs import no_progress
 from catcli.reporting import sentences
 from catcli.training import grid_runs, loop
 from catcli.training import learner as learning
 from catcli.training.checkpoint import Checkpoint
 from catcli.training.distributed import Ranks
-from catcli.training.task import TrainingMessages
 from catcli.wording import format_confidence
 
 PREDICT = ("predict", "catalog.csv", "-o", "out.csv", "--adapter", FIXTURE, "--device", "cpu")
@@ -302,7 +303,7 @@ def test_an_echo_of_ctrl_c_does_not_end_the_process_before_its_sentence(shop: Pa
     [MemoryError(), ImportError("x.so: failed to map segment from shared object"), RuntimeError("can't start new thread")],
 )
 def test_too_little_memory_is_said_to_be_that(error: Exception) -> None:
-    def body(*, talk: Talk) -> None:
+    def body(*, talk: Console) -> None:
         talk.detail("at work")
         raise error
 
@@ -368,7 +369,7 @@ def test_switches_of_a_recipe_can_be_turned_off(shop: Path) -> None:
         seen.append(recipe)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("catcli.commands.fit.fit", fit)
+        patch.setattr("conftest.fit", fit)
         assert run("fit", "products.csv", "--recipe", "mine.json").exit_code == 0
         assert run("fit", "products.csv", "--recipe", "mine.json", "--refit", "--no-merge-labels").exit_code == 0
     assert [(recipe.refit, recipe.merge_labels) for recipe in seen] == [(False, True), (True, False)]
@@ -421,7 +422,7 @@ def test_a_forgotten_resume_loses_no_labeled_row(shop: Path, monkeypatch: pytest
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Parts, "keep", stopped_after(2))
         predict(["catalog.csv"], asked)
-    done = predict(["catalog.csv"], asked, talk=Talk())
+    done = predict(["catalog.csv"], asked)
     assert done.resumed > 0
     assert f"going on after {done.resumed} rows that a stopped run had labeled" in capsys.readouterr().err
 
@@ -450,7 +451,7 @@ def test_every_process_of_a_training_makes_the_plan_of_the_first(monkeypatch: py
     for left in (100.0, 900.0):
         learner = object.__new__(loop.Trainer)
         task = SimpleNamespace(learn=np.arange(3200), seconds=left)
-        vars(learner).update(task=task, recipe=Recipe(batch_size=32, epochs=8), tell=TrainingMessages(), device="cpu")
+        vars(learner).update(task=task, recipe=Recipe(batch_size=32, epochs=8), tell=no_progress, device="cpu")
         vars(learner)["_rehearse"] = lambda: 0.4
         plans.append(learner._plan(None))
     assert plans[0] == plans[1]
@@ -502,7 +503,7 @@ def test_categories_are_tried_by_as_many_as_their_correction_can_show() -> None:
 
 def test_the_blend_does_without_the_shares_that_lora_learned_from() -> None:
     """Of many rows LoRA takes a draw, which has relatively more of rare categories than all rows have."""
-    learner = object.__new__(learning.Learner)
+    learner = object.__new__(learning.Setup)
     truth = np.array([0, 1] * 20)
     logits = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
     shares = {"shares": np.array([0.99, 0.01]), "lora_shares": np.array([0.5, 0.5])}
@@ -514,7 +515,7 @@ def test_the_blend_does_without_the_shares_that_lora_learned_from() -> None:
 
 def test_folds_of_the_linear_model_keep_to_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learning, "TIMED_LINEAR_ROWS", 40)
-    learner = object.__new__(learning.Learner)
+    learner = object.__new__(learning.Setup)
     frame = tiny_products()
     classes = Categories.of(frame["category"].to_list()).numbers(frame["category"].to_list())
     rows = Examples.of(frame["title"].to_list(), classes)
@@ -586,7 +587,7 @@ def test_a_fit_of_compare_speaks_in_the_log_s_format(shop: Path, capfd: pytest.C
     """What a process of its own says is a line of the same log, under the same run."""
     (shop / "latin.csv").write_bytes("title,category\ngröße,Mugs\nänderung,Mugs\n".encode("cp1252"))
     said: list[object] = []
-    talk = Talk(json_log=True)
+    talk = Console(json_log=True)
     told = {name: getattr(talk, name) for name in ("quiet", "verbose", "strict", "json_log", "run", "warned")}
     with pytest.raises(SystemExit):
         grid_runs._fit(["latin.csv"], InputOptions(), Recipe(), shop / "made", False, told, SimpleNamespace(send=said.append))  # type: ignore[arg-type]
@@ -609,7 +610,7 @@ def test_a_device_that_fails_in_a_search_ends_with_a_sentence(monkeypatch: pytes
 
 
 def test_the_start_of_cuda_is_no_part_of_what_reading_takes() -> None:
-    learner = object.__new__(learning.Learner)
+    learner = object.__new__(learning.Setup)
     read: list[int] = []
     rows = Examples.of(["mug", "drill"] * 200, np.array([0, 1] * 200))
     vars(learner).update(rows=rows, recipe=Recipe(time_budget=60.0), teacher=None, left=lambda: 50.0)

@@ -296,8 +296,7 @@ def measured(setting: Setting, catalog: Path, *options: object) -> Facts:
 
 def peers(setting: Setting) -> Facts:
     """transformers' pipeline in half precision, as its documentation shows it, in batches of several sizes."""
-    from catcli.commands.bench import pipeline_of
-
+    from catcli.cli.run.bench import pipeline_of
     from catcli.inference.labeler import Labeler
 
     made = load_adapter(setting.adapter)
@@ -346,7 +345,7 @@ def step_counts(setting: Setting) -> Facts:
     from catcli.training.base_features import compute_base_features
     from catcli.training.loop import Trainer
     from catcli.training.schedule import choose_tokenizer
-    from catcli.training.task import TrainingMessages, TrainingTask
+    from catcli.training.task import TrainingTask
 
     frame = pl.read_parquet(setting.data / "pricerunner" / "train.parquet").drop_nulls("category").head(512)
     texts, labels = frame["title"].to_list(), frame["category"].to_list()
@@ -357,7 +356,7 @@ def step_counts(setting: Setting) -> Facts:
     prepare_model(classifier, MINILM, recipe)
     examples = Examples.of(texts, categories.numbers(labels))
     task = TrainingTask(reading, examples, np.arange(len(texts)), np.empty(0, np.int64), len(categories))
-    trainer = Trainer(classifier, MINILM, recipe, task, device, TrainingMessages())
+    trainer = Trainer(classifier, MINILM, recipe, task, device)
     batches, steps = trainer._batches(0), 8
     optimizer = trainer._optimizer()
 

@@ -25,11 +25,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
-from catcli.commands.bench import TRANSFORMERS_ROWS, pipeline_of
-from catcli.commands.predict import PredictOptions, predict
 
 from catcli.adapter.folder import Adapter, load_adapter
+from catcli.cli.run.bench import TRANSFORMERS_ROWS, pipeline_of
 from catcli.inference.labeler import Labeler
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
 
 
 def distinct(data: str, wanted: list[str]) -> pl.DataFrame:

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import polars as pl
 import psutil
-from catcli.commands.predict import PredictOptions, predict
 from rich.console import Console
 from rich.table import Table
+
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "adapter-format-4"
 ROWS = 20_000
