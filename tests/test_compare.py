@@ -35,16 +35,16 @@ OPTIONS = ("--epochs", "1", "--device", "cpu")
 
 def test_every_pair_of_what_is_named_is_a_fit_of_its_own() -> None:
     grid = Grid(("minilm", "minilm-3"), ("lora", "full", "linear"), ("none", "weights"), (0, 1))
-    cells = grid.cells(Recipe())
+    cells = grid.runs(Recipe())
     assert len(cells) == 2 * 2 * 2 * 2
     assert {"minilm-lora", "minilm-3-full-weights-seed1"} < {cell.name for cell in cells}
     assert not any(cell.recipe.refit for cell in cells)
-    assert [cell.name for cell in Grid().cells(Recipe())] == ["minilm-lora", "minilm-full", "minilm-head"]
+    assert [cell.name for cell in Grid().runs(Recipe())] == ["minilm-lora", "minilm-full", "minilm-head"]
 
 
 def test_what_suits_one_base_or_method_is_not_handed_to_another() -> None:
     mine = Recipe(lr=3e-3, rank=4, targets=("dense",), max_tokens=24, epochs=3)
-    told = {cell.name: cell.recipe for cell in Grid(("minilm", "minilm-3"), ("lora", "full")).cells(mine)}
+    told = {cell.name: cell.recipe for cell in Grid(("minilm", "minilm-3"), ("lora", "full")).runs(mine)}
     assert (told["minilm-lora"].lr, told["minilm-lora"].targets, told["minilm-lora"].rank) == (3e-3, ("dense",), 4)
     assert (told["minilm-full"].lr, told["minilm-full"].targets, told["minilm-full"].max_tokens) == (None, (), 24)
     assert (told["minilm-3-lora"].lr, told["minilm-3-lora"].targets, told["minilm-3-lora"].max_tokens) == (None, (), None)
@@ -62,7 +62,7 @@ def test_what_suits_one_base_or_method_is_not_handed_to_another() -> None:
 )
 def test_a_grid_that_cannot_be_is_told(grid: Grid, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        grid.cells(Recipe())
+        grid.runs(Recipe())
 
 
 def test_several_seeds_are_compared_by_their_mean() -> None:
@@ -253,7 +253,7 @@ def test_what_changes_is_what_the_two_label_differently(shop: Shop, rival: str, 
     before, after = labels(shop, shop.adapter, tmp_path), labels(shop, rival, tmp_path)
     prices = pl.read_csv(shop.catalog)["price"].to_list()
     out = tmp_path / "changed.csv"
-    told = diff([shop.adapter, rival], DiffOptions(str(shop.catalog), weight="price", output=str(out)))
+    told = diff(shop.adapter, rival, [str(shop.catalog)], DiffOptions(weight="price", output=str(out)))
     changed = [row for row, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1]]
     assert 0 < len(changed) < 300
     assert (told.rows, told.changed) == (300, len(changed))
@@ -300,28 +300,28 @@ def test_a_weight_that_is_no_number_is_told_before_anything_is_labeled(shop: Sho
     file = tmp_path / "catalog.csv"
     file.write_text("title,brand,description,weight\n" + "".join(f"mug,,,{cell}\n" for cell in cells))
     with pytest.raises(ProductsError, match=said):
-        diff([shop.adapter, shop.adapter], DiffOptions(str(file), weight="weight"))
+        diff(shop.adapter, shop.adapter, [str(file)], DiffOptions(weight="weight"))
 
 
 def test_an_empty_weight_counts_nothing_and_nothing_at_all_is_no_pass(shop: Shop, rival: str, tmp_path: Path) -> None:
     file = tmp_path / "catalog.csv"
     file.write_text("title,brand,description,weight\nhammer drill 18V,,,\ncoffee mug,, ,2\n")
-    told = diff([shop.adapter, rival], DiffOptions(str(file), weight="weight"))
+    told = diff(shop.adapter, rival, [str(file)], DiffOptions(weight="weight"))
     assert (told.rows, told.weight) == (2, 2.0)
     file.write_text("title,brand,description,weight\nhammer drill 18V,,,\ncoffee mug,, ,0\n")
     with pytest.raises(ProductsError, match="'weight' adds up to 0"):
-        diff([shop.adapter, rival], DiffOptions(str(file), weight="weight", max_churn=0.5))
+        diff(shop.adapter, rival, [str(file)], DiffOptions(weight="weight", max_churn=0.5))
 
 
 def test_each_adapter_gets_the_mappings_that_it_has_columns_for(shop: Shop, rival: str, tmp_path: Path) -> None:
     file = tmp_path / "catalog.csv"
     file.write_text(shop.catalog.read_text().replace("description", "Words", 1))
     with pytest.raises(ProductsError, match="has no column 'description'"):
-        diff([shop.adapter, rival], DiffOptions(str(file)))
-    mapped = diff([shop.adapter, rival], DiffOptions(str(file), text=("description=Words",)))
-    assert mapped.flows == diff([shop.adapter, rival], DiffOptions(str(shop.catalog))).flows
+        diff(shop.adapter, rival, [str(file)], DiffOptions())
+    mapped = diff(shop.adapter, rival, [str(file)], DiffOptions(text=("description=Words",)))
+    assert mapped.flows == diff(shop.adapter, rival, [str(shop.catalog)], DiffOptions()).flows
     with pytest.raises(ProductsError, match="neither adapter"):
-        diff([shop.adapter, rival], DiffOptions(str(file), text=("colour=Words",)))
+        diff(shop.adapter, rival, [str(file)], DiffOptions(text=("colour=Words",)))
 
 
 def test_a_catalog_may_come_through_a_pipe(shop: Shop, rival: str, tmp_path: Path) -> None:
@@ -335,17 +335,16 @@ def test_a_catalog_may_come_through_a_pipe(shop: Shop, rival: str, tmp_path: Pat
 def test_what_the_gate_cannot_do_is_told(shop: Shop, rival: str, tmp_path: Path) -> None:
     catalog = str(shop.catalog)
     for asked, names, kind, said in [
-        (DiffOptions(catalog), [shop.adapter], UsageError, "1 were named"),
-        (DiffOptions(catalog, max_churn=2.0), [shop.adapter, rival], UsageError, "--max-churn 2"),
-        (DiffOptions(catalog, output="out/"), [shop.adapter, rival], UsageError, "name a file"),
-        (DiffOptions(catalog, output=catalog), [shop.adapter, rival], UsageError, "one of the inputs"),
-        (DiffOptions(catalog, output=str(tmp_path / "no" / "a.csv")), [shop.adapter, rival], OutputError, "there is no folder"),
-        (DiffOptions(catalog, weight="weigth"), [shop.adapter, rival], ProductsError, "--weight"),
-        (DiffOptions(catalog), [shop.adapter, "nobody"], AdapterError, "there is no adapter 'nobody'"),
-        (DiffOptions(catalog, max_churn=0.0), [shop.adapter, rival], GateMissed, "--max-churn allows"),
+        (DiffOptions(max_churn=2.0), [shop.adapter, rival], UsageError, "--max-churn 2"),
+        (DiffOptions(output="out/"), [shop.adapter, rival], UsageError, "name a file"),
+        (DiffOptions(output=catalog), [shop.adapter, rival], UsageError, "one of the inputs"),
+        (DiffOptions(output=str(tmp_path / "no" / "a.csv")), [shop.adapter, rival], OutputError, "there is no folder"),
+        (DiffOptions(weight="weigth"), [shop.adapter, rival], ProductsError, "--weight"),
+        (DiffOptions(), [shop.adapter, "nobody"], AdapterError, "there is no adapter 'nobody'"),
+        (DiffOptions(max_churn=0.0), [shop.adapter, rival], GateMissed, "--max-churn allows"),
     ]:
         with pytest.raises(kind, match=said):
-            diff(names, asked)
+            diff(names[0], names[1], [catalog], asked)
     told = catcli("compare", shop.adapter, rival, "--on", catalog, "--method", "lora", cwd=tmp_path)
     assert told.returncode == 2
     assert "nothing is fitted; leave it out" in told.stderr

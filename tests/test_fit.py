@@ -47,7 +47,7 @@ def test_what_is_shipped_has_learned_from_all_rows_and_the_scores_are_those_befo
     # It knows its held-out rows now: the linear model is surer of them than it was.
     manifest = refitted.adapter.manifest
     held = HeldOutRows.load(refitted.adapter.file("heldout.parquet"), manifest.categories)
-    now = Labeler(refitted.adapter, "cpu").voices(held.texts).linear
+    now = Labeler(refitted.adapter, "cpu").logits(held.texts).linear
     rows = np.arange(len(held.classes))
     assert now[rows, held.classes].mean() > held.linear[rows, held.classes].mean() + 0.05
     assert (

@@ -168,7 +168,7 @@ def test_a_pupil_learns_from_unlabeled_rows_what_its_teacher_says_of_them(shop: 
 
     def apart(folder: str) -> float:
         """How far a model alone is from the teacher's blend on rows of the catalog, in nats."""
-        said = Labeler(find_adapter(folder), "cpu").voices(texts).lora
+        said = Labeler(find_adapter(folder), "cpu").logits(texts).lora
         teacher = Labeler(find_adapter(shop.adapter), "cpu").probabilities(texts)
         return float((teacher * (np.log(np.maximum(teacher, 1e-9)) - log_softmax(said, 1))).sum(1).mean())
 

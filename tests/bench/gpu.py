@@ -179,7 +179,7 @@ def fit(setting: Setting) -> Facts:
     truth, few = test["category"].to_numpy(), setting.rows(len(test))
     for device, variant in ((setting.device, "fp32"), (setting.device, "auto"), ("cpu", "fp32")):
         labeler = Labeler(made, device, variant)
-        voices = labeler.voices(row_texts(test.head(few), made.manifest.text, made.manifest.prices))
+        voices = labeler.logits(row_texts(test.head(few), made.manifest.text, made.manifest.prices))
         for name, logits in (("blend", blend_logits(voices.lora, voices.linear, made.manifest.blend)), ("lora", voices.lora)):
             right = [labeler.categories[number] == wanted for number, wanted in zip(logits.argmax(1), truth, strict=False)]
             found[f"accuracy, {name}, {labeler.variant} on {labeler.provider[:4]}"] = round(statistics.mean(right), 4)
