@@ -23,7 +23,8 @@ from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.scores import compare_models as compare_outcomes
 from catcli.evaluation.scores import compare_runs
 from catcli.evaluation.studies import CatalogDiff, GridResult
-from catcli.inference.diff import DiffOptions, diff
+from catcli.inference.diff import diff
+from catcli.inference.diff_options import DiffOptions
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions as Predicting
 from catcli.training.grid import Grid
