@@ -37,7 +37,6 @@ from test_tampering import signed
 from typer.testing import CliRunner
 
 from catcli.cli.app import app
-from catcli.cli.console import Console
 from catcli.config import Recipe
 from catcli.data.dataset.prepare import load_training_data
 from catcli.data.io.input_options import InputOptions

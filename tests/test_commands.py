@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from catcli.adapter.folder import load_adapter
 from catcli.cli.console import Console
+from catcli.cli.predict import run_predict
 from catcli.config import Recipe
 from catcli.errors import OutputError, ProductsError, UsageError
 from catcli.evaluation.bootstrap import Outcomes
@@ -201,7 +202,7 @@ def test_an_output_that_must_not_be_written_is_left_alone(shop: Shop, tmp_path: 
     with pytest.raises(OutputError, match="exists and --no-clobber leaves it alone"):
         predict([str(shop.catalog)], PredictOptions(output=str(catalog), adapter=shop.adapter, no_clobber=True))
     with pytest.raises(UsageError, match="--json and -o - would both write to standard output"):
-        predict([str(shop.catalog)], PredictOptions(output="-", adapter=shop.adapter), as_json=True)
+        run_predict([str(shop.catalog)], PredictOptions(output="-", adapter=shop.adapter), as_json=True, console=Console())
     assert catalog.read_bytes() == shop.catalog.read_bytes()
 
 
@@ -293,14 +294,14 @@ def test_the_store_lists_shows_and_removes(
     shutil.copytree(shop.adapter, tmp_path / "small")
     shutil.copytree(shop.adapter, tmp_path / "damaged")
     (tmp_path / "damaged" / "adapter.json").write_text("{")
-    assert [found.name for found in list_adapters(talk=Console())] == ["small"]
+    assert [found.name for found in list_adapters(console=Console())] == ["small"]
     shown = capsys.readouterr()
     assert "small" in shown.out
     assert "note: " in shown.err
     assert "is damaged" in shown.err
-    assert show_adapter("small").name == "small"
+    assert show_adapter("small", console=Console()).name == "small"
     with pytest.raises(AdapterError, match="delete a folder elsewhere by hand"):
-        remove_adapter(shop.adapter)
-    remove_adapter("small")
+        remove_adapter(shop.adapter, console=Console())
+    remove_adapter("small", console=Console())
     assert not (tmp_path / "small").exists()
     assert load_adapter(Path(shop.adapter)).verify() > 0

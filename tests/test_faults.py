@@ -29,6 +29,7 @@ from catcli.atomic import replace_folder, restore_folder
 from catcli.cli.app import app
 from catcli.errors import AdapterError, CatcliError, DeviceError
 from catcli.inference import session
+from catcli.inference.engines import LocalEngine
 from catcli.inference.labeler import Labeler
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
@@ -100,7 +101,7 @@ def test_memory_that_is_too_short_for_one_text_is_a_sentence(monkeypatch: pytest
     with pytest.raises(
         CatcliError, match=r"memory is too short for one text of \d+ tokens on CPU.*; free some and run the same line again"
     ):
-        predict([str(catalog)], PredictOptions(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu"), labeler=labeler)
+        predict([str(catalog)], PredictOptions(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu"), engine=LocalEngine(labeler))
     assert not (tmp_path / "out.csv").exists()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -15,15 +14,12 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import Shop, catcli, fit
-from rich.console import Console
 
 from catcli.adapter.folder import load_adapter
-from catcli.cli.console import Console
 from catcli.config import Recipe
 from catcli.evaluation.fit_metrics import FitMetrics
 from catcli.evaluation.heldout import HeldOutRows
 from catcli.inference.labeler import Labeler
-from catcli.training import learner
 from catcli.training.schedule import default_epochs
 
 SMALL = {"epochs": 2, "max_tokens": 16, "rank": 2, "device": "cpu"}
@@ -90,18 +86,19 @@ def test_a_time_budget_is_kept_and_told(shop: Shop, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a" / "recipe.json").read_text())["time_budget"] == 1.0
 
 
-def test_of_more_rows_than_there_is_time_for_a_draw_is_taken_and_told(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner, "MAX_ROW_PASSES", {"cpu": 400})
-    monkeypatch.setattr(learner, "MAX_LINEAR_CHARACTERS", 3_000)
-    said = io.StringIO()
-    talk = Console(out=Console(file=io.StringIO()), err=Console(file=said, width=200))
+def test_of_more_rows_than_there_is_time_for_a_draw_is_taken_and_told(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "catcli")
+    monkeypatch.setattr("catcli.training.encoder_training.MAX_ROW_PASSES", {"cpu": 400})
+    monkeypatch.setattr("catcli.training.linear_training.MAX_LINEAR_CHARACTERS", 3_000)
     recipe = Recipe.model_validate({**SMALL, "epochs": 1, "refit": False})
-    fitted = fit([str(shop.products)], recipe=recipe, output=tmp_path / "a", talk=talk)
+    fitted = fit([str(shop.products)], recipe=recipe, output=tmp_path / "a")
     rows = fitted.metrics.rows.train
     assert fitted.metrics.training.lora_rows == 400 // default_epochs(rows) < rows
-    told = said.getvalue()
-    assert f"LoRA learns from a draw of {fitted.metrics.training.lora_rows} of {rows} rows; a longer --time-budget takes more" in told
-    assert f" of {rows} rows" in told.split("the linear model learns from a draw of ")[1]
+    told = caplog.text
+    assert f"LoRA learns from a sample of {fitted.metrics.training.lora_rows} of {rows} rows; a longer --time-budget takes more" in told
+    assert f" of {rows} rows" in told.split("the linear model learns from a sample of ")[1]
 
 
 def test_two_processes_train_as_one(shop: Shop, tmp_path: Path) -> None:
@@ -119,15 +116,13 @@ def test_two_processes_train_as_one(shop: Shop, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
 
-def test_twenty_rows_and_a_category_of_one_are_enough(tmp_path: Path) -> None:
+def test_twenty_rows_and_a_category_of_one_are_enough(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [(f"{color} mug {size}", "Mugs") for color in ("red", "blue") for size in range(5)]
     rows += [(f"{kind} drill {size}", "Drills") for kind in ("cordless", "hammer") for size in range(5)]
     frame = pl.DataFrame([*rows, ("oak vase", "Vases")], schema=["title", "category"], orient="row")
     frame.write_csv(tmp_path / "few.csv")
-    said = io.StringIO()
-    talk = Console(out=Console(file=said), err=Console(file=said, width=200))
-    fitted = fit([str(tmp_path / "few.csv")], recipe=Recipe.model_validate(SMALL), output=tmp_path / "few", talk=talk)
-    told = said.getvalue()
+    fitted = fit([str(tmp_path / "few.csv")], recipe=Recipe.model_validate(SMALL), output=tmp_path / "few")
+    told = caplog.text
     assert "only 2 rows score the result" in told
     assert "expect" in told
     labeler = Labeler(fitted.adapter, "cpu")

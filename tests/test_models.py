@@ -236,7 +236,9 @@ def test_training_learns_and_ends_with_the_best_epoch(base: Backbone, tmp_path: 
     learner, task = trainer(base, lr=2e-2)
     epochs, passes, of = learner.train(checkpoint(tmp_path), None)
     losses = [epoch.validation_loss for epoch in epochs if epoch.validation_loss is not None]
-    scores = learner.forward.classifier(*batch_tensors(task.features.tokenizer.padded(task.features.ids, task.validation.tolist()), CPU))["logits"]
+    scores = learner.forward.classifier(*batch_tensors(task.features.tokenizer.padded(task.features.ids, task.validation.tolist()), CPU))[
+        "logits"
+    ]
     held = torch.nn.functional.cross_entropy(scores, torch.from_numpy(ROWS.classes[task.validation]))
     assert held.item() == pytest.approx(min(losses), abs=2e-3)
     assert (passes, of) == (float(np.argmin(losses)) + 1, 3.0)

@@ -20,6 +20,8 @@ from conftest import Shop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from catcli.cli.console import Console
+from catcli.cli.predict import run_dry
 from catcli.cli.run.bench import bench
 from catcli.data.io.batch import Batch
 from catcli.data.io.output import FileFormat, file_format
@@ -28,10 +30,10 @@ from catcli.data.io.review import ReviewFile
 from catcli.data.io.source import open_source
 from catcli.errors import AdapterError, ProductsError, UsageError
 from catcli.inference import planning
-from catcli.inference.dry_run import dry_run
+from catcli.inference.engines import LocalEngine
 from catcli.inference.label_cache import CacheSlots, LabelCache, PreviousLabels, is_among
 from catcli.inference.labeler import Labeler
-from catcli.inference.pipeline import local_engine, run_pipeline
+from catcli.inference.pipeline import run_pipeline
 from catcli.inference.planning import LabelingPlan
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
@@ -276,7 +278,7 @@ def test_columns_types_and_order_come_out_as_they_came_in(shop: Shop, tmp_path: 
         with Parts(str(through), file_format(str(through), None), [Path("in")], {}, resume=False) as parts:
             columns = next(iter(source.batches())).columns
             plan = LabelingPlan(("title" if "title" in columns else None, None, None))
-            run_pipeline(local_engine(source.batches(), labeler), parts, labeler, plan, lambda *_: None)
+            run_pipeline(LocalEngine(labeler), source, source.batches(), parts, plan, lambda *_: None)
             parts.finish()
         if ending == "jsonl":
             rows = [json.loads(line) for line in through.read_text(encoding="utf-8").split("\n")[:-1]]
@@ -334,12 +336,12 @@ def test_a_pipe_goes_through_and_may_be_closed_early(shop: Shop, tmp_path: Path)
 
 
 def test_a_dry_run_tells_rows_time_and_memory_and_writes_nothing(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = dry_run([str(shop.catalog)], PredictOptions(str(tmp_path / "out.csv"), shop.adapter), as_json=True)
+    found = run_dry([str(shop.catalog)], PredictOptions(str(tmp_path / "out.csv"), shop.adapter), as_json=True, console=Console())
     assert found.rows == len(pl.read_csv(shop.catalog))
     assert found.seconds is not None
     assert found.seconds > 0
     assert json.loads(capsys.readouterr().out)["rows"] == found.rows
-    dry_run([str(shop.catalog)], PredictOptions(str(tmp_path / "out.csv"), shop.adapter))
+    run_dry([str(shop.catalog)], PredictOptions(str(tmp_path / "out.csv"), shop.adapter), console=Console())
     assert "MiB of memory" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
@@ -370,7 +372,7 @@ def test_long_texts_are_counted(shop: Shop, tmp_path: Path, capsys: pytest.Captu
 
 
 def test_bench_times_every_stage_and_its_peer(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
-    found = bench([str(shop.catalog)], adapter=shop.adapter, rows=64, repeats=2, against="transformers")
+    found = bench([str(shop.catalog)], adapter=shop.adapter, rows=64, repeats=2, against="transformers", console=Console())
     assert [stage.name for stage in found.stages] == [
         "reading",
         "tokenizing",

@@ -32,7 +32,7 @@ from catcli.reporting.report_options import ReportOptions
 def test_every_name_of_the_json_is_in_the_schema_and_means_something(
     shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_schema(talk=Console())
+    print_schema(console=Console())
     described = json.loads(capsys.readouterr().out)
     unexplained = [
         f"{kind}.{name}"

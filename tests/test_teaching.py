@@ -15,7 +15,6 @@ from scipy.special import log_softmax, softmax
 
 from catcli.adapter.store import find_adapter
 from catcli.arrays import FloatArray
-from catcli.cli.console import Console
 from catcli.config import Recipe
 from catcli.data.dataset.categories import Categories
 from catcli.data.dataset.examples import UNLABELED, Examples
@@ -29,7 +28,7 @@ from catcli.inference.labeler import Labeler
 from catcli.models.bases import MINILM, find_base
 from catcli.models.losses import TEACHER_TEMPERATURE, TEACHER_WEIGHT, distillation_loss, log_prior, soften
 from catcli.training.fit import FitResult
-from catcli.training.loop import Trainer, train_classifier
+from catcli.training.loop import classifier_logits, train_classifier
 from catcli.training.task import TrainingTask
 from catcli.training.teacher import Teacher
 
@@ -98,12 +97,12 @@ def test_the_new_head_learns_from_a_teacher_alone(tmp_path: Path) -> None:
     base = MINILM.used_by(Recipe())
     tokenizer = Tokenizer(base.tokenizer, 16, base.pad_id)
     reading = compute_base_features(base, tokenizer, texts, torch.device("cpu"), False, lambda *_: None)
-    studied = TrainingInput(Examples(texts, classes, np.ones(12, np.float32)), reading, upside_down, np.arange(12), "")
+    inputs = TrainingInput(Examples(texts, classes, np.ones(12, np.float32)), reading, upside_down, np.arange(12), "")
     recipe = Recipe(device="cpu", epochs=8, lr=5e-3, batch_size=4, method="head")
-    task: TrainingTask = studied.task(np.arange(12), np.arange(0), 2)
+    task: TrainingTask = inputs.task(np.arange(12), np.arange(0), 2)
     assert task.labeled.tolist() == [0, 6]
     trained = train_classifier(task, base, recipe, Checkpoint(tmp_path / "state", ""))
-    found = Trainer(trained.classifier, base, recipe, task, torch.device("cpu")).look(np.array([1, 2, 3, 7, 8, 9]))
+    found = classifier_logits(trained, task, np.array([1, 2, 3, 7, 8, 9]))
     assert found.argmax(1).tolist() == [1, 1, 1, 0, 0, 0]
 
 
@@ -154,9 +153,9 @@ def test_rows_that_cannot_be_learned_from_are_told(tmp_path: Path, header: str, 
 # --- a fit with a teacher ------------------------------------------------------------------------------------------------------------
 
 
-def taught(shop: Shop, folder: Path, talk: Console | None = None, **options: object) -> FitResult:
+def taught(shop: Shop, folder: Path, **options: object) -> FitResult:
     recipe = Recipe.make(**{"epochs": 2, "max_tokens": 24, "device": "cpu", "refit": False, "teacher": shop.adapter, **options})
-    return fit([str(shop.products)], recipe=recipe, output=folder, talk=talk)
+    return fit([str(shop.products)], recipe=recipe, output=folder)
 
 
 def test_a_pupil_learns_from_unlabeled_rows_what_its_teacher_says_of_them(shop: Shop, tmp_path: Path) -> None:
@@ -179,14 +178,14 @@ def test_a_pupil_learns_from_unlabeled_rows_what_its_teacher_says_of_them(shop: 
     assert all(again.adapter.manifest.files[name] == made.adapter.manifest.files[name] for name in files)
 
 
-def test_a_teacher_that_may_have_seen_the_rows_that_score_is_told(shop: Shop, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    taught(shop, tmp_path / "clean", talk=Console(), epochs=1)
-    assert "may have learned" not in capfd.readouterr().err
-    taught(shop, tmp_path / "other", talk=Console(), epochs=1, split_seed=1)
-    assert "the teacher held other rows back, so it may have learned from" in capfd.readouterr().err
+def test_a_teacher_that_may_have_seen_the_rows_that_score_is_told(shop: Shop, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    taught(shop, tmp_path / "clean", epochs=1)
+    assert "may have learned" not in caplog.text
+    taught(shop, tmp_path / "other", epochs=1, split_seed=1)
+    assert "the teacher held other rows back, so it may have learned from" in caplog.text
     fit([str(shop.products)], recipe=Recipe(epochs=1, max_tokens=16, device="cpu"), output=tmp_path / "refitted")
-    taught(shop, tmp_path / "pupil", talk=Console(), epochs=1, teacher=str(tmp_path / "refitted"))
-    assert "the teacher was refitted on all of its rows, so it may have learned from" in capfd.readouterr().err
+    taught(shop, tmp_path / "pupil", epochs=1, teacher=str(tmp_path / "refitted"))
+    assert "the teacher was refitted on all of its rows, so it may have learned from" in caplog.text
 
 
 def test_a_teacher_is_seen_through_the_pupils_categories(shop: Shop) -> None:

@@ -79,7 +79,7 @@ def trials(shop: Shop) -> CrossValidation:
 
 
 def test_no_trial_sees_a_row_that_scores(trials: CrossValidation) -> None:
-    parts = trials.setup.parts
+    parts = trials.setup.split
     assert not set(trials.rows) & set(parts.test)
     assert set(trials.rows) == set(parts.train) | set(parts.validation)
 

@@ -24,6 +24,7 @@ from catcli.data.io.csv_cells import escape_formulas
 from catcli.errors import ProductsError, UsageError
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
+from catcli.logs import LOGGER
 from catcli.reporting.report import report
 from catcli.reporting.report_options import ReportOptions as Reporting
 
@@ -77,12 +78,13 @@ def test_two_columns_stay_two_where_their_safe_names_are_one() -> None:
 
 
 def test_a_console_draws_no_control_code_of_a_text(capsys: pytest.CaptureFixture[str]) -> None:
-    talk = Console()
-    talk.say(CONTROLS)
-    talk.warn(CONTROLS)
-    talk.complain(CONTROLS, 1)
-    talk.out.print(CONTROLS, soft_wrap=True)
-    talk.result(json.dumps({"title": CONTROLS}, ensure_ascii=False))
+    console = Console()
+    with console.attached():
+        LOGGER.info(CONTROLS)
+        LOGGER.warning(CONTROLS)
+    console.error(CONTROLS, 1)
+    console.print(CONTROLS)
+    console.print_json(json.dumps({"title": CONTROLS}, ensure_ascii=False))
     written = capsys.readouterr()
     assert OBEYED.findall(written.out + written.err) == []
     assert json.loads(written.out.splitlines()[-1]) == {"title": CONTROLS}

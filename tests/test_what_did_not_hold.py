@@ -303,8 +303,8 @@ def test_an_echo_of_ctrl_c_does_not_end_the_process_before_its_sentence(shop: Pa
     [MemoryError(), ImportError("x.so: failed to map segment from shared object"), RuntimeError("can't start new thread")],
 )
 def test_too_little_memory_is_said_to_be_that(error: Exception) -> None:
-    def body(*, talk: Console) -> None:
-        talk.detail("at work")
+    def body(*, console: Console) -> None:
+        console.info("at work")
         raise error
 
     with pytest.raises(typer.Exit) as ended:

@@ -30,6 +30,7 @@ from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.calibration import fit_calibration
 from catcli.evaluation.reliability import calibration_error
 from catcli.evaluation.selective import TARGET_PRECISIONS, ProductSample, find_threshold
+from catcli.training.linear_training import LinearTraining
 from catcli.training.setup import Setup
 
 
@@ -53,9 +54,10 @@ def main() -> None:
     errors = []
     for seed in range(options.seeds):
         parts = split_rows(labeled.keys, labeled.classes, (80, 10, 10), seed)
-        learner = Setup(TrainingData(labeled, parts, columns, Recipe(split_seed=seed)), time.perf_counter())
+        setup = Setup.of(TrainingData(labeled, parts, columns, Recipe(split_seed=seed)), time.perf_counter())
         choosing = parts.validation
-        model, logits, _ = learner.train_linear([labeled.texts[row] for row in choosing])
+        linear = LinearTraining(setup).train()
+        model, logits = linear.model, linear.logits[: len(choosing)]
         confidence = fit_calibration(logits, labeled.classes[choosing])
         judged = ProductSample.of(Outcomes.of(calibrate(logits, confidence), labeled.classes[choosing], labeled.products(choosing)))
         shipped = calibrate(model.logits(texts), confidence)

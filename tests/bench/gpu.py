@@ -362,12 +362,12 @@ def step_counts(setting: Setting) -> Facts:
 
     def some(chosen: list[list[int]]) -> None:
         for rows in chosen:
-            trainer._gradient(rows)
-            torch.nn.utils.clip_grad_norm_(trainer.learning.values(), 1.0)
+            trainer.forward.add_gradient(rows)
+            torch.nn.utils.clip_grad_norm_(trainer.trained.values(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    with trainer._entered() as trainer._given:
+    with trainer.forward.ready():
         classifier.train()
         some(batches[:3])
         kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
