@@ -384,6 +384,6 @@ def test_bench_times_every_stage_and_its_peer(shop: Shop, capsys: pytest.Capture
     ]
     assert all(0 < stage.lowest <= stage.median <= stage.highest for stage in found.stages)
     assert "from file to file" in capsys.readouterr().out
-    assert bench([], adapter=shop.adapter, rows=16, repeats=1).rows == 16
+    assert bench([], adapter=shop.adapter, rows=16, repeats=1, console=Console()).rows == 16
     with pytest.raises(UsageError, match="--against optimum: choose transformers"):
-        bench([], adapter=shop.adapter, against="optimum")
+        bench([], adapter=shop.adapter, against="optimum", console=Console())

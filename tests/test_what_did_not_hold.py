@@ -45,12 +45,13 @@ from catcli.inference.predict_options import PredictOptions
 from catcli.inference.results import ResultWriter
 from catcli.inference.session import Session
 from catcli.inference.tokens import Tokenizer
-from catcli.logs import no_progress
 from catcli.reporting import sentences
-from catcli.training import grid_runs, loop
-from catcli.training import learner as learning
+from catcli.training import loop
 from catcli.training.checkpoint import Checkpoint
-from catcli.training.distributed import Ranks
+from catcli.training.encoder_training import EncoderTraining, _noted_rows
+from catcli.training.fit import fit_blend
+from catcli.training.grid_runs import GridRuns
+from catcli.training.linear_training import LinearTraining
 from catcli.wording import format_confidence
 
 PREDICT = ("predict", "catalog.csv", "-o", "out.csv", "--adapter", FIXTURE, "--device", "cpu")
@@ -429,33 +430,32 @@ def test_a_forgotten_resume_loses_no_labeled_row(shop: Path, monkeypatch: pytest
 
 def test_rows_of_another_fit_are_not_taken_up(shop: Path) -> None:
     (shop / "rows").write_text("24")
-    assert learning._checkpoint_rows(shop / "rows", "this fit") is None
+    assert _noted_rows(shop / "rows", "this fit") is None
     (shop / "rows").write_text(json.dumps({"rows": 24, "fit": "another fit"}))
-    assert learning._checkpoint_rows(shop / "rows", "this fit") is None
-    assert learning._checkpoint_rows(shop / "none", "this fit") is None
+    assert _noted_rows(shop / "rows", "this fit") is None
+    assert _noted_rows(shop / "none", "this fit") is None
     (shop / "rows").write_text(json.dumps({"rows": 24, "fit": "this fit"}))
-    assert learning._checkpoint_rows(shop / "rows", "this fit") == 24
+    assert _noted_rows(shop / "rows", "this fit") == 24
 
 
-def test_every_process_of_a_training_makes_the_plan_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_process_of_a_training_makes_the_schedule_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has its own clock: the time that is left is agreed on as the seconds of a step are."""
     asked: list[float] = []
 
-    class Several(Ranks):
-        def agree(self, value: float) -> float:
-            asked.append(value)
-            return 60.0 if value > 1 else 0.5
+    def agreed(value: float) -> float:
+        asked.append(value)
+        return 60.0 if value > 1 else 0.5
 
-    monkeypatch.setattr(loop, "ranks", Several)
-    plans = []
-    for left in (100.0, 900.0):
-        learner = object.__new__(loop.Trainer)
-        task = SimpleNamespace(learn=np.arange(3200), seconds=left)
-        vars(learner).update(task=task, recipe=Recipe(batch_size=32, epochs=8), tell=no_progress, device="cpu")
-        vars(learner)["_rehearse"] = lambda: 0.4
-        plans.append(learner._plan(None))
-    assert plans[0] == plans[1]
-    assert plans[0].steps == 120
+    monkeypatch.setattr(loop, "broadcast_float", agreed)
+    schedules = []
+    for remaining in (100.0, 900.0):
+        trainer = object.__new__(loop.Trainer)
+        task = SimpleNamespace(train=np.arange(3200), seconds=remaining)
+        vars(trainer).update(task=task, recipe=Recipe(batch_size=32, epochs=8), device="cpu", _log=lambda _: None)
+        vars(trainer)["_time_step"] = lambda: 0.4
+        schedules.append(trainer._schedule(None))
+    assert schedules[0] == schedules[1]
+    assert schedules[0].steps == 120
     assert asked == [0.4, 100.0, 0.4, 900.0]
 
 
@@ -502,31 +502,37 @@ def test_categories_are_tried_by_as_many_as_their_correction_can_show() -> None:
 
 
 def test_the_blend_does_without_the_shares_that_lora_learned_from() -> None:
-    """Of many rows LoRA takes a draw, which has relatively more of rare categories than all rows have."""
-    learner = object.__new__(learning.Setup)
+    """Of many rows LoRA takes a sample, which has relatively more of rare categories than all rows have."""
     truth = np.array([0, 1] * 20)
     logits = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
-    shares = {"shares": np.array([0.99, 0.01]), "lora_shares": np.array([0.5, 0.5])}
-    labeled, parts = SimpleNamespace(classes=truth), SimpleNamespace(validation=np.arange(40))
-    vars(learner).update(shares, labeled=labeled, parts=parts, recipe=Recipe())
-    offset = learner.blending({"fp32": logits}, logits, (logits[:0], truth[:0])).blend.offset
+    setup = SimpleNamespace(
+        shares=np.array([0.99, 0.01]),
+        labeled=SimpleNamespace(classes=truth),
+        split=SimpleNamespace(validation=np.arange(40)),
+        recipe=Recipe(),
+    )
+    encoder = SimpleNamespace(shares=np.array([0.5, 0.5]))
+    linear = SimpleNamespace(logits=logits, out_of_fold=(logits[:0], truth[:0]))
+    offset = fit_blend(setup, encoder, linear, {"fp32": logits}).blend.offset  # type: ignore[arg-type]  # as much of them as it looks at
     assert offset[0] == offset[1]
 
 
 def test_folds_of_the_linear_model_keep_to_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learning, "TIMED_LINEAR_ROWS", 40)
-    learner = object.__new__(learning.Setup)
+    monkeypatch.setattr("catcli.training.linear_training.TIMED_LINEAR_ROWS", 40)
     frame = tiny_products()
     classes = Categories.of(frame["category"].to_list()).numbers(frame["category"].to_list())
     rows = Examples.of(frame["title"].to_list(), classes)
-    parts = SimpleNamespace(train=np.arange(len(frame)), validation=np.arange(10))
-    labeled = SimpleNamespace(keys=frame["title"].to_list())
-    vars(learner).update(
-        rows=rows, parts=parts, labeled=labeled, names=rows.take(np.arange(0)), count=int(classes.max()) + 1, recipe=Recipe()
+    setup = SimpleNamespace(
+        rows=rows,
+        split=SimpleNamespace(train=np.arange(len(frame)), validation=np.arange(10)),
+        labeled=SimpleNamespace(keys=frame["title"].to_list()),
+        names=rows.take(np.arange(0)),
+        class_count=int(classes.max()) + 1,
+        recipe=Recipe(),
+        budget=SimpleNamespace(linear_speed=1.0, remaining=1.0),
     )
-    vars(learner).update(linear_speed=1.0, left=lambda: 1.0)
     assert len(frame) > 40
-    assert len(learner.cross_fit()[1]) <= 40
+    assert len(LinearTraining(setup).cross_fit()[1]) <= 40  # type: ignore[arg-type]  # as much of a setup as it looks at
 
 
 # --- an earlier output -------------------------------------------------------------------------------------------------------------------
@@ -583,18 +589,13 @@ def test_a_workbook_with_odd_columns_says_nothing_beside_the_log(shop: Path) -> 
 # --- devices and children ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_fit_of_compare_speaks_in_the_log_s_format(shop: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """What a process of its own says is a line of the same log, under the same run."""
+def test_a_fit_of_compare_logs_through_the_run_that_began_it(shop: Path, caplog: pytest.LogCaptureFixture) -> None:
     (shop / "latin.csv").write_bytes("title,category\ngröße,Mugs\nänderung,Mugs\n".encode("cp1252"))
-    said: list[object] = []
-    talk = Console(json_log=True)
-    told = {name: getattr(talk, name) for name in ("quiet", "verbose", "strict", "json_log", "run", "warned")}
-    with pytest.raises(SystemExit):
-        grid_runs._fit(["latin.csv"], InputOptions(), Recipe(), shop / "made", False, told, SimpleNamespace(send=said.append))  # type: ignore[arg-type]
-    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    assert [line["run"] for line in lines] == [talk.run] * len(lines)
-    assert any("is not UTF-8 and is read as Windows-1252" in line["message"] for line in lines)
-    assert "are of one category" in str(said)
+    runs = GridRuns(shop / "compared", ["latin.csv"], InputOptions(), "")
+    failure = runs._run(Recipe(), shop / "made", resume=False)
+    assert failure is not None
+    assert "are of one category" in failure.why
+    assert "is not UTF-8 and is read as Windows-1252" in caplog.text
 
 
 @pytest.mark.usefixtures("shop")
@@ -609,17 +610,19 @@ def test_a_device_that_fails_in_a_search_ends_with_a_sentence(monkeypatch: pytes
     assert "The trials that are done are kept: the same line with --resume goes on." in refused.stderr
 
 
-def test_the_start_of_cuda_is_no_part_of_what_reading_takes() -> None:
-    learner = object.__new__(learning.Setup)
-    read: list[int] = []
+def test_the_start_of_cuda_is_no_part_of_what_features_take() -> None:
+    counts: list[int] = []
     rows = Examples.of(["mug", "drill"] * 200, np.array([0, 1] * 200))
-    vars(learner).update(rows=rows, recipe=Recipe(time_budget=60.0), teacher=None, left=lambda: 50.0)
-    vars(learner).update(read=lambda texts, _: read.append(len(texts)))
-    for device, counts in (("cuda", [1, 1, 256]), ("cpu", [1, 256])):
-        vars(learner).update(device=SimpleNamespace(type=device))
-        learner.affordable(np.arange(400))
-        assert read == counts
-        read.clear()
+    for device, expected in (("cuda", [1, 1, 256]), ("cpu", [1, 256])):
+        budget = SimpleNamespace(remaining=50.0, load_seconds=1.0, feature_speed=1.0)
+        setup = SimpleNamespace(
+            rows=rows, recipe=Recipe(time_budget=60.0), teacher=None, budget=budget, device=SimpleNamespace(type=device)
+        )
+        training = EncoderTraining(setup)  # type: ignore[arg-type]  # as much of a setup as it looks at
+        vars(training)["features"] = lambda examples, _: counts.append(len(examples))
+        training.affordable_rows(np.arange(400))
+        assert counts == expected
+        counts.clear()
 
 
 @pytest.mark.parametrize(("alike", "provider"), [(1.0, "CPUExecutionProvider"), (0.5, "CUDAExecutionProvider")])

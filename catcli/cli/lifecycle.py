@@ -40,7 +40,8 @@ ECHO = 1.0
 def command(body: Callable[..., object]) -> Callable[..., None]:
     """A function of options and a ``console`` as a command that ends with an exit code.
 
-    Parameters that are marked with `catcli.cli.options.Flags` become one option for each field of their class. What a user can cause becomes
+    Parameters that are marked with `catcli.cli.options.Flags` become one option for each field of their class. What a user can cause
+    becomes
     one sentence; anything else is a bug and keeps its traceback.
     """
     signature = inspect.signature(body)

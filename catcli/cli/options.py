@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ TrustedKey = Annotated[
 class Flags:
     """Marks a parameter whose options are the fields of a class.
 
-    With ``names`` only these fields, in this order. Where ``given`` is set the command gets a mapping of what the user typed, since the rest
+    With ``names`` only these fields, in this order. Where ``given`` is set the command gets a mapping of what the user typed, since the
+    rest
     comes from elsewhere (a recipe's file); otherwise it gets an object of the class.
     """
 
@@ -91,7 +93,7 @@ def field_docs(cls: type) -> dict[str, str]:
             continue
         body = ast.parse(textwrap.dedent(inspect.getsource(part))).body[0]
         statements = body.body if isinstance(body, ast.ClassDef) else []
-        for field, doc in zip(statements, statements[1:], strict=False):
+        for field, doc in itertools.pairwise(statements):
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(doc, ast.Expr):
                 docs.setdefault(field.target.id, " ".join(str(ast.literal_eval(doc.value)).split()))
     return docs

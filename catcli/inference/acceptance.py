@@ -51,7 +51,8 @@ def acceptance_thresholds_by_category(info: VariantInfo, precision: float, folde
     if not found:
         tried = len(info.category_thresholds)
         raise GateMissed(
-            f"--precision {precision:g} --by-category: no category of {folder} holds it by itself ({tried:,} have enough validation rows to "
+            f"--precision {precision:g} --by-category: no category of {folder} holds it by itself ({tried:,} have enough validation "
+            f"rows to "
             "be tried); leave out --by-category, or fit with more labeled rows; nothing was written."
         )
     LOGGER.info(f"{len(found):,} categories hold --precision {precision:g} by themselves; rows labeled with others are not accepted")

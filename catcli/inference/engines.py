@@ -1,6 +1,7 @@
 """What labels a catalog: an engine. This process with its threads is one, a Ray cluster (`catcli.inference.ray_engine`) another.
 
-An engine decides where texts are labeled, never which texts are labeled together: that follows from the rows alone (`BatchPlanner`), so every
+An engine decides where texts are labeled, never which texts are labeled together: that follows from the rows alone (`BatchPlanner`), so
+every
 engine gives the same output.
 """
 

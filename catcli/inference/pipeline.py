@@ -4,7 +4,8 @@
 
     batches ── BatchPlanner ── PlannedBatch ── an engine's threads or workers ── Labels ── ResultWriter ── output
 
-One thread reads ahead, one writes behind, and as many label as the device is worth; the number of batches between them is bounded, so memory
+One thread reads ahead, one writes behind, and as many label as the device is worth; the number of batches between them is bounded, so
+memory
 is that of some batches, whatever the catalog's size. Batches are written in the order of their rows, whoever labeled them first.
 """
 

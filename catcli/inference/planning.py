@@ -92,7 +92,8 @@ class BatchPlanner:
     ) -> None:
         """``texts`` are labeled in one call; with ``by_input`` the rows of each input are parts of their own.
 
-        ``previous_hashes`` are the rising hashes of the texts of an earlier output; ``done`` are the rows that a run before has finished, and
+        ``previous_hashes`` are the rising hashes of the texts of an earlier output; ``done`` are the rows that a run before has finished,
+        and
         how many could not be read there, and ``arrays`` is what it had cached there.
         """
         self._plan, self.texts, self._by_input, self._done = plan, texts, by_input, done

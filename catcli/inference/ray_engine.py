@@ -5,7 +5,8 @@
     files or a bucket ── Datasource: the readers, the BatchPlanner ── actors: a Labeler each ── Labels ── ResultWriter ── output
                          one task, on this machine where the files are
 
-The planner decides by the rows alone which texts are labeled together, so whichever worker labels a batch, and however often, its labels are
+The planner decides by the rows alone which texts are labeled together, so whichever worker labels a batch, and however often, its labels
+are
 those of a run on one machine of the same kind. Ray does again what a lost worker had in hand.
 """
 

@@ -34,7 +34,8 @@ def compare(
 ) -> GridResult:
     """Fit every run of ``grid`` on ``products`` as ``recipe`` says, score all on the same test rows, and write a page to ``output``.
 
-    The folder keeps the adapter of every run: those that are finished are not fitted again, and one that was killed goes on. With ``strict``
+    The folder keeps the adapter of every run: those that are finished are not fitted again, and one that was killed goes on. With
+    ``strict``
     a warning of a fit makes it fail. ``on_result`` is called with the result, runs that failed among it, before an error says so.
 
     Raises:

@@ -115,7 +115,8 @@ def _fit_report(report: FitReport) -> list[RenderableType]:
         *sentences.variant_decisions(report),
         f"{training.lora_rows:,} rows{unlabeled} trained {training.trained:,} of {training.total:,} parameters on {training.device}",
         f"{training.seconds:.0f} s in all: {METHOD_TITLES[report.method]} {training.lora_seconds:.0f} s, the linear model "
-        f"{training.linear_seconds:.1f} s, the rest export and scoring; at most {training.peak_memory / 2**20:,.0f} MiB of memory{device}; what "
+        f"{training.linear_seconds:.1f} s, the rest export and scoring; at most {training.peak_memory / 2**20:,.0f} MiB of "
+        f"memory{device}; what "
         f"was learned takes {training.learned_bytes / 2**20:.1f} MiB",
     ]
 

@@ -113,7 +113,8 @@ def report_new_rows(adapter: Adapter, options: ReportOptions) -> ReportView:
     unknown = sorted(set(truth.to_list()) - set(manifest.categories))
     if truth.is_in(unknown).all():
         raise ProductsError(
-            f"--on {where}: none of its {len(frame):,} labeled rows is of a category that the adapter knows ({name_list(unknown, 3)} are new "
+            f"--on {where}: none of its {len(frame):,} labeled rows is of a category that the adapter knows ({name_list(unknown, 3)} "
+            f"are new "
             "to it); choose the column with the true categories with --label."
         )
     labeler = Labeler(adapter, options.device, options.variant)
@@ -181,7 +182,8 @@ def _known_by_look(truth: pl.Series, categories: Sequence[str], merge: bool, whe
     name, theirs = min(spelled.items())
     rows = int(truth.is_in(list(spelled)).sum())
     raise ProductsError(
-        f"{count_noun(rows, 'row')} of --on {where} have categories that differ from the adapter's only by case, blanks or how their letters "
+        f"{count_noun(rows, 'row')} of --on {where} have categories that differ from the adapter's only by case, blanks or how their "
+        f"letters "
         f"are encoded ({name!r} for {theirs!r}); --merge-labels takes them for the adapter's, or rename those that are others."
     )
 

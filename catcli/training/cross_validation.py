@@ -68,7 +68,8 @@ class CrossValidation:
         sizes = np.bincount(fold[fold >= 0], minlength=folds)
         if not sizes.all():
             raise ProductsError(
-                f"--folds {folds}: {len(rows):,} rows give {int((sizes > 0).sum())} folds, since products stay together and the only product "
+                f"--folds {folds}: {len(rows):,} rows give {int((sizes > 0).sum())} folds, since products stay together and the only "
+                f"product "
                 "of a category is always a training row; choose fewer folds or add labeled rows."
             )
         linear = np.zeros((len(rows), setup.class_count), np.float32)

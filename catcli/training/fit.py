@@ -115,7 +115,7 @@ def fit(
             LOGGER.info("there is nothing to resume; the fit begins anew.")
         with adapter_draft(target, sealed=True) as draft, persistent_folder(checkpoints):
             setup, models = _train(data, draft.folder, checkpoints, started, advance)
-            metrics, variants = _measure(data, setup, models)
+            metrics, variants = _measure(setup, models)
             on_scores(metrics)
             kept = "the training is kept: the same line without --require writes it all the same."
             check_requirements(metrics, requirements, f"nothing was written, and {kept}")
@@ -175,7 +175,8 @@ def fit_blend(setup: Setup, encoder: EncoderResult, linear: LinearResult, logits
 def _export(setup: Setup, linear: LinearResult, encoder: EncoderResult, folder: Path) -> tuple[ExportedModel, Mapping[Variant, FloatArray]]:
     """The model that ships, exported to ``folder``, and the holdout model's logits of the held-out rows by variant.
 
-    A smaller variant is kept where the blend gives the same categories with it. That is judged on the holdout model, and again on its refit.
+    A smaller variant is kept where the blend gives the same categories with it. That is judged on the holdout model, and again on its
+    refit.
     """
     from catcli.export.parity import add_fp16, add_int8, export_fp32
 
@@ -204,7 +205,7 @@ def _export(setup: Setup, linear: LinearResult, encoder: EncoderResult, folder: 
 # --- scores --------------------------------------------------------------------------------------------------------------------------
 
 
-def _measure(data: TrainingData, setup: Setup, models: FittedModels) -> tuple[FitMetrics, dict[Variant, VariantInfo]]:
+def _measure(setup: Setup, models: FittedModels) -> tuple[FitMetrics, dict[Variant, VariantInfo]]:
     """The scores of the test rows by the variant that ships, and for every variant what the validation rows chose."""
     from catcli.evaluation.evaluate import ScoredRows, evaluate_rows
     from catcli.export.onnx_files import MODEL_FILES

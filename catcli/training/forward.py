@@ -94,7 +94,8 @@ class Forward:
     def add_gradient(self, rows: list[int]) -> Tensor:
         """Add the gradient of a batch's loss, or of this process's part of it; returns its mean loss times the weight of all its rows.
 
-        The loss stays on the device: reading it would wait for all operations that a GPU has queued. Where memory is too short, this and all
+        The loss stays on the device: reading it would wait for all operations that a GPU has queued. Where memory is too short, this and
+        all
         later batches are divided into micro-batches, whose gradients add up to the same (gradient accumulation).
         """
         weights = self.task.examples.weights

@@ -14,7 +14,8 @@ EXPORT_SECONDS, SCORED_PER_SECOND = 35.0, 150.0
 class TimeBudget:
     """The time that a fit may take, and what its parts were measured to take on this machine.
 
-    ``linear_speed`` and ``feature_speed`` are rows a second; ``load_seconds`` is what loading the base takes. The defaults of the latter two
+    ``linear_speed`` and ``feature_speed`` are rows a second; ``load_seconds`` is what loading the base takes. The defaults of the latter
+    two
     are the embedded base's; both are measured where there is a budget.
     """
 
