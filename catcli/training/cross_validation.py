@@ -1,4 +1,4 @@
-"""What ``catcli tune`` measures: a recipe by cross-validation over training and validation rows, and the best one, once, on the test rows."""
+"""What ``catcli tune`` measures: a recipe by cross-validation over training and validation rows; the best, once, on test rows."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class TrainingInput:
 
 @dataclass(frozen=True)
 class EncoderResult:
-    """The ``holdout`` model and its ``refit``, None without one; ``shares`` *(classes,)* are those of the rows that the former learned from.
+    """The ``holdout`` model and its ``refit``, None without one; ``shares`` *(classes,)* are of the rows that the former learned from.
 
     ``rows`` training rows and ``unlabeled_rows`` texts without a category were learned from.
     """

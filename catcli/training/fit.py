@@ -66,7 +66,7 @@ class FitResult:
 
 @dataclass(frozen=True)
 class FittedModels:
-    """What training and export gave. ``logits`` *(held-out rows, classes)* by variant are the holdout encoder's: validation, then test rows.
+    """What training and export gave. ``logits`` *(held-out rows, classes)* by variant are the holdout encoder's, validation rows first.
 
     ``exported`` are the files of the model that ships.
     """

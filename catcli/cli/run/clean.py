@@ -53,12 +53,12 @@ def clean(folder: Path | None = None, *, yes: bool = False, as_json: bool = Fals
     if yes and os.name != "posix":
         raise UsageError("--yes: this system does not say whether a run is at work on what is listed; remove it by hand.")
     folders = [folder] if folder is not None else [Path(), *(one for one in [store_folder()] if one.is_dir())]
-    found = [left for one in folders for path in sorted(one.iterdir()) for left in _looked_at(path, yes, console)]
+    found = [left for one in folders for path in sorted(one.iterdir()) for left in _looked_at(path, yes)]
     _show(found, as_json, console)
     return found
 
 
-def _looked_at(path: Path, yes: bool, console: Console) -> Iterator[Leftover]:
+def _looked_at(path: Path, yes: bool) -> Iterator[Leftover]:
     """What is at a path, if a stopped run left it; removed where that is asked and nobody is at work on it."""
     kind = _LEFT.fullmatch(path.name)
     if kind is None and not is_leftover(path):
