@@ -140,7 +140,7 @@ def test_from_a_bucket_into_a_bucket(catalog: Path, local: bytes, tmp_path: Path
 @pytest.mark.parametrize(
     ("what", "heard"),
     [
-        ("ray::MapWorker(MapBatches(_Worker)).submit", "a worker was lost; another has taken its place"),
+        ("ray::MapWorker(MapBatches(_LabelingWorker)).submit", "a worker was lost; another has taken its place"),
         ("ray::ReadWorks", ""),
     ],
 )
