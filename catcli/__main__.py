@@ -6,7 +6,7 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # Until a command listens, Ctrl-C ends the process as it ends cat, without the traceback of a half-done import.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from catcli.cli import main
+from catcli.cli.main import main
 
 if __name__ == "__main__":
     main()

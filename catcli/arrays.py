@@ -1,4 +1,4 @@
-"""The arrays that flow between rooms, by the type of their numbers."""
+"""The arrays that flow between packages, by the type of their numbers."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from catcli.errors import OutputError
+from catcli.errors import OutputError, Terminated
 from catcli.paths import hidden_path
 from catcli.private_folder import HAS_DESCRIPTORS, NO_FOLLOW, claim, clear, delete_private_folder, file_kind
 
@@ -27,7 +27,7 @@ from catcli.private_folder import HAS_DESCRIPTORS, NO_FOLLOW, claim, clear, dele
 
 
 def temporary_path(target: Path) -> Path:
-    """A hidden path beside ``target`` that nobody uses.
+    """A hidden path beside ``target`` that is not in use.
 
     What killed runs of this machine left there for the same target is removed; the machine's name is in the path, since a shared disk
     shows the files of others, whose processes cannot be looked up here.
@@ -67,7 +67,11 @@ def temporary_folder(target: Path) -> Iterator[Path]:
         claim(folder)
         yield folder
     finally:
-        delete_private_folder(folder)
+        try:
+            delete_private_folder(folder)
+        except (KeyboardInterrupt, Terminated):  # came within the deletion; no second signal does
+            delete_private_folder(folder)
+            raise
 
 
 @contextmanager
@@ -81,21 +85,21 @@ def atomic_write(target: Path) -> Iterator[Path]:
     """
     if is_stream(target):
         with tempfile.TemporaryDirectory() as folder:
-            place = Path(folder) / target.name
-            yield place
-            with place.open("rb") as written, target.open("wb") as stream:
+            path = Path(folder) / target.name
+            yield path
+            with path.open("rb") as written, target.open("wb") as stream:
                 shutil.copyfileobj(written, stream)
         return
     final = resolve_link(target)
     if final.exists() and not final.is_file():
         raise OutputError(f"{target} is {file_kind(final.stat().st_mode)}, which no file replaces; name another place.")
     with temporary_folder(final) as private:  # where nobody else can put a link in the place of what is written
-        place = private / "new"
-        place.touch(mode=0o600, exist_ok=False)
-        yield place
-        copy_mode_and_owner(place, final)
-        fsync(place)
-        place.replace(final)
+        path = private / "new"
+        path.touch(mode=0o600, exist_ok=False)
+        yield path
+        copy_mode_and_owner(path, final)
+        fsync(path)
+        path.replace(final)
         fsync(final.parent)
 
 
@@ -164,24 +168,21 @@ def fsync(path: Path) -> None:
             os.close(descriptor)
 
 
-def read_small_file(file: Path, most: int) -> bytes:
-    """The bytes of a small regular file; a FIFO that nobody writes to would be waited for, and a device may have no end.
+def read_small_file(file: Path, limit: int) -> bytes:
+    """The bytes of a small regular file; a FIFO without a writer would block, and a device may have no end.
 
     Raises:
-        OSError: it cannot be read, is no regular file, or has more than ``most`` bytes.
+        OSError: it cannot be read, is not a regular file, or has more than ``limit`` bytes.
     """
     descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(descriptor, "rb") as opened:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, f"it is {file_kind(mode)}, not a file", str(file))
-        content = opened.read(most + 1)
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(file))
+        content = opened.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(file))
     return content
-
-
-# --- file locks -------------------------------------------------------------------------------------------------------------------------
 
 
 # --- folders that are replaced -----------------------------------------------------------------------------------------------------------
@@ -211,11 +212,11 @@ def restore_folder(target: Path, aside: Path) -> None:
         aside.rename(target)
 
 
-def _exchange_names(one: Path, other: Path) -> bool:
+def _exchange_names(first: Path, second: Path) -> bool:
     """Whether two names were exchanged; False where the system or its disk cannot."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of linux/fs.h
-    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+    current_folder, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of linux/fs.h
+    return rename is not None and rename(current_folder, os.fsencode(first), current_folder, os.fsencode(second), exchange) == 0
 
 
 def delete_folder(folder: Path) -> None:
@@ -225,7 +226,7 @@ def delete_folder(folder: Path) -> None:
 
 
 def is_running(process: int) -> bool:
-    """Whether a process of this machine runs; where signals are not to be had for asking, as on Windows, it counts as one that does."""
+    """Whether a process of this machine runs; where that cannot be asked, as on Windows, it counts as running."""
     if os.name != "posix":
         return True
     try:

@@ -1,10 +1,11 @@
-"""What to train and how: frozen, validated at once, speaking in the names of the flags."""
+"""What to train and how: an immutable recipe, validated at once, whose errors use the names of the flags."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
@@ -21,13 +22,13 @@ Pool = Literal["mean", "cls", "last"]
 Balance = Literal["none", "weights", "focal", "logit-adjust"]
 
 VARIANTS = ("auto", "fp32", "fp16", "int8")
-"""What may be asked for of an adapter's models."""
+"""The values of ``--variant``."""
 
 MAX_RECIPE_BYTES = 2**20
 """Bytes of a recipe's file."""
 
 LORA_METHODS: tuple[Method, ...] = ("lora", "rslora", "dora", "pissa")
-"""Methods that put adapters beside frozen weights."""
+"""Methods that train adapters next to frozen weights."""
 
 METHOD_TITLES: dict[Method, str] = {
     "lora": "LoRA",
@@ -37,52 +38,104 @@ METHOD_TITLES: dict[Method, str] = {
     "full": "full fine-tuning",
     "head": "the head",
 }
-"""How sentences call what learned beside the linear model."""
+"""How sentences call the encoder's training method."""
 
 BASE_OPTIONS = ("lr", "targets", "pool", "max_tokens")
-"""What suits one base, and is chosen anew for another; for another method the learning rate is."""
+"""Options that depend on the base and are chosen again for another one; another method changes the learning rate only."""
 
 LORA_OPTIONS = ("rank", "alpha", "dropout", "targets")
-"""What is an adapter's, and means nothing where none is trained."""
+"""Options of adapters, which mean nothing for methods without adapters."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How a field is written on the command line, where its name and type do not say it.
+
+    ``names`` are its flags, ``metavar`` stands for its value in the help, ``default`` is shown there for a default that is not a constant.
+    ``parsed_as`` is the type of what is typed, ``minimum`` and ``maximum`` its limits.
+    """
+
+    metavar: str | None = None
+    names: tuple[str, ...] = ()
+    default: str | None = None
+    parsed_as: type | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+COLUMN = Flag(metavar="COLUMN")
 
 
 class Recipe(BaseModel):
-    """Everything that decides what a fit trains. Fields are the flags of ``catcli fit`` in their long form.
+    """Everything that decides what a fit trains. Each field is a flag of ``catcli fit``, and its docstring that flag's help.
 
-    ``label``, ``text`` and ``group`` are None or empty until the columns have been looked for; in an adapter's ``recipe.json`` every one
-    is resolved, so that ``catcli fit --recipe`` repeats the run. ``about`` says what a recipe that ships with catcli is for.
+    ``label``, ``text`` and ``group`` are None or empty until the columns have been found; in an adapter's ``recipe.json`` every one is
+    resolved, so that ``catcli fit --recipe`` repeats the run. ``about`` says what a recipe that ships with catcli is for; it is not a flag.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     about: str = ""
-    label: str | None = None
-    text: tuple[str, ...] = ()
-    group: str | None = None
-    base: Annotated[str, Field(min_length=1)] = "minilm"
-    method: Method = "lora"
+    label: Annotated[str | None, COLUMN] = None
+    """The column with the category; found by name and content by default."""
+    text: Annotated[tuple[str, ...], COLUMN] = ()
+    """A column to read; repeat for several, the most informative first."""
+    group: Annotated[str | None, COLUMN] = None
+    """The column that is equal for all rows of one product."""
+    base: Annotated[str, Field(min_length=1), Flag(metavar="NAME")] = "minilm"
+    """minilm (embedded; minilm-3 has 3 of its 6 blocks), or from the hub: bert, distilbert, distilroberta, roberta, xlm-roberta, albert,
+    mpnet, modernbert, deberta, t5, gpt2, qwen3, or OWNER/MODEL, these with @REVISION; or a folder."""
+    method: Annotated[Method, Flag(metavar="METHOD")] = "lora"
+    """What is trained: lora, rslora, dora or pissa (adapters), full (all weights) or head (the last layer)."""
     rank: Annotated[int, Field(ge=1, le=512)] = 8
+    """The adapters' rank."""
     alpha: Annotated[int, Field(ge=1)] = 16
+    """The output of the adapters is scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    targets: tuple[str, ...] = ()
+    """Dropout before the adapters."""
+    targets: Annotated[tuple[str, ...], Flag(metavar="NAME,NAME", parsed_as=str)] = ()
+    """Linear layers that get adapters, in every block; those that suit the base by default."""
     epochs: Annotated[int, Field(ge=1)] | None = None
+    """The most epochs; by default 2 to 8, by the number of rows."""
     lr: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The highest learning rate; the default depends on base and method."""
     batch_size: Annotated[int, Field(ge=1)] = 32
+    """Rows of a training step."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Weight decay of AdamW, on matrices."""
     max_tokens: Annotated[int, Field(ge=4, le=8192)] | None = None
-    pool: Pool | None = None
-    balance: Balance = "none"
-    merge_labels: bool = False
-    per_category: Annotated[int, Field(ge=1)] | None = None
-    split: tuple[int, int, int] = (80, 10, 10)
+    """Longer texts are cut; by default 99 % of the texts are not cut, up to 128 tokens."""
+    pool: Annotated[Pool | None, Flag(metavar="POOL")] = None
+    """Pooling of token states to one vector: mean, cls or last; the default depends on the base."""
+    balance: Annotated[Balance, Flag(metavar="HOW")] = "none"
+    """For rare categories: none, weights (class weights), focal (focal loss) or logit-adjust."""
+    merge_labels: Annotated[bool, Flag(names=("--merge-labels/--no-merge-labels",))] = False
+    """Treat categories that differ only by case or blanks as one, under the most frequent name."""
+    per_category: Annotated[Annotated[int, Field(ge=1)] | None, Flag(metavar="N")] = None
+    """Use at most N rows of a category, sampled while the files are read."""
+    split: Annotated[tuple[int, int, int], Flag(metavar="A/B/C", parsed_as=str, default="80/10/10")] = (80, 10, 10)
+    """Percentages of training, validation and test rows."""
     split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """The seed of the split; another one holds out other products."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    refit: bool = True
-    time_budget: Annotated[float, Field(gt=0)] | None = None
-    teacher: Annotated[str, Field(min_length=1)] | None = None
-    unlabeled: Annotated[str, Field(min_length=1)] | None = None
-    device: Device = "auto"
-    dtype: Dtype = "auto"
+    """The seed of training; the split does not depend on it."""
+    refit: Annotated[bool, Flag(names=("--refit/--no-refit",), default="refit")] = True
+    """After scoring, train both models again on all rows; --no-refit saves the scored models."""
+    time_budget: Annotated[Annotated[float, Field(gt=0)] | None, Flag(metavar="TIME", parsed_as=str)] = None
+    """Time limit of the whole fit, such as 90s, 10m or 2h; training is shortened to fit."""
+    teacher: Annotated[Annotated[str, Field(min_length=1)] | None, Flag(metavar="ADAPTER")] = None
+    """Learn from this adapter's probabilities for every text, beside the labels (KD-LoRA)."""
+    unlabeled: Annotated[Annotated[str, Field(min_length=1)] | None, Flag(metavar="FILE")] = None
+    """Rows without categories (a file or a glob), labeled by the teacher and used for training."""
+    device: Annotated[Device, Flag(metavar="DEVICE")] = "auto"
+    """auto, cpu or cuda. auto takes the GPU if there is one."""
+    dtype: Annotated[Dtype, Flag(metavar="DTYPE")] = "auto"
+    """auto, fp32 or bf16. auto takes bf16 where the device has instructions for it."""
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _layer_names(cls, value: object) -> object:
+        return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
     @field_validator("split", mode="before")
     @classmethod
@@ -121,21 +174,20 @@ class Recipe(BaseModel):
         """A file such as an adapter's ``recipe.json``, or one of `shipped_recipes` by name; the defaults where there is none to load.
 
         Raises:
-            ProductsError: it is not there, or is no recipe.
+            ProductsError: it is not there, or is not a recipe.
         """
         if name is None:
             return cls()
         file = Path(name)
-        there = {} if file.is_file() else shipped_recipes()
-        if name in there:
-            return there[name]
+        shipped = {} if file.is_file() else shipped_recipes()
+        if name in shipped:
+            return shipped[name]
         try:
             return cls.model_validate_json(read_small_file(file, MAX_RECIPE_BYTES))
         except OSError as error:
             raise ProductsError(
-                f"--recipe {name}: {error.strerror or error}{did_you_mean(name, there)}; give the recipe.json of an adapter folder, "
-                f"or one of "
-                f"{', '.join(there)}."
+                f"--recipe {name}: {error.strerror or error}{did_you_mean(name, shipped)}; give the recipe.json of an adapter folder, or "
+                f"one of {', '.join(shipped)}."
             ) from error
         except ValidationError as error:
             raise ProductsError(f"--recipe {name}: {'; '.join(flag_problems(error))}.") from error
@@ -152,24 +204,24 @@ class Recipe(BaseModel):
         of_another = given.get("base") not in (None, recipe.base), given.get("method") not in (None, recipe.method)
         recipe = recipe.without(*(BASE_OPTIONS if of_another[0] else ()), *(("lr",) if of_another[1] else ()))
         flags = {flag for flag, value in {**given, **(repeated or {})}.items() if value not in (None, (), [])}
-        unasked = {flag: place for flag, place in recipe.places().items() if flag not in flags} if name and Path(name).is_file() else {}
+        unasked = {flag: path for flag, path in recipe.paths().items() if flag not in flags} if name and Path(name).is_file() else {}
         if unasked:
-            line = shlex.join(word for flag, place in unasked.items() for word in (f"--{flag}", place))
+            line = shlex.join(word for flag, path in unasked.items() for word in (f"--{flag}", path))
             raise UsageError(
                 f"--recipe {name} reads other files ({line}), which a recipe cannot ask for by itself; type this too if you want it, or "
                 "remove it from the recipe."
             )
         return recipe.but(given)
 
-    def places(self) -> dict[str, str]:
+    def paths(self) -> dict[str, str]:
         """The files that it reads beside the rows, by the names of their flags: a teacher, unlabeled rows, and a base in a folder."""
         in_folder = self.base.startswith((".", "/", "~")) or Path(self.base).is_dir()
-        found = {"teacher": self.teacher, "unlabeled": self.unlabeled, "base": self.base if in_folder else None}
-        return {flag: place for flag, place in found.items() if place is not None}
+        paths = {"teacher": self.teacher, "unlabeled": self.unlabeled, "base": self.base if in_folder else None}
+        return {flag: path for flag, path in paths.items() if path is not None}
 
-    def options(self, file: str) -> str:
-        """What to type to start from it once it is written to ``file``."""
-        return shlex.join(["--recipe", file, *(word for flag, place in self.places().items() for word in (f"--{flag}", place))])
+    def flags(self, file: str) -> list[str]:
+        """The arguments that start from it once it is written to ``file``."""
+        return ["--recipe", file, *(word for flag, path in self.paths().items() for word in (f"--{flag}", path))]
 
     def but(self, changes: Mapping[str, object]) -> Recipe:
         """This recipe with the flags that were given in their place; None leaves what the recipe says.
@@ -180,11 +232,10 @@ class Recipe(BaseModel):
         given = {name: value for name, value in changes.items() if value not in (None, ())}
         # What a recipe says about itself holds no longer once it is changed.
         changed = self.make(**{**self.model_dump(), **({"about": ""} if given else {}), **given})
-        odd = [f"--{name}" for name in LORA_OPTIONS if name in given]
-        if odd and changed.method not in LORA_METHODS:
-            raise UsageError(
-                f"{', '.join(odd)}: --method {changed.method} trains no adapters; leave {'it' if len(odd) == 1 else 'them'} out."
-            )
+        adapter_flags = [f"--{name}" for name in LORA_OPTIONS if name in given]
+        if adapter_flags and changed.method not in LORA_METHODS:
+            them = "it" if len(adapter_flags) == 1 else "them"
+            raise UsageError(f"{', '.join(adapter_flags)}: --method {changed.method} trains no adapters; leave {them} out.")
         return changed
 
     def without(self, *names: str) -> Recipe:
@@ -194,45 +245,45 @@ class Recipe(BaseModel):
 
 def shipped_recipes() -> dict[str, Recipe]:
     """The recipes that come with catcli, by name."""
-    found = (resources.files("catcli") / "recipes").iterdir()
-    files = sorted((file for file in found if file.name.endswith(".json")), key=lambda file: file.name)
+    entries = (resources.files("catcli") / "recipes").iterdir()
+    files = sorted((file for file in entries if file.name.endswith(".json")), key=lambda file: file.name)
     return {file.name.removesuffix(".json"): Recipe.model_validate_json(file.read_bytes()) for file in files}
 
 
 def _seconds(text: str) -> float:
     """``90s``, ``10m`` and ``2h`` as seconds."""
     try:
-        found = float(text[:-1]) * {"s": 1, "m": 60, "h": 3600}[text[-1:]]
+        seconds = float(text[:-1]) * {"s": 1, "m": 60, "h": 3600}[text[-1:]]
     except (KeyError, ValueError) as error:
         raise ValueError("write a time such as 90s, 10m or 2h") from error
-    if not 0 < found < float("inf"):
+    if not 0 < seconds < float("inf"):
         raise ValueError("write a time above 0, such as 90s, 10m or 2h")
-    return found
+    return seconds
 
 
-def parse_seconds(option: str, told: str) -> float:
+def parse_seconds(option: str, text: str) -> float:
     """A time as seconds: a number of them, or ``90s``, ``10m``, ``2h``.
 
     Raises:
         UsageError: it is none, or none above 0.
     """
     try:
-        found = float(told) if told[-1:].isdigit() else _seconds(told)
+        seconds = float(text) if text[-1:].isdigit() else _seconds(text)
     except ValueError as error:
-        raise UsageError(f"{option} {told}: {error}.") from error
-    if not 0 < found < float("inf"):
-        raise UsageError(f"{option} {told}: a time above 0.")
-    return found
+        raise UsageError(f"{option} {text}: {error}.") from error
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"{option} {text}: a time above 0.")
+    return seconds
 
 
 def check_device(device: str) -> None:
-    """Stop at a name that is none of `Device`."""
+    """Refuse a name that is none of `Device`."""
     if device not in get_args(Device):
         raise UsageError(f"--device {device}: choose one of {', '.join(get_args(Device))}.")
 
 
 def check_variant(variant: str) -> None:
-    """Stop at a name that is none of `VARIANTS`."""
+    """Refuse a name that is none of `VARIANTS`."""
     if variant not in VARIANTS:
         raise UsageError(f"--variant {variant}: choose one of {', '.join(VARIANTS)}.")
 
@@ -267,6 +318,6 @@ _PLAIN_MESSAGES = {
 
 def plain_validation_message(message: str) -> str:
     """What pydantic says of a value, in the words of the other sentences."""
-    for said, plain in _PLAIN_MESSAGES.items():
-        message = re.sub(said, plain, message, flags=re.DOTALL)
+    for pattern, plain in _PLAIN_MESSAGES.items():
+        message = re.sub(pattern, plain, message, flags=re.DOTALL)
     return message

@@ -1,4 +1,4 @@
-"""Everything that can go wrong in a way that a user can mend.
+"""The errors that a user can fix.
 
     CatcliError            exit 1   the run failed: its sentence says what, where, what is there instead and what to type next
     ├── ProductsError      exit 1   a file, a column or a label that was read
@@ -39,11 +39,11 @@ class ChangedError(ProductsError):
 
 
 class RowError(ProductsError):
-    """A row cannot be read: it has too many cells, letters of another encoding, or is no JSON."""
+    """A row cannot be read: it has too many cells, letters of another encoding, or is not JSON."""
 
 
 class OutputError(CatcliError):
-    """The output cannot be written where it was asked for."""
+    """The output cannot be written."""
 
 
 class AdapterError(CatcliError):
@@ -55,11 +55,11 @@ class BackboneError(CatcliError):
 
 
 class TrainingError(CatcliError):
-    """Training went astray under the options it was given."""
+    """Training diverged with these options."""
 
 
 class DeviceError(CatcliError):
-    """The device that was asked for is not there."""
+    """The device is not there."""
 
 
 class UsageError(CatcliError):
@@ -68,8 +68,8 @@ class UsageError(CatcliError):
     exit_code = 2
 
 
-class GateMissed(CatcliError):  # noqa: N818  (a gate that was missed is no error of the program)
-    """A quality that was demanded was not reached."""
+class GateMissed(CatcliError):  # noqa: N818  (a gate that was missed is not an error of the program)
+    """A required quality was not reached."""
 
     exit_code = 3
 
@@ -98,16 +98,16 @@ def is_disk_full(error: BaseException) -> bool:
 
 def reason(error: BaseException) -> str:
     """The first line of what a library's error says; its name where it says nothing."""
-    said = str(error).strip()
-    return said.splitlines()[0] if said else type(error).__name__
+    message = str(error).strip()
+    return message.splitlines()[0] if message else type(error).__name__
 
 
 MAX_SHOWN_CHARACTERS = 60
 """Characters of a name that a sentence shows."""
 
 
-def name_list(names: Iterable[str], most: int = 12) -> str:
+def name_list(names: Iterable[str], limit: int = 12) -> str:
     """``'a', 'b' and 3 more``: names as a sentence shows them; ``none`` where there are none."""
     shown = [repr(name if len(name) <= MAX_SHOWN_CHARACTERS else name[: MAX_SHOWN_CHARACTERS - 1] + "…") for name in names]
-    extra = len(shown) - most
-    return (", ".join(shown[:most]) + (f" and {extra:,} more" if extra > 0 else "")) or "none"
+    extra = len(shown) - limit
+    return (", ".join(shown[:limit]) + (f" and {extra:,} more" if extra > 0 else "")) or "none"

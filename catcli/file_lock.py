@@ -20,7 +20,7 @@ if sys.platform != "win32":
 def file_lock(lock: Path) -> Iterator[bool]:
     """Whether this process alone has ``lock``, a file that is there while the block runs; the lock ends with the process, too.
 
-    Where the system has no such locks (Windows, some shared disks), two runs are not told apart.
+    Where the system has no such locks (Windows, some shared disks), a second run is not noticed.
 
     Raises:
         OutputError: what is there is no file of this user's.

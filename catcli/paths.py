@@ -11,9 +11,9 @@ BUCKET_SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
 """What addresses of object stores begin with."""
 
 
-def is_bucket(place: str | Path) -> bool:
+def is_bucket(name: str | Path) -> bool:
     """Whether a name is of a bucket; a `Path` of one has lost one of its two slashes."""
-    return re.match(rf"({'|'.join(BUCKET_SCHEMES)}):/", str(place)) is not None
+    return re.match(rf"({'|'.join(BUCKET_SCHEMES)}):/", str(name)) is not None
 
 
 def display_path(path: Path | str) -> str:

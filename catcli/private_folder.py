@@ -20,16 +20,13 @@ from catcli.errors import OutputError
 MARKER = ".made-by-catcli"
 """The file in each private folder that names the folder's inode: one that came out of an archive or was copied has another."""
 
-
 PRIVATE_NAMES = re.compile(
     r"lock|journal\.(jsonl|new)|\d{6}|memory-\d{6}\.npz|whole|new|old|review-\d{6}|range-\d{3}|whole-review|bad-\d{6}|whole-bad"
     r"|rows|[a-z0-9-]+\.safetensors|tuned|first|\..+\.part"
 )
 """The names that catcli gives to what it puts into a private folder. Nothing else in one is ever deleted."""
 
-
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
-
 
 HAS_DESCRIPTORS = os.name == "posix"
 """Whether folders can be opened, and what lies in them be named relative to that. Windows has neither, nor owners of this kind."""
@@ -46,15 +43,15 @@ def claim(folder: Path) -> None:
         OutputError: what is there is a link, no folder, another user's, without this folder's marker, or holds links or devices.
         OSError: it cannot be made.
     """
-    made = False
+    is_new = False
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-        made = True
+        is_new = True
     if not HAS_DESCRIPTORS:
         _check_by_name(folder)
         return
     with _descriptor(folder) as descriptor:
-        if made:
+        if is_new:
             status = os.fstat(descriptor)
             _created.add((status.st_dev, status.st_ino))
         _check(folder, descriptor)
@@ -94,7 +91,7 @@ def delete_private_folder(folder: Path) -> None:
             with suppress(FileNotFoundError):  # another process deleted the marker, and deletes the folder next
                 (folder / MARKER).unlink()
             try:
-                folder.rmdir()  # which fails on what is no empty folder, a link in its place among them
+                folder.rmdir()  # which fails on what is not an empty folder, a link in its place among them
             except OSError as error:
                 if error.errno != errno.ENOTEMPTY:  # another process has just claimed it
                     raise
@@ -185,7 +182,7 @@ def _list_names(descriptor: int) -> list[str]:
 
 
 def _first_bytes(name: str, descriptor: int) -> bytes | None:
-    """The first bytes of a small file in an open folder: none of what is not there, and None of what is no regular file."""
+    """The first bytes of a small file in an open folder: none of what is not there, and None of what is not a regular file."""
     try:
         file = os.open(name, os.O_RDONLY | os.O_NONBLOCK | NO_FOLLOW, dir_fd=descriptor)
     except FileNotFoundError:
@@ -200,9 +197,9 @@ def _first_bytes(name: str, descriptor: int) -> bytes | None:
 
 def not_ours(folder: Path) -> OutputError:
     """The error that stops at what catcli did not make."""
-    what = f"a link to {folder.readlink()}" if folder.is_symlink() else "something" if not folder.is_dir() else "a folder"
+    actual = f"a link to {folder.readlink()}" if folder.is_symlink() else "something" if not folder.is_dir() else "a folder"
     return OutputError(
-        f"{folder} is {what} that catcli did not make, in the place where it keeps its own files; look at it, move it away, and run the "
+        f"{folder} is {actual} that catcli did not make, in the place where it keeps its own files; look at it, move it away, and run the "
         "same line again."
     )
 

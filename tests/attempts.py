@@ -24,7 +24,7 @@ from corpus import CASES, Case
 from small_bases import save_base
 from typer.testing import CliRunner, Result
 
-from catcli.cli import app
+from catcli.cli.main import app
 
 LONGEST = 1_500
 """Characters of a sentence, at most: names of files are in it."""
@@ -109,8 +109,8 @@ COMMANDS: dict[str, Command] = {
         "page.html",
         lambda case: case.read or case.score or (case.label if "already" not in case.label else ""),
     ),
-    "compare --on": Command(
-        lambda name, tools: ["compare", tools.adapter, tools.second, "-o", "changed.csv", "--device", "cpu", f"--on={name}"],
+    "diff": Command(
+        lambda name, tools: ["diff", tools.adapter, tools.second, "-o", "changed.csv", "--device", "cpu", "--", name],
         frozenset(READING),
         "changed.csv",
         lambda case: case.read or None,

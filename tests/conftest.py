@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
-from catcli.commands.fit import Fitted, fit
 from catcli.config import Recipe
 from catcli.data.io.parts import Parts
+from catcli.reporting.model_card import model_card
+from catcli.training.fit import FitResult
+from catcli.training.fit import fit as fit_adapter
+
+fit = partial(fit_adapter, model_card=model_card)
+"""A fit as ``catcli fit`` makes it, without its console."""
 
 FIXTURE = Path(__file__).parent / "fixtures" / "adapter-format-4"
 """A very small adapter, as the catcli whose format was 4 wrote it: see tests/tiny.py."""
+
+DEMO = Path(__file__).parents[1] / "catcli" / "data" / "demo"
+for _name, _handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    # A shell has what it starts in the background (pytest &, nohup pytest) ignore these, and so would the commands that are tested.
+    if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, _name), _handler)
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two processes test side by side. With all cores each they would wait for one another's threads: OpenMP spins.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DEMO = Path(__file__).parents[1] / "catcli" / "data" / "demo"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -35,7 +52,7 @@ class Shop:
     """A store with one small adapter, the rows it learned from, and a catalog."""
 
     folder: Path
-    fitted: Fitted
+    fitted: FitResult
     products: Path
     catalog: Path
 
@@ -55,6 +72,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     pl.read_csv(DEMO / "catalog.csv", infer_schema=False).write_csv(catalog)
     recipe = Recipe(epochs=1, max_tokens=24, device="cpu", refit=False)
     return Shop(folder, fit([str(products)], recipe=recipe, output=folder / "adapters" / "small"), products, catalog)
+
+
+@pytest.fixture(autouse=True)
+def _info_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """``caplog`` gets what a user sees without -v."""
+    caplog.set_level(logging.INFO, "catcli")
 
 
 def catcli(*arguments: str | Path, cwd: Path, check: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:

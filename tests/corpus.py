@@ -246,7 +246,11 @@ text("UTF-16, little end first", b"\xff\xfe" + delimited(ACCENTS).encode("utf-16
 text("UTF-16, big end first", b"\xfe\xff" + delimited(ACCENTS).encode("utf-16-be"), **WHOLE)
 text("UTF-16 without a mark, little end first", delimited(ACCENTS).encode("utf-16-le"), **WHOLE)
 text("UTF-16 without a mark, big end first", delimited(ACCENTS).encode("utf-16-be"), **WHOLE)
-text("UTF-16 cut in mid-character", delimited(ACCENTS).encode("utf-16")[:-1], read="breaks off in mid-character (as utf-16) after line 48")
+text(
+    "UTF-16 cut in mid-character",
+    delimited(ACCENTS).encode("utf-16")[:-1],
+    read="is truncated: it ends within a character of utf-16 after line 48",
+)
 text("UTF-32", delimited(ACCENTS).encode("utf-32"), **WHOLE)
 text("Latin-1", delimited(ACCENTS).encode("latin-1"), **WHOLE)
 text("Windows-1252 with a euro sign", delimited(titled(lambda title: f"{title} 5 €")).encode("cp1252"), **WHOLE)
@@ -257,7 +261,11 @@ text("Shift JIS, said", delimited(JAPANESE).encode("shift_jis"), "--encoding", "
 text("GB 18030, said", delimited(JAPANESE).encode("gb18030"), "--encoding", "gb18030", **WHOLE)
 text("KOI8-R", delimited(titled(lambda title: f"Кофе {title}")).encode("koi8-r"), **WHOLE)
 text("EBCDIC", delimited().encode("cp037"), read="neither UTF-8, UTF-16 nor Latin-1")
-text("UTF-8 cut in mid-character", delimited([*ACCENTS, ("mug café", "Mugs")]).encode()[:-7] + b"\xc3", read="breaks off in line 50")
+text(
+    "UTF-8 cut in mid-character",
+    delimited([*ACCENTS, ("mug café", "Mugs")]).encode()[:-7] + b"\xc3",
+    read="is truncated: it ends in line 50",
+)
 text("UTF-8 with rows of Latin-1", delimited(ACCENTS[:24]).encode() + delimited(ACCENTS[24:]).split("\n", 1)[1].encode("latin-1"), **WHOLE)
 text("UTF-8, overlong", delimited().encode().replace(b"blue", b"\xc0\x80blue"), **WHOLE)
 text("surrogates as bytes", delimited().encode().replace(b"blue", b"\xed\xa0\x80blue"), **WHOLE)
@@ -298,7 +306,7 @@ text("line breaks in cells", delimited(titled(lambda title: title.replace(" ", "
 text("line breaks of Windows in cells", delimited(titled(lambda title: title.replace(" ", "\r\n")), ends="\r\n"), **WHOLE)
 text("rows that are too short", delimited() + "lonely mug\n", rows=49)
 text("a row that is too long", delimited() + "a mug,Mugs,more\n", read="line 50 has 3 cells where the header has 2")
-text("a row that breaks off", delimited() + "a mu", read="breaks off in line 50, after 1 of 2 cells")
+text("a row that breaks off", delimited() + "a mu", read="is truncated: it ends in line 50, after 1 of 2 cells")
 text("a column twice", delimited(header=("title", "title")), read="has the column 'title' 2 times")
 text(
     "two columns without names",
@@ -584,13 +592,13 @@ case("Parquet with bytes that are no text", _invalid_utf8, "shop.parquet", read=
 case("Parquet cut short", cut(as_parquet, "shop.parquet", 0.5), "shop.parquet", read="is it whole? Export or copy it again")
 case("Parquet without its beginning", cut(as_parquet, "shop.parquet", 0.5, head=False), "shop.parquet", read="does not begin with PAR1")
 case("Parquet without its last byte", cut(as_parquet, "shop.parquet", 0.9999), "shop.parquet", read="cannot be read as Parquet")
-text("Parquet that is encrypted", b"PARE" + b"x" * 100 + b"PARE", name="shop.parquet", read="is no Parquet file")
+text("Parquet that is encrypted", b"PARE" + b"x" * 100 + b"PARE", name="shop.parquet", read="is not a Parquet file")
 text("Parquet that is its magic alone", b"PAR1PAR1", name="shop.parquet", read="cannot be read as Parquet")
 text(
     "Parquet that is a pointer of Git LFS",
     "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n",
     name="shop.parquet",
-    read="is no Parquet file",
+    read="is not a Parquet file",
 )
 text("Parquet of no byte", b"", name="shop.parquet", read="is empty: it has no Parquet in it")
 text("CSV under Parquet's name", delimited(), name="shop.parquet", read="if it is text, pass --input-format csv")
@@ -639,15 +647,15 @@ json_lines("with a mark", lines(objects()).encode("utf-8-sig"), **WHOLE)
 json_lines("in UTF-16", lines(objects()).encode("utf-16"), **WHOLE)
 json_lines("with lines of Windows", lines(objects()).replace("\n", "\r\n"), **WHOLE)
 json_lines("with blank lines", lines(objects()).replace("\n", "\n\n  \n"), **WHOLE)
-json_lines("an array in one line", json.dumps(objects()) + "\n", read="is no JSON object but list")
-json_lines("an array over many lines", json.dumps(objects(), indent=1), read="is no JSON")
-json_lines("numbers", "1\n2\n", read="is no JSON object but int")
-json_lines("a null among them", lines([*objects(), None]), read="is no JSON object but NoneType")
-json_lines("pretty-printed", "\n".join(json.dumps(one, indent=2) for one in objects()), read="is no JSON")
-json_lines("cut short", lines(objects())[:-20], read="is no JSON")
-json_lines("with commas at their ends", lines(objects()).replace("}\n", "},\n"), read="is no JSON")
-json_lines("in single quotes", "{'title': 'mug', 'category': 'Mugs'}\n", read="is no JSON")
-json_lines("with NaN", lines(objects(price=float("nan"))), read="is no JSON")
+json_lines("an array in one line", json.dumps(objects()) + "\n", read="is not a JSON object but list")
+json_lines("an array over many lines", json.dumps(objects(), indent=1), read="is not JSON")
+json_lines("numbers", "1\n2\n", read="is not a JSON object but int")
+json_lines("a null among them", lines([*objects(), None]), read="is not a JSON object but NoneType")
+json_lines("pretty-printed", "\n".join(json.dumps(one, indent=2) for one in objects()), read="is not JSON")
+json_lines("cut short", lines(objects())[:-20], read="is not JSON")
+json_lines("with commas at their ends", lines(objects()).replace("}\n", "},\n"), read="is not JSON")
+json_lines("in single quotes", "{'title': 'mug', 'category': 'Mugs'}\n", read="is not JSON")
+json_lines("with NaN", lines(objects(price=float("nan"))), read="is not JSON")
 json_lines(
     "with numbers beyond all bounds",
     lines(objects()).replace("}", ', "n": 123456789012345678901234567890, "m": 1e400}'),
@@ -697,7 +705,7 @@ text(
     name="shop.csv.gz",
     **WHOLE,
 )
-text("gzip cut short", gzip.compress(LONG.encode())[:-2000], name="shop.csv.gz", read="compressed data end or break off")
+text("gzip cut short", gzip.compress(LONG.encode())[:-2000], name="shop.csv.gz", read="is truncated: the gzip stream ends early")
 text("gzip with a wrong sum", PACKED[:-8] + b"\0\0\0\0" + PACKED[-4:], name="shop.csv.gz", read="is damaged")
 text("gzip with noise behind it", PACKED + b"noise" * 10, name="shop.csv.gz", read="is damaged")
 text("gzip with noise in it", PACKED[:60] + b"\xff" * 40 + PACKED[100:], name="shop.csv.gz", read="is damaged")
@@ -737,7 +745,7 @@ text("a database of SQLite", b"SQLite format 3\0" + b"\0" * 4000, read="is a dat
 text("noise", NOISE[:5000], read="neither UTF-8, UTF-16 nor Latin-1")
 text("JSON under CSV's name", json.dumps(objects()), read="is JSON, not CSV text")
 text("JSON Lines under CSV's name", lines(objects()), read="is JSON, not CSV text")
-text("CSV under JSON Lines' name", delimited(), name="shop.jsonl", read="is no JSON")
+text("CSV under JSON Lines' name", delimited(), name="shop.jsonl", read="is not JSON")
 text("a name without an ending", delimited(), name="shop", read="the ending '(none)' names no format that catcli reads")
 text("a name without an ending, said", delimited(), "--input-format", "csv", name="shop", **WHOLE)
 text("the ending .json", json.dumps(objects()), name="shop.json", read="the ending '.json' names no format that catcli reads")
@@ -750,10 +758,13 @@ text("a workbook", workbook(SHEET), name="shop.xlsx", **WHOLE)
 text("a workbook without rows", workbook(""), name="shop.xlsx", read="empty Excel sheet")
 text("a workbook without sheets", workbook(SHEET, ""), name="shop.xlsx", read="cannot be read as an Excel workbook")
 text("a workbook cut short", workbook(SHEET)[:-300], name="shop.xlsx", read="cannot be read as an Excel workbook")
-text("a workbook whose sheet is no XML", workbook("<row"), name="shop.xlsx", read="cannot be read as an Excel workbook")
-text("a workbook of 1997", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 2000, name="shop.xlsx", read="is no Excel workbook (.xlsx)")
+text("a workbook whose sheet is not XML", workbook("<row"), name="shop.xlsx", read="cannot be read as an Excel workbook")
+text("a workbook of 1997", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 2000, name="shop.xlsx", read="is not an Excel workbook (.xlsx)")
 text(
-    "an archive that is no workbook", workbook(SHEET).replace(b"workbook.xml", b"somename.xml"), name="shop.xlsx", read="cannot be read as"
+    "an archive that is not a workbook",
+    workbook(SHEET).replace(b"workbook.xml", b"somename.xml"),
+    name="shop.xlsx",
+    read="cannot be read as",
 )
 text("CSV under a workbook's name", delimited(), name="shop.xlsx", read="if it is text, pass --input-format csv")
 
@@ -770,7 +781,7 @@ def place(about: str, name: str, make: Make | None = None, **outcome: Unpack[Out
 place("a name with blanks and quotes", 'my "best" shop\'s.csv', **WHOLE)
 place("a name with a line break", "my\nshop.csv", **WHOLE)
 place("a name in Japanese", "商品 ☕.csv", **WHOLE)
-place("a name that is no UTF-8", os.fsdecode(b"caf\xe9.csv"), **WHOLE)
+place("a name that is not UTF-8", os.fsdecode(b"caf\xe9.csv"), **WHOLE)
 place("a name with control codes", "\x1b[31mshop\x07.csv", **WHOLE)
 place("a name with brackets", "shop[1].csv", **WHOLE)
 place("a name with an asterisk", "sh*p.csv", **WHOLE)

@@ -36,11 +36,11 @@ from rich.table import Table
 from test_tampering import signed
 from typer.testing import CliRunner
 
-from catcli.cli import app
+from catcli.cli.main import app
 from catcli.config import Recipe
-from catcli.data.dataset.prepare import InputOptions, load_training_data
+from catcli.data.dataset.prepare import load_training_data
+from catcli.data.io.input_options import InputOptions
 from catcli.errors import CatcliError
-from catcli.talk import Talk
 
 SECONDS, MEMORY = 60, 16 * 2**30
 """What a case may take, and bytes of addresses that its process may have."""
@@ -186,7 +186,7 @@ def _learned_from(name: str, folder: Path) -> Outcome:
     """What fit, tune and compare do before they train."""
     with inside(folder):
         try:
-            load_training_data(InputOptions().open([name]), Recipe(base="minilm"), Talk.silent())
+            load_training_data(InputOptions().open([name]), Recipe(base="minilm"))
         except CatcliError as error:
             return Outcome(
                 f"fit's rows {name}", succeeded=False, fault=None if str(error).endswith((".", "?")) else f"no sentence: {error}"

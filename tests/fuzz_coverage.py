@@ -1,7 +1,7 @@
 """What reads bytes of strangers, under a fuzzer that follows coverage (atheris, which is libFuzzer for Python).
 
 ``python tests/fuzz_coverage.py TARGET CORPUS -runs=N`` begins from the files of CORPUS, made from the fixture where it is empty, and ends
-with exit code 0 after N executions. A crash, an error that is no sentence, more than a gigabyte of memory or thirty seconds for one input
+with exit code 0 after N executions. A crash, an error without a sentence, more than a gigabyte of memory or thirty seconds for one input
 end it with another, and leave the input beside. Options are libFuzzer's. Figures stand in tests/bench/README.md.
 """
 

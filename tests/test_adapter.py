@@ -47,23 +47,23 @@ def test_a_changed_file_is_named_before_it_is_used(copy: Path, name: str) -> Non
     with (copy / name).open("r+b") as file:
         file.seek(100)
         file.write(b"\x00tampered")
-    with pytest.raises(AdapterError, match=f"{name} has changed since it was written .*; copy it again or fit anew"):
+    with pytest.raises(AdapterError, match=f"{name} has changed since it was written .*; copy it again, or fit a new one"):
         Labeler(load_adapter(copy), "cpu", "fp32")
 
 
 def test_a_missing_file_a_damaged_manifest_and_a_newer_format_get_sentences(copy: Path) -> None:
     (copy / "linear.safetensors").unlink()
-    with pytest.raises(AdapterError, match=r"small has no linear\.safetensors; copy the folder again or fit anew"):
+    with pytest.raises(AdapterError, match=r"small has no linear\.safetensors; copy the folder again, or fit a new one"):
         load_adapter(copy).verify()
     manifest = json.loads((copy / "adapter.json").read_text())
     (copy / "adapter.json").write_text(json.dumps({**manifest, "format": 99, "thresholds": {}}))
     with pytest.raises(AdapterError, match="is of adapter format 99 and this catcli reads 2 to 4; upgrade catcli"):
         load_adapter(copy)
     (copy / "adapter.json").write_text(json.dumps({**manifest, "format": 1}))
-    with pytest.raises(AdapterError, match="format 1 and .* 'catcli fit products.csv --recipe .* -o .* --force' makes it anew"):
+    with pytest.raises(AdapterError, match="format 1 and .* 'catcli fit products.csv --recipe .* -o .* --force' makes it again"):
         load_adapter(copy)
     (copy / "adapter.json").write_text(json.dumps({**manifest, "categories": "none"}))
-    with pytest.raises(AdapterError, match=r"adapter\.json is damaged \(categories: .*\); copy the folder again or fit anew"):
+    with pytest.raises(AdapterError, match=r"adapter\.json is damaged \(categories: .*\); copy the folder again, or fit a new one"):
         load_adapter(copy)
     (copy / "adapter.json").write_text("{")
     with pytest.raises(AdapterError, match="is damaged"):
@@ -97,7 +97,7 @@ def test_what_is_there_is_replaced_only_by_force_and_only_if_it_is_an_adapter(co
     check_target(copy, force=True)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"meow")
-    with pytest.raises(AdapterError, match="photos is no adapter, so --force does not replace it; choose another folder with -o"):
+    with pytest.raises(AdapterError, match="photos is not an adapter, so --force does not replace it; choose another folder with -o"):
         check_target(tmp_path / "photos", force=True)
 
 

@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import FIXTURE
 
-from catcli.commands.predict import PredictOptions, predict
 from catcli.data.io.arrow_types import decode_dictionaries, plain_types
 from catcli.errors import CatcliError
 from catcli.inference import planning
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
 
 WORDS = ["blue", "red", None, "größe"]
 

@@ -11,11 +11,12 @@ import polars as pl
 import pytest
 from conftest import FIXTURE, catcli, stopped_after
 
-from catcli.commands.predict import PredictOptions, predict
 from catcli.data.io.batch import BadRow, Batch
 from catcli.data.io.parts import Parts
 from catcli.errors import OutputError, ProductsError, UsageError
 from catcli.inference import planning
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
 from catcli.inference.results import PredictSummary
 
 GOOD = [f"{number},mug {number}" for number in range(1, 41)]
@@ -75,7 +76,7 @@ def test_a_bad_line_of_json_is_left_out_or_comes_out_with_nulls(tmp_path: Path, 
         assert [json.loads(line) for line in out[20:25]] == [{"predicted_category": None, "confidence": None}] * 5
     rows = listed(tmp_path / "out.jsonl.bad.jsonl")
     assert [row["line"] for row in rows] == [21, 22, 23, 24, 25]
-    reasons = ["is no JSON", "is no JSON object but list", "byte 0xf6", "NaN is no number", "nested too deeply"]
+    reasons = ["is not JSON", "is not a JSON object but list", "byte 0xf6", "NaN is not a number", "nested too deeply"]
     assert [why in row["reason"] for row, why in zip(rows, reasons, strict=True)] == [True] * 5
 
 
@@ -102,7 +103,9 @@ def test_a_run_that_a_bad_row_stopped_goes_on_past_it(tmp_path: Path, monkeypatc
     monkeypatch.setattr(planning, "MAX_PART_ROWS", 8)
     monkeypatch.setattr("catcli.data.io.csv_reader.MAX_BATCH_CELLS", 16)
     (tmp_path / "catalog.csv").write_text("\n".join(["sku,title", *GOOD[:30], "9,too,many", *GOOD[30:]]) + "\n")
-    with pytest.raises(ProductsError, match=r"labeled rows are kept: the same line with --on-bad-row skip, or null, goes on past that row"):
+    with pytest.raises(
+        ProductsError, match=r"labeled rows are kept: the same line with --on-bad-row skip, or null, continues past that row"
+    ):
         labeled(tmp_path, "catalog.csv", "out.csv", "stop")
     done = labeled(tmp_path, "catalog.csv", "out.csv", "skip", resume=True)
     assert done.resumed > 0
@@ -119,7 +122,7 @@ def test_the_command_says_how_many_and_where_they_are(tmp_path: Path) -> None:
     (tmp_path / "catalog.csv").write_text("\n".join(["sku,title", *GOOD, "9,too,many"]) + "\n")
     line = ("predict", "catalog.csv", "--adapter", FIXTURE, "--device", "cpu", "--on-bad-row")
     ran = catcli(*line, "skip", "-o", "out.csv", cwd=tmp_path, check=True)
-    assert "note: 1 row could not be read and is left out: out.csv.bad.jsonl" in ran.stderr
+    assert "warning: 1 row could not be read and is left out: out.csv.bad.jsonl" in ran.stderr
     ran = catcli(*line, "null", "-o", "-", cwd=tmp_path, check=True)
     assert "1 row could not be read and is written as nulls; they are not listed beside a pipe" in " ".join(ran.stderr.split())
     assert ran.stdout.count("\n") == 42

@@ -163,6 +163,7 @@ def test_a_base_that_is_not_what_it_seems_is_refused(base: Path, name: str) -> N
     assert not TRICKED.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["vocab_file", "tokenizer_file", "special_tokens_map_file", "name_or_path"])
 def test_no_private_file_enters_an_adapter(base: Path, tmp_path: Path, key: str) -> None:
     """A tokenizer's configuration may name its vocabulary, and transformers would take it from anywhere."""

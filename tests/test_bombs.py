@@ -23,6 +23,8 @@ from catcli.adapter.folder import load_adapter
 from catcli.errors import AdapterError
 from catcli.inference import sandbox
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 2**30
 
 
@@ -202,7 +204,10 @@ def unasked(folder: Path) -> None:
 
 
 ADAPTERS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "a model that expands what it reads": (expanded, "of memory to be tried out; no adapter that catcli made does so: do not use it"),
+    "a model that expands what it reads": (
+        expanded,
+        "of memory to load in the sandbox; no adapter that catcli made does so: do not use it",
+    ),
     "a model that makes a huge constant": (constant, "makes the tensor 'huge' of at least 3,600,000,000 numbers"),
     "a tokenizer that grows": (growing, "tokenizer.json holds no tokenizer: its replacements make up to 100,000,000 characters of one"),
     "probe rows of gigabytes": (
@@ -345,7 +350,7 @@ def test_a_sparse_file_does_not_lift_the_child_s_limits(tmp_path: Path) -> None:
     (tmp_path / "catalog.csv").write_text("title\nblue coffee mug 500 ml\n")
     code, said, peak = measured(*labeling(adapter=folder), cwd=tmp_path)
     assert code == 1
-    assert "MiB of memory to be tried out" in said
+    assert "MiB of memory to load in the sandbox" in said
     assert peak < LIMIT
 
 

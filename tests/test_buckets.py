@@ -15,18 +15,20 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import FIXTURE, catcli
+from conftest import FIXTURE, catcli, fit
 from corpus import ROWS, SHEET, columns, delimited, lines, objects, workbook
 from pyarrow import feather
 from s3 import FAULTS, KEYS, Server, error_500, every, server
 
-from catcli.commands.fit import fit
-from catcli.commands.predict import PredictOptions, predict
-from catcli.commands.report import ReportOptions as Told
-from catcli.commands.report import report
 from catcli.data.io import buckets
 from catcli.data.io.source import open_source
 from catcli.errors import ChangedError, OutputError, ProductsError, UsageError
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
+from catcli.reporting.report import report
+from catcli.reporting.report_options import ReportOptions as Told
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +159,7 @@ def test_a_network_that_is_down_ends_in_a_sentence_and_what_stood_there_stands(s
             labeled("s3://shop/shop.csv", "s3://shop/out.csv")
     s3.faults.fault = lambda handler, number: handler.command in ("PUT", "POST") and error_500(handler, number)
     with pytest.raises(
-        OutputError, match=r"-o s3://shop/out\.csv cannot be written, after 8 tries: .*48 labeled rows are kept: the same line goes on"
+        OutputError, match=r"-o s3://shop/out\.csv cannot be written, after 8 tries: .*48 labeled rows are kept: the same line continues"
     ):
         labeled("s3://shop/shop.csv", "s3://shop/out.csv")
     assert s3.get("out.csv") == b"before"
@@ -215,10 +217,10 @@ def test_places_that_buckets_cannot_be_and_outputs_that_are_there_get_a_sentence
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("s3://my shop/a.csv", "this is no name of a bucket or an object"),
-        ("s3://shop/a//b.csv", "this is no name of a bucket or an object"),
-        ("s3://shop/../a.csv", "this is no name of a bucket or an object"),
-        ("s3://shop/[z-a].csv", "is no pattern"),
+        ("s3://my shop/a.csv", "this is not a name of a bucket or an object"),
+        ("s3://shop/a//b.csv", "this is not a name of a bucket or an object"),
+        ("s3://shop/../a.csv", "this is not a name of a bucket or an object"),
+        ("s3://shop/[z-a].csv", "is not a pattern"),
     ],
 )
 def test_names_that_cannot_be_get_a_sentence(s3: Server, url: str, said: str) -> None:
@@ -255,6 +257,6 @@ def test_missing_credentials_are_named_with_what_to_set() -> None:
             patch.setitem(buckets.TIMEOUTS, "timeout", timedelta(seconds=2))
             patch.setitem(buckets.TIMEOUTS, "connect_timeout", timedelta(seconds=1))
             buckets._store.cache_clear()
-            with pytest.raises(ProductsError, match=rf"it takes credentials, .*; set {name}"):
+            with pytest.raises(ProductsError, match=rf"the credentials in the environment .*; set {name}"):
                 open_source([url])
     buckets._store.cache_clear()

@@ -11,7 +11,8 @@ import pytest
 from conftest import catcli
 
 from catcli.atomic import temporary_path
-from catcli.commands.clean import clean
+from catcli.cli.console import Console
+from catcli.cli.run.clean import clean
 from catcli.data.io.batch import Batch
 from catcli.data.io.output import FileFormat
 from catcli.data.io.parts import Parts
@@ -40,7 +41,7 @@ def stopped(folder: Path) -> None:
 def test_what_stopped_runs_left_is_listed_and_removed_where_asked(tmp_path: Path) -> None:
     stopped(tmp_path)
     before = sorted(path.name for path in tmp_path.iterdir())
-    found = clean(tmp_path)
+    found = clean(tmp_path, console=Console())
     assert [left.holds for left in found] == [
         "the training of a fit or tune", "labeled rows of a predict", "a file that was not finished",
     ]  # fmt: skip
@@ -48,7 +49,7 @@ def test_what_stopped_runs_left_is_listed_and_removed_where_asked(tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     ran = catcli("clean", "--yes", "--json", cwd=tmp_path, check=True)
     assert [left["removed"] for left in json.loads(ran.stdout)] == [True] * 3
-    assert "note: .theirs.catcli-parts is left alone: .theirs.catcli-parts is a folder that catcli did not make" in ran.stderr
+    assert "warning: .theirs.catcli-parts is left alone: .theirs.catcli-parts is a folder that catcli did not make" in ran.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == [".theirs.catcli-parts", "out.csv"]
     assert (tmp_path / "out.csv").read_text() == "the last run's"
 
@@ -56,7 +57,7 @@ def test_what_stopped_runs_left_is_listed_and_removed_where_asked(tmp_path: Path
 def test_what_a_run_is_at_work_on_stays(tmp_path: Path) -> None:
     stopped(tmp_path)
     with file_lock(tmp_path / ".out.csv.catcli-parts" / "lock"), file_lock(tmp_path / ".made.lock"):
-        found = clean(tmp_path, yes=True)
+        found = clean(tmp_path, yes=True, console=Console())
         assert [left.in_use for left in found] == [True, True, False]
         assert (tmp_path / ".made.catcli-resume" / "rows").exists()
         assert (tmp_path / ".out.csv.catcli-parts" / "000000").exists()
@@ -70,5 +71,5 @@ def test_the_store_is_looked_at_too_and_nothing_is_said_of_nothing(tmp_path: Pat
     ran = catcli("clean", cwd=tmp_path, check=True, COLUMNS="120")
     assert "adapters/.shop.catcli-resume" in ran.stdout
     assert ran.stderr == "--yes removes what is not in use; until then the lines that left it go on from it.\n"
-    with pytest.raises(UsageError, match="nowhere is no folder"):
-        clean(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="nowhere is not a folder"):
+        clean(tmp_path / "nowhere", console=Console())

@@ -19,8 +19,11 @@ import pytest
 from conftest import FIXTURE, catcli
 from s3 import server
 
-from catcli.commands.predict import PredictOptions, predict
 from catcli.errors import CatcliError, DeviceError
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
+
+pytestmark = pytest.mark.slow
 
 pytest.importorskip("ray.data", reason="labeling on a cluster is Ray's: pip install '.[ray]'")
 
@@ -141,7 +144,7 @@ def test_from_a_bucket_into_a_bucket(catalog: Path, local: bytes, tmp_path: Path
     ("what", "heard"),
     [
         ("ray::MapWorker(MapBatches(_LabelingWorker)).submit", "a worker was lost; another has taken its place"),
-        ("ray::ReadWorks", ""),
+        ("ray::ReadPlannedBatches", ""),
     ],
 )
 def test_who_is_killed_midway_costs_no_row(catalog: Path, local: bytes, tmp_path: Path, what: str, heard: str) -> None:

@@ -9,23 +9,24 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from conftest import SHELVES, Shop
+from conftest import SHELVES, Shop, fit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from catcli.adapter.folder import load_adapter
-from catcli.commands.fit import fit
-from catcli.commands.predict import PredictOptions, predict
+from catcli.cli.console import Console
+from catcli.cli.predict import run_predict
 from catcli.config import Recipe
 from catcli.errors import OutputError, ProductsError, UsageError
 from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.calibration import BlendCalibration
 from catcli.evaluation.heldout import HeldOutRows
 from catcli.evaluation.scores import score_model
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
 from catcli.inference.result_columns import CONFIDENCE, PREDICTED
 from catcli.reporting.scoring import report_held_out
 from catcli.reporting.tables import shortened
-from catcli.talk import Talk
 from catcli.wording import printable
 
 # --- fit -----------------------------------------------------------------------------------------------------------------------------
@@ -58,6 +59,7 @@ def test_predict_gives_the_held_out_rows_the_probabilities_that_were_scored(shop
     assert np.allclose(Labeler(shop.fitted.adapter, "cpu").probabilities(test.texts), expected, atol=2e-2)
 
 
+@pytest.mark.slow
 def test_a_recipe_repeats_its_run(shop: Shop, tmp_path: Path) -> None:
     recipe = Recipe.load(str(Path(shop.adapter) / "recipe.json"))
     assert (recipe.label, recipe.text, recipe.epochs, recipe.max_tokens) == ("category", ("title", "brand", "description"), 1, 24)
@@ -78,7 +80,7 @@ def test_every_wrong_flag_is_named_in_one_error() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda frame: frame.with_columns(category=pl.lit("Mugs")), "are of one category, 'Mugs'; at least two are needed to tell apart"),
+        (lambda frame: frame.with_columns(category=pl.lit("Mugs")), "are of one category, 'Mugs'; at least two categories are needed"),
         (lambda frame: frame.with_columns(category=pl.lit(None, dtype=pl.String)), "rows and none with a category in 'category'"),
         (
             lambda frame: frame.with_columns(title=pl.lit("")).select("title", "category"),
@@ -98,7 +100,7 @@ def test_rows_that_cannot_be_learned_from_get_a_sentence_and_write_nothing(shop:
     assert [path.name for path in tmp_path.iterdir()] == ["products.parquet"]
 
 
-def test_look_alike_categories_are_named_and_merged_where_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_look_alike_categories_are_named_and_merged_where_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from catcli.data.dataset.prepare import load_training_data
     from catcli.data.io.source import open_source
 
@@ -106,22 +108,22 @@ def test_look_alike_categories_are_named_and_merged_where_asked(tmp_path: Path, 
     pl.DataFrame({"title": [f"thing {number}" for number in range(len(labels))], "category": labels}).write_csv(tmp_path / "x.csv")
     source = open_source([str(tmp_path / "x.csv")])
     with pytest.raises(ProductsError, match="'Cafe\u0301', 'Caf\u00e9' and 1 more such group differ only by case, blanks or how"):
-        load_training_data(source, Recipe(), Talk())
-    capsys.readouterr()
-    merged = load_training_data(source, Recipe(merge_labels=True), Talk()).labeled
+        load_training_data(source, Recipe())
+    caplog.clear()
+    merged = load_training_data(source, Recipe(merge_labels=True)).labeled
     assert merged.categories.names == ("Caf\u00e9", "Drills", "Mugs")
     assert np.bincount(merged.classes).tolist() == [5, 8, 14]
-    said = capsys.readouterr().err
+    said = caplog.text
     assert (
         "merged, since they differ only by case or blanks: 'Cafe\u0301' into 'Caf\u00e9', 'MUGS' into 'Mugs', 'mugs ' into 'Mugs'" in said
     )
 
 
-def test_a_fit_says_what_encoding_it_supposed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fit_says_what_encoding_it_supposed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "products.csv").write_bytes(b"title,category\ncaf\xe9 mug,Mugs\n")
     with pytest.raises(ProductsError, match="are of one category"):
-        fit([str(tmp_path / "products.csv")], recipe=Recipe(), output=tmp_path / "x", talk=Talk())
-    assert "is not UTF-8 and is read as Windows-1252 (Latin-1)" in capsys.readouterr().err
+        fit([str(tmp_path / "products.csv")], recipe=Recipe(), output=tmp_path / "x")
+    assert "is not UTF-8 and is read as Windows-1252 (Latin-1)" in caplog.text
 
 
 # --- predict -------------------------------------------------------------------------------------------------------------------------
@@ -201,7 +203,7 @@ def test_an_output_that_must_not_be_written_is_left_alone(shop: Shop, tmp_path: 
     with pytest.raises(OutputError, match="exists and --no-clobber leaves it alone"):
         predict([str(shop.catalog)], PredictOptions(output=str(catalog), adapter=shop.adapter, no_clobber=True))
     with pytest.raises(UsageError, match="--json and -o - would both write to standard output"):
-        predict([str(shop.catalog)], PredictOptions(output="-", adapter=shop.adapter), as_json=True)
+        run_predict([str(shop.catalog)], PredictOptions(output="-", adapter=shop.adapter), as_json=True, console=Console())
     assert catalog.read_bytes() == shop.catalog.read_bytes()
 
 
@@ -260,13 +262,13 @@ def test_any_titles_are_labeled(shop: Shop, tmp_path: Path, rows: list[tuple[str
 
 def test_confusions_have_examples_from_the_test_rows(shop: Shop) -> None:
     view = report_held_out(shop.fitted.adapter)
-    for pair in view.told.blend.confusions:
+    for pair in view.report.blend.confusions:
         assert pair.examples
         assert set(pair.examples) <= set(view.texts)
 
 
 def test_report_returns_what_fit_measured(shop: Shop) -> None:
-    told = report_held_out(shop.fitted.adapter).told.model_dump(exclude={"adapter", "created", "blend"})
+    told = report_held_out(shop.fitted.adapter).report.model_dump(exclude={"adapter", "created", "blend"})
     assert told == shop.fitted.metrics.model_dump(exclude={"blend"})
 
 
@@ -284,23 +286,22 @@ def test_a_path_is_shortened_from_its_beginning() -> None:
 
 
 def test_the_store_lists_shows_and_removes(
-    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    from catcli.commands.adapters import list_adapters, remove_adapter, show_adapter
+    from catcli.cli.run.adapters import list_adapters, remove_adapter, show_adapter
     from catcli.errors import AdapterError
 
     monkeypatch.setenv("CATCLI_ADAPTERS", str(tmp_path))
     shutil.copytree(shop.adapter, tmp_path / "small")
     shutil.copytree(shop.adapter, tmp_path / "damaged")
     (tmp_path / "damaged" / "adapter.json").write_text("{")
-    assert [found.name for found in list_adapters(talk=Talk())] == ["small"]
-    shown = capsys.readouterr()
-    assert "small" in shown.out
-    assert "note: " in shown.err
-    assert "is damaged" in shown.err
-    assert show_adapter("small").name == "small"
+    assert [found.name for found in list_adapters(console=Console())] == ["small"]
+    assert "small" in capsys.readouterr().out
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "is damaged" in caplog.text
+    assert show_adapter("small", console=Console()).name == "small"
     with pytest.raises(AdapterError, match="delete a folder elsewhere by hand"):
-        remove_adapter(shop.adapter)
-    remove_adapter("small")
+        remove_adapter(shop.adapter, console=Console())
+    remove_adapter("small", console=Console())
     assert not (tmp_path / "small").exists()
     assert load_adapter(Path(shop.adapter)).verify() > 0

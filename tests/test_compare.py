@@ -15,19 +15,21 @@ import numpy as np
 import polars as pl
 import psutil
 import pytest
-from conftest import SHELVES, Shop, catcli
+from conftest import SHELVES, Shop, catcli, fit
 
-from catcli.commands.compare import Grid
-from catcli.commands.fit import fit
-from catcli.commands.predict import PredictOptions as Predicting
-from catcli.commands.predict import predict
 from catcli.config import Recipe
 from catcli.errors import AdapterError, GateMissed, OutputError, ProductsError, UsageError
 from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.scores import compare_models as compare_outcomes
 from catcli.evaluation.scores import compare_runs
 from catcli.evaluation.studies import CatalogDiff, GridResult
-from catcli.inference.diff import DiffOptions, diff_adapters
+from catcli.inference.diff import diff
+from catcli.inference.diff_options import DiffOptions
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions as Predicting
+from catcli.training.grid import Grid
+
+pytestmark = pytest.mark.slow
 
 OPTIONS = ("--epochs", "1", "--device", "cpu")
 
@@ -36,16 +38,16 @@ OPTIONS = ("--epochs", "1", "--device", "cpu")
 
 def test_every_pair_of_what_is_named_is_a_fit_of_its_own() -> None:
     grid = Grid(("minilm", "minilm-3"), ("lora", "full", "linear"), ("none", "weights"), (0, 1))
-    cells = grid.cells(Recipe())
+    cells = grid.runs(Recipe())
     assert len(cells) == 2 * 2 * 2 * 2
     assert {"minilm-lora", "minilm-3-full-weights-seed1"} < {cell.name for cell in cells}
     assert not any(cell.recipe.refit for cell in cells)
-    assert [cell.name for cell in Grid().cells(Recipe())] == ["minilm-lora", "minilm-full", "minilm-head"]
+    assert [cell.name for cell in Grid().runs(Recipe())] == ["minilm-lora", "minilm-full", "minilm-head"]
 
 
 def test_what_suits_one_base_or_method_is_not_handed_to_another() -> None:
     mine = Recipe(lr=3e-3, rank=4, targets=("dense",), max_tokens=24, epochs=3)
-    told = {cell.name: cell.recipe for cell in Grid(("minilm", "minilm-3"), ("lora", "full")).cells(mine)}
+    told = {cell.name: cell.recipe for cell in Grid(("minilm", "minilm-3"), ("lora", "full")).runs(mine)}
     assert (told["minilm-lora"].lr, told["minilm-lora"].targets, told["minilm-lora"].rank) == (3e-3, ("dense",), 4)
     assert (told["minilm-full"].lr, told["minilm-full"].targets, told["minilm-full"].max_tokens) == (None, (), 24)
     assert (told["minilm-3-lora"].lr, told["minilm-3-lora"].targets, told["minilm-3-lora"].max_tokens) == (None, (), None)
@@ -63,7 +65,7 @@ def test_what_suits_one_base_or_method_is_not_handed_to_another() -> None:
 )
 def test_a_grid_that_cannot_be_is_told(grid: Grid, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        grid.cells(Recipe())
+        grid.runs(Recipe())
 
 
 def test_several_seeds_are_compared_by_their_mean() -> None:
@@ -173,7 +175,7 @@ def test_other_rows_or_settings_are_not_taken_for_what_is_there(shop: Shop, comp
     full.mkdir()
     (full / "mine.txt").write_text("mine")
     told = catcli("compare", shop.products, "-o", full, *OPTIONS, cwd=tmp_path)
-    assert "is no folder of catcli compare and is not empty" in told.stderr
+    assert "is not a folder of catcli compare and is not empty" in told.stderr
     assert [path.name for path in full.iterdir()] == ["mine.txt"]
 
 
@@ -198,7 +200,10 @@ def test_a_fit_that_fails_is_told_and_the_others_are_done(shop: Shop, tmp_path: 
     assert "Not fitted" in (tmp_path / "all" / "compare.html").read_text()
 
 
-def test_a_fit_ends_with_the_run_that_began_it_and_is_not_taken_for_done(shop: Shop, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stop", "seconds"), [(signal.SIGKILL, 30), (signal.SIGINT, 2)])
+def test_a_fit_ends_with_the_run_that_began_it_and_is_not_taken_for_done(
+    shop: Shop, tmp_path: Path, stop: signal.Signals, seconds: float
+) -> None:
     """A run that is killed cannot end its fit, which has to see that by itself: else two would write to one place after the next start."""
     catcli("compare", shop.products, "-o", "all", "--method", "lora", *OPTIONS, cwd=tmp_path, check=True)
     line = ["compare", str(shop.products), "-o", "all", "--method", "lora", "--device", "cpu", "--epochs", "50"]
@@ -212,9 +217,9 @@ def test_a_fit_ends_with_the_run_that_began_it_and_is_not_taken_for_done(shop: S
     assert kept.exists()
     children = psutil.Process(running.pid).children(recursive=True)
     assert children
-    os.kill(running.pid, signal.SIGKILL)
+    os.kill(running.pid, stop)
     running.wait()
-    _, alive = psutil.wait_procs(children, timeout=30)
+    _, alive = psutil.wait_procs(children, timeout=seconds)
     assert alive == []
     # What stands there is still the fit of one pass, and nothing says that it is the other.
     again = catcli(*line, cwd=tmp_path)
@@ -254,7 +259,7 @@ def test_what_changes_is_what_the_two_label_differently(shop: Shop, rival: str, 
     before, after = labels(shop, shop.adapter, tmp_path), labels(shop, rival, tmp_path)
     prices = pl.read_csv(shop.catalog)["price"].to_list()
     out = tmp_path / "changed.csv"
-    told = diff_adapters([shop.adapter, rival], DiffOptions(str(shop.catalog), weight="price", output=str(out)))
+    told = diff(shop.adapter, rival, [str(shop.catalog)], DiffOptions(weight="price", output=str(out)))
     changed = [row for row, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1]]
     assert 0 < len(changed) < 300
     assert (told.rows, told.changed) == (300, len(changed))
@@ -272,7 +277,7 @@ def test_what_changes_is_what_the_two_label_differently(shop: Shop, rival: str, 
 
 
 def test_the_gate_ends_with_3_past_the_limit_and_with_0_below_it(shop: Shop, rival: str, tmp_path: Path) -> None:
-    line: list[str | Path] = ["compare", shop.adapter, rival, "--on", shop.catalog]
+    line: list[str | Path] = ["diff", shop.adapter, rival, shop.catalog]
     passed = catcli(*line, "--max-churn", "1", "--json", cwd=tmp_path)
     assert passed.returncode == 0
     share = CatalogDiff.model_validate_json(passed.stdout).share
@@ -281,9 +286,7 @@ def test_the_gate_ends_with_3_past_the_limit_and_with_0_below_it(shop: Shop, riv
     assert missed.returncode == 3
     assert "Largest changes" in missed.stdout
     assert "would change category, above the" in missed.stderr
-    same = catcli(
-        "compare", shop.adapter, shop.adapter, "--on", shop.catalog, "--max-churn", "0", "-o", "changed.parquet", cwd=tmp_path, check=True
-    )
+    same = catcli("diff", shop.adapter, shop.adapter, shop.catalog, "--max-churn", "0", "-o", "changed.parquet", cwd=tmp_path, check=True)
     assert "0 rows of 300 would change category (0.0 %)." in same.stdout
     assert pl.read_parquet(tmp_path / "changed.parquet").shape == (0, 9)
 
@@ -301,32 +304,32 @@ def test_a_weight_that_is_no_number_is_told_before_anything_is_labeled(shop: Sho
     file = tmp_path / "catalog.csv"
     file.write_text("title,brand,description,weight\n" + "".join(f"mug,,,{cell}\n" for cell in cells))
     with pytest.raises(ProductsError, match=said):
-        diff_adapters([shop.adapter, shop.adapter], DiffOptions(str(file), weight="weight"))
+        diff(shop.adapter, shop.adapter, [str(file)], DiffOptions(weight="weight"))
 
 
 def test_an_empty_weight_counts_nothing_and_nothing_at_all_is_no_pass(shop: Shop, rival: str, tmp_path: Path) -> None:
     file = tmp_path / "catalog.csv"
     file.write_text("title,brand,description,weight\nhammer drill 18V,,,\ncoffee mug,, ,2\n")
-    told = diff_adapters([shop.adapter, rival], DiffOptions(str(file), weight="weight"))
+    told = diff(shop.adapter, rival, [str(file)], DiffOptions(weight="weight"))
     assert (told.rows, told.weight) == (2, 2.0)
     file.write_text("title,brand,description,weight\nhammer drill 18V,,,\ncoffee mug,, ,0\n")
     with pytest.raises(ProductsError, match="'weight' adds up to 0"):
-        diff_adapters([shop.adapter, rival], DiffOptions(str(file), weight="weight", max_churn=0.5))
+        diff(shop.adapter, rival, [str(file)], DiffOptions(weight="weight", max_churn=0.5))
 
 
 def test_each_adapter_gets_the_mappings_that_it_has_columns_for(shop: Shop, rival: str, tmp_path: Path) -> None:
     file = tmp_path / "catalog.csv"
     file.write_text(shop.catalog.read_text().replace("description", "Words", 1))
     with pytest.raises(ProductsError, match="has no column 'description'"):
-        diff_adapters([shop.adapter, rival], DiffOptions(str(file)))
-    mapped = diff_adapters([shop.adapter, rival], DiffOptions(str(file), text=("description=Words",)))
-    assert mapped.flows == diff_adapters([shop.adapter, rival], DiffOptions(str(shop.catalog))).flows
+        diff(shop.adapter, rival, [str(file)], DiffOptions())
+    mapped = diff(shop.adapter, rival, [str(file)], DiffOptions(text=("description=Words",)))
+    assert mapped.flows == diff(shop.adapter, rival, [str(shop.catalog)], DiffOptions()).flows
     with pytest.raises(ProductsError, match="neither adapter"):
-        diff_adapters([shop.adapter, rival], DiffOptions(str(file), text=("colour=Words",)))
+        diff(shop.adapter, rival, [str(file)], DiffOptions(text=("colour=Words",)))
 
 
 def test_a_catalog_may_come_through_a_pipe(shop: Shop, rival: str, tmp_path: Path) -> None:
-    command = f"cat {shop.catalog} | {sys.executable} -m catcli compare {shop.adapter} {rival} --on - -o changed.jsonl --json"
+    command = f"cat {shop.catalog} | {sys.executable} -m catcli diff {shop.adapter} {rival} - -o changed.jsonl --json"
     told = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
     found = CatalogDiff.model_validate_json(told.stdout)
     assert found.rows == 300
@@ -336,25 +339,19 @@ def test_a_catalog_may_come_through_a_pipe(shop: Shop, rival: str, tmp_path: Pat
 def test_what_the_gate_cannot_do_is_told(shop: Shop, rival: str, tmp_path: Path) -> None:
     catalog = str(shop.catalog)
     for asked, names, kind, said in [
-        (DiffOptions(catalog), [shop.adapter], UsageError, "1 were named"),
-        (DiffOptions(catalog, max_churn=2.0), [shop.adapter, rival], UsageError, "--max-churn 2"),
-        (DiffOptions(catalog, output="out/"), [shop.adapter, rival], UsageError, "name a file"),
-        (DiffOptions(catalog, output=catalog), [shop.adapter, rival], UsageError, "one of the inputs"),
-        (DiffOptions(catalog, output=str(tmp_path / "no" / "a.csv")), [shop.adapter, rival], OutputError, "there is no folder"),
-        (DiffOptions(catalog, weight="weigth"), [shop.adapter, rival], ProductsError, "--weight"),
-        (DiffOptions(catalog), [shop.adapter, "nobody"], AdapterError, "there is no adapter 'nobody'"),
-        (DiffOptions(catalog, max_churn=0.0), [shop.adapter, rival], GateMissed, "--max-churn allows"),
+        (DiffOptions(max_churn=2.0), [shop.adapter, rival], UsageError, "--max-churn 2"),
+        (DiffOptions(output="out/"), [shop.adapter, rival], UsageError, "name a file"),
+        (DiffOptions(output=catalog), [shop.adapter, rival], UsageError, "one of the inputs"),
+        (DiffOptions(output=str(tmp_path / "no" / "a.csv")), [shop.adapter, rival], OutputError, "there is no folder"),
+        (DiffOptions(weight="weigth"), [shop.adapter, rival], ProductsError, "--weight"),
+        (DiffOptions(), [shop.adapter, "nobody"], AdapterError, "there is no adapter 'nobody'"),
+        (DiffOptions(max_churn=0.0), [shop.adapter, rival], GateMissed, "--max-churn allows"),
     ]:
         with pytest.raises(kind, match=said):
-            diff_adapters(names, asked)
-    told = catcli("compare", shop.adapter, rival, "--on", catalog, "--method", "lora", cwd=tmp_path)
+            diff(names[0], names[1], [catalog], asked)
+    told = catcli("compare", shop.adapter, rival, cwd=tmp_path)
     assert told.returncode == 2
-    assert "nothing is fitted; leave it out" in told.stderr
-    assert "catcli report" in catcli("compare", shop.adapter, rival, cwd=tmp_path).stderr
-    told = catcli("compare", shop.products, "--max-churn", "0.1", "--variant", "int8", cwd=tmp_path)
-    assert "--max-churn, --variant" in told.stderr
-    assert told.returncode == 2
-    assert "name it with --on" in told.stderr
+    assert "these are adapters: 'catcli diff A B CATALOG' compares them on a catalog" in told.stderr
 
 
 def test_keeping_no_column_of_the_catalog_leaves_ours(shop: Shop, tmp_path: Path) -> None:

@@ -16,12 +16,15 @@ from conftest import FIXTURE, catcli
 from corpus import CASES, columns, delimited
 from pyarrow import feather
 
-from catcli.commands.predict import PredictOptions, predict
 from catcli.data.io.source import open_source
 from catcli.errors import ChangedError
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
+
+pytestmark = pytest.mark.slow
 
 FORMATS = ("predict, Parquet", "predict, Arrow", "predict, JSON Lines")
-LEARNED = {about for number, about in enumerate(CASES) if CASES[about].read or CASES[about].learn or number % 8 == 0}
+LEARNED = [about for number, about in enumerate(CASES) if CASES[about].read or CASES[about].learn or number % 8 == 0]
 """Cases that are fitted: those that end in a sentence, and one in eight of the others."""
 
 
@@ -45,7 +48,7 @@ def test_there_are_enough_cases_and_no_two_are_alike(tmp_path: Path) -> None:
 def test_labeling_and_scoring_keep_what_the_case_promises(tools: Tools, tmp_path: Path, about: str) -> None:
     case = CASES[about]
     other = FORMATS[list(CASES).index(about) % len(FORMATS)]
-    for number, name in enumerate(("predict", other, "report --on", "compare --on")):
+    for number, name in enumerate(("predict", other, "report --on", "diff")):
         folder = tmp_path / str(number)
         folder.mkdir()
         assert attempt(COMMANDS[name], case, tools, folder) is None

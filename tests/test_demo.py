@@ -9,8 +9,11 @@ import pytest
 from conftest import DEMO
 from make_demo_catalog import LABELED, SHELVES, UNLABELED, make
 
-from catcli.commands.demo import demo
+from catcli.cli.console import Console
+from catcli.cli.run.demo import demo
 from catcli.errors import OutputError
+
+pytestmark = pytest.mark.slow
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -37,5 +40,5 @@ def test_it_is_small_and_has_what_real_exports_have() -> None:
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match="is there and not empty; name a new folder: 'catcli demo another-folder'"):
-        demo(tmp_path)
+        demo(tmp_path, console=Console())
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

@@ -10,13 +10,15 @@ import pytest
 from conftest import FIXTURE, Shop, catcli
 
 from catcli.adapter.folder import load_adapter
-from catcli.commands.report import report
 from catcli.errors import AdapterError
-from catcli.inference.adapter_copy import export_adapter
+from catcli.inference.adapter_copy import copy_adapter
+from catcli.reporting.report import report
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_copy_is_the_adapter_to_the_last_byte(tmp_path: Path) -> None:
-    made = export_adapter(str(FIXTURE), tmp_path / "copy")
+    made = copy_adapter(str(FIXTURE), tmp_path / "copy")
     assert made.fingerprint == load_adapter(FIXTURE).fingerprint
     assert {path.name: path.read_bytes() for path in made.folder.iterdir()} == {path.name: path.read_bytes() for path in FIXTURE.iterdir()}
 
@@ -35,7 +37,7 @@ def test_without_rows_no_text_of_a_product_is_in_it_and_it_labels_the_same(shop:
 
 
 def test_a_copy_without_rows_still_reports_and_says_what_it_lacks(shop: Shop, tmp_path: Path) -> None:
-    export_adapter(shop.adapter, tmp_path / "mailed", without_rows=True)
+    copy_adapter(shop.adapter, tmp_path / "mailed", without_rows=True)
     told = [json.loads(catcli("report", folder, "--json", cwd=tmp_path, check=True).stdout) for folder in (shop.adapter, "mailed")]
     assert told[0]["blend"]["accuracy"] == told[1]["blend"]["accuracy"]
     assert not any(pair["examples"] for pair in told[1]["blend"]["confusions"])
@@ -47,14 +49,14 @@ def test_a_copy_without_rows_still_reports_and_says_what_it_lacks(shop: Shop, tm
 
 
 def test_a_damaged_adapter_is_not_handed_on_and_what_is_there_stays(tmp_path: Path) -> None:
-    export_adapter(str(FIXTURE), tmp_path / "copy")
+    copy_adapter(str(FIXTURE), tmp_path / "copy")
     with pytest.raises(AdapterError, match="copy exists; pass --force to replace it"):
-        export_adapter(str(FIXTURE), tmp_path / "copy")
+        copy_adapter(str(FIXTURE), tmp_path / "copy")
     with (tmp_path / "copy" / "linear.safetensors").open("ab") as file:
         file.write(b"x")
     with pytest.raises(AdapterError, match="has changed since it was written"):
-        export_adapter(str(tmp_path / "copy"), tmp_path / "again")
+        copy_adapter(str(tmp_path / "copy"), tmp_path / "again")
     assert not (tmp_path / "again").exists()
-    export_adapter(str(FIXTURE), tmp_path / "copy", without_rows=True, force=True)
+    copy_adapter(str(FIXTURE), tmp_path / "copy", without_rows=True, force=True)
     report([str(tmp_path / "copy")])
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]

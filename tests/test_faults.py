@@ -26,11 +26,15 @@ from typer.testing import CliRunner
 from catcli.adapter.folder import load_adapter
 from catcli.adapter.manifest import READABLE_FORMATS
 from catcli.atomic import replace_folder, restore_folder
-from catcli.cli import app
-from catcli.commands.predict import PredictOptions, predict
+from catcli.cli.main import app
 from catcli.errors import AdapterError, CatcliError, DeviceError
 from catcli.inference import session
+from catcli.inference.engines import LocalEngine
 from catcli.inference.labeler import Labeler
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", ["predict", "fit", "report --html", "adapters export", "adapters remove"])
@@ -89,7 +93,7 @@ def test_a_batch_that_memory_is_too_short_for_is_halved_and_said_once(
     whole, halved = (pl.read_csv(tmp_path / name) for name in ("whole.csv", "halved.csv"))
     assert whole["predicted_category"].to_list() == halved["predicted_category"].to_list()
     assert max(computed) <= 16
-    assert ran.stderr.count("memory is too short for some batches, which are labeled in halves") == 1
+    assert ran.stderr.count("memory is too short for some batches, which are halved") == 1
 
 
 def test_memory_that_is_too_short_for_one_text_is_a_sentence(monkeypatch: pytest.MonkeyPatch, catalog: Path, tmp_path: Path) -> None:
@@ -99,7 +103,7 @@ def test_memory_that_is_too_short_for_one_text_is_a_sentence(monkeypatch: pytest
     with pytest.raises(
         CatcliError, match=r"memory is too short for one text of \d+ tokens on CPU.*; free some and run the same line again"
     ):
-        predict([str(catalog)], PredictOptions(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu"), labeler=labeler)
+        predict([str(catalog)], PredictOptions(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu"), engine=LocalEngine(labeler))
     assert not (tmp_path / "out.csv").exists()
 
 
@@ -213,5 +217,5 @@ def test_adapters_of_older_formats_load_and_label_the_same(catalog: Path, tmp_pa
 
 def test_a_format_that_is_read_no_more_names_the_line_that_makes_it_anew(tmp_path: Path) -> None:
     (tmp_path / "adapter.json").write_text('{"format": 1}')
-    with pytest.raises(AdapterError, match=r"format 1 .* 'catcli fit products\.csv --recipe .* --force' makes it anew"):
+    with pytest.raises(AdapterError, match=r"format 1 .* 'catcli fit products\.csv --recipe .* --force' makes it again"):
         load_adapter(tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -14,18 +13,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from conftest import Shop, catcli
-from rich.console import Console
+from conftest import Shop, catcli, fit
 
 from catcli.adapter.folder import load_adapter
-from catcli.commands.fit import fit
 from catcli.config import Recipe
 from catcli.evaluation.fit_metrics import FitMetrics
 from catcli.evaluation.heldout import HeldOutRows
 from catcli.inference.labeler import Labeler
-from catcli.talk import Talk
-from catcli.training import learner
 from catcli.training.schedule import default_epochs
+
+pytestmark = pytest.mark.slow
 
 SMALL = {"epochs": 2, "max_tokens": 16, "rank": 2, "device": "cpu"}
 
@@ -48,12 +45,10 @@ def test_what_is_shipped_has_learned_from_all_rows_and_the_scores_are_those_befo
     # It knows its held-out rows now: the linear model is surer of them than it was.
     manifest = refitted.adapter.manifest
     held = HeldOutRows.load(refitted.adapter.file("heldout.parquet"), manifest.categories)
-    now = Labeler(refitted.adapter, "cpu").voices(held.texts).linear
+    now = Labeler(refitted.adapter, "cpu").logits(held.texts).linear
     rows = np.arange(len(held.classes))
     assert now[rows, held.classes].mean() > held.linear[rows, held.classes].mean() + 0.05
-    assert (
-        "\nwhat is shipped has since learned from all rows in the same way" in catcli("report", tmp_path / "refitted", cwd=tmp_path).stdout
-    )
+    assert "\nthe saved model was then refitted on all rows" in catcli("report", tmp_path / "refitted", cwd=tmp_path).stdout
 
 
 def test_a_killed_fit_goes_on_to_the_very_same_adapter(shop: Shop, tmp_path: Path) -> None:
@@ -78,7 +73,7 @@ def test_a_killed_fit_goes_on_to_the_very_same_adapter(shop: Shop, tmp_path: Pat
 
 def test_nothing_to_resume_is_said_and_the_fit_begins_anew(shop: Shop, tmp_path: Path) -> None:
     told = catcli("fit", shop.products, "-o", "a", "--epochs", "1", "--max-tokens", "8", "--no-refit", "--resume", cwd=tmp_path, check=True)
-    assert "there is nothing to resume; the fit begins anew." in told.stderr
+    assert "there is nothing to resume; the fit starts from the beginning." in told.stderr
     assert "training: " in told.stderr
 
 
@@ -91,18 +86,19 @@ def test_a_time_budget_is_kept_and_told(shop: Shop, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a" / "recipe.json").read_text())["time_budget"] == 1.0
 
 
-def test_of_more_rows_than_there_is_time_for_a_draw_is_taken_and_told(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner, "MAX_ROW_PASSES", {"cpu": 400})
-    monkeypatch.setattr(learner, "MAX_LINEAR_CHARACTERS", 3_000)
-    said = io.StringIO()
-    talk = Talk(out=Console(file=io.StringIO()), err=Console(file=said, width=200))
+def test_of_more_rows_than_there_is_time_for_a_draw_is_taken_and_told(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "catcli")
+    monkeypatch.setattr("catcli.training.encoder_training.MAX_ROW_PASSES", {"cpu": 400})
+    monkeypatch.setattr("catcli.training.linear_training.MAX_LINEAR_CHARACTERS", 3_000)
     recipe = Recipe.model_validate({**SMALL, "epochs": 1, "refit": False})
-    fitted = fit([str(shop.products)], recipe=recipe, output=tmp_path / "a", talk=talk)
+    fitted = fit([str(shop.products)], recipe=recipe, output=tmp_path / "a")
     rows = fitted.metrics.rows.train
     assert fitted.metrics.training.lora_rows == 400 // default_epochs(rows) < rows
-    told = said.getvalue()
-    assert f"LoRA learns from a draw of {fitted.metrics.training.lora_rows} of {rows} rows; a longer --time-budget takes more" in told
-    assert f" of {rows} rows" in told.split("the linear model learns from a draw of ")[1]
+    told = caplog.text
+    assert f"LoRA is trained on a sample of {fitted.metrics.training.lora_rows} of {rows} rows; a longer --time-budget takes more" in told
+    assert f" of {rows} rows" in told.split("the linear model is trained on a sample of ")[1]
 
 
 def test_two_processes_train_as_one(shop: Shop, tmp_path: Path) -> None:
@@ -113,6 +109,7 @@ def test_two_processes_train_as_one(shop: Shop, tmp_path: Path) -> None:
     ran = subprocess.run(launch, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("adapter: two") == 1  # one process speaks
+    assert ran.stderr.count("columns: label") == 1  # and logs
     one, two = (
         HeldOutRows.load(tmp_path / name / "heldout.parquet", load_adapter(tmp_path / name).manifest.categories) for name in ("one", "two")
     )
@@ -120,17 +117,14 @@ def test_two_processes_train_as_one(shop: Shop, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
 
-def test_twenty_rows_and_a_category_of_one_are_enough(tmp_path: Path) -> None:
+def test_twenty_rows_and_a_category_of_one_are_enough(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [(f"{color} mug {size}", "Mugs") for color in ("red", "blue") for size in range(5)]
     rows += [(f"{kind} drill {size}", "Drills") for kind in ("cordless", "hammer") for size in range(5)]
     frame = pl.DataFrame([*rows, ("oak vase", "Vases")], schema=["title", "category"], orient="row")
     frame.write_csv(tmp_path / "few.csv")
-    said = io.StringIO()
-    talk = Talk(out=Console(file=said), err=Console(file=said, width=200))
-    fitted = fit([str(tmp_path / "few.csv")], recipe=Recipe.model_validate(SMALL), output=tmp_path / "few", talk=talk)
-    told = said.getvalue()
-    assert "only 2 rows score the result" in told
-    assert "expect" in told
+    fitted = fit([str(tmp_path / "few.csv")], recipe=Recipe.model_validate(SMALL), output=tmp_path / "few")
+    told = caplog.text
+    assert "only 2 test rows: with more rows the scores can change" in told
     labeler = Labeler(fitted.adapter, "cpu")
     labels = labeler.label(["oak vase", "green mug 9", "hammer drill 2"])
     assert [fitted.adapter.manifest.categories[number] for number in labels.classes[:, 0]] == ["Vases", "Mugs", "Drills"]

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from conftest import SHELVES, Shop, catcli
 
+from catcli.cli.console import Console
 from catcli.reporting.tables import shortened
 
 COMMANDS = [
@@ -100,7 +101,7 @@ def test_a_report_fits_eighty_columns_has_every_section_and_talk_stays_on_stderr
         "rows labeled right",
         "Scores, 95 % intervals",
         "the blend over the linear model alone",
-        "Precision contract",
+        "Thresholds (predict --precision)",
         "calibration error of",
         "By category",
         "Parity with the saved adapter",
@@ -136,6 +137,7 @@ def test_a_closed_pipe_ends_quietly(shop: Shop, tmp_path: Path) -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_log_that_nobody_reads_any_more_does_not_stop_the_work(shop: Shop, tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -154,7 +156,7 @@ def test_a_pipe_whose_reader_goes_is_named(shop: Shop, tmp_path: Path) -> None:
         (tmp_path / "fifo").open("rb").close()
         said = run.communicate(timeout=60)[1]
     assert run.returncode == 1
-    assert "error: -o fifo: who read it has gone before the end" in said
+    assert "error: -o fifo: the reader closed it before the end" in said
 
 
 def test_a_review_in_the_folder_that_is_replaced_is_refused(shop: Shop, tmp_path: Path) -> None:
@@ -184,6 +186,7 @@ def test_a_signal_ends_with_a_sentence_and_leaves_nothing_half_written(
     assert [path.name for path in tmp_path.iterdir()] == ["long.csv"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("report",), ("doctor",), ("adapters", "list"), ("adapters", "show", "small")])
 def test_verbose_says_more_and_quiet_only_results(shop: Shop, command: tuple[str, ...]) -> None:
     plain, more, less = (catcli(*command, *flag, cwd=shop.folder, check=True) for flag in ((), ("-v",), ("-q",)))
@@ -210,7 +213,8 @@ def test_a_terminal_without_utf_8_shows_what_it_can(shop: Shop, tmp_path: Path) 
 
 
 def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
-    code = "import catcli.commands.report as r\ndef broken(*a, **k): return 1 / 0\nr.report = broken\nfrom catcli.cli import main\nmain()"
+    broken = "import catcli.reporting.report as module\ndef broken(*a, **k): return 1 / 0\nmodule.report = broken\n"
+    code = f"{broken}from catcli.cli.main import main\nmain()"
     result = subprocess.run([sys.executable, "-c", code, "report"], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert result.returncode == 1
     assert "ZeroDivisionError" in result.stderr
@@ -247,3 +251,33 @@ def test_predict_needs_no_more_memory_for_more_rows(shop: Shop, tmp_path: Path) 
         assert process.wait() == 0
         peaks.append(peak)
     assert peaks[1] < peaks[0] + 150 * 2**20
+
+
+def test_results_go_to_standard_output_and_not_to_the_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a bar is shown, as on a terminal
+    console = Console()
+    with console.progress() as advance:
+        advance("labeling", 1, 2)
+        console.print("a result")
+        console.print_json('{"rows": 2}')
+        advance("labeling", 2, 2)
+    shown = capsys.readouterr()
+    assert shown.out == 'a result\n{"rows": 2}\n'
+    assert "labeling" in shown.err
+
+
+def test_the_pages_are_where_doctor_says(tmp_path: Path) -> None:
+    facts = json.loads(catcli("doctor", "--json", cwd=tmp_path, check=True).stdout)
+    assert (Path(facts["docs"]) / "internals.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (("predict", "x.csv", "-o", "-", "--json", "--dry-run"), "--json and -o - would both write to standard output; give -o a file."),
+        (("tune", "x.csv", "-o", ""), "-o: the name is empty; name a .json file."),
+    ],
+)
+def test_more_wrong_usage_is_a_sentence(tmp_path: Path, line: tuple[str, ...], sentence: str) -> None:
+    ran = catcli(*line, cwd=tmp_path)
+    assert (ran.returncode, ran.stderr) == (2, f"error: {sentence}\n")

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from fuzz import fuzz
 
+pytestmark = pytest.mark.slow
+
 CASES = 240
 
 

@@ -73,13 +73,14 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [beauty, grocery]
 
 
+@pytest.mark.slow
 def test_published_files_are_fitted_on_title_features_and_description(published: list[Path], tmp_path: Path) -> None:
     columns = ["--label", "main_category", "--text", "title", "--text", "features", "--text", "description"]
     result = catcli("fit", *published, *columns, "--per-category", "60", "--epochs", "1", "--no-refit", "-o", "amazon", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     said = " ".join(result.stderr.split())
     assert "517 rows read, 490 labeled with 3 categories" in said
-    assert "160 of them are drawn, evenly over the categories" in said
+    assert "160 of them are sampled, evenly over the categories" in said
     assert "27 rows without a category, left out" in said
     manifest = load_adapter(tmp_path / "amazon").manifest
     assert manifest.text == ("title", "features", "description")

@@ -12,10 +12,12 @@ import pytest
 from conftest import FIXTURE
 from test_real_data import DATA
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parent / "bench" / "gpu.py"
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"there are no real products: {DATA} is no folder, and CATCLI_DATA names no other")
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"there are no real products: {DATA} is not a folder, and CATCLI_DATA names no other")
 def test_the_script_for_a_gpu_runs_here(tmp_path: Path) -> None:
     shutil.copytree(FIXTURE, tmp_path / "adapter")
     steps = "environment,doctor,predict,limits,calls"

@@ -18,6 +18,8 @@ from small_bases import save_base
 
 from catcli.adapter.folder import load_adapter
 
+pytestmark = pytest.mark.slow
+
 COMMIT, OFFERED = "a" * 40, "b" * 40
 NOWHERE = "http://127.0.0.1:9"
 

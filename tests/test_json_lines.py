@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 from conftest import FIXTURE
 
-from catcli.commands.predict import PredictOptions, predict
 from catcli.data.io.source import open_source
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
 
 ODD = [
     [[1], "x"],

@@ -16,11 +16,10 @@ from catcli.data.dataset.examples import NAME_WEIGHT, Examples, category_name_ex
 from catcli.data.dataset.labeled import LabeledRows
 from catcli.data.dataset.prepare import TrainingData
 from catcli.data.dataset.split import split_rows
-from catcli.talk import Talk
 from catcli.training import linear
-from catcli.training.learner import Learner
+from catcli.training.encoder_training import EncoderTraining
 from catcli.training.linear import FOLDS, fit_linear, out_of_fold_logits
-from catcli.training.task import TrainingMessages
+from catcli.training.setup import Setup
 
 WORDS = ["mug", "drill", "lamp", "puzzle", "soap", "tent", "chair", "knife", "clock", "vase", "glove"]
 
@@ -119,11 +118,11 @@ def test_a_fit_that_goes_on_takes_the_rows_it_had_taken(tmp_path: Path, monkeypa
     parts = split_rows(labeled.keys, labeled.classes, (80, 10, 10), 0)
     recipe = Recipe(device="cpu", time_budget=60.0)
     ready = TrainingData(labeled, parts, ColumnRoles("category", ("title",), None), recipe)
-    learner = Learner(ready, Talk.silent(), TrainingMessages(), time.perf_counter())
+    training = EncoderTraining(Setup.of(ready, time.perf_counter()))
     taken = []
     for affordable in (200, 300):  # a slower machine, a faster one
-        monkeypatch.setattr(learner, "affordable", lambda _, most=affordable: most)
-        taken.append(learner.lora_rows(tmp_path / "checkpoints")[0])
+        monkeypatch.setattr(training, "affordable_rows", lambda _, most=affordable: most)
+        taken.append(training.select_rows(tmp_path / "checkpoints")[0])
     assert taken[0].tolist() == taken[1].tolist()
     assert len(taken[0]) == 200 + len(parts.validation)
 

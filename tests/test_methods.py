@@ -12,11 +12,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import Shop, catcli
+from conftest import Shop, catcli, fit
 from small_bases import CONFIGS, save_base
 
 from catcli.adapter.folder import load_adapter
-from catcli.commands.fit import Fitted, fit
 from catcli.config import LORA_METHODS, METHOD_TITLES, Balance, Method, Recipe, shipped_recipes
 from catcli.data.dataset.examples import Examples
 from catcli.errors import AdapterError, BackboneError, UsageError
@@ -28,7 +27,10 @@ from catcli.inference.session import Session
 from catcli.models.bases import find_base
 from catcli.models.classifier import Classifier
 from catcli.models.losses import class_weights, implied_class_shares, make_row_loss
+from catcli.training.fit import FitResult
 from catcli.training.linear import balance_weights, logit_adjustment
+
+pytestmark = pytest.mark.slow
 
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -39,7 +41,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_base("bert", tmp_path_factory.mktemp("base") / "small-bert")
 
 
-def fitted(shop: Shop, folder: Path, **options: object) -> Fitted:
+def fitted(shop: Shop, folder: Path, **options: object) -> FitResult:
     recipe = Recipe.make(**{"epochs": 1, "max_tokens": 24, "device": "cpu", "refit": False, **options})
     return fit([str(shop.products)], recipe=recipe, output=folder)
 
@@ -125,7 +127,7 @@ def test_what_means_nothing_together_gets_a_sentence(shop: Shop, small: Path, tm
         "error: --targets q_proj: the blocks of small-bert have no such layers; theirs are 'dense', 'key', 'query', 'value'."
     )
     assert says("--base", str(small), "--max-tokens", "4000") == (
-        "error: --max-tokens 4000: small-bert has positions for 512; ask for at most so many."
+        "error: --max-tokens 4000: small-bert has positions for 512; choose at most that many."
     )
     assert "--method adapter: one of 'lora', 'rslora', 'dora', 'pissa', 'full' or 'head'" in says("--method", "adapter")
 
@@ -133,8 +135,8 @@ def test_what_means_nothing_together_gets_a_sentence(shop: Shop, small: Path, tm
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"config.json": None}, "has no config.json, so it is no model; it holds 'model.safetensors', 'tokenizer.json'"),
-        ({"config.json": b"{"}, "is no JSON"),
+        ({"config.json": None}, "has no config.json, so it is not a model; it holds 'model.safetensors', 'tokenizer.json'"),
+        ({"config.json": b"{"}, "is not JSON"),
         ({"config.json": b'{"model_type": "resnet"}'}, "is of the architecture 'resnet'; those known here are albert, bert, "),
         ({"model.safetensors": None, "pytorch_model.bin": b"code"}, "has no model.safetensors, and pickled weights, which can run code,"),
         ({"model.safetensors": b"no weights"}, "cannot be loaded"),
@@ -184,7 +186,7 @@ def test_a_shipped_recipe_is_run_by_its_name_with_options_beside_it(shop: Shop, 
     catcli("fit", shop.products, *options, "-o", "one", cwd=tmp_path, check=True)
     told = json.loads((tmp_path / "one" / "recipe.json").read_text())
     assert (told["rank"], told["alpha"], told["base"]) == (8, 32, str(small))
-    assert told["max_tokens"] <= 64  # what suits the recipe's base is chosen anew for another
+    assert told["max_tokens"] <= 64  # what suits the recipe's base is chosen again for another
 
 
 def test_weights_above_two_gigabytes_stand_beside_the_model(

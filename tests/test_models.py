@@ -34,13 +34,13 @@ from catcli.models.classifier import Classifier, count_parameters
 from catcli.models.device import pick_device
 from catcli.models.lora import RowDropout
 from catcli.models.methods import load_model, merge_model, prepare_model, save_model
-from catcli.training import loop
+from catcli.training import forward, loop
 from catcli.training.base_features import compute_base_features
 from catcli.training.checkpoint import Checkpoint
 from catcli.training.head_init import fit_initial_head
 from catcli.training.loop import Trainer
 from catcli.training.schedule import choose_max_tokens, default_epochs, length_sorted_batches
-from catcli.training.task import TrainingMessages, TrainingTask
+from catcli.training.task import TrainingTask
 from catcli.wording import duration
 
 CLASSES = 3
@@ -175,8 +175,8 @@ def test_logits_that_are_no_numbers_do_not_pass_the_gate() -> None:
 def test_a_training_that_diverges_gets_a_sentence(base: Backbone, tmp_path: Path) -> None:
     learner, _task = trainer(base)
     with torch.no_grad():
-        learner.classifier.head.weight.fill_(float("inf"))
-    with pytest.raises(TrainingError, match=r"training diverged: the loss is nan in pass 1 of 3; try a lower --lr than 0\.005"):
+        learner.forward.classifier.head.weight.fill_(float("inf"))
+    with pytest.raises(TrainingError, match=r"training diverged: the loss is nan in epoch 1 of 3; try a lower --lr than 0\.005"):
         learner.train(checkpoint(tmp_path), None)
 
 
@@ -214,10 +214,10 @@ def trainer(
     prepare_model(classifier, base, recipe)
     reading = compute_base_features(base, Tokenizer(base.tokenizer, 12), TEXTS, CPU, bf16=False, advance=lambda *_: None)
     if not cached:
-        reading = replace(reading, trunk=None)
+        reading = replace(reading, cache=None)
     learn = np.arange(len(TEXTS) - held)
     task = TrainingTask(reading, ROWS, learn, np.arange(len(learn), len(TEXTS)), 2, seconds)
-    return Trainer(classifier, base, recipe, task, CPU, TrainingMessages()), task
+    return Trainer(classifier, base, recipe, task, CPU), task
 
 
 def checkpoint(folder: Path, fingerprint: str = "this run") -> Checkpoint:
@@ -225,7 +225,7 @@ def checkpoint(folder: Path, fingerprint: str = "this run") -> Checkpoint:
 
 
 def weights(learner: Trainer) -> dict[str, torch.Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in learner.learning.items()}
+    return {name: parameter.detach().clone() for name, parameter in learner.trained.items()}
 
 
 def alike(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float = 0.0) -> bool:
@@ -236,8 +236,10 @@ def test_training_learns_and_ends_with_the_best_epoch(base: Backbone, tmp_path: 
     learner, task = trainer(base, lr=2e-2)
     epochs, passes, of = learner.train(checkpoint(tmp_path), None)
     losses = [epoch.validation_loss for epoch in epochs if epoch.validation_loss is not None]
-    scores = learner.classifier(*batch_tensors(task.reading.tokenizer.padded(task.reading.ids, task.held.tolist()), CPU))["logits"]
-    held = torch.nn.functional.cross_entropy(scores, torch.from_numpy(ROWS.classes[task.held]))
+    scores = learner.forward.classifier(*batch_tensors(task.features.tokenizer.padded(task.features.ids, task.validation.tolist()), CPU))[
+        "logits"
+    ]
+    held = torch.nn.functional.cross_entropy(scores, torch.from_numpy(ROWS.classes[task.validation]))
     assert held.item() == pytest.approx(min(losses), abs=2e-3)
     assert (passes, of) == (float(np.argmin(losses)) + 1, 3.0)
     assert epochs[-1].train_loss < epochs[0].train_loss
@@ -257,26 +259,28 @@ def test_a_training_that_begins_above_the_lower_blocks_learns_the_same(base: Bac
     learned = []
     for cached in (True, False):
         learner, task = trainer(base, cached=cached, dropout=0.0)
-        assert (task.reading.trunk is not None) == cached
+        assert (task.features.cache is not None) == cached
         learner.train(checkpoint(tmp_path / str(cached)), None)
         learned.append(weights(learner))
     assert alike(learned[0], learned[1], tolerance=2e-3)  # what enters the lowest adapter is kept in half precision
     assert not alike(learned[0], weights(trainer(base, dropout=0.0)[0]), tolerance=2e-3)
 
 
-def test_a_batch_that_memory_is_too_short_for_teaches_the_same_in_pieces(base: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_memory_is_too_short_for_teaches_the_same_in_pieces(
+    base: Backbone, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     learner, task = trainer(base, dtype="fp32")
-    learner.classifier.eval()  # without dropout, whose draws hang on the shape of a batch
-    rows, said = task.learn[:8].tolist(), list[str]()
+    learner.forward.classifier.eval()  # without dropout, whose draws hang on the shape of a batch
+    rows = task.train[:8].tolist()
 
     def gradient() -> tuple[float, dict[str, torch.Tensor]]:
-        learner.classifier.zero_grad(set_to_none=True)
-        with learner._entered() as learner._given:
-            loss = learner._gradient(rows)
-        return float(loss), {name: parameter.grad.clone() for name, parameter in learner.learning.items() if parameter.grad is not None}
+        learner.forward.classifier.zero_grad(set_to_none=True)
+        with learner.forward.ready():
+            loss = learner.forward.add_gradient(rows)
+        return float(loss), {name: parameter.grad.clone() for name, parameter in learner.trained.items() if parameter.grad is not None}
 
     whole = gradient()
-    real = learner._logits
+    real = learner.forward.batch_logits
 
     def short(batch: TokenBatch) -> torch.Tensor:
         if len(batch.rows) > 2:
@@ -285,15 +289,16 @@ def test_a_batch_that_memory_is_too_short_for_teaches_the_same_in_pieces(base: B
             )
         return real(batch)
 
-    monkeypatch.setattr(learner, "_logits", short)
-    learner.tell = TrainingMessages(say=said.append)
+    monkeypatch.setattr(learner.forward, "batch_logits", short)
+    caplog.clear()
     pieces = gradient()
     assert pieces[0] == pytest.approx(whole[0], rel=1e-5)
     assert whole[1]
     assert alike(whole[1], pieces[1], 1e-5)
-    assert [line.split(":")[1] for line in said] == [f" a batch is computed in {count} pieces, to one end" for count in (2, 4)]
+    sentence = "memory is too short for 8 rows at once: gradient accumulation over {} micro-batches"
+    assert caplog.messages == [sentence.format(count) for count in (2, 4)]
     assert gradient()[0] == pieces[0]
-    assert len(said) == 2
+    assert len(caplog.messages) == 2
 
 
 @pytest.mark.parametrize("method", ["lora", "pissa", "head"])
@@ -303,15 +308,15 @@ def test_matrices_that_are_rounded_once_give_the_gradient_of_autocast(
     found = []
     for whole in (False, True):
         if whole:
-            monkeypatch.setattr(loop, "frozen_matrices", lambda _: [])
+            monkeypatch.setattr(forward, "frozen_matrices", lambda _: [])
         learner, task = trainer(base, method=method, dtype="bf16")
-        learner.classifier.eval()  # without dropout
-        before = [parameter.clone() for parameter in learner.classifier.parameters()]
-        with learner._entered() as learner._given:
-            kinds = {parameter.dtype for parameter in learner.classifier.parameters()}
-            loss = learner._gradient(task.learn[:8].tolist())
-        found.append((kinds, loss, {name: one.grad for name, one in learner.learning.items() if one.grad is not None}))
-        assert all(map(torch.equal, before, learner.classifier.parameters()))
+        learner.forward.classifier.eval()  # without dropout
+        before = [parameter.clone() for parameter in learner.forward.classifier.parameters()]
+        with learner.forward.ready():
+            kinds = {parameter.dtype for parameter in learner.forward.classifier.parameters()}
+            loss = learner.forward.add_gradient(task.train[:8].tolist())
+        found.append((kinds, loss, {name: one.grad for name, one in learner.trained.items() if one.grad is not None}))
+        assert all(map(torch.equal, before, learner.forward.classifier.parameters()))
     assert [torch.bfloat16 in kinds for kinds, _, _ in found] == [True, False]
     assert found[0][1] == found[1][1]
     assert alike(found[0][2], found[1][2])
@@ -320,7 +325,7 @@ def test_matrices_that_are_rounded_once_give_the_gradient_of_autocast(
 def test_a_backbone_is_whole_again_after_training(base: Backbone, tmp_path: Path) -> None:
     learner, _task = trainer(base, epochs=1)
     learner.train(checkpoint(tmp_path), None)
-    assert len(base.blocks_of(learner.classifier.backbone).modules) == 2
+    assert len(base.blocks_of(learner.forward.classifier.backbone).modules) == 2
 
 
 class KilledError(Exception):
@@ -339,7 +344,7 @@ def test_a_killed_training_goes_on_to_the_very_same_weights(
     expected = through.train(checkpoint(tmp_path / "through"), None)
 
     killed, _ = trainer(base, method=method)
-    gradient, done = killed._gradient, 0
+    gradient, done = killed.forward.add_gradient, 0
 
     def dies(rows: list[int]) -> torch.Tensor:
         nonlocal done
@@ -348,13 +353,13 @@ def test_a_killed_training_goes_on_to_the_very_same_weights(
             raise KilledError
         return gradient(rows)
 
-    monkeypatch.setattr(killed, "_gradient", dies)
+    monkeypatch.setattr(killed.forward, "add_gradient", dies)
     with pytest.raises(KilledError):
         killed.train(checkpoint(tmp_path), None)
 
     said: list[str] = []
     again, _task = trainer(base, method=method)
-    again.tell = TrainingMessages(say=said.append)
+    again._log = said.append
     found = again.train(checkpoint(tmp_path), None)
     assert said == [f"going on from step {steps} of 12"]
     assert alike(weights(through), weights(again))
@@ -372,19 +377,19 @@ def test_a_checkpoint_of_other_rows_or_options_is_not_taken_up(base: Backbone, t
 def test_a_refit_repeats_the_passes_that_were_best(base: Backbone, tmp_path: Path) -> None:
     said: list[str] = []
     learner, task = trainer(base, held=0)
-    learner.tell = TrainingMessages(say=said.append)
-    first = TrainedModel(learner.classifier, base, task.reading.tokenizer, learner.recipe, "cpu", (), 2.0, 3.0, 0, 0)
+    learner._log = said.append
+    first = TrainedModel(learner.forward.classifier, base, task.features.tokenizer, learner.recipe, "cpu", (), 2.0, 3.0, 0, 0)
     epochs, passes, of = learner.train(checkpoint(tmp_path), first)
     assert (len(epochs), passes, of) == (2, 2.0, 3.0)
     assert epochs[-1].validation_loss is None
-    assert said[0].startswith("training: 2 passes over 40 texts, ")
+    assert said[0].startswith("training: 2 epochs over 40 texts, ")
 
 
 def test_a_time_budget_shortens_the_training_and_lets_the_rate_fall_within_it(
     base: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learner, _task = trainer(base, seconds=7.0)
-    monkeypatch.setattr(learner, "_rehearse", lambda: 1.0)
+    monkeypatch.setattr(learner, "_time_step", lambda: 1.0)
     epochs, passes, of = learner.train(checkpoint(tmp_path), None)
     assert len(epochs) == 2  # four steps, and three of the second pass
     assert of == 7 / 4
@@ -393,8 +398,8 @@ def test_a_time_budget_shortens_the_training_and_lets_the_rate_fall_within_it(
 
 def test_the_head_starts_as_the_probe_of_the_base(base: Backbone) -> None:
     _, task = trainer(base)
-    weight, bias = fit_initial_head(task.reading.vectors, ROWS, 3)
-    guessed = (task.reading.vectors @ weight.T + bias).argmax(1)
+    weight, bias = fit_initial_head(task.features.vectors, ROWS, 3)
+    guessed = (task.features.vectors @ weight.T + bias).argmax(1)
     assert (guessed == ROWS.classes).mean() > 0.9
     assert bias[2] < bias[:2].min()  # a category without a row is possible, never favored
 
@@ -411,7 +416,7 @@ def test_dropout_takes_the_same_features_from_every_token_of_a_row() -> None:
 
 def test_bf16_trains_too(base: Backbone, tmp_path: Path) -> None:
     learner, _task = trainer(base, dtype="bf16", lr=2e-2)
-    assert learner.bf16
+    assert learner.forward.bf16
     epochs, _, _ = learner.train(checkpoint(tmp_path), None)
     assert epochs[-1].train_loss < epochs[0].train_loss
 

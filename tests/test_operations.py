@@ -13,6 +13,8 @@ from tiny import tiny_products
 
 from catcli.adapter.folder import file_sha256
 
+pytestmark = pytest.mark.slow
+
 # --- the log -------------------------------------------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,10 @@ from catcli.reporting.report_page import report_page
 from catcli.reporting.scoring import add_examples, report_held_out
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium: apt-get install chromium chromium-driver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium: apt-get install chromium chromium-driver"),
+]
 
 EVIL = '</script><script>document.title = "taken"</script><b>Mugs'
 """A category's name that means harm."""
@@ -41,13 +44,13 @@ FLAGS = (
 def report(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of a model that errs, with a category and with titles that mean harm."""
     view = report_held_out(shop.fitted.adapter)
-    assert isinstance(view.told, FitReport)
+    assert isinstance(view.report, FitReport)
     noise = np.random.default_rng(0).normal(0, 4, view.probabilities.shape)
     probabilities = softmax((np.log(np.maximum(view.probabilities, 1e-9)) + noise).astype(np.float32))
     outcomes = Outcomes.of(probabilities, view.outcomes.truth, view.outcomes.product)
     texts = [f"{text} <script>document.title = 'taken'</script>" for text in view.texts]
     blend = add_examples(score_model(probabilities, outcomes, view.names), outcomes, view.names, texts)
-    told = view.told.model_copy(update={"blend": blend})
+    told = view.report.model_copy(update={"blend": blend})
     whole = told.model_dump_json().replace(json.dumps(SHELVES[3], ensure_ascii=False)[1:-1], json.dumps(EVIL)[1:-1])
     names = [EVIL if name == SHELVES[3] else name for name in view.names]
     file = tmp_path_factory.mktemp("page") / "report.html"

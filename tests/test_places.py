@@ -17,7 +17,9 @@ from conftest import FIXTURE, catcli
 from corpus import ROWS, delimited
 from typer.testing import CliRunner, Result
 
-from catcli.cli import app
+from catcli.cli.main import app
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def test_a_full_disk_ends_predict_in_a_sentence_and_the_old_output_stands(shop: 
         assert f"-o {out}: the disk is full; free some space and run the same line again." in told
         left = {path.name for path in small.iterdir()}
         assert left - {"old.txt"} <= {f".{Path(name).name}.catcli-parts"}
-        assert ("labeled rows are kept: the same line goes on from them" in told) == (left != {"old.txt"})
+        assert ("labeled rows are kept: the same line continues" in told) == (left != {"old.txt"})
     assert {path.name: path.read_bytes() for path in shop.iterdir() if path.is_file()} == before
 
 
@@ -83,13 +85,13 @@ def test_what_a_full_disk_kept_is_gone_on_from_once_there_is_room(shop: Path, mo
     from catcli.inference import planning
     from catcli.inference.labeler import Labeler
 
-    monkeypatch.setattr(Labeler, "texts", 32)
+    monkeypatch.setattr(Labeler, "texts_per_call", 32)
     monkeypatch.setattr(planning, "MAX_PART_CALLS", 8)
     line = ("predict", shop / "catalog.csv", "--adapter", FIXTURE, "--device", "cpu")
     run(*line, "-o", shop / "whole.csv")
     with disk(shop / "disk", 2 * 2**20) as small:
         told = sentence(run(*line, "-o", small / "out.csv"))
-        assert "labeled rows are kept: the same line goes on from them." in told
+        assert "labeled rows are kept: the same line continues." in told
         subprocess.run(["mount", "-o", "remount,size=20m", small], check=True)
         again = run(*line, "-o", small / "out.csv", "--resume")
         assert (again.exit_code, "going on after" in again.stderr) == (0, True)
@@ -126,7 +128,7 @@ def test_a_full_disk_ends_a_report_in_a_sentence(shop: Path, size: int) -> None:
 
 def test_a_full_disk_ends_the_gate_tune_and_demo_in_a_sentence(shop: Path, tools: Tools) -> None:
     with disk(shop / "disk", 8192) as small:
-        gate = ("compare", tools.adapter, tools.second, "--on", shop / "catalog.csv", "-o", small / "x.csv", "--device", "cpu")
+        gate = ("diff", tools.adapter, tools.second, shop / "catalog.csv", "-o", small / "x.csv", "--device", "cpu")
         search = ("tune", shop / "products.csv", "-o", small / "x.json", "--base", tools.base, "--trials", 1, "--folds", 2)
         for line in (search, ("demo", small / "demo")):
             assert re.search("disk is full|No space left", sentence(run(*line)))
@@ -264,7 +266,7 @@ def test_outputs_have_any_name(shop: Path, monkeypatch: pytest.MonkeyPatch, name
 
 def test_an_adapter_s_name_has_to_be_utf_8(shop: Path) -> None:
     told = sentence(run("fit", shop / "products.csv", "-o", os.fsencode(shop).decode() + "/" + os.fsdecode(b"caf\xe9")))
-    assert "caf\\xe9: this name is no UTF-8, and safetensors writes no other; choose another." in told
+    assert "caf\\xe9: this name is not UTF-8, and safetensors writes no other; choose another." in told
 
 
 @pytest.mark.parametrize("name", ["with blanks", "new\nline", "商品", "a" * 240])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import stat
 import threading
@@ -16,9 +17,10 @@ from conftest import FIXTURE
 from test_places import run
 from tiny import tiny_products
 
+from catcli import atomic
 from catcli.adapter.store import only_adapter
-from catcli.atomic import atomic_write, copy_mode_and_owner, temporary_path
-from catcli.errors import OutputError
+from catcli.atomic import atomic_write, copy_mode_and_owner, delete_folder, temporary_path
+from catcli.errors import OutputError, Terminated
 from catcli.private_folder import MARKER, claim, delete_private_folder
 
 Plant = Callable[[Path, Path], object]
@@ -240,7 +242,7 @@ def test_what_a_run_knew_is_not_unpacked_from_a_bomb(shop: Path) -> None:
     np.savez_compressed(parts / "memory-000000.npz", hashes=np.zeros(2**27, np.uint64))
     (parts / "000000").write_text("x")
     record = {"file": "000000", "input": 0, "rows": 1, "memory": "memory-000000.npz"}
-    made_from = dict.fromkeys(("the catalog", "the adapter", "the options", "catcli or what it runs on"), "")
+    made_from = dict.fromkeys(("the catalog", "the adapter", "the options", "the version of catcli, polars or the model's variant"), "")
     (parts / "journal.jsonl").write_text(f"{json.dumps({'mark': made_from})}\n{json.dumps(record)}\n")
     refused = run(*LINES["predict"][1], "--resume")
     assert refused.exit_code == 1
@@ -264,7 +266,7 @@ def page(target: Path) -> list[object]:
 
 def changed(target: Path) -> list[object]:
     shutil.copytree(FIXTURE, "other", dirs_exist_ok=True)
-    return ["compare", FIXTURE, "other", "--on", "products.csv", "-o", target, "--device", "cpu"]
+    return ["diff", FIXTURE, "other", "products.csv", "-o", target, "--device", "cpu"]
 
 
 WRITERS = {"--html": page, "compare -o": changed, "--review": review}
@@ -417,6 +419,25 @@ def test_a_folder_whose_maker_was_stopped_before_it_was_marked_is_deleted_and_ca
     assert not (tmp_path / "discard").exists()
     (tmp_path / "claim" / "whole").touch()
     claim(tmp_path / "claim")  # with something in it, the marker is what makes it ours
+
+
+@pytest.mark.parametrize("signal_error", [KeyboardInterrupt(), Terminated(signal.SIGTERM)])
+def test_a_signal_within_a_deletion_ends_the_run_once_all_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signal_error: BaseException
+) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "file").touch()
+    errors = [signal_error]
+
+    def interrupted(folder: Path) -> None:
+        if errors:
+            raise errors.pop()
+        delete_private_folder(folder)
+
+    monkeypatch.setattr(atomic, "delete_private_folder", interrupted)
+    with pytest.raises(type(signal_error)):
+        delete_folder(tmp_path / "old")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_marker_that_is_a_folder_is_none(tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from conftest import Shop
+from conftest import Shop, catcli
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from catcli.commands.bench import bench
-from catcli.commands.predict import PredictOptions, predict
+from catcli.cli.console import Console
+from catcli.cli.predict import run_dry
+from catcli.cli.run.bench import bench
 from catcli.data.io.batch import Batch
 from catcli.data.io.output import FileFormat, file_format
 from catcli.data.io.parts import Parts
@@ -29,13 +30,14 @@ from catcli.data.io.review import ReviewFile
 from catcli.data.io.source import open_source
 from catcli.errors import AdapterError, ProductsError, UsageError
 from catcli.inference import planning
-from catcli.inference.dry_run import dry_run
+from catcli.inference.engines import LocalEngine
 from catcli.inference.label_cache import CacheSlots, LabelCache, PreviousLabels, is_among
 from catcli.inference.labeler import Labeler
-from catcli.inference.pipeline import local_engine, run_pipeline
+from catcli.inference.pipeline import run_pipeline
 from catcli.inference.planning import LabelingPlan
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
 from catcli.inference.result_columns import CONFIDENCE, PREDICTED
-from catcli.talk import Talk
 
 TABLES = int(os.environ.get("CATCLI_TABLES", "40"))
 """Random tables that go through every format; the benchmark's figure is of 1,000."""
@@ -50,7 +52,7 @@ def titles(count: int) -> list[str]:
 @pytest.fixture
 def small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls of eight texts, and parts of two batches, so that a few hundred rows are many of each."""
-    monkeypatch.setattr(Labeler, "texts", 8)
+    monkeypatch.setattr(Labeler, "texts_per_call", 8)
     monkeypatch.setattr(planning, "MAX_PART_CALLS", 6)
 
 
@@ -147,9 +149,9 @@ def test_an_error_midway_keeps_what_was_done_and_says_so(shop: Shop, tmp_path: P
     assert predict([str(tmp_path / "catalog.csv")], PredictOptions(str(tmp_path / "out.csv"), shop.adapter)).rows == 500
 
 
-def test_resume_with_nothing_to_resume_starts_anew_and_says_so(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    predict([str(shop.catalog)], PredictOptions(str(tmp_path / "out.csv"), shop.adapter, resume=True), talk=Talk())
-    assert "there is nothing to resume: the run starts at the first row" in capsys.readouterr().err
+def test_resume_with_nothing_to_resume_starts_anew_and_says_so(shop: Shop, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    predict([str(shop.catalog)], PredictOptions(str(tmp_path / "out.csv"), shop.adapter, resume=True))
+    assert "there is nothing to resume: the run starts at the first row" in caplog.text
     assert (tmp_path / "out.csv").exists()
 
 
@@ -167,7 +169,7 @@ def test_a_text_that_comes_again_is_labeled_once(shop: Shop, catalog: Path, tmp_
 
 
 def test_only_so_many_texts_are_recalled_and_the_oldest_are_forgotten() -> None:
-    slots, recall = CacheSlots(most=4), LabelCache(k=1, most=4)
+    slots, recall = CacheSlots(limit=4), LabelCache(k=1, limit=4)
 
     def add(*numbers: int) -> None:
         hashes = np.array(numbers, np.uint64)
@@ -183,7 +185,7 @@ def test_only_so_many_texts_are_recalled_and_the_oldest_are_forgotten() -> None:
     add(4, 5)
     add(6)
     assert known(slots, recall) == {3: 3, 4: 4, 5: 5, 6: 6}
-    slots, again = CacheSlots(most=4), LabelCache(k=1, most=4)
+    slots, again = CacheSlots(limit=4), LabelCache(k=1, limit=4)
     slots.load(recall.arrays())
     again.load(recall.arrays())
     recall = again
@@ -201,30 +203,31 @@ def test_an_earlier_output_is_found_by_text() -> None:
     assert (known.tolist(), previous.get(asked[known])[0][:, 0].tolist(), len(previous)) == ([True, False, True], [2, 1], 2)
 
 
-def test_rows_of_an_earlier_output_are_taken_over(shop: Shop, catalog: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_of_an_earlier_output_are_taken_over(shop: Shop, catalog: Path, tmp_path: Path) -> None:
     labeled = tmp_path / "labeled.parquet"
     predict([str(catalog)], PredictOptions(str(labeled), shop.adapter, variant="fp32"))
     before = pl.read_parquet(labeled)
     changed = pl.read_parquet(catalog).with_columns(title=pl.when(pl.col("sku") < "00025").then(pl.lit("new mug")).otherwise("title"))
     changed.sample(fraction=1, shuffle=True, seed=0).write_parquet(catalog)
     asked = PredictOptions(str(labeled), shop.adapter, previous=str(labeled), variant="fp32")  # the same file: read before it is replaced
-    summary = predict([str(catalog)], asked, talk=Talk())
+    summary = predict([str(catalog)], asked)
     assert (summary.rows, summary.taken_over) == (500, 475)
     assert summary.labeled == 1
-    assert "475 rows taken over from" in capsys.readouterr().err
     after = pl.read_parquet(labeled).sort("sku")
     assert after.filter(pl.col("sku") >= "00025").equals(before.filter(pl.col("sku") >= "00025").select(after.columns))
+    line = ("predict", catalog, "-o", labeled, "--adapter", shop.adapter, "--previous", labeled, "--variant", "fp32")
+    assert f"500 rows taken over from {labeled}, 0 labeled" in catcli(*line, cwd=tmp_path, check=True).stderr
 
 
 def test_an_output_of_another_adapter_is_not_taken_over(
-    shop: Shop, catalog: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shop: Shop, catalog: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     labeled = tmp_path / "labeled.csv"
     predict([str(catalog)], PredictOptions(str(labeled), shop.adapter))
     pl.read_csv(labeled, infer_schema=False).with_columns(pl.col(CONFIDENCE).cast(pl.Float64) / 2).write_csv(tmp_path / "other.csv")
-    summary = predict([str(catalog)], PredictOptions(str(labeled), shop.adapter, previous=str(tmp_path / "other.csv")), talk=Talk())
+    summary = predict([str(catalog)], PredictOptions(str(labeled), shop.adapter, previous=str(tmp_path / "other.csv")))
     assert summary.taken_over == 0
-    assert "was labeled by another adapter or from other text" in capsys.readouterr().err
+    assert "was labeled by another adapter or from other text" in caplog.text
     with pytest.raises(ProductsError, match="has no column 'predicted_category'; it has to be an output of catcli predict"):
         predict([str(catalog)], PredictOptions(str(labeled), shop.adapter, previous=str(catalog)))
     with pytest.raises(UsageError, match="--previous takes over one category a row"):
@@ -276,7 +279,7 @@ def test_columns_types_and_order_come_out_as_they_came_in(shop: Shop, tmp_path: 
         with Parts(str(through), file_format(str(through), None), [Path("in")], {}, resume=False) as parts:
             columns = next(iter(source.batches())).columns
             plan = LabelingPlan(("title" if "title" in columns else None, None, None))
-            run_pipeline(local_engine(source.batches(), labeler), parts, labeler, plan, lambda *_: None)
+            run_pipeline(LocalEngine(labeler), source, source.batches(), parts, plan, lambda *_: None)
             parts.finish()
         if ending == "jsonl":
             rows = [json.loads(line) for line in through.read_text(encoding="utf-8").split("\n")[:-1]]
@@ -334,12 +337,12 @@ def test_a_pipe_goes_through_and_may_be_closed_early(shop: Shop, tmp_path: Path)
 
 
 def test_a_dry_run_tells_rows_time_and_memory_and_writes_nothing(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = dry_run([str(shop.catalog)], PredictOptions(str(tmp_path / "out.csv"), shop.adapter), as_json=True)
+    found = run_dry([str(shop.catalog)], PredictOptions(str(tmp_path / "out.csv"), shop.adapter), as_json=True, console=Console())
     assert found.rows == len(pl.read_csv(shop.catalog))
     assert found.seconds is not None
     assert found.seconds > 0
     assert json.loads(capsys.readouterr().out)["rows"] == found.rows
-    dry_run([str(shop.catalog)], PredictOptions(str(tmp_path / "out.csv"), shop.adapter), talk=Talk())
+    run_dry([str(shop.catalog)], PredictOptions(str(tmp_path / "out.csv"), shop.adapter), console=Console())
     assert "MiB of memory" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
@@ -357,12 +360,12 @@ def test_options_that_cannot_be_met_are_refused(shop: Shop, tmp_path: Path) -> N
             predict([str(shop.catalog)], asked)
 
 
-def test_long_texts_are_counted(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_texts_are_counted(shop: Shop, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     frame = pl.DataFrame({"title": ["mug " * 300_000, "mug", "short"], "brand": ["x"] * 3, "description": [None] * 3})
     frame.write_parquet(tmp_path / "in.parquet")
-    summary = predict([str(tmp_path / "in.parquet")], PredictOptions(str(tmp_path / "out.parquet"), shop.adapter), talk=Talk())
+    summary = predict([str(tmp_path / "in.parquet")], PredictOptions(str(tmp_path / "out.parquet"), shop.adapter))
     assert summary.cut == 1
-    assert "1 of 3 different texts have more than the 24 tokens" in capsys.readouterr().err
+    assert "1 of 3 different texts have more than the 24 tokens" in caplog.text
     assert pl.read_parquet(tmp_path / "out.parquet").select(frame.columns).equals(frame.cast({"description": pl.Null}))
 
 
@@ -370,7 +373,7 @@ def test_long_texts_are_counted(shop: Shop, tmp_path: Path, capsys: pytest.Captu
 
 
 def test_bench_times_every_stage_and_its_peer(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
-    found = bench([str(shop.catalog)], adapter=shop.adapter, rows=64, repeats=2, against="transformers", talk=Talk())
+    found = bench([str(shop.catalog)], adapter=shop.adapter, rows=64, repeats=2, against="transformers", console=Console())
     assert [stage.name for stage in found.stages] == [
         "reading",
         "tokenizing",
@@ -382,6 +385,6 @@ def test_bench_times_every_stage_and_its_peer(shop: Shop, capsys: pytest.Capture
     ]
     assert all(0 < stage.lowest <= stage.median <= stage.highest for stage in found.stages)
     assert "from file to file" in capsys.readouterr().out
-    assert bench([], adapter=shop.adapter, rows=16, repeats=1).rows == 16
+    assert bench([], adapter=shop.adapter, rows=16, repeats=1, console=Console()).rows == 16
     with pytest.raises(UsageError, match="--against optimum: choose transformers"):
-        bench([], adapter=shop.adapter, against="optimum")
+        bench([], adapter=shop.adapter, against="optimum", console=Console())

@@ -115,17 +115,21 @@ def test_standard_input_is_read_as_csv(monkeypatch: pytest.MonkeyPatch) -> None:
             "{path}: the quote that opens a cell in line 3, '3,\"open', is not closed properly; close it, or",
         ),
         ("shop.csv", b"a,b\n\x83J\x81[,2\n", "{path} is neither UTF-8, UTF-16 nor Latin-1; say what it is with --encoding, such as cp1250"),
-        ("shop.csv.gz", gzip.compress(b"a,b\n1,2\n" * 9000)[:60], "{path} is damaged, its compressed data end or break off: "),
-        ("shop.xlsx", b"a,b\n", "{path} is no Excel workbook (.xlsx); if it is text, pass --input-format csv."),
+        ("shop.csv.gz", gzip.compress(b"a,b\n1,2\n" * 9, mtime=0)[:-9], "{path} is truncated: the gzip stream ends early; copy it again."),
+        ("shop.xlsx", b"a,b\n", "{path} is not an Excel workbook (.xlsx); if it is text, pass --input-format csv."),
         ("shop.xlsx", b"PK\x03\x04", "{path} cannot be read as an Excel workbook: "),
         ("shop.arrow", b"a,b\n", "{path} cannot be read as Arrow IPC: "),
         ("shop.parquet.gz", b"a,b\n", "{path}: parquet files are compressed inside; unpack it first."),
         ("shop.csv", b"PAR1xxxx", "{path} is a Parquet file, not CSV text; unpack, rename or export it first."),
         ("shop.csv", b"PK\x03\x04xxxx", "{path} is a zip archive or an Excel workbook, not CSV text"),
         ("shop.jsonl", b"", "{path} is empty: it has no JSON Lines in it."),
-        ("shop.jsonl", b'{"a": 1}\n\n{"a": \n', "{path} line 3 is no JSON: "),
+        ("shop.jsonl", b'{"a": 1}\n\n{"a": \n', "{path} line 3 is not JSON: "),
         ("shop.parquet", b"", "{path} is empty: it has no Parquet in it."),
-        ("shop.parquet", b"a,b\n1,2\n", "{path} is no Parquet file: it does not begin with PAR1; if it is text, pass --input-format csv."),
+        (
+            "shop.parquet",
+            b"a,b\n1,2\n",
+            "{path} is not a Parquet file: it does not begin with PAR1; if it is text, pass --input-format csv.",
+        ),
         ("shop.xyz", b"a,b\n", "{path}: the ending '.xyz' names no format that catcli reads"),
     ],
 )
@@ -186,7 +190,7 @@ def test_quoted_cells_may_hold_line_breaks(tmp_path: Path) -> None:
 
 
 def test_a_file_that_breaks_off_in_mid_row_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(ProductsError, match=r"breaks off in line 3, after 2 of 3 cells; copy the file again\."):
+    with pytest.raises(ProductsError, match=r"is truncated: it ends in line 3, after 2 of 3 cells; copy the file again\."):
         read(written(tmp_path, "a,b,c\n1,2,3\n4,5"))
     assert len(read(written(tmp_path, "a,b,c\n1,2,3\n4,5,6"))) == 2
 
@@ -363,7 +367,9 @@ def test_json_types_that_differ_from_batch_to_batch_are_settled_before_the_first
 
 @pytest.mark.parametrize("tail", ['3,c,"Red mug with a han', '3,"Red mug, with a han,x'])
 def test_a_file_that_breaks_off_within_a_quoted_cell_is_not_whole(tmp_path: Path, tail: str) -> None:
-    with pytest.raises(ProductsError, match=r"breaks off in line 4, within a quoted cell; copy the file again\.|is not closed properly"):
+    with pytest.raises(
+        ProductsError, match=r"is truncated: it ends in line 4, within a quoted cell; copy the file again\.|is not closed properly"
+    ):
         read(written(tmp_path, f"id,a,title\n1,a,mug\n2,b,drill\n{tail}"))
     assert len(read(written(tmp_path, 'id,title\n1,"mug, blue"'))) == 1
     assert len(read(written(tmp_path, 'id,title\n1,"13 inch" TV'))) == 1

@@ -11,9 +11,16 @@ import polars as pl
 import pytest
 from conftest import DEMO, Shop, catcli
 
+from catcli.cli.main import COMMANDS
+
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 SECURITY = (ROOT / "catcli" / "docs" / "security.md").read_text()
+PAGES = (ROOT / "README.md", *sorted((ROOT / "catcli" / "docs").glob("*.md")))
+STORE = ("list", "show", "remove", "export", "verify")
+VERBS = (*(name for name in COMMANDS if name != "adapters"), *(f"adapters {name}" for name in STORE))
 
 
 def test_the_session_gives_what_it_shows(tmp_path: Path) -> None:
@@ -68,12 +75,33 @@ def test_the_label_by_hand_is_the_label_of_predict(shop: Shop, tmp_path: Path) -
     assert float(labeled.strip().split(",")[-1]) == pytest.approx(float(confidence), abs=1e-4)
 
 
-def test_every_option_of_the_contract_in_the_readme_exists(tmp_path: Path) -> None:
-    store: tuple[list[str], ...] = (["adapters", "export"], ["adapters", "verify"])
-    commands: tuple[list[str], ...] = (["fit"], ["predict"], ["report"], ["tune"], ["compare"], ["bench"], *store, [])
-    shown = "".join(catcli(*command, "--help", cwd=tmp_path, COLUMNS="200").stdout for command in commands)
-    for option in set(re.findall(r"`[^`]*?(--[a-z][a-z-]+)", README + SECURITY)):
-        assert option in shown, option
+def test_every_line_of_the_readme_and_the_pages_has_a_command_with_its_options(tmp_path: Path) -> None:
+    """What stands in code blocks as ``catcli …``, a line that goes on behind a backslash with it, and the options named in the text."""
+    verbs = {name: catcli(*name.split(), "--help", cwd=tmp_path, COLUMNS="200").stdout for name in VERBS}
+    assert all(f"catcli {name} " in text for name, text in verbs.items())
+    pages = "\n".join(page.read_text() for page in PAGES).replace("\\\n", " ")
+    lines = re.findall(r"^    (?:\w+=\S+ )?(catcli .*)$", pages, re.MULTILINE)
+    assert len(lines) > 20
+    for line in lines:
+        for command in re.split(r" && | \| ", line):
+            if command.startswith("catcli "):
+                name = next((name for name in VERBS if f"{command} ".startswith(f"catcli {name} ")), "")
+                assert name, line
+                assert [flag for flag in re.findall(r"(?<= )--[a-z-]+", command) if flag not in verbs[name]] == [], line
+    shown = "".join(verbs.values()) + catcli("--help", cwd=tmp_path, COLUMNS="200").stdout
+    foreign = {"--check", "--force-reinstall", "--no-deps"}  # ruff's and pip's
+    assert [option for option in sorted(set(re.findall(r"`[^`]*?(--[a-z][a-z-]+)", pages)) - foreign) if option not in shown] == []
+
+
+def test_every_page_is_in_the_table_of_the_readme_and_every_link_leads_somewhere() -> None:
+    assert [page.name for page in PAGES if page.name != "README.md" and f"(catcli/docs/{page.name})" not in README] == []
+    for page in (*PAGES, ROOT / "adapters" / "README.md"):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), (page.name, target)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 200
 
 
 def test_the_page_on_security_names_tests_that_are_there() -> None:

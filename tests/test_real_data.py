@@ -18,7 +18,7 @@ from catcli.training.linear import fit_linear
 DATA = Path(os.environ.get("CATCLI_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
 pytestmark = pytest.mark.skipif(
-    not DATA.is_dir(), reason=f"there are no real products: {DATA} is no folder, and CATCLI_DATA names no other"
+    not DATA.is_dir(), reason=f"there are no real products: {DATA} is not a folder, and CATCLI_DATA names no other"
 )
 
 

@@ -9,21 +9,22 @@ from pathlib import Path
 import jsonschema
 import polars as pl
 import pytest
-from conftest import Shop, catcli
+from conftest import Shop, catcli, fit
 from huggingface_hub import ModelCard, ModelCardData
 
 from catcli.adapter.folder import load_adapter
 from catcli.adapter.manifest import CategoryThresholds, Threshold
-from catcli.commands.fit import fit
-from catcli.commands.predict import PredictOptions as Predicting
-from catcli.commands.predict import predict
-from catcli.commands.report import ReportOptions, report, schema
+from catcli.cli.console import Console
+from catcli.cli.report import print_schema
 from catcli.config import Recipe
 from catcli.errors import GateMissed, OutputError, ProductsError, UsageError
 from catcli.evaluation.metrics import Comparison, Estimate
 from catcli.evaluation.report_data import AdapterComparison, NewRowsReport
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions as Predicting
 from catcli.reporting import sentences
-from catcli.talk import Talk
+from catcli.reporting.report import report
+from catcli.reporting.report_options import ReportOptions
 
 # --- the terminal --------------------------------------------------------------------------------------------------------------------
 
@@ -31,7 +32,7 @@ from catcli.talk import Talk
 def test_every_name_of_the_json_is_in_the_schema_and_means_something(
     shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    schema(talk=Talk())
+    print_schema(console=Console())
     described = json.loads(capsys.readouterr().out)
     unexplained = [
         f"{kind}.{name}"
@@ -93,7 +94,7 @@ def test_a_demand_that_is_not_met_ends_with_3_and_what_was_reached(shop: Shop, t
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("macro_f2=0.9", r"'macro_f2' is no metric \(did you mean 'macro_f1'\?\); there are 'accuracy'"),
+        ("macro_f2=0.9", r"'macro_f2' is not a metric \(did you mean 'macro_f1'\?\); there are 'accuracy'"),
         ("macro_f1", "write METRIC=VALUE, such as macro_f1=0.9"),
         ("macro_f1=nan", "write METRIC=VALUE"),
         ("macro_f1=high", "write METRIC=VALUE"),
@@ -104,6 +105,7 @@ def test_a_demand_that_cannot_be_read_is_wrong_usage(shop: Shop, text: str, sent
         report([shop.adapter], ReportOptions(require=(text,)))
 
 
+@pytest.mark.slow
 def test_a_fit_below_what_is_required_writes_nothing_and_keeps_its_training(shop: Shop, tmp_path: Path) -> None:
     recipe = Recipe(epochs=1, max_tokens=24, device="cpu", refit=False)
     out = tmp_path / "shop"
@@ -132,9 +134,9 @@ def test_new_rows_are_scored_and_unknown_categories_named(shop: Shop, tmp_path: 
     assert told.recalibrated[0].precision == 0.9
     assert told.recalibrated[0].threshold is not None
     shown = catcli("report", shop.adapter, "--on", "new.csv", "--label", "Shelf", "--text", "title=Product Title", cwd=tmp_path).stdout
-    assert "of categories that the adapter does not know, and counted as wrong: 2 rows, 'Pets > Fish (2)'" in " ".join(shown.split())
-    assert "left out for want of a category: 3 rows" in shown
-    assert "Found on these rows: for predict --min-confidence" in shown
+    assert "of categories unknown to the adapter, counted as wrong: 2 rows, 'Pets > Fish (2)'" in " ".join(shown.split())
+    assert "left out because they have no category: 3 rows" in shown
+    assert "Thresholds from these rows (predict --min-confidence)" in shown
 
 
 def test_new_rows_whose_categories_are_spelled_otherwise_are_told_and_merged_where_asked(shop: Shop, tmp_path: Path) -> None:
@@ -189,6 +191,7 @@ def test_options_that_mean_nothing_together_are_wrong_usage(shop: Shop) -> None:
 # --- several -------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_adapters_of_one_split_are_compared_in_pairs(shop: Shop, tmp_path: Path) -> None:
     again = fit(
         [str(shop.products)], recipe=Recipe(epochs=1, rank=2, seed=3, max_tokens=24, device="cpu", refit=False), output=tmp_path / "b"
@@ -205,6 +208,7 @@ def test_adapters_of_one_split_are_compared_in_pairs(shop: Shop, tmp_path: Path)
     assert f"on {told.shared_rows} test rows that all share" in shown
 
 
+@pytest.mark.slow
 def test_adapters_of_other_rows_are_shown_and_not_compared(shop: Shop, tmp_path: Path) -> None:
     frame = pl.read_csv(shop.products, infer_schema=False).with_columns(title=pl.col("title") + " new")
     frame.write_csv(tmp_path / "other.csv")
@@ -227,7 +231,7 @@ def test_the_card_s_front_matter_is_what_the_hub_reads(shop: Shop) -> None:
     assert card.data.pipeline_tag == "text-classification"
     results = {result.metric_type: result.metric_value for result in card.data.eval_results or ()}
     assert results["accuracy"] == pytest.approx(shop.fitted.metrics.blend.accuracy.value, abs=1e-4)
-    for words in ("## Scores on", "## Confidence", "## How it was made", "## Limits", "Versions: catcli"):
+    for words in ("## Scores on", "## Confidence", "## Training", "## Limits", "Versions: catcli"):
         assert words in card.text
 
 
@@ -279,8 +283,8 @@ def test_a_precision_that_was_not_shown_ends_with_3_and_what_is_attainable(shop:
     ran = catcli("predict", shop.catalog, "-o", "out.csv", "--adapter", careful, "--precision", "0.98", cwd=tmp_path)
     assert ran.returncode == 3
     assert (
-        f"--precision 0.98: {careful} has no threshold that holds it (too few to try; it takes at least 40 more products to choose "
-        "by); --precision 0.95 is attainable, from a confidence of 0.900; nothing was written."
+        f"--precision 0.98: {careful} has no threshold that holds it (too few rows to test; label at least 40 more products to "
+        "find this threshold); --precision 0.95 is attainable, from a confidence of 0.900; nothing was written."
     ) in ran.stderr
     assert not (tmp_path / "out.csv").exists()
     with pytest.raises(
@@ -296,7 +300,7 @@ def test_by_category_accepts_only_where_a_category_holds_it(shop: Shop, careful:
     assert accepted["predicted_category"].unique().to_list() == ["Home > Kitchen > Mugs & Cups"]
     assert accepted["confidence"].min() >= 0.6  # type: ignore[operator]  # a number, since the column is one
     with pytest.raises(
-        GateMissed, match=r"--by-category: no category of .* holds it by itself \(1 have choosing rows enough to be tried\)"
+        GateMissed, match=r"--by-category: no category of .* holds it by itself \(1 have enough validation rows to be tried\)"
     ):
         predict([str(shop.catalog)], Predicting(str(tmp_path / "o.csv"), str(careful), precision=0.98, by_category=True))
 
@@ -355,5 +359,5 @@ def test_a_review_that_must_not_be_written_is_left_alone(shop: Shop, tmp_path: P
 
 
 def test_talk_is_silent_unless_asked(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
-    report([shop.adapter], talk=Talk.silent())
+    report([shop.adapter])
     assert capsys.readouterr() == ("", "")

@@ -53,15 +53,13 @@ def test_a_signed_copy_is_used_with_its_key_and_with_no_other(keys: Path, kind: 
 def test_verify_says_what_it_looked_at_and_who_signed(keys: Path) -> None:
     run("adapters", "export", FIXTURE, "-o", "signed", "--sign", "shop.key")
     told = run("adapters", "verify", "signed", "--trusted-key", "shop.pub")
-    assert told.stdout == (
-        "signed: 11 files, 0.3 MiB, every SHA-256 as written\ntried out in a process of its own: fp32; signed by shop.pub\n"
-    )
+    assert told.stdout == ("signed: 11 files, 0.3 MiB, every SHA-256 as written\ntested in the sandbox process: fp32; signed by shop.pub\n")
     assert "not signed" in run("adapters", "verify", FIXTURE).stdout
     assert "signed; --trusted-key KEY says by whom" in run("adapters", "verify", "signed").stdout
     facts = json.loads(run("adapters", "verify", "signed", "--trusted-key", "shop.pub", "--json").stdout)
     assert (facts["trusted_key"], facts["signed"], facts["fitted_here"], facts["variants"]) == ("shop.pub", True, False, ["fp32"])
     (keys / "signed" / "setup.py").write_text("import os")
-    assert "note: signed holds 'setup.py', which is none of its files and is not looked at." in run("adapters", "verify", "signed").stderr
+    assert "warning: signed holds 'setup.py', which is none of its files and is not read." in run("adapters", "verify", "signed").stderr
 
 
 def test_what_was_changed_after_it_was_signed_is_refused(keys: Path) -> None:

@@ -23,6 +23,8 @@ from conftest import FIXTURE
 from small_bases import save_base
 from tiny import tiny_products
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 90
 """How long each process lives after its command has ended: what a library does by a timer, it does by then."""
 
@@ -130,7 +132,7 @@ LINES: dict[str, tuple[list[str], set[str]]] = {
         ["compare", "products.csv", "-o", "grid", "--base", "base", "--method", "head", "--epochs", "1", "--device", "cpu"],
         {"grid"},
     ),
-    "compare --on": (["compare", "made", "mailed", "--on", "products.csv", "--device", "cpu"], set()),
+    "diff": (["diff", "made", "mailed", "products.csv", "--device", "cpu"], set()),
     "tune": (
         ["tune", "products.csv", "-o", "best.json", "--base", "base", "--trials", "1", "--folds", "2", "--device", "cpu"],
         {"best.json", "best.study"},

@@ -101,7 +101,7 @@ def test_texts_that_differ_by_case_and_punctuation_are_one_product() -> None:
 
 def test_of_very_many_rows_only_so_many_are_held_out() -> None:
     keys, classes = [f"p{row}" for row in range(6000)], np.arange(6000) % 3
-    parts = split_rows(keys, classes, SHARES, 0, most=150)
+    parts = split_rows(keys, classes, SHARES, 0, limit=150)
     assert (len(parts.validation), len(parts.test), len(parts.train)) == (150, 150, 5700)
     # The same products, only fewer of them.
     assert set(parts.test) <= set(split_rows(keys, classes, SHARES, 0).test)

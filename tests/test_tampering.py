@@ -29,12 +29,15 @@ from tiny import tiny_fit
 
 from catcli.adapter.folder import Adapter, file_sha256, load_adapter
 from catcli.adapter.seal import is_sealed
-from catcli.commands.predict import PredictOptions, predict
-from catcli.commands.report import report
 from catcli.errors import AdapterError, CatcliError
 from catcli.inference.labeler import Labeler
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
 from catcli.inference.sandbox import READY, SandboxRun
 from catcli.inference.session import Session
+from catcli.reporting.report import report
+
+pytestmark = pytest.mark.slow
 
 SYSTEM_FILE = "/etc/hostname"
 TRICKED = Path("/tmp/catcli-was-tricked")
@@ -167,7 +170,7 @@ def _(folder: Path) -> None:
     linked(folder, "adapter.json")
 
 
-@kind("a file is a pipe, which never ends", "tokenizer.json is no regular file")
+@kind("a file is a pipe, which never ends", "tokenizer.json is not a regular file")
 def _(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     os.mkfifo(folder / "tokenizer.json")
@@ -176,13 +179,13 @@ def _(folder: Path) -> None:
 # --- adapter.json ---------------------------------------------------------------------------------------------------------------------
 
 
-@kind("a file's name leads out of the folder", "'../../catalog.csv' is no plain name: an adapter's files lie in its own folder")
+@kind("a file's name leads out of the folder", "'../../catalog.csv' is not a plain name: an adapter's files lie in its own folder")
 def _(folder: Path) -> None:
     told = json.loads((folder / "adapter.json").read_text())
     manifest(folder, files={**told["files"], "../../catalog.csv": "0" * 64})
 
 
-@kind("a model's name is a path", f"'{SYSTEM_FILE}' is no plain name")
+@kind("a model's name is a path", f"'{SYSTEM_FILE}' is not a plain name")
 def _(folder: Path) -> None:
     manifest(folder, variants__fp32__file=SYSTEM_FILE)
 
@@ -192,7 +195,7 @@ def _(folder: Path) -> None:
     manifest(folder, variants__fp32__file="other.onnx")
 
 
-@kind("the manifest is no JSON", "adapter.json is damaged (the file: Invalid JSON: EOF while parsing")
+@kind("the manifest is not JSON", "adapter.json is damaged (the file: Invalid JSON: EOF while parsing")
 def _(folder: Path) -> None:
     (folder / "adapter.json").write_text("{")
 
@@ -248,7 +251,7 @@ def _(folder: Path) -> None:
 # --- the model ------------------------------------------------------------------------------------------------------------------------
 
 
-@kind("the model is no ONNX", "model.onnx is no ONNX file that can be read")
+@kind("the model is not ONNX", "model.onnx is not an ONNX file that can be read")
 def _(folder: Path) -> None:
     put(folder, "model.onnx", b"\x80not a model" * 100)
 
@@ -727,7 +730,7 @@ def test_scores_of_no_products_are_reported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("code", "said"),
-    [("os.kill(os.getpid(), 11)", "ends the process that tries it out by the signal SIGSEGV"), ("os._exit(7)", "with exit code 7")],
+    [("os.kill(os.getpid(), 11)", "ends the sandbox process with the signal SIGSEGV"), ("os._exit(7)", "with exit code 7")],
 )
 def test_a_death_of_the_child_that_tries_an_adapter_out_becomes_a_sentence(tmp_path: Path, code: str, said: str) -> None:
     with subprocess.Popen(
@@ -741,14 +744,14 @@ def test_a_child_that_does_not_start_is_no_fault_of_the_adapter(tmp_path: Path) 
     with subprocess.Popen(
         [sys.executable, "-c", "import nothing_of_this_name"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as child:
-        with pytest.raises(CatcliError, match="the process that tries adapters out does not start here") as raised:
+        with pytest.raises(CatcliError, match="the sandbox process, which tests adapters, does not start here") as raised:
             SandboxRun(tmp_path, child, 2**30, 60).finish()
     assert not isinstance(raised.value, AdapterError)
 
 
 def test_a_child_that_takes_for_ever_is_ended(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], stdout=subprocess.PIPE) as child:
-        with pytest.raises(AdapterError, match="takes more than 0 seconds to be tried out"):
+        with pytest.raises(AdapterError, match="takes more than 0 seconds to load in the sandbox"):
             SandboxRun(tmp_path, child, 2**30, 0.01).finish()
         assert child.returncode == -9
 
@@ -830,7 +833,7 @@ def test_no_control_code_of_an_adapter_reaches_a_terminal(tmp_path: Path) -> Non
 
 
 def test_a_bug_s_traceback_has_no_control_codes() -> None:
-    code = "from catcli.ending import plain_tracebacks\nplain_tracebacks()\nraise RuntimeError('\\x1b[31mred\\x07')"
+    code = "from catcli.cli.lifecycle import plain_tracebacks\nplain_tracebacks()\nraise RuntimeError('\\x1b[31mred\\x07')"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.returncode == 1
     assert "RuntimeError: �[31mred�" in ran.stderr

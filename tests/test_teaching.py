@@ -10,12 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import SHELVES, Shop, catcli
+from conftest import SHELVES, Shop, catcli, fit
 from scipy.special import log_softmax, softmax
 
 from catcli.adapter.store import find_adapter
 from catcli.arrays import FloatArray
-from catcli.commands.fit import Fitted, fit
 from catcli.config import Recipe
 from catcli.data.dataset.categories import Categories
 from catcli.data.dataset.examples import UNLABELED, Examples
@@ -28,10 +27,12 @@ from catcli.errors import AdapterError, ProductsError, UsageError
 from catcli.inference.labeler import Labeler
 from catcli.models.bases import MINILM, find_base
 from catcli.models.losses import TEACHER_TEMPERATURE, TEACHER_WEIGHT, distillation_loss, log_prior, soften
-from catcli.talk import Talk
-from catcli.training.loop import Trainer, train_classifier
-from catcli.training.task import TrainingMessages, TrainingTask
+from catcli.training.fit import FitResult
+from catcli.training.loop import classifier_logits, train_classifier
+from catcli.training.task import TrainingTask
 from catcli.training.teacher import Teacher
+
+pytestmark = pytest.mark.slow
 
 RANDOM = np.random.default_rng(0)
 
@@ -87,7 +88,7 @@ def test_the_new_head_learns_from_a_teacher_alone(tmp_path: Path) -> None:
     from catcli.inference.tokens import Tokenizer
     from catcli.training.base_features import compute_base_features
     from catcli.training.checkpoint import Checkpoint
-    from catcli.training.learner import TrainingInput
+    from catcli.training.encoder_training import TrainingInput
 
     texts = [f"{color} {thing}" for thing in ("mug", "drill") for color in ("red", "blue", "green", "steel", "small", "large")]
     truth = np.repeat([0, 1], 6)
@@ -97,12 +98,12 @@ def test_the_new_head_learns_from_a_teacher_alone(tmp_path: Path) -> None:
     base = MINILM.used_by(Recipe())
     tokenizer = Tokenizer(base.tokenizer, 16, base.pad_id)
     reading = compute_base_features(base, tokenizer, texts, torch.device("cpu"), False, lambda *_: None)
-    studied = TrainingInput(Examples(texts, classes, np.ones(12, np.float32)), reading, upside_down, np.arange(12), "")
+    inputs = TrainingInput(Examples(texts, classes, np.ones(12, np.float32)), reading, upside_down, np.arange(12), "")
     recipe = Recipe(device="cpu", epochs=8, lr=5e-3, batch_size=4, method="head")
-    task: TrainingTask = studied.task(np.arange(12), np.arange(0), 2)
+    task: TrainingTask = inputs.task(np.arange(12), np.arange(0), 2)
     assert task.labeled.tolist() == [0, 6]
-    trained = train_classifier(task, base, recipe, Checkpoint(tmp_path / "state", ""), TrainingMessages())
-    found = Trainer(trained.classifier, base, recipe, task, torch.device("cpu"), TrainingMessages()).look(np.array([1, 2, 3, 7, 8, 9]))
+    trained = train_classifier(task, base, recipe, Checkpoint(tmp_path / "state", ""))
+    found = classifier_logits(trained, task, np.array([1, 2, 3, 7, 8, 9]))
     assert found.argmax(1).tolist() == [1, 1, 1, 0, 0, 0]
 
 
@@ -135,11 +136,11 @@ def test_a_draw_hangs_neither_on_the_order_nor_on_how_often_a_text_comes(tmp_pat
     one.write_text("title\n" + "\n".join(texts) + "\n")
     other.write_text("title\n" + "\n".join([*reversed(texts), *texts[:50] * 20]) + "\n")
     nothing = labeled(["mug", "tent"])
-    found = [sample_unlabeled(open_source([str(file)]), ["title"], (), None, nothing, 0, most=40).texts for file in (one, other)]
+    found = [sample_unlabeled(open_source([str(file)]), ["title"], (), None, nothing, 0, limit=40).texts for file in (one, other)]
     assert found[0] == found[1]
     assert len(set(found[0])) == 40
-    assert found[0] != sample_unlabeled(open_source([str(one)]), ["title"], (), None, nothing, 1, most=40).texts
-    assert found[0][:20] == sample_unlabeled(open_source([str(one)]), ["title"], (), None, nothing, 0, most=20).texts
+    assert found[0] != sample_unlabeled(open_source([str(one)]), ["title"], (), None, nothing, 1, limit=40).texts
+    assert found[0][:20] == sample_unlabeled(open_source([str(one)]), ["title"], (), None, nothing, 0, limit=20).texts
 
 
 @pytest.mark.parametrize(("header", "said"), [("name", "has no column 'title'"), ("title", "no text that the labeled rows do not have")])
@@ -153,9 +154,9 @@ def test_rows_that_cannot_be_learned_from_are_told(tmp_path: Path, header: str, 
 # --- a fit with a teacher ------------------------------------------------------------------------------------------------------------
 
 
-def taught(shop: Shop, folder: Path, talk: Talk | None = None, **options: object) -> Fitted:
+def taught(shop: Shop, folder: Path, **options: object) -> FitResult:
     recipe = Recipe.make(**{"epochs": 2, "max_tokens": 24, "device": "cpu", "refit": False, "teacher": shop.adapter, **options})
-    return fit([str(shop.products)], recipe=recipe, output=folder, talk=talk)
+    return fit([str(shop.products)], recipe=recipe, output=folder)
 
 
 def test_a_pupil_learns_from_unlabeled_rows_what_its_teacher_says_of_them(shop: Shop, tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_a_pupil_learns_from_unlabeled_rows_what_its_teacher_says_of_them(shop: 
 
     def apart(folder: str) -> float:
         """How far a model alone is from the teacher's blend on rows of the catalog, in nats."""
-        said = Labeler(find_adapter(folder), "cpu").voices(texts).lora
+        said = Labeler(find_adapter(folder), "cpu").logits(texts).lora
         teacher = Labeler(find_adapter(shop.adapter), "cpu").probabilities(texts)
         return float((teacher * (np.log(np.maximum(teacher, 1e-9)) - log_softmax(said, 1))).sum(1).mean())
 
@@ -178,26 +179,26 @@ def test_a_pupil_learns_from_unlabeled_rows_what_its_teacher_says_of_them(shop: 
     assert all(again.adapter.manifest.files[name] == made.adapter.manifest.files[name] for name in files)
 
 
-def test_a_teacher_that_may_have_seen_the_rows_that_score_is_told(shop: Shop, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    taught(shop, tmp_path / "clean", talk=Talk(), epochs=1)
-    assert "may have learned" not in capfd.readouterr().err
-    taught(shop, tmp_path / "other", talk=Talk(), epochs=1, split_seed=1)
-    assert "the teacher held other rows back, so it may have learned from" in capfd.readouterr().err
+def test_a_teacher_that_may_have_seen_the_rows_that_score_is_told(shop: Shop, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    taught(shop, tmp_path / "clean", epochs=1)
+    assert "may have learned" not in caplog.text
+    taught(shop, tmp_path / "other", epochs=1, split_seed=1)
+    assert "the teacher held other rows back, so it may have been trained on" in caplog.text
     fit([str(shop.products)], recipe=Recipe(epochs=1, max_tokens=16, device="cpu"), output=tmp_path / "refitted")
-    taught(shop, tmp_path / "pupil", talk=Talk(), epochs=1, teacher=str(tmp_path / "refitted"))
-    assert "the teacher was refitted on all of its rows, so it may have learned from" in capfd.readouterr().err
+    taught(shop, tmp_path / "pupil", epochs=1, teacher=str(tmp_path / "refitted"))
+    assert "the teacher was refitted on all of its rows, so it may have been trained on" in caplog.text
 
 
 def test_a_teacher_is_seen_through_the_pupils_categories(shop: Shop) -> None:
     names = ["Another shelf", SHELVES[1], SHELVES[0]]
     texts = ["espresso beans 250 g", "shampoo for dry hair", "a thing of another shelf"]
-    found = Teacher(shop.adapter, names, "cpu", Talk.silent()).targets(Examples(texts, np.array([UNLABELED, 1, 0]), np.ones(3, np.float32)))
+    found = Teacher(shop.adapter, names, "cpu").targets(Examples(texts, np.array([UNLABELED, 1, 0]), np.ones(3, np.float32)))
     assert found[:, 0].tolist() == [0, 0, 0]
     assert np.abs(found[:2].sum(1) - 1).max() < 2e-3
     assert found[:2].argmax(1).tolist() == [2, 1]
     assert found[2].tolist() == [0, 0, 0]  # a row of a category that it does not know: the label alone says what it is
     with pytest.raises(AdapterError, match="knows none of the 1 categories of the labeled rows"):
-        Teacher(shop.adapter, ["Another shelf"], "cpu", Talk.silent())
+        Teacher(shop.adapter, ["Another shelf"], "cpu")
 
 
 def test_options_of_a_teacher_that_cannot_be_are_told(shop: Shop, tmp_path: Path) -> None:

@@ -183,4 +183,4 @@ def test_columns_of_odd_types_and_names_break_nothing() -> None:
     assert row_texts(frame, ["*", "^t.*$"])[0] == "x y"
     for options in ({"label": "took"}, {"text": ("nested",)}, {"group": "product_id"}):
         with pytest.raises(ProductsError, match="its cells are"):
-            choose_columns(frame, **{"label": None, "text": (), "group": None, "where": "x", **options})  # type: ignore[arg-type]
+            choose_columns(frame, **{"label": None, "text": (), "group": None, "source_name": "x", **options})  # type: ignore[arg-type]

@@ -19,21 +19,24 @@ from small_bases import save_base
 from test_places import run
 from tiny import tiny_products
 
-from catcli.commands.tune import SearchOptions, tune
 from catcli.config import Recipe
-from catcli.data.dataset.prepare import InputOptions, load_training_data
+from catcli.data.dataset.prepare import load_training_data
 from catcli.data.dataset.split import assign_folds
+from catcli.data.io.input_options import InputOptions
 from catcli.errors import CatcliError, OutputError, ProductsError, UsageError
 from catcli.evaluation.calibration import BlendCalibration
 from catcli.evaluation.studies import TuneResult
 from catcli.export.trained_model import TrainedModel
-from catcli.talk import Talk
 from catcli.training import cross_validation as trials_module
 from catcli.training.cross_validation import CrossValidation
-from catcli.training.learner import Learner
 from catcli.training.loop import train_classifier as train_of_models
 from catcli.training.search import Search, open_study
-from catcli.training.task import TrainingMessages, TrainingTask
+from catcli.training.search_options import SearchOptions
+from catcli.training.setup import Setup
+from catcli.training.task import TrainingTask
+from catcli.training.tune import tune
+
+pytestmark = pytest.mark.slow
 
 SMALL = Recipe(max_tokens=16, device="cpu", epochs=1)
 OPTIONS = ("--recipe", "small.json", "--folds", "2")
@@ -73,12 +76,12 @@ def test_the_only_product_of_a_category_always_teaches() -> None:
 
 @pytest.fixture(scope="module")
 def trials(shop: Shop) -> CrossValidation:
-    ready = load_training_data(InputOptions().open([str(shop.products)]), SMALL, Talk.silent())
-    return CrossValidation.of(Learner(ready, Talk.silent(), TrainingMessages(), time.perf_counter()), 2, 1)
+    ready = load_training_data(InputOptions().open([str(shop.products)]), SMALL)
+    return CrossValidation.of(Setup.of(ready, time.perf_counter()), 2, 1)
 
 
 def test_no_trial_sees_a_row_that_scores(trials: CrossValidation) -> None:
-    parts = trials.learner.parts
+    parts = trials.setup.split
     assert not set(trials.rows) & set(parts.test)
     assert set(trials.rows) == set(parts.train) | set(parts.validation)
 
@@ -90,12 +93,12 @@ def test_a_trial_is_scored_on_every_fold_by_a_model_that_has_not_seen_it(trials:
         told.append((fold, score))
         return True
 
-    score = trials.run(trials.learner.recipe, tmp_path / "state", after, "accuracy")
+    score = trials.score(trials.setup.recipe, tmp_path / "state", after, "accuracy")
     assert [fold for fold, _ in told] == [0, 1]
     assert score == told[-1][1]
     assert 0.5 < (score or 0) <= 1
-    assert trials.run(trials.learner.recipe, tmp_path / "state", after, "accuracy") == score  # from what it kept, as after a kill
-    truth = trials.studied.examples.classes[: len(trials.rows)]
+    assert trials.score(trials.setup.recipe, tmp_path / "state", after, "accuracy") == score  # from what it kept, as after a kill
+    truth = trials.inputs.examples.classes[: len(trials.rows)]
     assert (trials.linear.argmax(1) == truth).mean() > 0.5  # and so is the linear model, once for all trials
 
 
@@ -106,9 +109,9 @@ def test_the_rows_of_a_fold_choose_nothing_of_what_scores_them(
     chosen: list[int] = []
     real_train, real_fit = train_of_models, BlendCalibration.fit
 
-    def train(task: TrainingTask, *rest: Any) -> TrainedModel:  # noqa: ANN401
+    def train(task: TrainingTask, *rest: Any, **named: Any) -> TrainedModel:  # noqa: ANN401
         tasks.append(task)
-        return real_train(task, *rest)
+        return real_train(task, *rest, **named)
 
     def fit(variants: Any, linear: Any, truth: Any, shares: Any) -> BlendCalibration:  # noqa: ANN401
         chosen.append(len(truth))
@@ -116,16 +119,16 @@ def test_the_rows_of_a_fold_choose_nothing_of_what_scores_them(
 
     monkeypatch.setattr(trials_module, "train_classifier", train)
     monkeypatch.setattr(BlendCalibration, "fit", fit)
-    trials.run(trials.learner.recipe, tmp_path / "state", lambda *_: True, "accuracy")
-    keys = np.array([trials.learner.labeled.keys[row] for row in trials.rows])
+    trials.score(trials.setup.recipe, tmp_path / "state", lambda *_: True, "accuracy")
+    keys = np.array([trials.setup.labeled.keys[row] for row in trials.rows])
     for number, task in enumerate(tasks):
         inside = np.flatnonzero(trials.fold == number)
-        learned = task.learn[task.learn < len(trials.rows)]
-        assert not set(keys[inside]) & set(keys[task.held])
+        learned = task.train[task.train < len(trials.rows)]
+        assert not set(keys[inside]) & set(keys[task.validation])
         assert not set(keys[inside]) & set(keys[learned])
-        assert not set(keys[task.held]) & set(keys[learned])
-        assert 0 < len(task.held) < len(learned)
-    assert chosen == [len(task.held) for task in tasks]
+        assert not set(keys[task.validation]) & set(keys[learned])
+        assert 0 < len(task.validation) < len(learned)
+    assert chosen == [len(task.validation) for task in tasks]
 
 
 def test_a_trial_that_is_not_worth_it_ends_after_a_fold(trials: CrossValidation, tmp_path: Path) -> None:
@@ -135,7 +138,7 @@ def test_a_trial_that_is_not_worth_it_ends_after_a_fold(trials: CrossValidation,
         told.append(fold)
         return False
 
-    assert trials.run(trials.learner.recipe, tmp_path / "state", after, "log_loss") is None
+    assert trials.score(trials.setup.recipe, tmp_path / "state", after, "log_loss") is None
     assert told == [0]
 
 
@@ -188,7 +191,7 @@ def test_a_search_of_other_rows_or_settings_is_not_gone_on_with(shop: Shop, tmp_
     products = tmp_path / "products.csv"
     products.write_bytes(shop.products.read_bytes())
     file, search = tmp_path / "a.study", SearchOptions(trials=1, folds=2)
-    ready = load_training_data(InputOptions().open([str(products)]), SMALL, Talk.silent())
+    ready = load_training_data(InputOptions().open([str(products)]), SMALL)
     open_study(file, ready, search, {"the teacher": "one"})
     open_study(file, ready, search, {"the teacher": "one"})
     with pytest.raises(UsageError, match="the teacher changed"):
@@ -197,19 +200,19 @@ def test_a_search_of_other_rows_or_settings_is_not_gone_on_with(shop: Shop, tmp_
         open_study(file, ready, SearchOptions(trials=1, folds=3), {})
     with products.open("a") as more:
         more.write(f"0001,One mug more,Acme,,1.00,{SHELVES[3]}\n")
-    other = load_training_data(InputOptions().open([str(products)]), SMALL, Talk.silent())
+    other = load_training_data(InputOptions().open([str(products)]), SMALL)
     with pytest.raises(UsageError, match=r"the rows changed; take back the change, pass --force"):
         open_study(file, other, search, {})
     (tmp_path / "b.study").write_text("no database")
-    with pytest.raises(OutputError, match="is no study of catcli tune"):
+    with pytest.raises(OutputError, match="is not a study of catcli tune"):
         open_study(tmp_path / "b.study", ready, search, {})
 
 
 def test_what_is_searched_for_hangs_on_the_method_and_has_the_recipes_own_values(shop: Shop, tmp_path: Path) -> None:
     def searcher(**options: object) -> Search:
-        ready = load_training_data(InputOptions().open([str(shop.products)]), SMALL.but(options), Talk.silent())
+        ready = load_training_data(InputOptions().open([str(shop.products)]), SMALL.but(options))
         study = optuna.create_study()
-        return Search(study, ready, SearchOptions(), tmp_path / "state", Talk.silent(), lambda *_: None)
+        return Search(study, ready, SearchOptions(), tmp_path / "state", lambda *_: None)
 
     lora = searcher(rank=12, weight_decay=0.05)
     assert lora.choices()["rank"] == [2, 4, 8, 12, 16, 32]
@@ -241,12 +244,13 @@ def test_what_cannot_be_is_told_in_a_sentence(shop: Shop, tmp_path: Path, option
 def test_more_folds_than_products_are_told(shop: Shop, tmp_path: Path) -> None:
     lines = shop.products.read_text().splitlines(keepends=True)
     (tmp_path / "few.csv").write_text("".join(lines[:33]))
-    told = catcli("tune", "few.csv", "--folds", "20", "--trials", "1", cwd=tmp_path)
+    base = save_base("bert", tmp_path / "base")
+    told = catcli("tune", "few.csv", "--folds", "20", "--trials", "1", "--base", base, "--method", "head", cwd=tmp_path)
     assert told.returncode in (0, 1), told.stderr
     assert "Traceback" not in told.stderr
-    ready = load_training_data(InputOptions().open([str(shop.products)]), SMALL, Talk.silent())
-    learner = Learner(ready, Talk.silent(), TrainingMessages(), time.perf_counter())
-    with pytest.raises(ProductsError, match="folds are all that .* rows give"):
+    ready = load_training_data(InputOptions().open([str(shop.products)]), SMALL)
+    learner = Setup.of(ready, time.perf_counter())
+    with pytest.raises(ProductsError, match="rows give .* folds, since products stay together"):
         CrossValidation.of(learner, 500, 1)
 
 
@@ -276,4 +280,4 @@ def test_a_study_whose_notes_are_of_another_kind_is_named(tmp_path: Path, name: 
     study.set_user_attr(name, value)
     refused = run(*line, "--resume")
     assert (refused.exit_code, refused.stderr.count("error: ")) == (1, 1), refused.stderr
-    assert "best.study is no study of catcli tune: its notes are of another kind" in refused.stderr
+    assert "best.study is not a study of catcli tune: its notes are of another kind" in refused.stderr

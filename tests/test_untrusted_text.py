@@ -14,18 +14,19 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import FIXTURE, catcli
+from conftest import FIXTURE, catcli, fit
 from small_bases import save_base
 from tiny import tiny_products
 
-from catcli.commands.fit import fit
-from catcli.commands.predict import PredictOptions, predict
-from catcli.commands.report import ReportOptions as Reporting
-from catcli.commands.report import report
+from catcli.cli.console import Console, PlainConsole
 from catcli.config import Recipe
 from catcli.data.io.csv_cells import escape_formulas
 from catcli.errors import ProductsError, UsageError
-from catcli.talk import PlainConsole, Talk
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
+from catcli.logs import LOGGER
+from catcli.reporting.report import report
+from catcli.reporting.report_options import ReportOptions as Reporting
 
 FORMULAS = ["=1+1", "+49 30 1234", "-2+3", "@SUM(A1)", "\t=1+1", "  =1+1", "mug;=1+1", "mug\n=1+1", "＝1+1", '=HYPERLINK("http://x","mug")']
 HARMLESS = ["-5.00", "+1", "1e-5", "-12 %", "1,299.00", "mug - blue", "a=b", "info@shop.example", "", '55" TV']
@@ -77,12 +78,13 @@ def test_two_columns_stay_two_where_their_safe_names_are_one() -> None:
 
 
 def test_a_console_draws_no_control_code_of_a_text(capsys: pytest.CaptureFixture[str]) -> None:
-    talk = Talk()
-    talk.say(CONTROLS)
-    talk.warn(CONTROLS)
-    talk.complain(CONTROLS, 1)
-    talk.out.print(CONTROLS, soft_wrap=True)
-    talk.result(json.dumps({"title": CONTROLS}, ensure_ascii=False))
+    console = Console()
+    with console.attached():
+        LOGGER.info(CONTROLS)
+        LOGGER.warning(CONTROLS)
+    console.error(CONTROLS, 1)
+    console.print(CONTROLS)
+    console.print_json(json.dumps({"title": CONTROLS}, ensure_ascii=False))
     written = capsys.readouterr()
     assert OBEYED.findall(written.out + written.err) == []
     assert json.loads(written.out.splitlines()[-1]) == {"title": CONTROLS}

@@ -24,13 +24,13 @@ from test_places import run
 from tiny import tiny_products
 
 from catcli.adapter.folder import load_adapter
-from catcli.commands.predict import PredictOptions, predict
+from catcli.cli.console import Console
+from catcli.cli.lifecycle import command
 from catcli.config import Recipe
 from catcli.data.dataset.categories import Categories
 from catcli.data.dataset.examples import Examples
-from catcli.data.dataset.prepare import InputOptions
+from catcli.data.io.input_options import InputOptions
 from catcli.data.io.parts import Parts
-from catcli.ending import command
 from catcli.evaluation.bootstrap import Outcomes, estimate_interval
 from catcli.evaluation.calibration import BlendCalibration, cross_fitted_losses
 from catcli.evaluation.fit_metrics import Int8Decision
@@ -40,17 +40,21 @@ from catcli.export import parity
 from catcli.inference import planning
 from catcli.inference.label_cache import PreviousLabels
 from catcli.inference.labeler import encoder_logits
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
 from catcli.inference.results import ResultWriter
 from catcli.inference.session import Session
 from catcli.inference.tokens import Tokenizer
 from catcli.reporting import sentences
-from catcli.talk import Talk
-from catcli.training import grid_runs, loop
-from catcli.training import learner as learning
+from catcli.training import loop
 from catcli.training.checkpoint import Checkpoint
-from catcli.training.distributed import Ranks
-from catcli.training.task import TrainingMessages
+from catcli.training.encoder_training import EncoderTraining, _noted_rows
+from catcli.training.fit import fit_blend
+from catcli.training.grid_runs import GridRuns
+from catcli.training.linear_training import LinearTraining
 from catcli.wording import format_confidence
+
+pytestmark = pytest.mark.slow
 
 PREDICT = ("predict", "catalog.csv", "-o", "out.csv", "--adapter", FIXTURE, "--device", "cpu")
 
@@ -172,10 +176,10 @@ def test_a_column_that_is_mapped_twice_is_named(shop: Path) -> None:
 
 def test_a_gate_that_looked_at_no_row_is_not_passed(shop: Path) -> None:
     (shop / "empty.csv").write_text("title\n")
-    line = ("compare", FIXTURE, FIXTURE, "--on", "empty.csv", "--device", "cpu")
+    line = ("diff", FIXTURE, FIXTURE, "empty.csv", "--device", "cpu")
     refused = run(*line, "--max-churn", 0)
     assert refused.exit_code == 1
-    assert "empty.csv has no rows, and a gate that looked at nothing says nothing" in refused.stderr
+    assert "empty.csv has no rows, so --max-churn has nothing to check" in refused.stderr
     assert run(*line).exit_code == 0
 
 
@@ -201,11 +205,11 @@ def test_quiet_keeps_warnings_and_strict_makes_errors_of_them(shop: Path) -> Non
     (shop / "catalog.csv").write_text("title\n" + "blue mug " * 30 + "\n")
     said = "1 of 1 different texts have more than the 16 tokens that are read; the rest is cut"
     quiet = run(*PREDICT, "-q")
-    assert (quiet.exit_code, quiet.stderr) == (0, f"note: {said}.\n")
+    assert (quiet.exit_code, quiet.stderr) == (0, f"warning: {said}.\n")
     (shop / "out.csv").write_text("what stood there")
     strict = run(*PREDICT, "--strict")
     assert strict.exit_code == 1
-    assert f"error: {said} (--strict takes this for an error)." in strict.stderr
+    assert f"error: {said} (--strict treats this as an error)." in strict.stderr
     assert (shop / "out.csv").read_text() == "what stood there"
 
 
@@ -213,14 +217,14 @@ def test_quiet_keeps_warnings_and_strict_makes_errors_of_them(shop: Path) -> Non
 
 
 def test_the_fingerprint_of_options_is_the_same_in_every_process() -> None:
-    code = "from catcli.commands.predict import canonical; print(canonical([{'price', 'msrp', 'rrp', 'preis'}, {'b': 1, 'a': 2}]))"
+    code = "from catcli.inference.fingerprint import canonical_json; print(canonical_json([{'price', 'msrp', 'rrp'}, {'b': 1, 'a': 2}]))"
     told = {
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONHASHSEED": str(seed)}
         ).stdout
         for seed in range(4)
     }
-    assert told == {'[["msrp", "preis", "price", "rrp"], {"a": 2, "b": 1}]\n'}
+    assert told == {'[["msrp", "price", "rrp"], {"a": 2, "b": 1}]\n'}
 
 
 @pytest.mark.parametrize("off", [0.0, 1e-7])
@@ -266,12 +270,12 @@ def test_a_signal_during_an_import_ends_as_at_any_other_moment(shop: Path, numbe
     )
     program = (
         "import sys; sys.path.insert(0, '.')\n"
-        "from catcli.ending import command\n"
+        "from catcli.cli.lifecycle import command\n"
         "import typer\n"
         "app = typer.Typer()\n"
         "@app.command()\n"
         "@command\n"
-        "def wait(*, talk: object) -> None:\n"
+        "def wait(*, console: object) -> None:\n"
         "    import slow_module, threading\n"
         "    threading.Event().wait(60)\n"
         "app()\n"
@@ -285,7 +289,7 @@ def test_a_signal_during_an_import_ends_as_at_any_other_moment(shop: Path, numbe
 def test_an_echo_of_ctrl_c_does_not_end_the_process_before_its_sentence(shop: Path) -> None:
     program = (
         "import os, signal\n"
-        "from catcli.ending import Signals\n"
+        "from catcli.cli.lifecycle import Signals\n"
         "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
         "signals = Signals()\n"
         "try:\n    os.kill(os.getpid(), signal.SIGINT); sum(range(1000))\n"
@@ -302,8 +306,8 @@ def test_an_echo_of_ctrl_c_does_not_end_the_process_before_its_sentence(shop: Pa
     [MemoryError(), ImportError("x.so: failed to map segment from shared object"), RuntimeError("can't start new thread")],
 )
 def test_too_little_memory_is_said_to_be_that(error: Exception) -> None:
-    def body(*, talk: Talk) -> None:
-        talk.detail("at work")
+    def body(*, console: Console) -> None:
+        console.info("at work")
         raise error
 
     with pytest.raises(typer.Exit) as ended:
@@ -368,7 +372,7 @@ def test_switches_of_a_recipe_can_be_turned_off(shop: Path) -> None:
         seen.append(recipe)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("catcli.commands.fit.fit", fit)
+        patch.setattr("catcli.cli.fit.run_fit", fit)
         assert run("fit", "products.csv", "--recipe", "mine.json").exit_code == 0
         assert run("fit", "products.csv", "--recipe", "mine.json", "--refit", "--no-merge-labels").exit_code == 0
     assert [(recipe.refit, recipe.merge_labels) for recipe in seen] == [(False, True), (True, False)]
@@ -413,7 +417,7 @@ def test_help_shows_the_name_of_an_extra(shop: Path) -> None:
 # --- runs that are stopped, and fits ------------------------------------------------------------------------------------------------------
 
 
-def test_a_forgotten_resume_loses_no_labeled_row(shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_forgotten_resume_loses_no_labeled_row(shop: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(planning, "MAX_PART_ROWS", 64)
     rows = "\n".join(f"mug {number}" for number in range(400))
     (shop / "catalog.csv").write_text(f"title\n{rows}\n")
@@ -421,40 +425,39 @@ def test_a_forgotten_resume_loses_no_labeled_row(shop: Path, monkeypatch: pytest
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Parts, "keep", stopped_after(2))
         predict(["catalog.csv"], asked)
-    done = predict(["catalog.csv"], asked, talk=Talk())
+    done = predict(["catalog.csv"], asked)
     assert done.resumed > 0
-    assert f"going on after {done.resumed} rows that a stopped run had labeled" in capsys.readouterr().err
+    assert f"going on after {done.resumed} rows that a stopped run had labeled" in caplog.text
 
 
 def test_rows_of_another_fit_are_not_taken_up(shop: Path) -> None:
     (shop / "rows").write_text("24")
-    assert learning._checkpoint_rows(shop / "rows", "this fit") is None
+    assert _noted_rows(shop / "rows", "this fit") is None
     (shop / "rows").write_text(json.dumps({"rows": 24, "fit": "another fit"}))
-    assert learning._checkpoint_rows(shop / "rows", "this fit") is None
-    assert learning._checkpoint_rows(shop / "none", "this fit") is None
+    assert _noted_rows(shop / "rows", "this fit") is None
+    assert _noted_rows(shop / "none", "this fit") is None
     (shop / "rows").write_text(json.dumps({"rows": 24, "fit": "this fit"}))
-    assert learning._checkpoint_rows(shop / "rows", "this fit") == 24
+    assert _noted_rows(shop / "rows", "this fit") == 24
 
 
-def test_every_process_of_a_training_makes_the_plan_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_process_of_a_training_makes_the_schedule_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has its own clock: the time that is left is agreed on as the seconds of a step are."""
     asked: list[float] = []
 
-    class Several(Ranks):
-        def agree(self, value: float) -> float:
-            asked.append(value)
-            return 60.0 if value > 1 else 0.5
+    def agreed(value: float) -> float:
+        asked.append(value)
+        return 60.0 if value > 1 else 0.5
 
-    monkeypatch.setattr(loop, "ranks", Several)
-    plans = []
-    for left in (100.0, 900.0):
-        learner = object.__new__(loop.Trainer)
-        task = SimpleNamespace(learn=np.arange(3200), seconds=left)
-        vars(learner).update(task=task, recipe=Recipe(batch_size=32, epochs=8), tell=TrainingMessages(), device="cpu")
-        vars(learner)["_rehearse"] = lambda: 0.4
-        plans.append(learner._plan(None))
-    assert plans[0] == plans[1]
-    assert plans[0].steps == 120
+    monkeypatch.setattr(loop, "broadcast_float", agreed)
+    schedules = []
+    for remaining in (100.0, 900.0):
+        trainer = object.__new__(loop.Trainer)
+        task = SimpleNamespace(train=np.arange(3200), seconds=remaining)
+        vars(trainer).update(task=task, recipe=Recipe(batch_size=32, epochs=8), device="cpu", _log=lambda _: None)
+        vars(trainer)["_time_step"] = lambda: 0.4
+        schedules.append(trainer._schedule(None))
+    assert schedules[0] == schedules[1]
+    assert schedules[0].steps == 120
     assert asked == [0.4, 100.0, 0.4, 900.0]
 
 
@@ -501,31 +504,37 @@ def test_categories_are_tried_by_as_many_as_their_correction_can_show() -> None:
 
 
 def test_the_blend_does_without_the_shares_that_lora_learned_from() -> None:
-    """Of many rows LoRA takes a draw, which has relatively more of rare categories than all rows have."""
-    learner = object.__new__(learning.Learner)
+    """Of many rows LoRA takes a sample, which has relatively more of rare categories than all rows have."""
     truth = np.array([0, 1] * 20)
     logits = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
-    shares = {"shares": np.array([0.99, 0.01]), "lora_shares": np.array([0.5, 0.5])}
-    labeled, parts = SimpleNamespace(classes=truth), SimpleNamespace(validation=np.arange(40))
-    vars(learner).update(shares, labeled=labeled, parts=parts, recipe=Recipe())
-    offset = learner.blending({"fp32": logits}, logits, (logits[:0], truth[:0])).blend.offset
+    setup = SimpleNamespace(
+        shares=np.array([0.99, 0.01]),
+        labeled=SimpleNamespace(classes=truth),
+        split=SimpleNamespace(validation=np.arange(40)),
+        recipe=Recipe(),
+    )
+    encoder = SimpleNamespace(shares=np.array([0.5, 0.5]))
+    linear = SimpleNamespace(logits=logits, out_of_fold=(logits[:0], truth[:0]))
+    offset = fit_blend(setup, encoder, linear, {"fp32": logits}).blend.offset  # type: ignore[arg-type]  # as much of them as it looks at
     assert offset[0] == offset[1]
 
 
 def test_folds_of_the_linear_model_keep_to_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learning, "TIMED_LINEAR_ROWS", 40)
-    learner = object.__new__(learning.Learner)
+    monkeypatch.setattr("catcli.training.linear_training.TIMED_LINEAR_ROWS", 40)
     frame = tiny_products()
     classes = Categories.of(frame["category"].to_list()).numbers(frame["category"].to_list())
     rows = Examples.of(frame["title"].to_list(), classes)
-    parts = SimpleNamespace(train=np.arange(len(frame)), validation=np.arange(10))
-    labeled = SimpleNamespace(keys=frame["title"].to_list())
-    vars(learner).update(
-        rows=rows, parts=parts, labeled=labeled, names=rows.take(np.arange(0)), count=int(classes.max()) + 1, recipe=Recipe()
+    setup = SimpleNamespace(
+        rows=rows,
+        split=SimpleNamespace(train=np.arange(len(frame)), validation=np.arange(10)),
+        labeled=SimpleNamespace(keys=frame["title"].to_list()),
+        names=rows.take(np.arange(0)),
+        class_count=int(classes.max()) + 1,
+        recipe=Recipe(),
+        budget=SimpleNamespace(linear_speed=1.0, remaining=1.0),
     )
-    vars(learner).update(linear_speed=1.0, left=lambda: 1.0)
     assert len(frame) > 40
-    assert len(learner.cross_fit()[1]) <= 40
+    assert len(LinearTraining(setup).cross_fit()[1]) <= 40  # type: ignore[arg-type]  # as much of a setup as it looks at
 
 
 # --- an earlier output -------------------------------------------------------------------------------------------------------------------
@@ -582,18 +591,13 @@ def test_a_workbook_with_odd_columns_says_nothing_beside_the_log(shop: Path) -> 
 # --- devices and children ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_fit_of_compare_speaks_in_the_log_s_format(shop: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """What a process of its own says is a line of the same log, under the same run."""
+def test_a_fit_of_compare_logs_through_the_run_that_began_it(shop: Path, caplog: pytest.LogCaptureFixture) -> None:
     (shop / "latin.csv").write_bytes("title,category\ngröße,Mugs\nänderung,Mugs\n".encode("cp1252"))
-    said: list[object] = []
-    talk = Talk(json_log=True)
-    told = {name: getattr(talk, name) for name in ("quiet", "verbose", "strict", "json_log", "run", "warned")}
-    with pytest.raises(SystemExit):
-        grid_runs._fit(["latin.csv"], InputOptions(), Recipe(), shop / "made", False, told, SimpleNamespace(send=said.append))  # type: ignore[arg-type]
-    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    assert [line["run"] for line in lines] == [talk.run] * len(lines)
-    assert any("is not UTF-8 and is read as Windows-1252" in line["message"] for line in lines)
-    assert "are of one category" in str(said)
+    runs = GridRuns(shop / "compared", ["latin.csv"], InputOptions(), "")
+    failure = runs._run(Recipe(), shop / "made", resume=False)
+    assert failure is not None
+    assert "are of one category" in failure.why
+    assert "is not UTF-8 and is read as Windows-1252" in caplog.text
 
 
 @pytest.mark.usefixtures("shop")
@@ -601,24 +605,26 @@ def test_a_device_that_fails_in_a_search_ends_with_a_sentence(monkeypatch: pytes
     def fails(*_: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr("catcli.training.search.Search.search", fails)
+    monkeypatch.setattr("catcli.training.search.Search.run", fails)
     refused = run("tune", "products.csv", "--trials", "1", "--folds", "2")
     assert refused.exit_code == 1
     assert "the GPU failed (CUDA error" in refused.stderr
     assert "The trials that are done are kept: the same line with --resume goes on." in refused.stderr
 
 
-def test_the_start_of_cuda_is_no_part_of_what_reading_takes() -> None:
-    learner = object.__new__(learning.Learner)
-    read: list[int] = []
+def test_the_start_of_cuda_is_no_part_of_what_features_take() -> None:
+    counts: list[int] = []
     rows = Examples.of(["mug", "drill"] * 200, np.array([0, 1] * 200))
-    vars(learner).update(rows=rows, recipe=Recipe(time_budget=60.0), teacher=None, left=lambda: 50.0)
-    vars(learner).update(read=lambda texts, _: read.append(len(texts)))
-    for device, counts in (("cuda", [1, 1, 256]), ("cpu", [1, 256])):
-        vars(learner).update(device=SimpleNamespace(type=device))
-        learner.affordable(np.arange(400))
-        assert read == counts
-        read.clear()
+    for device, expected in (("cuda", [1, 1, 256]), ("cpu", [1, 256])):
+        budget = SimpleNamespace(remaining=50.0, load_seconds=1.0, feature_speed=1.0)
+        setup = SimpleNamespace(
+            rows=rows, recipe=Recipe(time_budget=60.0), teacher=None, budget=budget, device=SimpleNamespace(type=device)
+        )
+        training = EncoderTraining(setup)  # type: ignore[arg-type]  # as much of a setup as it looks at
+        vars(training)["features"] = lambda examples, _: counts.append(len(examples))
+        training.affordable_rows(np.arange(400))
+        assert counts == expected
+        counts.clear()
 
 
 @pytest.mark.parametrize(("alike", "provider"), [(1.0, "CPUExecutionProvider"), (0.5, "CUDAExecutionProvider")])

@@ -184,7 +184,7 @@ def test_finished_parts_survive_and_are_gone_on_from(tmp_path: Path) -> None:
         journal.write('{"file": "00000')  # as a kill leaves it
     parts_of(path, resume=True).close()
     again = parts_of(path, resume=True)
-    assert (again.left.state, again.left.arrays["numbers"].tolist()) == ({"rows": 3}, [0, 1])
+    assert (again.stopped.state, again.stopped.arrays["numbers"].tolist()) == ({"rows": 3}, [0, 1])
     again.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
     again.finish_part(3)
     again.keep({"rows": 6}, {})
@@ -199,11 +199,13 @@ def test_parts_of_something_else_are_not_gone_on_from(tmp_path: Path) -> None:
     parts.finish_part(3)
     parts.keep({}, {})
     parts.close()
-    with pytest.raises(OutputError, match="--resume: the catalog changed since the run that was stopped, so its 3 rows cannot be gone on"):
+    with pytest.raises(
+        OutputError, match="--resume: the catalog changed since the run that was stopped, so its 3 rows cannot be continued"
+    ):
         parts_of(tmp_path / "out.csv", mark="b", resume=True)
-    anew = parts_of(tmp_path / "out.csv", mark="b")
-    assert (anew.discarded, anew.left.parts) == (3, [])
-    anew.close()
+    again = parts_of(tmp_path / "out.csv", mark="b")
+    assert (again.discarded, again.stopped.parts) == (3, [])
+    again.close()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -214,11 +216,11 @@ def test_what_a_stopped_run_knew_and_is_damaged_stops_only_a_run_that_is_to_go_o
     parts.keep({}, {})
     parts.close()
     (tmp_path / ".out.csv.catcli-parts" / "memory-000000.npz").write_bytes(b"damaged")
-    with pytest.raises(OutputError, match=r"--resume: .*memory-000000\.npz is damaged .*; run without --resume to start anew"):
+    with pytest.raises(OutputError, match=r"--resume: .*memory-000000\.npz is damaged .*; run without --resume to start again"):
         parts_of(tmp_path / "out.csv", resume=True)
-    anew = parts_of(tmp_path / "out.csv")
-    assert (anew.discarded, anew.changed, anew.left.parts) == (3, [], [])
-    anew.close()
+    again = parts_of(tmp_path / "out.csv")
+    assert (again.discarded, again.changed, again.stopped.parts) == (3, [], [])
+    again.close()
 
 
 def test_nothing_is_kept_of_what_came_through_a_pipe(tmp_path: Path) -> None:

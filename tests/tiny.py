@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 
 import polars as pl
+from conftest import fit
 from small_bases import save_base
 
-from catcli.commands.fit import Fitted, fit
 from catcli.config import Recipe
+from catcli.training.fit import FitResult
 
 SHELVES = {"Mugs": "coffee mug", "Drills": "cordless drill", "Shampoo": "hair shampoo", "Coffee": "espresso beans"}
 COLORS, SIZES = ("blue", "red", "dark green", "steel", "black"), ("500 ml", "18V", "250 g", "XL", "2.0Ah", "small")
@@ -26,7 +27,7 @@ def tiny_products() -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["title", "category"], orient="row").sample(fraction=1, shuffle=True, seed=0)
 
 
-def tiny_fit(folder: Path) -> Fitted:
+def tiny_fit(folder: Path) -> FitResult:
     """An adapter ``folder/adapters/tiny``, its products and its base beside it; base and products are named by relative paths."""
     folder.mkdir(parents=True, exist_ok=True)
     before = Path.cwd()

@@ -20,9 +20,8 @@ from catcli.paths import store_folder
 
 PACKAGES = ("catcli", "torch", "transformers", "peft", "optimum-onnx", "onnxruntime-gpu", "onnxruntime", "polars", "scikit-learn")
 
-
 MAX_FILE_BYTES = {MANIFEST: 2**25, "recipe.json": 2**20, "metrics.json": 2**26, "tokenizer.json": 2**26, "probe.parquet": 2**28}
-"""Bytes that files which are read whole may have, far above what a fit writes: 20,000 categories take some megabytes."""
+"""Largest sizes of files that are read at once, far above what a fit writes: 20,000 categories take some megabytes."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +49,11 @@ class Adapter:
         if name not in self._checked:
             expected = self.manifest.files.get(name)
             if expected is None or not os.path.lexists(path):
-                raise AdapterError(f"{self.folder} has no {name}; copy the folder again or fit anew.")
+                raise AdapterError(f"{self.folder} has no {name}; copy the folder again, or fit a new one.")
             check_file(path)
             if file_sha256(path) != expected:
                 raise AdapterError(
-                    f"{path} has changed since it was written (its SHA-256 is not the manifest's); copy it again or fit anew."
+                    f"{path} has changed since it was written (its SHA-256 is not the manifest's); copy it again, or fit a new one."
                 )
             self._checked.add(name)
         return path
@@ -77,7 +76,7 @@ def check_file(path: Path) -> None:
             f"{path} is a link to {path.readlink()}; an adapter's files lie in its own folder: copy it with 'cp -rL', which follows links."
         )
     if not stat.S_ISREG(status.st_mode):
-        raise AdapterError(f"{path} is no regular file; copy the adapter again from where it was made.")
+        raise AdapterError(f"{path} is not a regular file; copy the adapter again from where it was made.")
     limit = MAX_FILE_BYTES.get(path.name)
     if limit is not None and status.st_size > limit:
         raise AdapterError(
@@ -94,13 +93,13 @@ def file_sha256(path: Path) -> str:
 
 def package_versions() -> dict[str, str]:
     """The installed versions of the packages that decide what an adapter computes."""
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def manifest_time() -> datetime:
@@ -112,7 +111,7 @@ def load_adapter(folder: Path) -> Adapter:
     """The adapter in ``folder``; its files are checked as they are used.
 
     Raises:
-        AdapterError: it is none, it is damaged, or a newer catcli made it.
+        AdapterError: it is not an adapter, it is damaged, or a newer catcli wrote it.
     """
     manifest = folder / MANIFEST
     try:
@@ -120,26 +119,26 @@ def load_adapter(folder: Path) -> Adapter:
         content = manifest.read_bytes()
     except OSError as error:
         raise AdapterError(
-            f"{folder} is no adapter: it has no {MANIFEST}; 'catcli adapters list' shows those of {store_folder()}."
+            f"{folder} is not an adapter: it has no {MANIFEST}; 'catcli adapters list' shows those of {store_folder()}."
         ) from error
     _check_format(folder, content)
     try:
         parsed = Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        said = first["msg"].removeprefix("Value error, ")
-        raise AdapterError(f"{manifest} is damaged ({place[:80]}: {said}); copy the folder again or fit anew.") from error
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        message = first["msg"].removeprefix("Value error, ")
+        raise AdapterError(f"{manifest} is damaged ({field[:80]}: {message}); copy the folder again, or fit a new one.") from error
     return Adapter(folder, parsed, hashlib.sha256(content).hexdigest())
 
 
 def _check_format(folder: Path, content: bytes) -> None:
-    """Before anything else is looked at: a newer format may have what this one does not know."""
+    """Check the format first: a newer one may have fields that this catcli does not know."""
     try:
-        found = json.loads(content).get("format")
+        version = json.loads(content).get("format")
     except (ValueError, AttributeError, RecursionError):
         return  # damaged; the caller says so
-    if isinstance(found, int) and found not in READABLE_FORMATS:
-        again = shlex.join(["catcli", "fit", "products.csv", "--recipe", str(folder / "recipe.json"), "-o", str(folder), "--force"])
-        way = "upgrade catcli" if found > FORMAT else f"'{again}' makes it anew from the rows that it was fitted on"
-        raise AdapterError(f"{folder} is of adapter format {found} and this catcli reads {READABLE_FORMATS[0]} to {FORMAT}; {way}.")
+    if isinstance(version, int) and version not in READABLE_FORMATS:
+        fit_line = shlex.join(["catcli", "fit", "products.csv", "--recipe", str(folder / "recipe.json"), "-o", str(folder), "--force"])
+        advice = "upgrade catcli" if version > FORMAT else f"'{fit_line}' makes it again from the rows that it was fitted on"
+        raise AdapterError(f"{folder} is of adapter format {version} and this catcli reads {READABLE_FORMATS[0]} to {FORMAT}; {advice}.")

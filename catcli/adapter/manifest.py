@@ -1,4 +1,4 @@
-"""The adapter folder: made whole or not at all, checked before use, listed in a store."""
+"""The manifest of an adapter folder, ``adapter.json``, and what its values may be."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ READABLE_FORMATS = (2, 3, FORMAT)
 blocks."""
 MANIFEST = "adapter.json"
 
-
 MAX_CATEGORIES, MAX_NAME_CHARACTERS = 1_000_000, 10_000
 """Categories of an adapter, and characters of a name."""
 
@@ -25,7 +24,7 @@ Variant = Literal["fp32", "int8", "fp16"]
 
 def _plain_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", name):
-        raise ValueError(f"{name[:80]!r} is no plain name: an adapter's files lie in its own folder")
+        raise ValueError(f"{name[:80]!r} is not a plain name: an adapter's files lie in its own folder")
     return name
 
 
@@ -58,28 +57,30 @@ class BaseInfo(_Section):
 
 
 class Threshold(_Section):
-    """A precision to hold, and the confidence above which rows may be labeled unseen."""
+    """A precision, and the confidence threshold above which rows hold it."""
 
     precision: Share
-    """The share of accepted rows that is to be right."""
+    """The precision: the share of accepted rows whose label is right."""
     threshold: Share | None
     """The confidence from which rows are accepted; null where none could be shown to hold the precision."""
     accepted: Share | None
-    """Share of the choosing rows' products that lie above it."""
+    """Share of the validation products that are accepted."""
     products: Count
-    """Products, a row each, that it was looked for among."""
+    """Validation products, a row each, that were tested."""
     missing: Count | None
     """Where there is no threshold: at least how many more such products it takes to show one; null where more would not help."""
     best: Share | None
-    """Where there is no threshold: the precision of the surest rows that were tested; null where there were too few to test."""
+    """Where there is no threshold: the precision of the most confident rows that were tested; null where there were too few to test."""
 
     @property
     def shortfall(self) -> str:
         """Why there is no threshold, and what it takes to find one."""
-        tested = "too few to try" if self.best is None else f"the surest that were tried are {per_cent(self.best)} right"
+        tested = (
+            "too few rows to test" if self.best is None else f"the most confident rows that were tested are {per_cent(self.best)} right"
+        )
         if self.missing is None:
             return f"{tested}; more rows alone would not reach it"
-        return f"{tested}; it takes at least {count_noun(self.missing, 'more product')} to choose by"
+        return f"{tested}; label at least {count_noun(self.missing, 'more product')} to find this threshold"
 
 
 class CategoryThresholds(_Section):
@@ -162,13 +163,7 @@ class Manifest(_Section):
             raise ValueError(f"the blend has {len(self.blend.offset)} offsets for {len(self.categories)} categories")
         if not set(self.prices) <= set(self.text):
             raise ValueError("prices that are no text column")
-        served = {name for one in self.variants.values() for name in (one.file, *one.data)}
+        served = {name for info in self.variants.values() for name in (info.file, *info.data)}
         if self.files and ("fp32" not in self.variants or not served <= set(self.files)):  # a draft has no hashes yet
             raise ValueError("a model that serves is not among its files")
         return self
-
-
-# --- making one ----------------------------------------------------------------------------------------------------------------------
-
-
-# --- finding one ---------------------------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def read_columns(file: Path, types: Mapping[str, pa.DataType], max_rows: int) ->
     """The columns ``types`` of ``file``, no cell of them null and no number infinite; others are not read.
 
     Raises:
-        AdapterError: the file is no Parquet, lacks a column or has one of another type, or is larger than an adapter's can be.
+        AdapterError: the file is not Parquet, lacks a column or has one of another type, or is larger than an adapter's can be.
     """
     names = [name for name, kind in types.items() if kind == TEXT_TYPE]
     try:
@@ -53,32 +53,34 @@ def read_columns(file: Path, types: Mapping[str, pa.DataType], max_rows: int) ->
         with pq.ParquetFile(file, metadata=metadata, read_dictionary=names, pre_buffer=False) as stored:
             tables = stored.iter_batches(batch_size=max(1, min(max_rows, 4096)), columns=list(types))
             parts = [_checked(file, batch, names) for batch in tables]
-            whole = pa.Table.from_batches(parts, schema=parts[0].schema if parts else stored.schema_arrow)
-            if len(whole) != stored.metadata.num_rows or sum(map(_text_bytes, map(whole.column, names))) > MAX_TEXT_BYTES:
+            table = pa.Table.from_batches(parts, schema=parts[0].schema if parts else stored.schema_arrow)
+            if len(table) != stored.metadata.num_rows or sum(map(_text_bytes, map(table.column, names))) > MAX_TEXT_BYTES:
                 raise _damaged(file, "has other rows than it says, or more text than any adapter's")
     except (pa.ArrowException, OSError, KeyError, ValueError, OverflowError) as error:
-        raise AdapterError(f"{file} cannot be read as Parquet: {reason(error)[:300]}; copy the adapter again or fit anew.") from error
-    numbers = {name: _numbers(whole.column(name)) for name in types if name not in names}
-    if not all(np.isfinite(found).all() for found in numbers.values()):
+        raise AdapterError(f"{file} cannot be read as Parquet: {reason(error)[:300]}; copy the adapter again, or fit a new one.") from error
+    numbers = {name: _numbers(table.column(name)) for name in types if name not in names}
+    if not all(np.isfinite(values).all() for values in numbers.values()):
         raise _damaged(file, "has cells without a value")
-    return StoredColumns({name: whole.column(name).cast(TEXT_TYPE).to_pylist() for name in names}, numbers)
+    return StoredColumns({name: table.column(name).cast(TEXT_TYPE).to_pylist() for name in names}, numbers)
 
 
-def _damaged(file: Path, what: str) -> AdapterError:
-    return AdapterError(f"{file} {what}; copy the adapter again or fit anew.")
+def _damaged(file: Path, problem: str) -> AdapterError:
+    return AdapterError(f"{file} {problem}; copy the adapter again, or fit a new one.")
 
 
 def _check_size(file: Path, stored: pq.ParquetFile, types: Mapping[str, pa.DataType], max_rows: int) -> None:
     """What the footer says, before a page is read."""
     rows, schema = stored.metadata.num_rows, stored.schema_arrow
     if rows > max_rows:
-        raise AdapterError(f"{file} has {rows:,} rows, and no adapter's has more than {max_rows:,}; copy the adapter again or fit anew.")
+        raise AdapterError(
+            f"{file} has {rows:,} rows, and no adapter's has more than {max_rows:,}; copy the adapter again, or fit a new one."
+        )
     for name, wanted in types.items():
         fields = schema.get_all_field_indices(name)
-        found = schema.field(fields[0]).type if len(fields) == 1 else None
-        if found != wanted and not (wanted == TEXT_TYPE and found == pa.large_string()):
-            what = "not there" if found is None else found
-            raise AdapterError(f"{file}: the column {name!r} is {what}, not {wanted}; copy the adapter again or fit anew.")
+        column_type = schema.field(fields[0]).type if len(fields) == 1 else None
+        if column_type != wanted and not (wanted == TEXT_TYPE and column_type == pa.large_string()):
+            actual = "not there" if column_type is None else column_type
+            raise AdapterError(f"{file}: the column {name!r} is {actual}, not {wanted}; copy the adapter again, or fit a new one.")
     width = sum(kind.list_size if pa.types.is_fixed_size_list(kind) else 2 for kind in types.values() if kind != TEXT_TYPE)
     if 4 * rows * width > MAX_NUMBER_BYTES:
         raise _damaged(file, f"says that it holds {4 * rows * width:,} bytes of numbers, more than any adapter's")
@@ -101,13 +103,13 @@ def _text_bytes(column: pa.Array | pa.ChunkedArray) -> int:
 
 
 def _numbers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    whole = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     # By the buffer itself: pyarrow's own way to numpy imports pandas where that is installed.
     if not pa.types.is_fixed_size_list(column.type):
-        return np.frombuffer(whole.buffers()[1] or b"", np.uint64)[whole.offset :][: len(whole)]
-    flat = whole.flatten()
+        return np.frombuffer(array.buffers()[1] or b"", np.uint64)[array.offset :][: len(array)]
+    flat = array.flatten()
     values = np.frombuffer(flat.buffers()[1] or b"", np.float32)[flat.offset :][: len(flat)]
-    return values.reshape(len(whole), column.type.list_size)
+    return values.reshape(len(array), column.type.list_size)
 
 
 def write_columns(file: Path, texts: Mapping[str, Sequence[str]], numbers: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -23,8 +23,8 @@ def is_sealed(adapter: Adapter) -> bool:
     seal = adapter.folder / SEAL_FILE
     try:
         status = seal.lstat()
-        own = status.st_uid == os.geteuid() and not status.st_mode & 0o022
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SEAL_BYTES or not own:
+        is_private = status.st_uid == os.geteuid() and not status.st_mode & 0o022
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SEAL_BYTES or not is_private:
             return False
         return bool(json.loads(seal.read_bytes()) == _file_marks(adapter.folder, adapter.manifest, adapter.fingerprint))
     except (OSError, ValueError, AttributeError):  # no seal, another one, or no such thing as owners

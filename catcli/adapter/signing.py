@@ -85,7 +85,7 @@ def sign_adapter(folder: Path, key: Ed25519PrivateKey) -> None:
 
 
 def check_signature(adapter: Adapter, files: Sequence[str]) -> str | None:
-    """Which of the public keys in ``files`` signed the adapter; None where no key is asked for.
+    """Which of the public keys in ``files`` signed the adapter; None where ``files`` is empty.
 
     Raises:
         AdapterError: it is not signed, or by none of them, or was changed since.
@@ -101,9 +101,8 @@ def check_signature(adapter: Adapter, files: Sequence[str]) -> str | None:
         signature = read_small_file(folder / SIGNATURE_FILE, 64)
     except OSError as error:
         raise AdapterError(
-            f"{folder} has no signature that can be read ({SIGNATURE_FILE}: {error.strerror or error}), and --trusted-key asks for "
-            f"one; have "
-            "who made it run 'catcli adapters export --sign KEY'."
+            f"{folder} has no signature that can be read ({SIGNATURE_FILE}: {error.strerror or error}), and --trusted-key asks for one; "
+            "have who made it run 'catcli adapters export --sign KEY'."
         ) from error
     content = read_small_file(folder / MANIFEST, MAX_FILE_BYTES[MANIFEST])
     if hashlib.sha256(content).hexdigest() != adapter.fingerprint:

@@ -14,8 +14,8 @@ from catcli.paths import store_folder
 def adapter_folders() -> list[Path]:
     """The adapter folders of the store by name, whole or not."""
     root = store_folder()
-    found = root.iterdir() if root.is_dir() else ()
-    return sorted(path for path in found if (path / MANIFEST).is_file() and not path.name.startswith("."))
+    entries = root.iterdir() if root.is_dir() else ()
+    return sorted(path for path in entries if (path / MANIFEST).is_file() and not path.name.startswith("."))
 
 
 def stored_adapters() -> list[Adapter]:
@@ -37,10 +37,10 @@ def find_adapter(name: str) -> Adapter:
         return load_adapter(Path(name))
     if (store_folder() / name).is_dir():
         return load_adapter(store_folder() / name)
-    there = [adapter.name for adapter in stored_adapters()]
+    names = [adapter.name for adapter in stored_adapters()]
     have = (
-        f"{store_folder()} holds {name_list(there)}{did_you_mean(name, there)}"
-        if there
+        f"{store_folder()} holds {name_list(names)}{did_you_mean(name, names)}"
+        if names
         else f"{store_folder()} holds none: 'catcli fit' makes one"
     )
     raise AdapterError(f"there is no adapter {name!r}; {have}.")

@@ -1,4 +1,4 @@
-"""What a ``tokenizer.json`` from elsewhere may be made of: nothing that blows texts up."""
+"""Checks of a ``tokenizer.json`` from elsewhere: it must not make texts much longer."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ def is_tokenizers_error(error: BaseException) -> bool:
 MAX_GROWTH = 64
 """Characters that the steps of a tokenizer may make of one, all together; those of published models make three."""
 
-
 MAX_EXPANSION = 128
 """Bytes that a table of normal forms may put in the place of a character; Unicode's own are of 33 at most."""
 
 
 def check_growth(text: str) -> None:
-    """Stop at the ``text`` of a ``tokenizer.json`` that blows texts up: eight replacements of one letter by ten fill any memory.
+    """Refuse the ``text`` of a ``tokenizer.json`` that makes texts much longer: eight replacements of one letter by ten fill any memory.
 
     Raises:
-        ValueError: it does, or is no JSON.
+        ValueError: it does, or is not JSON.
     """
     growth = 1
     for step in _steps(json.loads(text)):
@@ -42,12 +41,12 @@ def _steps(document: object) -> Iterator[dict[str, Any]]:
     """The objects of a ``tokenizer.json`` outside its vocabulary, whether they name their type or not: tokenizers does without."""
     waiting = [document]
     while waiting:
-        found = waiting.pop()
-        if isinstance(found, dict):
-            yield found
-            waiting += [value for name, value in found.items() if name not in ("vocab", "merges", "added_tokens")]
-        elif isinstance(found, list):
-            waiting += found
+        step = waiting.pop()
+        if isinstance(step, dict):
+            yield step
+            waiting += [value for name, value in step.items() if name not in ("vocab", "merges", "added_tokens")]
+        elif isinstance(step, list):
+            waiting += step
 
 
 def _longest_form(table: object) -> int:

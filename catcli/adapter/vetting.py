@@ -1,4 +1,4 @@
-"""What an exported model may be made of, looked at before ONNX Runtime sees it: adapters come by mail, too.
+"""Checks of an exported model before ONNX Runtime loads it: an adapter may come from a stranger.
 
 ONNX has no way to run code of its own, but a file of it can name operators of libraries that are loaded beside the runtime, read weights
 from any place of the disk, and hide loops. What Optimum exports of a text encoder needs none of these.
@@ -47,11 +47,13 @@ MAX_ELEMENTS = 2**28
 _FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
 
 
-def check_model(file: Path, beside: Collection[str]) -> None:
-    """Stop at a model that is made of anything else than an exported classifier; ``beside`` names the files that may hold its weights.
+def check_model(file: Path, weight_files: Collection[str]) -> None:
+    """Refuse a model that is anything else than an exported classifier.
+
+    ``weight_files`` are the names of the files that may hold its weights.
 
     Raises:
-        AdapterError: it is no ONNX file, or has what none of ours has.
+        AdapterError: it is not an ONNX file, or has what none of ours has.
     """
     # By its name onnx would take it for text, and ONNX Runtime for a format of its own: what is looked at has to be what is run.
     if file.suffix != ".onnx":
@@ -59,13 +61,13 @@ def check_model(file: Path, beside: Collection[str]) -> None:
     try:
         model = onnx.load(file, format="protobuf", load_external_data=False)
     except (DecodeError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{file} is no ONNX file that can be read; copy the adapter again from where it was made.") from error
-    problem = next(_problems(model, file, beside), None)
+        raise AdapterError(f"{file} is not an ONNX file that can be read; copy the adapter again from where it was made.") from error
+    problem = next(_problems(model, file, weight_files), None)
     if problem is not None:
         raise AdapterError(f"{file} {problem}; no adapter that catcli made has such a model: do not use it, fit one of your own.")
 
 
-def _problems(model: onnx.ModelProto, file: Path, beside: Collection[str]) -> Iterator[str]:
+def _problems(model: onnx.ModelProto, file: Path, weight_files: Collection[str]) -> Iterator[str]:
     for opset in model.opset_import:
         if opset.domain not in ("", "ai.onnx"):
             yield f"asks for the operators of {opset.domain!r}"
@@ -73,17 +75,17 @@ def _problems(model: onnx.ModelProto, file: Path, beside: Collection[str]) -> It
             yield f"is of ONNX opset {opset.version}, not one of {OPSETS[0]} to {OPSETS[-1]}"
     if model.functions:
         yield "brings functions of its own"
-    inputs, outputs = [one.name for one in model.graph.input], [one.name for one in model.graph.output]
+    inputs, outputs = [value.name for value in model.graph.input], [value.name for value in model.graph.output]
     if (inputs, outputs) != (INPUTS, OUTPUTS):
         yield f"has the inputs {name_list(inputs)} and the outputs {name_list(outputs)}, not {name_list(INPUTS)} and {name_list(OUTPUTS)}"
     for number, node in enumerate(_nodes(model.graph)):
         if number > MAX_NODES:
             yield f"has more than {MAX_NODES:,} operators"
         if node.domain not in ("", "ai.onnx") or node.op_type not in _KNOWN:
-            named = ".".join(str(name) for name in (node.domain, node.op_type) if name)  # protobuf gives bytes where a name is no UTF-8
+            named = ".".join(str(name) for name in (node.domain, node.op_type) if name)  # protobuf gives bytes where a name is not UTF-8
             yield f"has the operator {named[:80]!r}"
     for tensor in _tensors(model.graph):
-        yield from _misplaced(tensor, file, beside)
+        yield from _misplaced(tensor, file, weight_files)
     # What is known of one tensor would be believed of another of its name.
     yield from (f"defines {name[:80]!r} twice" for name, times in Counter(_defined(model.graph)).items() if name and times > 1)
     yield from _dangerous_shapes_and_divisions(model)
@@ -93,57 +95,57 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """A graph and those within its operators."""
     waiting = [graph]
     while waiting:
-        found = waiting.pop()
-        yield found
-        for node in found.node:
+        current = waiting.pop()
+        yield current
+        for node in current.node:
             for attribute in node.attribute:
                 waiting.extend([*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs])
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for one in _graphs(graph):
-        yield from one.node
+    for subgraph in _graphs(graph):
+        yield from subgraph.node
 
 
 def _defined(graph: onnx.GraphProto) -> Iterator[str]:
     """The names that stand for tensors, in all graphs."""
-    for one in _graphs(graph):
-        initializers = {tensor.name for tensor in one.initializer} | {sparse.values.name for sparse in one.sparse_initializer}
+    for subgraph in _graphs(graph):
+        initializers = {tensor.name for tensor in subgraph.initializer} | {sparse.values.name for sparse in subgraph.sparse_initializer}
         yield from initializers
-        yield from (value.name for value in one.input if value.name not in initializers)
-        for node in one.node:
+        yield from (value.name for value in subgraph.input if value.name not in initializers)
+        for node in subgraph.node:
             yield from node.output
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """Everything that can hold numbers: weights, constants of operators, and their sparse forms."""
-    for one in _graphs(graph):
-        yield from one.initializer
-        for sparse in one.sparse_initializer:
+    for subgraph in _graphs(graph):
+        yield from subgraph.initializer
+        for sparse in subgraph.sparse_initializer:
             yield from (sparse.values, sparse.indices)
-        for node in one.node:
+        for node in subgraph.node:
             for attribute in node.attribute:
                 yield from [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
                 for sparse in [*([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []), *attribute.sparse_tensors]:
                     yield from (sparse.values, sparse.indices)
 
 
-def _misplaced(tensor: onnx.TensorProto, file: Path, beside: Collection[str]) -> Iterator[str]:
+def _misplaced(tensor: onnx.TensorProto, file: Path, weight_files: Collection[str]) -> Iterator[str]:
     """What is wrong with where a tensor's numbers lie."""
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         return
-    told = {entry.key: entry.value for entry in tensor.external_data}
-    place = told.get("location", "")
-    if place not in beside:
-        yield f"takes weights from {place[:80]!r}, which is not among its adapter's files"
+    external = {entry.key: entry.value for entry in tensor.external_data}
+    location = external.get("location", "")
+    if location not in weight_files:
+        yield f"takes weights from {location[:80]!r}, which is not among its adapter's files"
         return
     try:
-        offset, length = int(told.get("offset", "0")), int(told.get("length", "0"))
+        offset, length = int(external.get("offset", "0")), int(external.get("length", "0"))
     except ValueError:
         offset = length = -1
-    size = (file.parent / place).stat().st_size
+    size = (file.parent / location).stat().st_size
     if min(offset, length) < 0 or offset + length > size or any(dimension < 0 for dimension in tensor.dims):
-        yield f"takes weights from beyond the {size:,} bytes of {place}"
+        yield f"takes weights from beyond the {size:,} bytes of {location}"
 
 
 def _dangerous_shapes_and_divisions(model: onnx.ModelProto) -> Iterator[str]:

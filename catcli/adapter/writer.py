@@ -21,7 +21,7 @@ def check_target(folder: Path, force: bool) -> None:
     """Before the work begins: ``folder`` may be written.
 
     Raises:
-        AdapterError: something is there and ``force`` was not given, or it is no adapter and would be lost.
+        AdapterError: something is there and ``force`` was not given, or it is not an adapter and would be lost.
         OutputError: the place above cannot be written.
     """
     if is_bucket(folder):
@@ -29,29 +29,29 @@ def check_target(folder: Path, force: bool) -> None:
     if folder.exists() and not force:
         raise AdapterError(f"{folder} exists; pass --force to replace it, or -o for another folder.")
     if folder.exists() and not (folder / MANIFEST).exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise AdapterError(f"{folder} is no adapter, so --force does not replace it; choose another folder with -o.")
+        raise AdapterError(f"{folder} is not an adapter, so --force does not replace it; choose another folder with -o.")
     if display_path(folder) != str(folder):
-        raise OutputError(f"-o {display_path(folder)}: this name is no UTF-8, and safetensors writes no other; choose another.")
-    above = next(place for place in folder.absolute().parents if place.exists())
+        raise OutputError(f"-o {display_path(folder)}: this name is not UTF-8, and safetensors writes no other; choose another.")
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise OutputError(f"-o {folder}: {above} cannot be written; choose another folder with -o.")
 
 
 @contextmanager
 def fit_lock(target: Path) -> Iterator[None]:
-    """The adapter ``target`` is made by this process only: two fits would train from one another's checkpoints.
+    """While open, only this process fits ``target``: two fits would continue from one another's checkpoints.
 
     Raises:
-        AdapterError: another process is at it.
+        AdapterError: another process is fitting it.
         OutputError: the place above cannot be written.
     """
     with ExitStack() as opened:
         try:
             target.absolute().parent.mkdir(parents=True, exist_ok=True)
-            mine = opened.enter_context(file_lock(hidden_path(target.absolute(), "lock")))
+            lock = opened.enter_context(file_lock(hidden_path(target.absolute(), "lock")))
         except OSError as error:
             raise _write_error(target, error) from error
-        if not mine:
+        if not lock:
             raise AdapterError(f"another catcli is fitting {target}; wait until it has ended, or choose another folder with -o.")
         yield
 
@@ -62,7 +62,7 @@ def _write_error(target: Path, error: OSError) -> OutputError:
 
 @dataclass
 class AdapterDraft:
-    """An adapter folder in the making: files go to ``folder``, and with a manifest it is finished."""
+    """An adapter folder that is being written: files go to ``folder``; setting the manifest finishes it."""
 
     name: str
     folder: Path
@@ -75,7 +75,7 @@ class AdapterDraft:
 def adapter_draft(target: Path, *, sealed: bool = False) -> Iterator[AdapterDraft]:
     """A draft beside ``target`` that takes its place when the block ends well, and is gone when it does not.
 
-    What is ``sealed`` was fitted here, of models that nobody else made: see `is_sealed`.
+    ``sealed`` says that its models were fitted here: see `is_sealed`.
     """
     target = target.absolute()  # "." has a name then
     try:

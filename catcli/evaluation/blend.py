@@ -32,7 +32,7 @@ def calibrate(scores: FloatArray, confidence: CalibrationParameters) -> FloatArr
 
     The correction is Platt's (1999, "Probabilistic Outputs for Support Vector Machines") on the log-odds of the best category alone
     (top-label calibration: Gupta & Ramdas 2022). One temperature cannot give it: among hundreds of categories a low probability is spread
-    over the many that nobody would take, and is too low, while a high one is too high. The best stays the best.
+    over the many improbable ones, and is too low, while a high one is too high. The best stays the best.
     """
     tempered = scores / np.float32(confidence.temperature)
     rows, best = np.arange(len(tempered)), tempered.argmax(axis=1)

@@ -1,7 +1,7 @@
 """Scores and their intervals from one formula: rows weighted by how often a bootstrap drew their product.
 
-A draw of weights gives one replicate of every metric, and weights of 1 give the metric itself. Products are drawn and not rows, since the
-variants of one product are right or wrong together: drawing rows would make intervals too narrow (Davison & Hinkley 1997, "Bootstrap
+A sample of weights gives one replicate of every metric, and weights of 1 give the metric itself. Products are sampled and not rows, since
+the variants of one product are right or wrong together: drawing rows would make intervals too narrow (Davison & Hinkley 1997, "Bootstrap
 Methods and their Application", section 3.8). Two models that are weighted alike are compared in pairs.
 """
 
@@ -20,7 +20,7 @@ from catcli.arrays import DoubleArray, FloatArray, IntArray
 from catcli.evaluation.metrics import Estimate
 
 REPLICATES = 1_000
-"""Draws of a bootstrap: the ends of a 95 % interval then move by about a tenth of its width from seed to seed."""
+"""Replicates of a bootstrap: the ends of a 95 % interval then move by about a tenth of its width from seed to seed."""
 
 LEVEL = 0.95
 
@@ -32,7 +32,7 @@ MAX_CELLS = 20_000_000
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What one model made of rows, each array *(rows,)*.
+    """One model's predictions for rows, each array *(rows,)*.
 
     ``truth`` and ``predicted`` are class numbers; a row of a category that the model does not know has a number past its own. ``in_top``
     says whether the truth is among the `TOP_K` most probable, ``loss`` is its negative log-probability in nats, NaN where unknown,
@@ -50,10 +50,10 @@ class Outcomes:
     def of(cls, probabilities: FloatArray, truth: IntArray, product: npt.NDArray[np.integer[Any]]) -> Outcomes:
         """From probabilities *(rows, classes)*; equal numbers in ``product`` *(rows,)* are one product."""
         rows, known = np.arange(len(truth)), truth < probabilities.shape[1]
-        own = np.where(known, probabilities[rows, np.minimum(truth, probabilities.shape[1] - 1)], np.nan)
+        of_truth = np.where(known, probabilities[rows, np.minimum(truth, probabilities.shape[1] - 1)], np.nan)
         with np.errstate(invalid="ignore"):
-            in_top = (probabilities > own[:, None]).sum(1) < TOP_K
-        loss = -np.log(np.maximum(own.astype(np.float64), np.finfo(np.float32).tiny))
+            in_top = (probabilities > of_truth[:, None]).sum(1) < TOP_K
+        loss = -np.log(np.maximum(of_truth.astype(np.float64), np.finfo(np.float32).tiny))
         return cls(
             truth=truth,
             predicted=probabilities.argmax(1),
@@ -66,12 +66,12 @@ class Outcomes:
     @property
     def right(self) -> npt.NDArray[np.bool_]:
         """Whether each row was labeled right *(rows,)*."""
-        found: npt.NDArray[np.bool_] = self.predicted == self.truth
-        return found
+        is_right: npt.NDArray[np.bool_] = self.predicted == self.truth
+        return is_right
 
     @property
     def errors(self) -> IntArray:
-        """Numbers of the rows that were labeled wrong, the surest first: the errors that a threshold does not catch."""
+        """Numbers of the rows that were labeled wrong, the most confident first: the errors that a threshold does not catch."""
         wrong = np.flatnonzero(~self.right)
         return wrong[np.argsort(-self.confidence[wrong], kind="stable")]
 
@@ -91,8 +91,8 @@ class Outcomes:
         return point_metrics(self)
 
     @cached_property
-    def drawn(self) -> MetricValues:
-        """The metrics of all draws; kept for the same reason, a second's work for some thousand rows."""
+    def replicates(self) -> MetricValues:
+        """The metrics of all replicates; kept for the same reason, a second's work for some thousand rows."""
         return bootstrap_metrics(self)
 
     def take(self, rows: IntArray) -> Outcomes:
@@ -125,26 +125,26 @@ def compute_metrics(outcomes: Outcomes, weights: FloatArray) -> MetricValues:
 
     present = outcomes.present
 
-    def by_class(classes: IntArray, chosen: npt.NDArray[np.bool_]) -> DoubleArray:
-        places = np.searchsorted(present, classes[chosen]), outcomes.product[chosen]
+    def by_class(classes: IntArray, selected: npt.NDArray[np.bool_]) -> DoubleArray:
+        places = np.searchsorted(present, classes[selected]), outcomes.product[selected]
         counts = sparse.csr_matrix((np.ones(len(places[0]), np.float32), places), (len(present), outcomes.products))
         return np.asarray(counts @ weights.T, np.float64)
 
     every = np.ones(len(outcomes.truth), np.bool_)
     hits, truth = by_class(outcomes.truth, outcomes.right), by_class(outcomes.truth, every)
     predicted = by_class(outcomes.predicted, every)
-    held = truth > 0
+    has_rows = truth > 0
     rows, known = total(every), ~np.isnan(outcomes.loss)
     precision, recall = _divided(hits, predicted), _divided(hits, truth)
     f1 = _divided(2 * hits, truth + predicted)
-    shares, among = truth / rows, np.maximum(held.sum(0), 1)
+    shares, among = truth / rows, np.maximum(has_rows.sum(0), 1)
     accuracy = total(outcomes.right) / rows
     metrics = {
         "accuracy": accuracy,
-        "balanced_accuracy": (recall * held).sum(0) / among,
-        "macro_precision": (precision * held).sum(0) / among,
-        "macro_recall": (recall * held).sum(0) / among,
-        "macro_f1": (f1 * held).sum(0) / among,
+        "balanced_accuracy": (recall * has_rows).sum(0) / among,
+        "macro_precision": (precision * has_rows).sum(0) / among,
+        "macro_recall": (recall * has_rows).sum(0) / among,
+        "macro_f1": (f1 * has_rows).sum(0) / among,
         "weighted_precision": (precision * shares).sum(0),
         "weighted_recall": (recall * shares).sum(0),
         "weighted_f1": (f1 * shares).sum(0),
@@ -160,19 +160,19 @@ def _divided(numbers: DoubleArray, by: DoubleArray) -> DoubleArray:
 
 
 def bootstrap_weights(products: int, seed: int = 0, count: int = REPLICATES) -> Iterator[FloatArray]:
-    """How often each product was drawn in each replicate *(some replicates, products)*, ``count`` replicates in all.
+    """How often each product was sampled in each replicate *(some replicates, products)*, ``count`` replicates in all.
 
-    The same numbers of products and ``seed`` give the same draws, so models that are weighted by them are paired.
+    The same numbers of products and ``seed`` give the same replicates, so models that are weighted by them are paired.
     """
     random = np.random.default_rng(seed)
     step = max(1, min(count, MAX_CELLS // max(products, 1)))
     for start in range(0, count, step):
-        drawn = random.integers(0, products, (min(step, count - start), products))
-        yield np.stack([np.bincount(row, minlength=products) for row in drawn]).astype(np.float32)
+        replicates = random.integers(0, products, (min(step, count - start), products))
+        yield np.stack([np.bincount(row, minlength=products) for row in replicates]).astype(np.float32)
 
 
 def bootstrap_metrics(outcomes: Outcomes) -> MetricValues:
-    """The metrics of all `REPLICATES` draws."""
+    """The metrics of all `REPLICATES` replicates."""
     parts = [compute_metrics(outcomes, weights) for weights in bootstrap_weights(outcomes.products)]
     metrics = {name: np.concatenate([part.metrics[name] for part in parts]) for name in parts[0].metrics}
     return MetricValues(metrics, np.concatenate([part.f1 for part in parts], axis=1))
@@ -187,14 +187,14 @@ ROUNDING = 1e-6
 """What sums of float32 may be off by."""
 
 
-def estimate_interval(value: float, drawn: DoubleArray, products: int) -> Estimate:
-    """A value with the percentiles of its replicates ``drawn`` *(replicates,)*, those that are NaN left out.
+def estimate_interval(value: float, replicates: DoubleArray, products: int) -> Estimate:
+    """A value with the percentiles of its replicates ``replicates`` *(replicates,)*, those that are NaN left out.
 
-    Where every draw gave 0 or every one gave 1 a bootstrap knows no doubt; the end that it cannot see is then that of the exact binomial
-    interval for so many ``products`` (Clopper & Pearson 1934).
+    Where every replicate gave 0 or every one gave 1 a bootstrap knows no doubt; the end that it cannot see is then that of the exact
+    binomial interval for so many ``products`` (Clopper & Pearson 1934).
     """
     tail = (1 - LEVEL) / 2
-    low, high = (float(end) for end in np.quantile(drawn[~np.isnan(drawn)], (tail, 1 - tail)))
+    low, high = (float(end) for end in np.quantile(replicates[~np.isnan(replicates)], (tail, 1 - tail)))
     if np.allclose((low, high, value), 1, rtol=0, atol=ROUNDING):  # weighted sums of float32 come to 1 but for their last digits
         low = tail ** (1 / max(products, 1))
     if np.allclose((low, high, value), 0, rtol=0, atol=ROUNDING):
@@ -203,7 +203,7 @@ def estimate_interval(value: float, drawn: DoubleArray, products: int) -> Estima
 
 
 def lower_bound(successes: int, trials: int, risk: float) -> float:
-    """The one-sided Clopper-Pearson bound: with probability 1 - ``risk`` the true share is no lower."""
+    """The one-sided Clopper-Pearson bound: with probability 1 - ``risk`` the true share is not lower."""
     if not successes:
         return 0.0
     return float(special.betaincinv(successes, trials - successes + 1, risk))

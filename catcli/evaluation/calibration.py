@@ -16,10 +16,10 @@ from catcli.evaluation.blend import blend_logits, calibrate, softmax
 OutOfFold = tuple[FloatArray, IntArray]
 
 WEIGHT_BOUNDS = (0.0, 50.0)
-"""Between these a voice's weight is looked for."""
+"""The bounds of a model's weight."""
 
 PRIOR_STRENGTH = 10.0
-"""Strength of the draw towards the usual shares: a voice off by all of its weight alone costs as much as so many nats.
+"""Strength of the prior towards the usual shares: a weight that is off by all of ``alone`` costs as much as so many nats.
 
 Of 0, 1, 4, 16 and 64, tried on halves of the held-out rows of three adapters, those from 4 to 16 had the lowest log loss.
 """
@@ -28,42 +28,42 @@ PRIOR_LORA_SHARE = 0.3
 """LoRA's usual share of a blend, the linear model's being the rest; see tests/bench/README.md."""
 
 
-def fit_logit_weights(voices: Sequence[FloatArray], truth: IntArray) -> tuple[float, ...]:
-    """One weight per voice for ``softmax(sum of weight * logits)``, by the log loss.
+def fit_logit_weights(logits: Sequence[FloatArray], truth: IntArray) -> tuple[float, ...]:
+    """One weight per model for ``softmax(sum of weight * logits)``, by the log loss.
 
-    ``voices`` are logits *(rows, classes)*, ``truth`` the class numbers *(rows,)*. The weight of a single voice is the inverse of its
-    temperature (Guo et al. 2017).
+    ``logits`` *(rows, classes)* are those of each model, ``truth`` the class numbers *(rows,)*. The weight of a single model is the inverse
+    of its temperature (Guo et al. 2017).
     """
-    nothing = np.zeros(len(voices))
-    return tuple(float(weight) for weight in _minimize(voices, truth, nothing, nothing))
+    nothing = np.zeros(len(logits))
+    return tuple(float(weight) for weight in _minimize(logits, truth, nothing, nothing))
 
 
-def fit_scale(linear: FloatArray, truth: IntArray, crossed: OutOfFold | None = None) -> float:
+def fit_scale(linear: FloatArray, truth: IntArray, out_of_fold: OutOfFold | None = None) -> float:
     """The weight of the linear model alone, by its logits for validation rows and, where there are such, its out-of-fold ones."""
-    more, more_truth = crossed or (linear[:0], truth[:0])
+    more, more_truth = out_of_fold or (linear[:0], truth[:0])
     return fit_logit_weights([np.concatenate((linear, more))], np.concatenate((truth, more_truth)))[0]
 
 
-def fit_blend_weights(voices: Sequence[FloatArray], truth: IntArray, alone: Sequence[float], shares: Sequence[float]) -> tuple[float, ...]:
-    """As `fit_logit_weights`, with a Gaussian prior worth `PRIOR_STRENGTH` rows that draws each voice to its share of its weight ``alone``.
+def fit_blend_weights(logits: Sequence[FloatArray], truth: IntArray, alone: Sequence[float], shares: Sequence[float]) -> tuple[float, ...]:
+    """As `fit_logit_weights`, with a Gaussian prior worth `PRIOR_STRENGTH` rows that pulls each weight to its share of ``alone``.
 
     With few validation rows the prior decides, with many the rows do.
     """
     scale = np.maximum(alone, 1e-3)
-    return tuple(float(weight) for weight in _minimize(voices, truth, scale * np.asarray(shares), PRIOR_STRENGTH / scale**2))
+    return tuple(float(weight) for weight in _minimize(logits, truth, scale * np.asarray(shares), PRIOR_STRENGTH / scale**2))
 
 
-def _minimize(voices: Sequence[FloatArray], truth: IntArray, center: DoubleArray, strength: DoubleArray) -> DoubleArray:
+def _minimize(logits: Sequence[FloatArray], truth: IntArray, center: DoubleArray, strength: DoubleArray) -> DoubleArray:
     """The weights with the least log loss plus ``strength * (weight - center)**2 / rows``, which is convex.
 
     The targets are smoothed as Platt (1999, "Probabilistic Outputs for SVMs", section 2.2) does for one class: a right answer counts
     (n + 1) / (n + 2) and the rest is shared by the other classes. Without it, validation rows that are all right would ask for endless
     confidence.
     """
-    rows, classes = voices[0].shape
+    rows, classes = logits[0].shape
     if not rows:
         raise ValueError("no rows to choose weights by")
-    stacked = np.stack([voice.astype(np.float64) for voice in voices])
+    stacked = np.stack([model.astype(np.float64) for model in logits])
     targets = np.full((rows, classes), 1 / ((rows + 2) * max(classes - 1, 1)))
     targets[np.arange(rows), truth] = (rows + 1) / (rows + 2)
 
@@ -75,9 +75,9 @@ def _minimize(voices: Sequence[FloatArray], truth: IntArray, center: DoubleArray
         gradient = np.tensordot(stacked, np.exp(logs) - targets, axes=2) + 2 * strength * away
         return float(-(targets * logs).sum() + (strength * away**2).sum()) / rows, gradient / rows
 
-    start = np.full(len(voices), 1.0 / len(voices))
-    found: DoubleArray = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[WEIGHT_BOUNDS] * len(voices)).x
-    return found
+    start = np.full(len(logits), 1.0 / len(logits))
+    solution: DoubleArray = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[WEIGHT_BOUNDS] * len(logits)).x
+    return solution
 
 
 @dataclass(frozen=True)
@@ -100,17 +100,17 @@ class BlendCalibration:
         linear: FloatArray,
         truth: IntArray,
         shares: DoubleArray,
-        crossed: OutOfFold | None = None,
+        out_of_fold: OutOfFold | None = None,
     ) -> Self:
         """Choose by logits of the LoRA model's ``variants``, ``fp32`` among them, and of the linear model: each *(rows, classes)*.
 
-        ``shares`` *(classes,)* is what part of the rows that LoRA learned from each class has: in the blend LoRA's logits do without its
-        logarithm (logit adjustment: Menon et al. 2021, "Long-Tail Learning via Logit Adjustment", section 4.1). Alone that would name rare
-        categories too often; here it makes up for the linear model's reluctance to name them. ``crossed`` are the linear model's
-        out-of-fold logits for training rows, and their classes: with few validation rows they know its scale better.
+        ``shares`` *(classes,)* is each class's share of LoRA's training rows: in the blend LoRA's logits do without its logarithm (logit
+        adjustment: Menon et al. 2021, "Long-Tail Learning via Logit Adjustment", section 4.1). Alone that would name rare categories too
+        often; here it makes up for the linear model's reluctance to name them. ``out_of_fold`` are the linear model's out-of-fold logits
+        for training rows, and their classes: with few validation rows they know its scale better.
         """
         (lora_alone,) = fit_logit_weights([variants["fp32"]], truth)
-        linear_alone = fit_scale(linear, truth, crossed)
+        linear_alone = fit_scale(linear, truth, out_of_fold)
         adjustment = np.asarray(-np.log(shares) / max(lora_alone, 1e-3), dtype=np.float32)
         alone, usual = (lora_alone, linear_alone), (PRIOR_LORA_SHARE, 1 - PRIOR_LORA_SHARE)
         lora_weight, linear_weight = fit_blend_weights([variants["fp32"] + adjustment, linear], truth, alone, usual)
@@ -129,7 +129,7 @@ class BlendCalibration:
         """The calibrated probabilities of the blend *(rows, classes)*, from logits of the LoRA model's ``variant`` and the linear model."""
         return calibrate(blend_logits(lora, linear, self.blend), self.confidences[variant])
 
-    def voices(self, lora: FloatArray, linear: FloatArray, variant: Variant) -> dict[str, FloatArray]:
+    def probabilities_of_all(self, lora: FloatArray, linear: FloatArray, variant: Variant) -> dict[str, FloatArray]:
         """`probabilities` of the blend, and those of each model alone, calibrated by itself, by the names of `Evaluation`."""
         return {
             "blend": self.probabilities(lora, linear, variant),
@@ -151,14 +151,16 @@ def cross_fitted_losses(lora: FloatArray, linear: FloatArray, truth: IntArray, h
         fitting, scored = np.flatnonzero(halves != half), np.flatnonzero(halves == half)
         if not len(fitting):  # one product alone
             fitting = scored
-        own, beside = lora[fitting], linear[fitting]
-        alone = (*fit_logit_weights([own], truth[fitting]), *fit_logit_weights([beside], truth[fitting]))
-        weights = fit_blend_weights([own + adjustment, beside], truth[fitting], alone, (PRIOR_LORA_SHARE, 1 - PRIOR_LORA_SHARE))
+        fitted_lora, fitted_linear = lora[fitting], linear[fitting]
+        alone = (*fit_logit_weights([fitted_lora], truth[fitting]), *fit_logit_weights([fitted_linear], truth[fitting]))
+        weights = fit_blend_weights(
+            [fitted_lora + adjustment, fitted_linear], truth[fitting], alone, (PRIOR_LORA_SHARE, 1 - PRIOR_LORA_SHARE)
+        )
         offset = tuple(float(value) for value in weights[0] * adjustment) if blend.offset else ()
-        found = BlendWeights(lora=weights[0], linear=weights[1], offset=offset)
-        confidence = fit_calibration(blend_logits(own, beside, found), truth[fitting])
+        half_weights = BlendWeights(lora=weights[0], linear=weights[1], offset=offset)
+        confidence = fit_calibration(blend_logits(fitted_lora, fitted_linear, half_weights), truth[fitting])
         probabilities = {
-            "blend": calibrate(blend_logits(lora[scored], linear[scored], found), confidence),
+            "blend": calibrate(blend_logits(lora[scored], linear[scored], half_weights), confidence),
             "linear": softmax(np.float32(alone[1]) * linear[scored]),
         }
         for name, values in probabilities.items():
@@ -183,14 +185,14 @@ PRIOR_SHIFT = 0.25
 """Usual shift of `fit_calibration`: on the test files of four shops' products it was -.5 to .8."""
 
 SLOPE_STRENGTH, SHIFT_STRENGTH = 16.0, 4.0
-"""How strongly few rows are drawn to them: off by 1, the one costs 16 nats and the other 4."""
+"""How strongly few rows are pulled to them: off by 1, the one costs 16 nats and the other 4."""
 
 
 def fit_calibration(scores: FloatArray, truth: IntArray) -> CalibrationParameters:
     """What calibrates ``scores`` *(rows, classes)*: the temperature first, then slope and shift of the best category's log-odds.
 
-    Slope and shift have the least log loss of "right" and "wrong", smoothed as in `fit_logit_weights`, with a Gaussian prior
-    around the usual.
+    Slope and shift have the least log loss of "right" and "wrong", smoothed as in `fit_logit_weights`, with a Gaussian prior around the
+    usual.
     """
     usual = np.array((prior_slope(scores.shape[1]), PRIOR_SHIFT))
     temperature = fit_temperature(scores, truth)
@@ -213,7 +215,7 @@ def fit_calibration(scores: FloatArray, truth: IntArray) -> CalibrationParameter
 
 
 def prior_slope(classes: int) -> float:
-    """The more categories there are, the more of the probability lies with those that nobody would take.
+    """The more categories there are, the more probability lies with improbable ones.
 
     A line through the slopes that test files ask for: .84 and .97 with 10 categories, .34 to .63 with some 200.
     """

@@ -21,7 +21,10 @@ MAX_CUTOFFS = 2_000
 
 @dataclass(frozen=True)
 class CoverageCurve:
-    """What labeling the surest rows unseen comes to, each array *(cutoffs,)*: from this confidence on, so many rows, so many right."""
+    """Coverage and precision of the most confident rows.
+
+    Each array *(cutoffs,)*: the confidence, the rows at or above it, and how many of these are right.
+    """
 
     confidence: FloatArray
     rows: IntArray
@@ -33,8 +36,8 @@ def coverage_curve(outcomes: Outcomes) -> CoverageCurve:
     order = np.argsort(-outcomes.confidence, kind="stable")
     confidence, hits = outcomes.confidence[order], np.cumsum(outcomes.right[order])
     last = np.flatnonzero(np.append(confidence[1:] != confidence[:-1], True))
-    chosen = last[_thinned(len(last), MAX_CUTOFFS)]
-    return CoverageCurve(confidence[chosen], chosen + 1, hits[chosen].astype(np.int64))
+    cutoffs = last[_thinned(len(last), MAX_CUTOFFS)]
+    return CoverageCurve(confidence[cutoffs], cutoffs + 1, hits[cutoffs].astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -49,18 +52,18 @@ class CategoryCurves:
 
 def category_curves(probabilities: FloatArray, truth: IntArray, numbers: Sequence[int]) -> dict[int, CategoryCurves]:
     """For those of the classes ``numbers`` that some rows are of and some are not; ``probabilities`` *(rows, classes)*."""
-    found = {}
+    curves = {}
     for number in numbers:
-        mine = truth == number
-        if not 0 < mine.sum() < len(mine):
+        is_class = truth == number
+        if not 0 < is_class.sum() < len(is_class):
             continue
-        false, true, _ = roc_curve(mine, probabilities[:, number])
-        precision, recall, _ = precision_recall_curve(mine, probabilities[:, number])
+        false, true, _ = roc_curve(is_class, probabilities[:, number])
+        precision, recall, _ = precision_recall_curve(is_class, probabilities[:, number])
         roc, pr = _thinned(len(false), MAX_POINTS), _thinned(len(recall), MAX_POINTS)
-        found[number] = CategoryCurves(false[roc], true[roc], recall[pr], precision[pr])
-    return found
+        curves[number] = CategoryCurves(false[roc], true[roc], recall[pr], precision[pr])
+    return curves
 
 
-def _thinned(count: int, most: int) -> npt.NDArray[np.int64]:
-    """At most ``most`` of so many places, evenly, the first and the last among them."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
+def _thinned(count: int, limit: int) -> npt.NDArray[np.int64]:
+    """At most ``limit`` of so many places, evenly, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, limit)).round().astype(np.int64))

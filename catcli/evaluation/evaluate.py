@@ -1,4 +1,4 @@
-"""Logits of rows that were held out → everything that a report says of them."""
+"""Logits of held-out rows → everything that a report shows."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class ScoredRows:
     method: Method
 
     def outcomes(self, probabilities: FloatArray) -> Outcomes:
-        """What probabilities *(rows, classes)* make of the rows."""
+        """The outcomes of probabilities *(rows, classes)* for the rows."""
         return Outcomes.of(probabilities, self.truth, self.products)
 
 
 @dataclass(frozen=True)
 class EvaluatedRows:
-    """What is told of the rows, and the blend's ``probabilities`` *(rows, classes)* and ``outcomes`` that it was told by."""
+    """The evaluation of rows, with the blend's ``probabilities`` *(rows, classes)* and ``outcomes``."""
 
     evaluation: Evaluation
     probabilities: FloatArray
@@ -49,12 +49,12 @@ class EvaluatedRows:
 
 
 def evaluate_rows(
-    scored: ScoredRows, variant: Variant, blending: BlendCalibration, served: VariantInfo, disagreeing: ConflictCounts | None = None
+    scored: ScoredRows, variant: Variant, blend_calibration: BlendCalibration, info: VariantInfo, conflicts: ConflictCounts | None = None
 ) -> EvaluatedRows:
-    """Score the blend by ``variant``, LoRA and the linear model, compare them, and see what the thresholds of ``served`` reach."""
+    """Score the blend by ``variant``, LoRA and the linear model, compare them, and measure the thresholds of ``info``."""
     lora, linear, names = scored.lora[variant], scored.linear, scored.names
-    found = blending.voices(lora, linear, variant)
-    outcomes = {name: scored.outcomes(probabilities) for name, probabilities in found.items()}
+    all_probabilities = blend_calibration.probabilities_of_all(lora, linear, variant)
+    outcomes = {name: scored.outcomes(probabilities) for name, probabilities in all_probabilities.items()}
     blend = outcomes["blend"]
     unknown, counts = np.unique(scored.truth[scored.truth >= linear.shape[1]], return_counts=True)
     evaluation = Evaluation(
@@ -65,16 +65,18 @@ def evaluate_rows(
         unknown_categories=tuple(
             UnknownCategory(category=names[int(number)], rows=int(rows)) for number, rows in zip(unknown, counts, strict=True)
         ),
-        blend=score_model(found["blend"], blend, names, disagreeing),
-        lora=score_model(found["lora"], outcomes["lora"], names, disagreeing),
-        linear=score_model(found["linear"], outcomes["linear"], names, disagreeing),
+        blend=score_model(all_probabilities["blend"], blend, names, conflicts),
+        lora=score_model(all_probabilities["lora"], outcomes["lora"], names, conflicts),
+        linear=score_model(all_probabilities["linear"], outcomes["linear"], names, conflicts),
         against_linear=compare_models(blend, outcomes["linear"], "blend", "linear"),
         against_lora=compare_models(blend, outcomes["lora"], "blend", "lora"),
         calibration={
-            name: measure_calibration(blend_logits(values, linear, blending.blend), scored.truth, blending.confidences[name])
+            name: measure_calibration(
+                blend_logits(values, linear, blend_calibration.blend), scored.truth, blend_calibration.confidences[name]
+            )
             for name, values in scored.lora.items()
         },
-        promises=tuple(measure_threshold(single, blend) for single in served.thresholds),
-        category_promises=measure_category_thresholds(served.category_thresholds, blend, names),
+        promises=tuple(measure_threshold(single, blend) for single in info.thresholds),
+        category_promises=measure_category_thresholds(info.category_thresholds, blend, names),
     )
-    return EvaluatedRows(evaluation, found["blend"], blend)
+    return EvaluatedRows(evaluation, all_probabilities["blend"], blend)

@@ -10,22 +10,22 @@ from catcli.evaluation.metrics import Evaluation, Numbers
 
 
 class RowCounts(Numbers):
-    """How many rows there were, and what became of them."""
+    """Numbers of rows."""
 
     read: int
     """Rows of the files."""
     unlabeled: int
     """Rows without a category, left out."""
     train: int
-    """Rows that taught."""
+    """Training rows."""
     validation: int
-    """Rows that chose the number of passes, the blend, its calibration and the thresholds."""
+    """Validation rows: they chose the number of epochs, the blend, its calibration and the thresholds."""
     test: int
-    """Rows that were scored."""
+    """Test rows."""
 
 
 class EpochScores(Numbers):
-    """One pass over the training rows."""
+    """One epoch of training."""
 
     train_loss: float
     """Mean loss of its steps, in nats."""
@@ -43,15 +43,15 @@ class Training(Numbers):
     device: str
     """Where it ran."""
     epochs: tuple[EpochScores, ...]
-    """Each pass of the run that was scored."""
+    """Each epoch of the holdout model."""
     lora_rows: int
-    """Training rows that LoRA learned from."""
+    """Training rows of LoRA."""
     unlabeled_rows: int = 0
-    """Rows without a category that it learned from besides, as its teacher labeled them."""
+    """Rows without a category, labeled by its teacher, that it was trained on too."""
     passes: float
-    """After how many passes over them it was best."""
+    """After how many epochs the validation loss was lowest; not a whole number where training ended within an epoch."""
     refit: bool
-    """Whether the shipped models have since learned from all rows."""
+    """Whether the saved models were then refitted on all rows."""
     lora_seconds: float
     """Seconds that LoRA took, its refit included."""
     linear_seconds: float
@@ -63,7 +63,7 @@ class Training(Numbers):
     device_memory: int | None = None
     """Bytes of a GPU's memory that training held at most; null where none was used."""
     learned_bytes: int = 0
-    """Bytes of the files that hold what was learned: adapters or the whole base, and the head. 0 where an older catcli did not count."""
+    """Bytes of the files with trained weights: adapters or the whole base, and the head. 0 where an older catcli did not count."""
     trained: int
     """Parameters that were trained, the head's included."""
     total: int
@@ -84,16 +84,16 @@ class Parity(Numbers):
 
 
 class VariantDecision(Numbers):
-    """What became of a model of fewer bits."""
+    """Whether a model of reduced precision is kept, and why."""
 
     kept: bool
-    """Whether it serves."""
+    """Whether it is kept."""
     reason: str
     """Why, or why not."""
 
 
 class Int8Decision(VariantDecision):
-    """What became of int8."""
+    """Whether int8 is kept, why, and how fast it is."""
 
     speedup: float | None
     """Its rows a second over those of fp32 on this processor."""
@@ -109,10 +109,10 @@ class SplitScores(Numbers):
 
 
 class RandomSplit(Numbers):
-    """What rows drawn at random, variants of one product on both sides, would have shown: the linear model, as many rows each way."""
+    """The linear model's scores under a random split, with variants of one product on both sides, and under the split by product."""
 
     train: int
-    """Rows that taught, each way."""
+    """Training rows of each split."""
     by_product: SplitScores
     """Held out by product, as all other scores are."""
     at_random: SplitScores
@@ -123,17 +123,17 @@ class FitMetrics(Evaluation):
     """Everything that a fit measured. The scores are those of the test rows, by the variant that serves."""
 
     rows: RowCounts
-    """What became of the rows that were read."""
+    """How many rows were read, and how many are training, validation and test rows."""
     rare_categories: tuple[str, ...]
-    """Categories with too few products to be in every part: held out together, in proportion."""
+    """Categories with too few products for every part: a sample of their rows is held out."""
     random_split: RandomSplit | None
-    """Beside the split by product; null where every product has one row."""
+    """Scores of a random split beside the split by product; null where every product has one row."""
     parity: tuple[Parity, ...]
     """The forms of the model beside the saved adapter."""
     int8: Int8Decision
-    """Whether the model serves in eight bits, and why."""
+    """Whether the int8 model is kept, and why."""
     fp16: VariantDecision | None = None
-    """Whether it serves in sixteen bits on a GPU, and why; null where the machine that fitted it has none."""
+    """Whether the fp16 model is kept for GPUs, and why; null where the fit ran without a GPU."""
     training: Training
     """Where the models were trained, on how many rows, and how long."""
 
@@ -146,11 +146,13 @@ class FitMetrics(Evaluation):
         """
         file, manifest = adapter.file("metrics.json"), adapter.manifest
         try:
-            found = cls.model_validate_json(file.read_bytes())
+            metrics = cls.model_validate_json(file.read_bytes())
         except ValidationError as error:
-            raise AdapterError(f"{file} is damaged: {error.errors()[0]['msg']}; copy the adapter again or fit anew.") from error
-        named = {one.category for one in found.blend.categories}
-        named |= {name for pair in found.blend.confusions for name in (pair.truth, pair.predicted)}
-        if found.variant not in manifest.variants or found.variant not in found.calibration or not named <= set(manifest.categories):
-            raise AdapterError(f"{file} tells of categories or models that its adapter does not have; copy the adapter again or fit anew.")
-        return found
+            raise AdapterError(f"{file} is damaged: {error.errors()[0]['msg']}; copy the adapter again, or fit a new one.") from error
+        named = {category.category for category in metrics.blend.categories}
+        named |= {name for pair in metrics.blend.confusions for name in (pair.truth, pair.predicted)}
+        if metrics.variant not in manifest.variants or metrics.variant not in metrics.calibration or not named <= set(manifest.categories):
+            raise AdapterError(
+                f"{file} tells of categories or models that its adapter does not have; copy the adapter again, or fit a new one."
+            )
+        return metrics

@@ -1,4 +1,4 @@
-"""``heldout.parquet``: the rows that no model learned from, with what each model made of them."""
+"""``heldout.parquet``: the held-out rows with each model's logits."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class HeldOutRows:
         texts, numbers = stored.texts, stored.numbers
         classes = Categories(tuple(names)).numbers(texts["category"])
         if (classes == UNKNOWN).any() or set(texts["part"]) != {"validation", "test"}:
-            raise AdapterError(f"{file} has rows of other categories or parts than its adapter; copy the adapter again or fit anew.")
+            raise AdapterError(f"{file} has rows of other categories or parts than its adapter; copy the adapter again, or fit a new one.")
         return cls(texts["text"], texts["part"], numbers["product"], classes, numbers["lora_logits"], numbers["linear_logits"])
 
     def part(self, name: str) -> Self:

@@ -45,16 +45,16 @@ class Estimate(Numbers):
 
 
 class CategoryScores(Numbers):
-    """How well one category is told from the others."""
+    """The scores of one category."""
 
     category: str
     """The category's name."""
     support: int
-    """Scored rows that are of it."""
+    """Scored rows of this category."""
     precision: float | None
-    """Of the rows labeled with it, the share that is of it; null where none was labeled so."""
+    """Precision; null where no row was labeled with it."""
     recall: float | None
-    """Of its rows, the share that was labeled with it; null where it has none."""
+    """Recall; null where it has no rows."""
     f1: Estimate | None
     """Harmonic mean of precision and recall; null where it has neither rows nor predictions."""
     roc_auc: float | None
@@ -141,7 +141,7 @@ class Bin(Numbers):
 
 
 class Calibration(Numbers):
-    """Whether confidences are what they say: of rows with .8, four in five are right."""
+    """Calibration: of rows with confidence .8, four in five should be right."""
 
     confidence: CalibrationParameters
     """What calibrates: the temperature that scores are divided by, slope and shift of the best category's log-odds."""
@@ -150,31 +150,31 @@ class Calibration(Numbers):
     error_after: float
     """The same after it, as `predict` says confidence."""
     by_chance: float
-    """What that error would be on average if every confidence were exact: so few rows cannot show less."""
+    """The average error of exactly calibrated confidences with this few rows: sampling noise."""
     bins: tuple[Bin, ...]
     """The reliability diagram: bins of rising confidence, after calibration."""
 
 
 class MeasuredThreshold(Threshold):
-    """A threshold, and what became of it on the scored rows."""
+    """A threshold, and its coverage and precision on the scored rows."""
 
     accepted_in_test: float | None = None
-    """Share of the scored rows that lie above the threshold."""
+    """Share of the scored rows at or above the threshold (coverage)."""
     reached_in_test: Estimate | None = None
-    """The share of those that is right; null where there are none."""
+    """Precision of those rows; null where there are none."""
 
 
 class MeasuredCategoryThresholds(Numbers):
-    """The same for the rows labeled with one category, all such categories together held at the same risk (Bonferroni)."""
+    """The same for the rows labeled with one category; the risk holds for all such categories together (Bonferroni)."""
 
     category: str
     """The category's name."""
     promises: tuple[MeasuredThreshold, ...]
-    """A promise for each precision."""
+    """A threshold for each precision."""
 
 
 class UnknownCategory(Numbers):
-    """A category of scored rows that the adapter never learned."""
+    """A category of scored rows that the adapter does not know."""
 
     category: str
     """Its name."""
@@ -183,16 +183,16 @@ class UnknownCategory(Numbers):
 
 
 class Evaluation(Numbers):
-    """How good an adapter is on rows that the scored models did not learn from."""
+    """How good an adapter is on rows that the scored models were not trained on."""
 
     scored_rows: int
     """How many rows."""
     scored_products: int
     """How many products they are of."""
     variant: Variant
-    """The form of the model that labeled them."""
+    """The variant of the model that labeled them."""
     method: Method = "lora"
-    """How the model beside the linear one learned; `lora` and its names stand for it."""
+    """The encoder's training method; the fields called `lora` are its scores, whatever the method."""
     unknown_categories: tuple[UnknownCategory, ...]
     """Categories among them that the adapter does not know."""
     blend: Scores
@@ -208,9 +208,6 @@ class Evaluation(Numbers):
     calibration: Mapping[Variant, Calibration]
     """Of the blend, for each form of the model that can serve."""
     promises: tuple[MeasuredThreshold, ...]
-    """The precision contract: what may be labeled unseen."""
+    """Thresholds for selective prediction (predict --precision)."""
     category_promises: tuple[MeasuredCategoryThresholds, ...]
     """The same within the rows labeled with one category, for those with enough rows to say."""
-
-
-# --- what report --json prints -------------------------------------------------------------------------------------------------------

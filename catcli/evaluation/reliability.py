@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from catcli.adapter.manifest import CalibrationParameters
-from catcli.arrays import BoolArray, DoubleArray, FloatArray, IntArray
+from catcli.arrays import BoolArray, FloatArray, IntArray
 from catcli.evaluation.blend import calibrate, softmax
 from catcli.evaluation.metrics import Bin, Calibration
 
 BINS = 15
 
 SIMULATIONS = 200
-"""Times that exact confidences are drawn anew, to see what error so few rows show by chance."""
+"""Times that exact confidences are simulated, to see what error so few rows show by chance."""
 
 
 def reliability_bins(confidence: FloatArray, right: BoolArray) -> tuple[Bin, ...]:
@@ -30,7 +30,7 @@ def calibration_error(confidence: FloatArray, right: BoolArray) -> float:
     Naeini et al. 2015, "Obtaining Well Calibrated Probabilities Using Bayesian Binning"; bins of equal mass as in Nixon et al. 2019,
     "Measuring Calibration in Deep Learning", since most confidences of a good model lie in the last of equal widths.
     """
-    return sum(found.rows * abs(found.accuracy - found.confidence) for found in reliability_bins(confidence, right)) / len(confidence)
+    return sum(bin_.rows * abs(bin_.accuracy - bin_.confidence) for bin_ in reliability_bins(confidence, right)) / len(confidence)
 
 
 def measure_calibration(scores: FloatArray, truth: IntArray, confidence: CalibrationParameters) -> Calibration:
@@ -48,5 +48,5 @@ def measure_calibration(scores: FloatArray, truth: IntArray, confidence: Calibra
 
 def _error_by_chance(confidence: FloatArray) -> float:
     random = np.random.default_rng(0)
-    drawn: DoubleArray = np.array([calibration_error(confidence, random.random(len(confidence)) < confidence) for _ in range(SIMULATIONS)])
-    return float(drawn.mean())
+    simulated = [calibration_error(confidence, random.random(len(confidence)) < confidence) for _ in range(SIMULATIONS)]
+    return float(np.mean(simulated))

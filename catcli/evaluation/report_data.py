@@ -10,7 +10,7 @@ from catcli.evaluation.metrics import Comparison, Evaluation, Numbers, Scores
 
 
 class FitReport(FitMetrics):
-    """``catcli report ADAPTER --json``: what the fit measured on the rows that it held out."""
+    """``catcli report ADAPTER --json``: what the fit measured on its held-out rows."""
 
     adapter: str
     """The adapter's folder."""
@@ -19,7 +19,7 @@ class FitReport(FitMetrics):
 
 
 class NewRowsReport(Evaluation):
-    """``catcli report ADAPTER --on LABELED --json``: the adapter as it ships, on labeled rows that it is shown for the first time."""
+    """``catcli report ADAPTER --on LABELED --json``: the saved adapter on new labeled rows."""
 
     adapter: str
     """The adapter's folder."""
@@ -30,7 +30,7 @@ class NewRowsReport(Evaluation):
     unlabeled: int
     """Its rows without a category, which are left out."""
     left_out: int
-    """Labeled rows that were not scored, since a draw of them says as much."""
+    """Labeled rows that were not scored, since a sample is enough."""
     recalibrated: tuple[Threshold, ...]
     """Thresholds that these rows show, to be passed as ``predict --min-confidence``."""
 
@@ -52,6 +52,6 @@ class AdapterComparison(Numbers):
     shared_rows: int
     """Test rows that are the same, text and category, for all."""
     adapters: tuple[AdapterScores, ...]
-    """Each of them, in the order asked for."""
+    """Each of them, in the order of the command line."""
     comparisons: tuple[Comparison, ...]
-    """Each after the first beside the first; none where they share too few rows."""
+    """Each adapter against the first; none where they share too few rows."""

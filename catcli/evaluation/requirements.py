@@ -1,4 +1,4 @@
-"""``--require macro_f1=0.9``: scores that have to be reached."""
+"""``--require macro_f1=0.9``: scores that are required."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ UNBOUNDED_METRICS = ("log_loss",)
 
 @dataclass(frozen=True)
 class Requirement:
-    """A score to reach: at least, or for `LOWER_IS_BETTER` at most. ``metric`` is one of `TITLES`, or ``calibration_error``."""
+    """A required score: at least, or for `LOWER_IS_BETTER` at most. ``metric`` is one of `TITLES`, or ``calibration_error``."""
 
     metric: str
     value: float
 
     @classmethod
     def of(cls, text: str) -> Requirement:
-        """``macro_f1=0.9`` as a demand."""
+        """Parse ``macro_f1=0.9``."""
         name, equals, value = text.partition("=")
         name, known = name.strip().lower().replace("-", "_").replace(" ", "_"), [*TITLES, "calibration_error"]
         try:
@@ -32,7 +32,7 @@ class Requirement:
         if not equals or number != number:  # noqa: PLR0124  (only NaN differs from itself)
             raise UsageError(f"--require {text}: write METRIC=VALUE, such as macro_f1=0.9.")
         if name not in known:
-            raise UsageError(f"--require {text}: {name!r} is no metric{did_you_mean(name, known)}; there are {name_list(known)}.")
+            raise UsageError(f"--require {text}: {name!r} is not a metric{did_you_mean(name, known)}; there are {name_list(known)}.")
         if name not in UNBOUNDED_METRICS and not 0 <= number <= 1:
             hint = f", such as {name}={number / 100:g}" if 1 < number <= 100 else ""
             raise UsageError(f"--require {text}: {name} is a share from 0 to 1{hint}.")
@@ -41,18 +41,20 @@ class Requirement:
         return cls(metric=name, value=number)
 
 
-def check_requirements(evaluation: Evaluation, demands: tuple[Requirement, ...], end: str) -> None:
-    """Stop where a demand is not met; ``end`` is what the sentence says of the consequences.
+def check_requirements(evaluation: Evaluation, requirements: tuple[Requirement, ...], end: str) -> None:
+    """Stop where a requirement is not met; ``end`` is the end of the sentence.
 
     Raises:
-        GateMissed: with what was reached.
+        GateMissed: a score is not reached.
     """
     missed = []
-    for demand in demands:
-        reached, told = _reached(evaluation, demand.metric)
-        low = demand.metric in LOWER_IS_BETTER
-        if reached > demand.value if low else reached < demand.value:
-            missed.append(f"{demand.metric} is {told}, {'above' if low else 'below'} the {demand.value:g} that --require asks for")
+    for requirement in requirements:
+        reached, shown = _reached(evaluation, requirement.metric)
+        low = requirement.metric in LOWER_IS_BETTER
+        if reached > requirement.value if low else reached < requirement.value:
+            missed.append(
+                f"{requirement.metric} is {shown}, {'above' if low else 'below'} the {requirement.value:g} that --require asks for"
+            )
     if missed:
         raise GateMissed(f"{'; '.join(missed)}; {end}")
 

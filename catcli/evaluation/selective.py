@@ -1,10 +1,10 @@
-"""The precision contract: the confidence above which rows hold a precision, shown and not hoped.
+"""Selective prediction: the confidence threshold above which rows hold a precision, shown by an exact test.
 
-Cutoffs that are fixed in advance, as counts of the surest products, are tested one after the other, each by an exact bound at the whole
-risk; the first that fails ends it, and the last that held is the threshold. Since a later test only takes place where all before it held,
-the chance that any of them holds wrongly is the risk (Geifman & El-Yaniv 2017, "Selective Classification for Deep Neural Networks", section
-3; Angelopoulos et al. 2021, "Learn then Test", section 2.4, fixed sequence testing). The confidences come from a blend and a calibration
-whose handful of parameters the same rows chose; what that costs is measured over 20 splits in tests/bench/README.md.
+Cutoffs that are fixed in advance, as counts of the most confident products, are tested one after the other, each by an exact bound at the
+whole risk; the first that fails ends it, and the last that held is the threshold. Since a later test only takes place where all before it
+held, the chance that any of them holds wrongly is the risk (Geifman & El-Yaniv 2017, "Selective Classification for Deep Neural Networks",
+section 3; Angelopoulos et al. 2021, "Learn then Test", section 2.4, fixed sequence testing). The confidences come from a blend and a
+calibration whose handful of parameters the same rows chose; what that costs is measured over 20 splits in tests/bench/README.md.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from catcli.evaluation.bootstrap import Outcomes, estimate_interval, lower_bound
 from catcli.evaluation.metrics import MeasuredCategoryThresholds, MeasuredThreshold
 
 TARGET_PRECISIONS = (0.90, 0.95, 0.98, 0.99)
-"""Precisions that are looked for."""
+"""Precisions for which a fit looks for thresholds."""
 
 RISK = 0.05
-"""How often a threshold may be found that does not hold its precision."""
+"""The risk: how often a threshold may not hold its precision."""
 
 MAX_FIRST_ERRORS = 10
-"""Errors that the first cutoff may have room for: with room for none, one mislabeled row among the surest would end the search."""
+"""Errors that the first cutoff allows, at most: with none, one mislabeled row among the most confident would end the search."""
 
 CUTOFF_STEP = 0.025
 """The cutoffs after the first: each accepts so much more of all products."""
 
 MIN_TRIED = 20
-"""Products of which it is asked how often they are right, to say how many more it would take."""
+"""Products from which the precision is estimated, to say how many more products are needed."""
 
 MAX_NEEDED = 1_000_000
-"""Products beyond which "more of them" is no answer."""
+"""Products beyond which "more of them" is not an answer."""
 
 
 @dataclass(frozen=True)
@@ -50,33 +50,33 @@ class ProductSample:
 
     @classmethod
     def of(cls, outcomes: Outcomes) -> ProductSample:
-        """A row of every product, drawn: the first in a file may be of another kind than the rest, the shortest title say."""
+        """A random row of every product: the first in a file may be of another kind than the rest, the shortest title say."""
         shuffled = np.random.default_rng(0).permutation(len(outcomes.product))
         rows = np.sort(shuffled[np.unique(outcomes.product[shuffled], return_index=True)[1]])
         return cls(outcomes.confidence[rows], outcomes.right[rows], outcomes.predicted[rows])
 
     def of_class(self, number: int) -> ProductSample:
         """Those labeled with one class."""
-        mine = self.predicted == number
-        return ProductSample(self.confidence[mine], self.right[mine], self.predicted[mine])
+        is_class = self.predicted == number
+        return ProductSample(self.confidence[is_class], self.right[is_class], self.predicted[is_class])
 
 
-def find_threshold(judged: ProductSample, precision: float, risk: float = RISK) -> Threshold:
+def find_threshold(sample: ProductSample, precision: float, risk: float = RISK) -> Threshold:
     """The lowest threshold that holds ``precision``, or how many products are missing to show one."""
-    count = len(judged.right)
-    order = np.argsort(-judged.confidence, kind="stable")
-    confidence, hits = judged.confidence[order], np.cumsum(judged.right[order])
-    held, tested = 0, None
+    count = len(sample.right)
+    order = np.argsort(-sample.confidence, kind="stable")
+    confidence, hits = sample.confidence[order], np.cumsum(sample.right[order])
+    passed, tested = 0, None
     for cutoff in _cutoffs(confidence, precision, risk):
         if lower_bound(int(hits[cutoff - 1]), cutoff, risk) < precision:
             tested = cutoff
             break
-        held = cutoff
-    if held:
+        passed = cutoff
+    if passed:
         return Threshold(
             precision=precision,
-            threshold=float(confidence[held - 1]),
-            accepted=held / count,
+            threshold=float(confidence[passed - 1]),
+            accepted=passed / count,
             products=count,
             missing=None,
             best=None,
@@ -102,7 +102,7 @@ def products_needed(precision: float, risk: float = RISK, errors: int = 0) -> in
 
 
 def _cutoffs(confidence: FloatArray, precision: float, risk: float) -> list[int]:
-    """Counts of the surest products, rising, of falling ``confidence``; those of equal confidence are accepted together.
+    """The cutoffs: rising counts of the most confident products, by ``confidence``; equal ones are accepted together.
 
     Right and wrong play no part in it, the confidences may: the first cutoff is the one that is likeliest to pass if they are exact, and
     they end where the mean confidence of what is accepted falls below ``precision``, beyond which it would take luck to be shown right.
@@ -113,68 +113,74 @@ def _cutoffs(confidence: FloatArray, precision: float, risk: float) -> list[int]
     if not starts:
         return []
     start, _ = max(starts, key=lambda tried: stats.poisson.cdf(tried[1], tried[0] * (1 - means[tried[0] - 1])))
-    asked = np.append(np.arange(start, count, max(1, round(CUTOFF_STEP * count))), count)
-    cutoffs = np.unique(np.searchsorted(-confidence, -confidence[asked - 1], side="right"))
+    counts = np.append(np.arange(start, count, max(1, round(CUTOFF_STEP * count))), count)
+    cutoffs = np.unique(np.searchsorted(-confidence, -confidence[counts - 1], side="right"))
     return [int(cutoff) for cutoff in cutoffs[(means[cutoffs - 1] >= precision) | (cutoffs == cutoffs[0])]]
 
 
 def _estimate_needed(hits: IntArray, precision: float, risk: float) -> int | None:
-    """Products that would show ``precision`` for some share of the surest, if they were right as often as they are now.
+    """Products that would show ``precision`` for some share of the most confident ones, if these stay right as often as now.
 
-    ``hits`` *(products,)* counts the right ones among the surest so many; None where no share is right often enough.
+    ``hits`` *(products,)* counts the right ones among the first ones; None where no share is right often enough.
     """
-    count, found = len(hits), []
+    count, estimates = len(hits), []
     for tried in sorted({min(count, max(MIN_TRIED, round(share * count))) for share in np.arange(0.1, 1.01, 0.1)}):
         wrong = tried - int(hits[tried - 1])
         size = tried
         while size <= MAX_NEEDED and lower_bound(size - round(wrong / tried * size), size, risk) < precision:
             size = math.ceil(size * 1.05)
         if size <= MAX_NEEDED:
-            found.append(math.ceil(size / tried * count))  # the cutoff keeps its share of all products
-    return min(found, default=None)
+            estimates.append(math.ceil(size / tried * count))  # the cutoff keeps its share of all products
+    return min(estimates, default=None)
 
 
-def find_thresholds(judged: ProductSample, targets: Sequence[float] = TARGET_PRECISIONS, risk: float = RISK) -> tuple[Threshold, ...]:
+def find_thresholds(sample: ProductSample, targets: Sequence[float] = TARGET_PRECISIONS, risk: float = RISK) -> tuple[Threshold, ...]:
     """A threshold for each of ``targets``."""
-    return tuple(find_threshold(judged, target, risk) for target in targets)
+    return tuple(find_threshold(sample, target, risk) for target in targets)
 
 
-def find_category_thresholds(judged: ProductSample, names: Sequence[str]) -> tuple[CategoryThresholds, ...]:
+def find_category_thresholds(sample: ProductSample, names: Sequence[str]) -> tuple[CategoryThresholds, ...]:
     """Thresholds within the rows labeled with one category, for each category labeled often enough.
 
     All of them hold together at `RISK`: each is found at its share (Bonferroni). How often a category is labeled says nothing of how often
     rightly, so it may decide which are tried: as many as can each be shown at the share that so many leave.
     """
-    labeled, counts = np.unique(judged.predicted, return_counts=True)
+    labeled, counts = np.unique(sample.predicted, return_counts=True)
     rising = np.sort(counts)
-    most = next((many for many in range(len(counts), 0, -1) if rising[-many] >= products_needed(min(TARGET_PRECISIONS), RISK / many)), 0)
-    tried = labeled[np.argsort(-counts, kind="stable")[:most]]
+    tested_count = next(
+        (many for many in range(len(counts), 0, -1) if rising[-many] >= products_needed(min(TARGET_PRECISIONS), RISK / many)), 0
+    )
+    tried = labeled[np.argsort(-counts, kind="stable")[:tested_count]]
     return tuple(
-        CategoryThresholds(category=names[int(number)], thresholds=find_thresholds(judged.of_class(int(number)), risk=RISK / len(tried)))
+        CategoryThresholds(category=names[int(number)], thresholds=find_thresholds(sample.of_class(int(number)), risk=RISK / len(tried)))
         for number in tried
     )
 
 
-def measure_threshold(found: Threshold, scored: Outcomes) -> MeasuredThreshold:
+def measure_threshold(threshold: Threshold, scored: Outcomes) -> MeasuredThreshold:
     """A threshold with what became of it on rows that it was not found by."""
-    facts = found.model_dump()
-    if found.threshold is None or not len(scored.truth):
+    facts = threshold.model_dump()
+    if threshold.threshold is None or not len(scored.truth):
         return MeasuredThreshold(**facts)
-    accepted = np.flatnonzero(scored.confidence >= np.float32(found.threshold))
+    accepted = np.flatnonzero(scored.confidence >= np.float32(threshold.threshold))
     reached = None
     if len(accepted):
-        chosen = scored.take(accepted)
-        reached = estimate_interval(float(chosen.point.metrics["accuracy"][0]), chosen.drawn.metrics["accuracy"], chosen.products)
+        selected = scored.take(accepted)
+        reached = estimate_interval(
+            float(selected.point.metrics["accuracy"][0]), selected.replicates.metrics["accuracy"], selected.products
+        )
     return MeasuredThreshold(**facts, accepted_in_test=len(accepted) / len(scored.truth), reached_in_test=reached)
 
 
 def measure_category_thresholds(
-    found: Sequence[CategoryThresholds], scored: Outcomes, names: Sequence[str]
+    thresholds: Sequence[CategoryThresholds], scored: Outcomes, names: Sequence[str]
 ) -> tuple[MeasuredCategoryThresholds, ...]:
     """The same for the thresholds of categories, each on the rows that were labeled with it."""
     numbers = {name: number for number, name in enumerate(names)}
     return tuple(
-        MeasuredCategoryThresholds(category=one.category, promises=tuple(measure_threshold(single, mine) for single in one.thresholds))
-        for one in found
-        for mine in [scored.take(np.flatnonzero(scored.predicted == numbers[one.category]))]
+        MeasuredCategoryThresholds(
+            category=category.category, promises=tuple(measure_threshold(single, of_category) for single in category.thresholds)
+        )
+        for category in thresholds
+        for of_category in [scored.take(np.flatnonzero(scored.predicted == numbers[category.category]))]
     )

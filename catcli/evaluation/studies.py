@@ -8,18 +8,18 @@ from catcli.evaluation.metrics import Comparison, Estimate, Numbers, Scores
 
 
 class TrialResult(Numbers):
-    """One recipe that was tried."""
+    """One trial: a recipe and its score."""
 
     number: int
     """Its place among the trials that have ended, from 1."""
     pruned: bool
-    """Whether it was given up after some folds, being worse than the median of the trials before it, or since training diverged."""
+    """Whether it was pruned after some folds: it was worse than the median of the trials before it, or its training diverged."""
     score: float | None
-    """Of the blend, over the rows of all folds; null where it was given up."""
+    """Of the blend, over the rows of all folds; null where it was pruned."""
     by_fold: tuple[float, ...]
     """The same after each fold, over the rows of those so far."""
     settings: Mapping[str, float]
-    """What was tried, by the names of the recipe."""
+    """Its hyperparameters, by the names of the recipe."""
     seconds: float
     """How long it took."""
 
@@ -30,7 +30,7 @@ class TuneResult(Numbers):
     metric: str
     """What the trials were ranked by."""
     folds: int
-    """Into how many folds the rows were dealt."""
+    """The number of folds."""
     trials: tuple[TrialResult, ...]
     """All that have ended. The first is the recipe that the search began with."""
     best: int
@@ -57,9 +57,9 @@ class ModelResult(Numbers):
     base: str | None
     """The base; null for the linear model."""
     method: str
-    """How it learned, or ``linear``."""
+    """Its training method, or ``linear``."""
     balance: str
-    """What was done for rare categories."""
+    """Its balance option."""
     adapters: tuple[str, ...]
     """The folders of its fits, one for each seed."""
     accuracy: Estimate
@@ -77,8 +77,8 @@ class ModelResult(Numbers):
     blend_macro_f1: Estimate | None
     """Macro F1 of the same."""
     validation_log_loss: float
-    """Log loss of the blend, or of the linear model alone, on the validation rows: what to choose by, since the test rows only tell. Each
-    half of the rows is scored with the weights and the calibration that the other half asks for."""
+    """Log loss of the blend, or of the linear model alone, on the validation rows: the score that the best model is chosen by. Each half of
+    the rows is scored with the weights and the calibration that the other half asks for."""
     seconds: float
     """What its training took."""
     peak_memory: int | None
@@ -99,7 +99,7 @@ class GridResult(Numbers):
     test_products: int
     """Products that these are of."""
     models: tuple[ModelResult, ...]
-    """Every model, in the order asked for."""
+    """Every model, in the order of the command line."""
     best: str
     """The one whose validation log loss is lowest."""
     recipe: str | None
@@ -107,7 +107,7 @@ class GridResult(Numbers):
     comparisons: tuple[Comparison, ...]
     """Every pair of models, each alone, with McNemar's test; Holm's correction, and Bonferroni's of the intervals, over all pairs."""
     failed: Mapping[str, str]
-    """Fits that came to nothing, and why."""
+    """Fits that failed, and why."""
     page: str
     """The HTML page."""
 
@@ -122,7 +122,7 @@ class CategoryChange(Numbers):
     rows: int
     """How many."""
     weight: float
-    """What they count together; as many as rows where no column was named."""
+    """Their total weight; the number of rows where no column was named."""
 
 
 class CategoryTurnover(Numbers):
@@ -139,11 +139,11 @@ class CategoryTurnover(Numbers):
     joined: int
     """Rows that would come to it."""
     weight: float
-    """What those that leave and come count together."""
+    """The total weight of the rows that leave and come."""
 
 
 class CatalogDiff(Numbers):
-    """``catcli compare A B --on CATALOG --json``."""
+    """``catcli diff A B CATALOG --json``."""
 
     before: str
     """The adapter in use."""
@@ -156,11 +156,11 @@ class CatalogDiff(Numbers):
     changed: int
     """Rows whose category would change."""
     weight_column: str | None
-    """The column that rows count by; null for rows that count one each."""
+    """The column of the weights; null without weights."""
     weight: float | None
-    """What all rows count together; null without such a column."""
+    """The total weight of all rows; null without such a column."""
     changed_weight: float | None
-    """What the changed rows count together."""
+    """The total weight of the changed rows."""
     share: float
     """The share that changes, of the weight where there is one, else of the rows: what ``--max-churn`` is held against."""
     flows: tuple[CategoryChange, ...]
@@ -168,4 +168,4 @@ class CatalogDiff(Numbers):
     categories: tuple[CategoryTurnover, ...]
     """Every category that rows have under either, those with most changes first."""
     output: str | None
-    """The file with the changed rows; null where none was asked for."""
+    """The file with the changed rows; null without ``-o``."""

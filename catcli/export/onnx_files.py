@@ -21,9 +21,7 @@ from catcli.models.classifier import Classifier
 
 OPSET = 18
 
-
 MODEL_FILES: dict[Variant, str] = {"fp32": "model.onnx", "int8": "model.int8.onnx", "fp16": "model.fp16.onnx"}
-
 
 _EXPECTED_WARNINGS = (
     # torch 2.9 made another exporter its default; optimum-onnx 0.1 asks for the TorchScript one, and torch says so at every export.
@@ -84,7 +82,7 @@ def _onnx_config(classifier: Classifier) -> OnnxConfig:
         )
         known = type(make(classifier.config))
     axes = {0: "rows", 1: "tokens"}
-    ours: type[OnnxConfig] = type(
+    config: type[OnnxConfig] = type(
         f"Catcli{known.__name__}",
         (known,),
         {
@@ -92,7 +90,7 @@ def _onnx_config(classifier: Classifier) -> OnnxConfig:
             "outputs": property(lambda _: {"logits": {0: "rows"}}),
         },
     )
-    return ours(classifier.config, task="feature-extraction")
+    return config(classifier.config, task="feature-extraction")
 
 
 def to_int8(onnx_file: Path, file: Path) -> None:

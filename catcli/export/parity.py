@@ -14,12 +14,13 @@ from catcli.arrays import FloatArray
 from catcli.errors import GateMissed
 from catcli.evaluation.fit_metrics import Int8Decision, Parity, VariantDecision
 from catcli.export.onnx_files import MODEL_FILES, external_weight_files, to_fp16, to_int8, to_onnx
-from catcli.export.torch_inference import Advance, torch_logits
+from catcli.export.torch_inference import torch_logits
 from catcli.export.trained_model import TrainedModel
 from catcli.inference.cuda import CUDA_PROVIDER, has_cuda
 from catcli.inference.labeler import PROBE_ROWS, encoder_logits
 from catcli.inference.session import Session
 from catcli.inference.tokens import TokenBatch, Tokenizer
+from catcli.logs import Advance
 from catcli.models.methods import load_model, merge_model, save_model
 
 PARITY_ROWS = 256
@@ -45,8 +46,8 @@ MIN_SPEEDUP = 1.1
 class ExportedModel:
     """The files that serve: what each gives for the held-out texts, how it compares, and which one serves on a CPU.
 
-    ``probe`` are the logits of the first `PROBE_ROWS` texts by themselves: int8 scales its activations by the batch, so its logits hang on
-    the texts beside. ``learned_bytes`` is what the files take that hold what was learned.
+    ``probe`` are the logits of the first `PROBE_ROWS` texts by themselves: int8 scales its activations by the batch, so its logits depend
+    on the other texts of the batch. ``learned_bytes`` is what the files take that hold what was learned.
     """
 
     logits: Mapping[Variant, FloatArray]
@@ -57,7 +58,7 @@ class ExportedModel:
     fp16: VariantDecision | None = None
 
     @property
-    def serves(self) -> Variant:
+    def ships(self) -> Variant:
         """int8 where it was kept, else fp32."""
         return "int8" if "int8" in self.logits else "fp32"
 
@@ -82,7 +83,7 @@ def export_fp32(trained: TrainedModel, texts: Sequence[str], folder: Path, advan
     logits = encoder_logits(tokenizer, session, texts)
     parity = (_compare("merged", reference, merged), _compare("ONNX fp32", reference, logits[: len(sample)]))
     for form in parity:
-        if not form.largest_difference <= MAX_LOGIT_DIFFERENCE:  # so that a difference that is no number does not pass
+        if not form.largest_difference <= MAX_LOGIT_DIFFERENCE:  # so that a difference that is not a number does not pass
             raise GateMissed(
                 f"parity: the {form.form} model's logits differ from the saved adapter's by up to {form.largest_difference:.1e}, more than "
                 f"{MAX_LOGIT_DIFFERENCE:.0e}; nothing was written. Check the installed versions with 'catcli doctor'."
@@ -96,12 +97,12 @@ def add_int8(
     tokenizer: Tokenizer,
     texts: Sequence[str],
     folder: Path,
-    alike: Callable[[FloatArray, FloatArray], float],
+    compare: Callable[[FloatArray, FloatArray], float],
     settled: Int8Decision | None = None,
 ) -> ExportedModel:
     """Quantize what `export_fp32` put into ``folder`` for the same ``texts``, and keep it where it labels alike and faster.
 
-    ``alike`` says in what share of rows two matrices of logits lead to the same label: in the blend, for that is what labels. ``settled``
+    ``compare`` says in what share of rows two matrices of logits lead to the same label: in the blend, for that is what labels. ``settled``
     is what was found for a model of nearly the same rows: its speed is not measured again, and where it did not serve it is not tried.
     """
     if settled is not None and not settled.kept:
@@ -110,7 +111,7 @@ def add_int8(
     to_int8(folder / MODEL_FILES["fp32"], file)
     session = Session(file, "cpu")
     tried = _with_variant(exported, "int8", session, tokenizer, texts)
-    agreement = alike(tried.logits["fp32"], tried.logits["int8"])
+    agreement = compare(tried.logits["fp32"], tried.logits["int8"])
     if settled is not None and agreement >= MIN_REFIT_AGREEMENT:
         verdict = settled
     else:
@@ -124,7 +125,7 @@ def add_int8(
 
 
 def add_fp16(
-    exported: ExportedModel, tokenizer: Tokenizer, texts: Sequence[str], folder: Path, alike: Callable[[FloatArray, FloatArray], float]
+    exported: ExportedModel, tokenizer: Tokenizer, texts: Sequence[str], folder: Path, compare: Callable[[FloatArray, FloatArray], float]
 ) -> ExportedModel:
     """Where there is a GPU, halve what `export_fp32` put into ``folder``, and keep it where it labels alike there."""
     if not has_cuda():
@@ -136,7 +137,7 @@ def add_fp16(
         _remove(file)
         return replace(exported, fp16=VariantDecision(kept=False, reason=f"dropped: a session does not get the GPU ({session.no_cuda})"))
     tried = _with_variant(exported, "fp16", session, tokenizer, texts)
-    agreement = alike(tried.logits["fp32"], tried.logits["fp16"])
+    agreement = compare(tried.logits["fp32"], tried.logits["fp16"])
     if agreement < MIN_AGREEMENT:
         _remove(file)
         return replace(exported, parity=tried.parity, fp16=VariantDecision(kept=False, reason=_differs(agreement)))
@@ -178,7 +179,7 @@ def _compare(form: str, reference: FloatArray, logits: FloatArray) -> Parity:
     return Parity(
         form=form,
         rows=len(reference),
-        # Where one of them is no number, they could not differ more.
+        # Where one of them is not a number, they could not differ more.
         largest_difference=float(np.nan_to_num(np.abs(reference - logits), nan=np.inf).max().clip(max=np.finfo(np.float32).max)),
         agreement=float((reference.argmax(1) == logits.argmax(1)).mean()),
     )

@@ -17,11 +17,6 @@ from catcli.models.device import is_out_of_memory
 
 Ids = Sequence[Sequence[int]]
 
-
-Advance = Callable[[str, float, float], None]
-"""Called with what is being done, how many rows of it are done, and how many there are."""
-
-
 INFERENCE_TOKENS = 4096
 """Tokens of a batch where no gradient is kept."""
 
@@ -37,14 +32,14 @@ def run_batches(
 ) -> FloatArray:
     """What ``look`` makes of every batch, as one array *(rows, width)*; of all texts, or of ``rows``."""
     classifier.eval()
-    chosen = np.arange(len(ids)) if rows is None else rows
+    numbers = np.arange(len(ids)) if rows is None else rows
     out: FloatArray | None = None
     done = 0
     with torch.inference_mode(), autocast(bf16, next(classifier.parameters()).device):
-        for batch in tokenizer.batches([ids[row] for row in chosen], INFERENCE_TOKENS):
-            values = _run_batch(look, TokenBatch(batch.ids, batch.mask, chosen[batch.rows]))
+        for batch in tokenizer.batches([ids[row] for row in numbers], INFERENCE_TOKENS):
+            values = _run_batch(look, TokenBatch(batch.ids, batch.mask, numbers[batch.rows]))
             if out is None:
-                out = np.empty((len(chosen), values.shape[1]), dtype=np.float32)
+                out = np.empty((len(numbers), values.shape[1]), dtype=np.float32)
             out[batch.rows] = values
             done += len(batch.rows)
             advance(done)
@@ -54,12 +49,12 @@ def run_batches(
 def _run_batch(look: Callable[[TokenBatch], Tensor], batch: TokenBatch) -> FloatArray:
     """What ``look`` makes of a batch, in halves where memory is too short for it."""
     try:
-        found: FloatArray = look(batch).float().cpu().numpy()
+        outputs: FloatArray = look(batch).float().cpu().numpy()
     except (RuntimeError, MemoryError) as error:
         if len(batch.rows) == 1 or not is_out_of_memory(error):
             raise
     else:
-        return found
+        return outputs
     return np.concatenate([_run_batch(look, half) for half in batch.halves()])
 
 

@@ -13,9 +13,9 @@ from catcli.models.classifier import Classifier
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A classifier with what it learned still beside the weights, what it was fed with, and what training took.
+    """A classifier with its adapters not yet merged, its tokenizer, and how its training went.
 
-    ``passes`` says after how many passes over the rows it was best, ``of`` for how many its learning rate was laid out.
+    ``passes`` is how many passes over the rows its weights had, ``planned_passes`` how many its learning rate was scheduled for.
     """
 
     classifier: Classifier
@@ -25,6 +25,6 @@ class TrainedModel:
     device: str
     epochs: tuple[EpochScores, ...]
     passes: float
-    of: float
+    planned_passes: float
     trained_parameters: int
     total_parameters: int

@@ -1,4 +1,4 @@
-"""``--precision``: the confidence that holds it, as the adapter's own choosing rows have shown."""
+"""``--precision``: the confidence that holds it, as the adapter's validation rows have shown."""
 
 from __future__ import annotations
 
@@ -7,60 +7,60 @@ from pathlib import Path
 
 from catcli.adapter.manifest import Threshold, VariantInfo
 from catcli.errors import GateMissed, UsageError
-from catcli.talk import Talk
+from catcli.logs import LOGGER
 from catcli.wording import format_confidence
 
 
-def accepted_from(served: VariantInfo, precision: float, folder: Path, talk: Talk) -> float:
-    """The threshold of the lowest precision on record that is no lower than ``precision``.
+def acceptance_threshold(info: VariantInfo, precision: float, folder: Path) -> float:
+    """The threshold of the lowest precision on record that is not lower than ``precision``.
 
     Raises:
         UsageError: no precision on record is so high.
         GateMissed: none of those has a threshold.
     """
-    enough = _no_lower(served.thresholds, precision, folder)
-    for found in enough:
-        if found.threshold is not None:
-            if found.precision != precision:
-                talk.say(f"--precision {precision:g}: the threshold for {found.precision:g} holds it")
-            talk.say(f"rows are accepted from a confidence of {format_confidence(found.threshold)}")
-            return found.threshold
-    attainable = [found for found in served.thresholds if found.threshold is not None]
+    enough = _no_lower(info.thresholds, precision, folder)
+    for threshold in enough:
+        if threshold.threshold is not None:
+            if threshold.precision != precision:
+                LOGGER.info(f"--precision {precision:g}: the threshold for {threshold.precision:g} holds it")
+            LOGGER.info(f"rows are accepted from a confidence of {format_confidence(threshold.threshold)}")
+            return threshold.threshold
+    attainable = [threshold for threshold in info.thresholds if threshold.threshold is not None]
     instead = (
         f"--precision {attainable[-1].precision:g} is attainable, from a confidence of {format_confidence(attainable[-1].threshold or 0.0)}"
         if attainable
-        else "no precision on record is attainable; --min-confidence sets a threshold that nothing vouches for"
+        else "no precision on record is attainable; --min-confidence sets a threshold without a measured precision"
     )
-    why = enough[0].shortfall
-    raise GateMissed(f"--precision {precision:g}: {folder} has no threshold that holds it ({why}); {instead}; nothing was written.")
+    shortfall = enough[0].shortfall
+    raise GateMissed(f"--precision {precision:g}: {folder} has no threshold that holds it ({shortfall}); {instead}; nothing was written.")
 
 
-def accepted_from_by_category(served: VariantInfo, precision: float, folder: Path, talk: Talk) -> Mapping[str, float]:
+def acceptance_thresholds_by_category(info: VariantInfo, precision: float, folder: Path) -> Mapping[str, float]:
     """Thresholds of the categories that hold ``precision`` by themselves.
 
     Raises:
         UsageError: no precision on record is so high.
         GateMissed: no category holds it.
     """
-    found = {}
-    for category in served.category_thresholds:
+    cutoffs = {}
+    for category in info.category_thresholds:
         for threshold in _no_lower(category.thresholds, precision, folder):
             if threshold.threshold is not None:
-                found[category.category] = threshold.threshold
+                cutoffs[category.category] = threshold.threshold
                 break
-    if not found:
-        tried = len(served.category_thresholds)
+    if not cutoffs:
+        tried = len(info.category_thresholds)
         raise GateMissed(
-            f"--precision {precision:g} --by-category: no category of {folder} holds it by itself ({tried:,} have choosing rows enough to "
-            "be tried); leave out --by-category, or fit with more labeled rows; nothing was written."
+            f"--precision {precision:g} --by-category: no category of {folder} holds it by itself ({tried:,} have enough validation rows "
+            "to be tried); leave out --by-category, or fit with more labeled rows; nothing was written."
         )
-    talk.say(f"{len(found):,} categories hold --precision {precision:g} by themselves; rows labeled with others are not accepted")
-    return found
+    LOGGER.info(f"{len(cutoffs):,} categories hold --precision {precision:g} by themselves; rows labeled with others are not accepted")
+    return cutoffs
 
 
 def _no_lower(thresholds: Sequence[Threshold], precision: float, folder: Path) -> list[Threshold]:
-    enough = sorted((found for found in thresholds if found.precision >= precision), key=lambda found: found.precision)
+    enough = sorted((threshold for threshold in thresholds if threshold.precision >= precision), key=lambda threshold: threshold.precision)
     if not enough:
-        have = ", ".join(f"{found.precision:g}" for found in thresholds)
+        have = ", ".join(f"{threshold.precision:g}" for threshold in thresholds)
         raise UsageError(f"--precision {precision:g}: {folder} was made with thresholds for {have}; choose one of these or a lower one.")
     return enough

@@ -15,15 +15,13 @@ from catcli.arrays import FloatArray
 from catcli.errors import AdapterError
 from catcli.evaluation.heldout import HeldOutRows
 from catcli.inference.labeler import PROBE_ROWS, Labeler, save_probe
-from catcli.talk import Talk
+from catcli.logs import log_event
 
 ROWS = frozenset({"heldout.parquet", "probe.parquet"})
 """The files that hold texts of products."""
 
 
-def export_adapter(
-    name: str, output: Path, *, without_rows: bool = False, key: Path | None = None, force: bool = False, talk: Talk | None = None
-) -> Adapter:
+def copy_adapter(name: str, output: Path, *, without_rows: bool = False, key: Path | None = None, force: bool = False) -> Adapter:
     """Copy an adapter to the folder ``output``, every file checked on the way.
 
     With ``without_rows`` the held-out rows keep their logits, categories and product hashes, by which the copy is reported, but not their
@@ -36,31 +34,29 @@ def export_adapter(
         AdapterError: there is no such adapter, a file of it is damaged, or the output is taken.
         OutputError: the output cannot be written.
     """
-    talk = talk or Talk.silent()
     private = None if key is None else signing.load_private_key(key)
-    found = find_adapter(name)
+    adapter = find_adapter(name)
     check_target(output, force)
-    if output.resolve().is_relative_to(found.folder.resolve()):
+    if output.resolve().is_relative_to(adapter.folder.resolve()):
         raise AdapterError(f"-o {output} lies in the adapter that is exported; name a folder beside it.")
-    size = found.verify()
+    size = adapter.verify()
     with adapter_draft(output) as draft:
-        for file in found.manifest.files:
+        for file in adapter.manifest.files:
             if not without_rows or file not in ROWS:
-                shutil.copyfile(found.file(file), draft.folder / file)
+                shutil.copyfile(adapter.file(file), draft.folder / file)
         if without_rows:
-            _write_without_rows(found, draft.folder)
-        draft.manifest = found.manifest
+            _write_without_rows(adapter, draft.folder)
+        draft.manifest = adapter.manifest
         if private is not None:
             draft.finish = lambda folder: signing.sign_adapter(folder, private)
-    talk.record("exported", bytes=size, adapter=found.fingerprint, folder=str(output))
-    talk.say(f"written: {output}" + (", without the texts of its rows" if without_rows else "") + (", signed" if private else ""))
+    log_event("exported", bytes=size, adapter=adapter.fingerprint, folder=str(output))
     return load_adapter(output)
 
 
 def _write_without_rows(adapter: Adapter, folder: Path) -> None:
     manifest = adapter.manifest
-    held = HeldOutRows.load(adapter.file("heldout.parquet"), manifest.categories)
-    replace(held, texts=[""] * len(held.texts)).save(folder / "heldout.parquet", manifest.categories)
+    heldout = HeldOutRows.load(adapter.file("heldout.parquet"), manifest.categories)
+    replace(heldout, texts=[""] * len(heldout.texts)).save(folder / "heldout.parquet", manifest.categories)
     texts, logits = manifest.categories[:PROBE_ROWS], dict[Variant, FloatArray]()
     for variant in manifest.variants:
         # Loaded as predict does, vetted and tried out: what is written has to be what the adapter computes.

@@ -13,7 +13,6 @@ from typing import TypeVar, cast
 READ_AHEAD, WRITE_BEHIND = 2, 2
 """Batches read but not yet looked at, and labeled but not yet written."""
 
-
 Item = TypeVar("Item")
 
 
@@ -49,8 +48,8 @@ class BackgroundWriter:
 class _Ahead(Iterator[Item]):
     """Items that a thread of their own makes before they are asked for."""
 
-    def __init__(self, items: Iterable[Item], most: int) -> None:
-        self._made: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(most)
+    def __init__(self, items: Iterable[Item], limit: int) -> None:
+        self._made: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(limit)
         self._items = items
         self.stopped = threading.Event()
         threading.Thread(target=self._make, daemon=True).start()
@@ -79,16 +78,16 @@ class _Ahead(Iterator[Item]):
 
 
 @contextmanager
-def read_ahead(items: Iterable[Item], most: int) -> Iterator[Iterator[Item]]:
-    """The items, made in a thread of their own, ``most`` of them before they are asked for.
+def read_ahead(items: Iterable[Item], limit: int) -> Iterator[Iterator[Item]]:
+    """The items, made in a thread of their own, ``limit`` of them before they are asked for.
 
     Where the block ends early nothing waits for that thread, which may itself wait for standard input, and for ever.
     """
-    made = _Ahead(items, most)
+    reader = _Ahead(items, limit)
     try:
-        yield made
+        yield reader
     finally:
-        made.stopped.set()
+        reader.stopped.set()
 
 
 @contextmanager

@@ -43,6 +43,6 @@ def load_cuda_libraries() -> str:
 def _preload(folder: str | None) -> str:
     import onnxruntime
 
-    with redirect_stdout(io.StringIO()) as said:
+    with redirect_stdout(io.StringIO()) as printed:
         onnxruntime.preload_dlls(directory=folder)
-    return " ".join(said.getvalue().split())
+    return " ".join(printed.getvalue().split())

@@ -1,12 +1,12 @@
-"""``catcli compare A B --on CATALOG``: which rows would change category if the second adapter took the place of the first."""
+"""``catcli diff``: which rows would change category if the second adapter took the place of the first."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,8 @@ import polars as pl
 from catcli.adapter.folder import Adapter
 from catcli.adapter.store import find_adapter
 from catcli.atomic import atomic_write
-from catcli.commands.predict import with_notes as told_notes
-from catcli.config import check_device
 from catcli.data.dataset.column_mapping import map_text_columns, price_columns
 from catcli.data.dataset.columns import find_column, similar_columns
-from catcli.data.dataset.prepare import InputOptions
 from catcli.data.dataset.text import column_cells
 from catcli.data.io.batch import Batch
 from catcli.data.io.output import FileFormat, check_folder, file_format, write_errors
@@ -29,155 +26,148 @@ from catcli.data.io.source import BATCH_ROWS, Source
 from catcli.data.io.writers import RowWriter, open_writer
 from catcli.errors import GateMissed, ProductsError, UsageError, name_list
 from catcli.evaluation.studies import CatalogDiff, CategoryChange, CategoryTurnover
+from catcli.inference.diff_options import DiffOptions
+from catcli.inference.engines import LocalEngine
 from catcli.inference.labeler import Labeler
-from catcli.inference.pipeline import label_locally, local_engine, run_pipeline
+from catcli.inference.pipeline import run_pipeline
 from catcli.inference.planning import BatchPlanner, LabelingPlan
+from catcli.inference.predict import with_notes
 from catcli.inference.result_columns import CONFIDENCE, PREDICTED
 from catcli.inference.results import KnownLabels
-from catcli.paths import display_path, is_folder, is_pipe
-from catcli.reporting import sentences, tables
-from catcli.talk import Talk
+from catcli.logs import LOGGER, Advance, log_event, no_progress
+from catcli.paths import display_path
 from catcli.wording import per_cent
 
 BEFORE, AFTER = "category_before", "category_after"
-SURE_BEFORE, SURE_AFTER = "confidence_before", "confidence_after"
-OURS = (BEFORE, AFTER, SURE_BEFORE, SURE_AFTER)
+CONFIDENCE_BEFORE, CONFIDENCE_AFTER = "confidence_before", "confidence_after"
+OURS = (BEFORE, AFTER, CONFIDENCE_BEFORE, CONFIDENCE_AFTER)
 
 
-@dataclass(frozen=True)
-class DiffOptions:
-    """What was asked for, as the options have it: the catalog, the column that rows count by, the limit, and where changed rows go."""
+def diff(
+    before: str,
+    after: str,
+    catalog: Sequence[str],
+    options: DiffOptions | None = None,
+    *,
+    advance: Advance = no_progress,
+    on_result: Callable[[CatalogDiff], None] = lambda _: None,
+) -> CatalogDiff:
+    """Label the catalog with the adapters ``before`` and ``after`` at once and count what changes; memory holds some batches.
 
-    on: str
-    weight: str | None = None
-    max_churn: float | None = None
-    output: str | None = None
-    text: Sequence[str] = ()
-    allow_missing: bool = False
-    device: str = "auto"
-    variant: str = "auto"
-    reading: InputOptions = field(default_factory=InputOptions)
-
-    def check(self, names: Sequence[str], odd: Sequence[str] = ()) -> None:
-        """Stop at what means nothing together; ``odd`` are options that were given and are of fits."""
-        check_device(self.device)
-        if odd:
-            raise UsageError(f"{name_list(odd)}: with --on two adapters are compared as they are and nothing is fitted; leave it out.")
-        if len(names) != 2:
-            raise UsageError(f"--on compares two adapters, the one in use and the one to take its place; {len(names)} were named.")
-        if self.max_churn is not None and not 0 <= self.max_churn <= 1:
-            raise UsageError(f"--max-churn {self.max_churn:g}: a share from 0 to 1, such as 0.02.")
-        if self.output is not None and (is_pipe(self.output) or is_folder(self.output)):
-            raise UsageError(f"-o {self.output}: name a file; it gets the rows that change.")
-
-
-def diff_adapters(names: Sequence[str], asked: DiffOptions, *, as_json: bool = False, talk: Talk | None = None) -> CatalogDiff:
-    """Label the catalog with both adapters at once and tell what changes; no more of it is held than some batches.
+    ``on_result`` is called before ``--max-churn`` is checked.
 
     Raises:
-        CatcliError: something that the user can mend.
-        GateMissed: more changes than ``max_churn`` allows; it was shown all the same.
+        CatcliError: something that the user can fix.
+        GateMissed: more changes than ``max_churn`` allows.
     """
-    talk = talk or Talk.silent()
-    asked.check(names)
-    before, after = (find_adapter(name) for name in names)
-    source = asked.reading.open([asked.on])
-    if source.piped and asked.weight:
-        raise UsageError("--on - with --weight: the weights are looked at before anything is labeled; give the catalog as a file.")
-    weight = _weight_column(source, asked)
-    form = _form(source, asked)
+    options = options or DiffOptions()
+    options.check()
+    adapters = find_adapter(before), find_adapter(after)
+    source = options.open(catalog)
+    if source.piped and options.weight:
+        raise UsageError("--weight: the weights are looked at before anything is labeled; give the catalog as a file, not through a pipe.")
+    weight, output_format = _weight_column(source, options), _output_format(source, options)
     batches = source.batches(BATCH_ROWS)
     first = next(batches)
-    readers = _readers(source, first, (before, after), asked, talk)
+    readers = _readers(source, first, adapters, options)
     counts = _DiffCounts()
-    with _changed_rows(asked.output, form) as sink, talk.progress() as bar:
-        comparing = _DiffOutput(readers[1], weight, source.name, counts, sink)
+    with _changed_rows(options.output, output_format) as writer:
+        output = _DiffOutput(readers[1], weight, source.name, counts, writer)
 
-        def advance(rows: int, share: float) -> None:
-            bar("labeling twice", rows, rows / share if share else rows)
+        def report(rows: int, share: float) -> None:
+            advance("labeling twice", rows, rows / share if share else rows)
 
-        rows = told_notes(itertools.chain([first], batches), talk)
-        run_pipeline(local_engine(rows, readers[0].labeler), comparing, readers[0].labeler, readers[0].plan, advance)
-    if asked.max_churn is not None and not counts.rows:
-        raise ProductsError(f"{source.name} has no rows, and a gate that looked at nothing says nothing; name a catalog with rows.")
-    told = counts.told(before, after, source, asked)
-    talk.record("compared", rows=told.rows, changed=told.changed, adapters=[before.fingerprint, after.fingerprint])
-    _show(told, asked, as_json, talk)
-    if asked.max_churn is not None and told.share > asked.max_churn:
-        by = f" by {weight}" if weight else ""
-        look = f"look at {asked.output}" if asked.output else "look at the rows with -o changed.csv"
-        raise GateMissed(
-            f"{per_cent(told.share)} of {source.name}{by} would change category, above the {per_cent(asked.max_churn)} "
-            f"that --max-churn allows; {look} before {after.folder} takes the place of {before.folder}."
-        )
-    return told
+        rows = with_notes(itertools.chain([first], batches))
+        run_pipeline(readers[0].engine, source, rows, output, readers[0].plan, report)
+    if options.max_churn is not None and not counts.rows:
+        raise ProductsError(f"{source.name} has no rows, so --max-churn has nothing to check; name a catalog with rows.")
+    result = counts.result(adapters, source, options)
+    log_event("compared", rows=result.rows, changed=result.changed, adapters=[adapter.fingerprint for adapter in adapters])
+    on_result(result)
+    _check_churn(result, adapters, options)
+    return result
 
 
-def _weight_column(source: Source, asked: DiffOptions) -> str | None:
+def _check_churn(result: CatalogDiff, adapters: tuple[Adapter, Adapter], options: DiffOptions) -> None:
+    if options.max_churn is None or result.share <= options.max_churn:
+        return
+    by = f" by {result.weight_column}" if result.weight_column else ""
+    look = f"look at {options.output}" if options.output else "look at the rows with -o changed.csv"
+    raise GateMissed(
+        f"{per_cent(result.share)} of {result.on}{by} would change category, above the {per_cent(options.max_churn)} that --max-churn "
+        f"allows; {look} before {adapters[1].folder} takes the place of {adapters[0].folder}."
+    )
+
+
+def _weight_column(source: Source, options: DiffOptions) -> str | None:
     """The column that rows count by, after all of its cells were looked at: not after hours of labeling."""
-    if asked.weight is None:
+    if options.weight is None:
         return None
-    column, rows, whole = None, 0, 0.0
+    column, rows, total = None, 0, 0.0
     for batch in source.batches():
-        column = column or find_column(asked.weight, batch.columns, "--weight", source.name)
-        whole += float(_weights(batch, column, source.name, rows).sum())
+        column = column or find_column(options.weight, batch.columns, "--weight", source.name)
+        total += float(_weights(batch, column, source.name, rows).sum())
         rows += len(batch)
-    if rows and not whole:
-        raise ProductsError(f"{source.name}: {column!r} adds up to 0, so no share of it can be told; choose another column with --weight.")
+    if rows and not total:
+        raise ProductsError(f"{source.name}: {column!r} adds up to 0, so shares of it are undefined; choose another column with --weight.")
     return column
 
 
-def _form(source: Source, asked: DiffOptions) -> FileFormat:
-    """How the changed rows are written; stops at a place that cannot take them."""
-    if asked.output is None:
+def _output_format(source: Source, options: DiffOptions) -> FileFormat:
+    """How the changed rows are written.
+
+    Raises:
+        CatcliError: they cannot be written there.
+    """
+    if options.output is None:
         return FileFormat("csv")
-    if Path(asked.output).resolve() in {path.resolve() for path in source.paths if isinstance(path, Path)}:
-        raise UsageError(f"-o {asked.output} is one of the inputs; write to another file.")
-    check_folder(Path(asked.output))
+    if Path(options.output).resolve() in {path.resolve() for path in source.paths if isinstance(path, Path)}:
+        raise UsageError(f"-o {options.output} is one of the inputs; write to another file.")
+    check_folder(Path(options.output))
     try:
-        return file_format(asked.output, None)
+        return file_format(options.output, None)
     except UsageError as error:
-        raise UsageError(f"-o {asked.output}: name a file that ends in .csv, .tsv, .jsonl, .parquet or .arrow.") from error
+        raise UsageError(f"-o {options.output}: name a file that ends in .csv, .tsv, .jsonl, .parquet or .arrow.") from error
 
 
 @contextmanager
-def _changed_rows(out: str | None, form: FileFormat) -> Iterator[RowWriter | None]:
-    """The file of the changed rows, whole at the end or not there; None where none was asked for."""
+def _changed_rows(out: str | None, output_format: FileFormat) -> Iterator[RowWriter | None]:
+    """The file of the changed rows, complete at the end or not there; None where none was asked for."""
     if out is None:
         yield None
         return
-    with write_errors(out, "-o"), atomic_write(Path(out)) as place, place.open("wb") as file, open_writer(file, form) as sink:
-        yield sink
+    with write_errors(out, "-o"), atomic_write(Path(out)) as path, path.open("wb") as file, open_writer(file, output_format) as writer:
+        yield writer
 
 
 @dataclass(frozen=True)
 class _DiffReader:
     """An adapter, loaded, and what it reads of the catalog."""
 
-    labeler: Labeler
+    engine: LocalEngine
     plan: LabelingPlan
 
 
-def _readers(source: Source, first: Batch, chosen: Sequence[Adapter], asked: DiffOptions, talk: Talk) -> list[_DiffReader]:
+def _readers(source: Source, first: Batch, adapters: Sequence[Adapter], options: DiffOptions) -> list[_DiffReader]:
     """Both adapters, each with the mappings of ``--text`` that it has columns for."""
     types = first.types
-    if asked.output:
+    if options.output:
         taken = [name for name in OURS if name in types]
         if taken:
-            raise ProductsError(f"{source.name} already has {name_list(taken)}, which -o {asked.output} would write; rename it first.")
-    trained = list(dict.fromkeys(column for adapter in chosen for column in adapter.manifest.text))
-    for pair in asked.text:
+            raise ProductsError(f"{source.name} already has {name_list(taken)}, which -o {options.output} would write; rename it first.")
+    trained = list(dict.fromkeys(column for adapter in adapters for column in adapter.manifest.text))
+    for pair in options.text:
         find_column(pair.partition("=")[0], trained, "--text", "neither adapter")
     plans = []
-    for adapter in chosen:
+    for adapter in adapters:
         manifest = adapter.manifest
-        mine = [pair for pair in asked.text if similar_columns(pair.partition("=")[0], manifest.text) or "=" not in pair]
-        text = map_text_columns(source.name, types, manifest, mine, allow_missing=asked.allow_missing, talk=talk)
+        mappings = [pair for pair in options.text if similar_columns(pair.partition("=")[0], manifest.text) or "=" not in pair]
+        text = map_text_columns(source.name, types, manifest, mappings, allow_missing=options.allow_missing)
         plans.append(LabelingPlan(text, prices=price_columns(manifest, text)))
-    labelers = [Labeler(adapter, asked.device, asked.variant) for adapter in chosen]
-    for note in (note for labeler in labelers for note in labeler.notes):
-        talk.warn(note)
-    return [_DiffReader(labeler, plan) for labeler, plan in zip(labelers, plans, strict=True)]
+    engines = [LocalEngine(Labeler(adapter, options.device, options.variant)) for adapter in adapters]
+    for note in (note for engine in engines for note in engine.notes):
+        LOGGER.warning(note)
+    return [_DiffReader(engine, plan) for engine, plan in zip(engines, plans, strict=True)]
 
 
 class _DiffOutput:
@@ -185,29 +175,29 @@ class _DiffOutput:
 
     by_input = False
 
-    def __init__(self, second: _DiffReader, weight: str | None, where: str, counts: _DiffCounts, sink: RowWriter | None) -> None:
-        self._second, self._weight, self._where, self._counts, self._sink = second, weight, where, counts, sink
-        self._planner, self._known = BatchPlanner(second.plan, second.labeler.texts), KnownLabels(1)
-        self._names = pl.Series(second.labeler.categories, dtype=pl.String)
+    def __init__(self, second: _DiffReader, weight: str | None, source_name: str, counts: _DiffCounts, writer: RowWriter | None) -> None:
+        self._second, self._weight, self._where, self._counts, self._writer = second, weight, source_name, counts, writer
+        self._planner, self._known = BatchPlanner(second.plan, second.engine.texts_per_call), KnownLabels(1)
+        self._names = pl.Series(second.engine.categories, dtype=pl.String)
         self._header = False
 
     def write(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> None:
-        """A batch, with what the first adapter said of it."""
-        [(work, labels)] = label_locally([self._planner.plan(rows)], self._second.labeler, 1)
-        classes, confidences = (found[:, 0] for found in self._known.of_rows(work, labels))
+        """A batch with the first adapter's labels."""
+        [(batch, labels)] = self._second.engine.label_planned([self._planner.plan(rows)], 1)
+        classes, confidences = (labels_of_rows[:, 0] for labels_of_rows in self._known.of_rows(batch, labels))
         weights = None if self._weight is None else _weights(rows, self._weight, self._where, self._counts.rows)
-        ours = pl.DataFrame(
+        result = pl.DataFrame(
             {
                 BEFORE: added[PREDICTED],
                 AFTER: self._names.gather(classes),
-                SURE_BEFORE: added[CONFIDENCE],
-                SURE_AFTER: pl.Series(confidences),
+                CONFIDENCE_BEFORE: added[CONFIDENCE],
+                CONFIDENCE_AFTER: pl.Series(confidences),
             }
         )
-        changed = np.flatnonzero((ours[BEFORE] != ours[AFTER]).to_numpy())
-        self._counts.add(ours, np.ones(len(rows)) if weights is None else weights)
-        if self._sink is not None and (len(changed) or not self._header):
-            self._sink.write(rows.take(changed), keep, ours[changed])
+        changed = np.flatnonzero((result[BEFORE] != result[AFTER]).to_numpy())
+        self._counts.add(result, np.ones(len(rows)) if weights is None else weights)
+        if self._writer is not None and (len(changed) or not self._header):
+            self._writer.write(rows.take(changed), keep, result[changed])
             self._header = True
 
     def finish_part(self, rows: int) -> None:
@@ -217,7 +207,7 @@ class _DiffOutput:
         """The same."""
 
 
-def _weights(batch: Batch, column: str, where: str, done: int) -> npt.NDArray[np.float64]:
+def _weights(batch: Batch, column: str, source_name: str, done: int) -> npt.NDArray[np.float64]:
     """What rows count: numbers that are not negative, an empty cell counts nothing.
 
     Raises:
@@ -225,17 +215,17 @@ def _weights(batch: Batch, column: str, where: str, done: int) -> npt.NDArray[np
     """
     cells = column_cells(batch.select([column]), column)
     if cells.dtype.is_nested():
-        raise ProductsError(f"{where}: the cells of {column!r} are {cells.dtype}, no numbers; choose another column with --weight.")
+        raise ProductsError(f"{source_name}: the cells of {column!r} are {cells.dtype}, no numbers; choose another column with --weight.")
     written = cells.cast(pl.String).str.strip_chars().fill_null("")
-    found = written.cast(pl.Float64, strict=False)
-    wrong = (written != "") & (found.is_null() | found.is_nan().fill_null(False) | ~found.is_between(0, 1e300).fill_null(False))
-    if wrong.any():
-        place = int(wrong.arg_max() or 0)
+    weights = written.cast(pl.Float64, strict=False)
+    invalid = (written != "") & (weights.is_null() | weights.is_nan().fill_null(False) | ~weights.is_between(0, 1e300).fill_null(False))
+    if invalid.any():
+        index = int(invalid.arg_max() or 0)
         raise ProductsError(
-            f"{where}: {column!r} of row {done + place + 1:,} is {written[place][:40]!r}, no number from 0 on; choose another column "
+            f"{source_name}: {column!r} of row {done + index + 1:,} is {written[index][:40]!r}, no number from 0 on; choose another column "
             "with --weight, or write its numbers plainly, such as 1234.50."
         )
-    return found.fill_null(0.0).to_numpy()
+    return weights.fill_null(0.0).to_numpy()
 
 
 class _DiffCounts:
@@ -250,58 +240,46 @@ class _DiffCounts:
         """A batch's labels before and after, and what its rows count."""
         self.rows += len(labels)
         grouped = labels.select(BEFORE, AFTER).with_columns(weight=weights).group_by(BEFORE, AFTER).agg(pl.len(), pl.col("weight").sum())
-        for one, other, rows, weight in grouped.iter_rows():
-            self.pairs[one, other] += rows
-            self.weights[one, other] += weight
+        for before, after, rows, weight in grouped.iter_rows():
+            self.pairs[before, after] += rows
+            self.weights[before, after] += weight
 
-    def told(self, before: Adapter, after: Adapter, source: Source, asked: DiffOptions) -> CatalogDiff:
-        """All of it, the largest changes first."""
+    def result(self, adapters: tuple[Adapter, Adapter], source: Source, options: DiffOptions) -> CatalogDiff:
+        """The result, the largest changes first."""
         flows = [
-            CategoryChange(before=one, after=other, rows=rows, weight=self.weights[one, other])
-            for (one, other), rows in self.pairs.items()
-            if one != other
+            CategoryChange(before=before, after=after, rows=rows, weight=self.weights[before, after])
+            for (before, after), rows in self.pairs.items()
+            if before != after
         ]
         # Where no column was named a row counts one, so these are numbers of rows.
-        whole, moved = sum(self.weights.values()), sum(flow.weight for flow in flows)
+        total, moved = sum(self.weights.values()), sum(flow.weight for flow in flows)
         return CatalogDiff(
-            before=display_path(before.folder),
-            after=display_path(after.folder),
+            before=display_path(adapters[0].folder),
+            after=display_path(adapters[1].folder),
             on=source.name,
             rows=self.rows,
             changed=sum(flow.rows for flow in flows),
-            weight_column=asked.weight,
-            weight=whole if asked.weight else None,
-            changed_weight=moved if asked.weight else None,
-            share=moved / whole if whole else 0.0,
+            weight_column=options.weight,
+            weight=total if options.weight else None,
+            changed_weight=moved if options.weight else None,
+            share=moved / total if total else 0.0,
             flows=tuple(sorted(flows, key=lambda flow: (-flow.weight, -flow.rows, flow.before, flow.after))),
             categories=self._turnovers(),
-            output=asked.output,
+            output=options.output,
         )
 
     def _turnovers(self) -> tuple[CategoryTurnover, ...]:
-        found: dict[str, list[float]] = {}
-        for (one, other), rows in self.pairs.items():
-            weight = self.weights[one, other]
-            for name, place in ((one, 0), (other, 1)):
-                numbers = found.setdefault(name, [0, 0, 0, 0, 0.0])
-                numbers[place] += rows
-                if one != other:
-                    numbers[2 + place] += rows
+        counts: dict[str, list[float]] = {}
+        for (before, after), rows in self.pairs.items():
+            weight = self.weights[before, after]
+            for name, index in ((before, 0), (after, 1)):
+                numbers = counts.setdefault(name, [0, 0, 0, 0, 0.0])
+                numbers[index] += rows
+                if before != after:
+                    numbers[2 + index] += rows
                     numbers[4] += weight
-        told = (
+        turnovers = (
             CategoryTurnover(category=name, before=int(was), after=int(is_now), left=int(left), joined=int(joined), weight=weight)
-            for name, (was, is_now, left, joined, weight) in found.items()
+            for name, (was, is_now, left, joined, weight) in counts.items()
         )
-        return tuple(sorted(told, key=lambda one: (-one.left - one.joined, -one.before, one.category)))
-
-
-def _show(told: CatalogDiff, asked: DiffOptions, as_json: bool, talk: Talk) -> None:
-    if as_json:
-        talk.result(told.model_dump_json())
-        return
-    if told.flows:
-        talk.out.print(tables.change_table(told))
-        talk.out.print(tables.turnover_table(told))
-    talk.out.print(sentences.diff_summary(told), soft_wrap=True)
-    if asked.output:
-        talk.out.print(f"these rows: {asked.output}", soft_wrap=True)
+        return tuple(sorted(turnovers, key=lambda turnover: (-turnover.left - turnover.joined, -turnover.before, turnover.category)))

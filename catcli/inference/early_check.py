@@ -1,4 +1,4 @@
-"""What a command begins before it imports what takes its time."""
+"""Work that a command starts before its slow imports."""
 
 from __future__ import annotations
 
@@ -18,5 +18,7 @@ def start_adapter_check(name: str | None, variant: str) -> None:
     with suppress(CatcliError, OSError):
         adapter = find_adapter(name) if name else only_adapter()
         served = adapter.manifest.variants
-        chosen = next((one for one in served if one == variant), "int8" if "int8" in served and not has_gpu() else "fp32")
-        start_check(adapter, chosen)
+        likely = next(
+            (served_name for served_name in served if served_name == variant), "int8" if "int8" in served and not has_gpu() else "fp32"
+        )
+        start_check(adapter, likely)

@@ -14,7 +14,7 @@ from catcli.arrays import FloatArray, HashArray
 Classes = npt.NDArray[np.int32]
 
 MAX_CACHED_TEXTS = 131_072
-"""Texts that a run recalls: about 20 MB, however large the catalog."""
+"""Texts whose labels a run caches: about 20 MB, however large the catalog."""
 
 
 def text_hashes(texts: pl.Series) -> HashArray:
@@ -25,12 +25,12 @@ def text_hashes(texts: pl.Series) -> HashArray:
 class CacheSlots:
     """Which texts are among the last ones, and where their labels are kept: the oldest text gives its slot to the newest.
 
-    It knows a text from when it is to be labeled on, so which texts are known hangs on the rows alone and not on when labels come.
+    It knows a text from when it is to be labeled on, so which texts are cached depends on the rows alone and not on when labels come.
     """
 
-    def __init__(self, most: int = MAX_CACHED_TEXTS) -> None:
+    def __init__(self, limit: int = MAX_CACHED_TEXTS) -> None:
         self._slots: dict[int, int] = {}
-        self._hashes = np.zeros(most, np.uint64)
+        self._hashes = np.zeros(limit, np.uint64)
         self._count = 0
 
     def find(self, hashes: HashArray) -> npt.NDArray[np.int64]:
@@ -49,7 +49,7 @@ class CacheSlots:
             self._count += 1
 
     def load(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Go on from what `Recall.arrays` gave."""
+        """Restore what `LabelCache.arrays` gave."""
         hashes = arrays["hashes"]
         self._hashes[: len(hashes)], self._count = hashes, int(arrays["count"])
         self._slots = {number: slot for slot, number in enumerate(hashes.tolist())}
@@ -58,10 +58,10 @@ class CacheSlots:
 class LabelCache:
     """The labels of the last texts, in the slots that `CacheSlots` gives them."""
 
-    def __init__(self, k: int, most: int = MAX_CACHED_TEXTS) -> None:
-        self._hashes = np.zeros(most, np.uint64)
-        self._classes = np.zeros((most, k), np.int32)
-        self._confidences = np.zeros((most, k), np.float32)
+    def __init__(self, k: int, limit: int = MAX_CACHED_TEXTS) -> None:
+        self._hashes = np.zeros(limit, np.uint64)
+        self._classes = np.zeros((limit, k), np.int32)
+        self._confidences = np.zeros((limit, k), np.float32)
         self._count = 0
 
     def get(self, slots: npt.NDArray[np.int64]) -> tuple[Classes, FloatArray]:
@@ -70,15 +70,20 @@ class LabelCache:
 
     def add(self, hashes: HashArray, classes: npt.NDArray[Any], confidences: FloatArray) -> None:
         """Take in the labels of texts, in the order in which `CacheSlots` took in the texts."""
-        most = len(self._hashes)
+        slot_count = len(self._hashes)
         # Of more texts than there are slots the last have them.
-        hashes, classes, confidences, first = hashes[-most:], classes[-most:], confidences[-most:], max(0, len(hashes) - most)
-        slots = (self._count + first + np.arange(len(hashes))) % most
+        hashes, classes, confidences, first = (
+            hashes[-slot_count:],
+            classes[-slot_count:],
+            confidences[-slot_count:],
+            max(0, len(hashes) - slot_count),
+        )
+        slots = (self._count + first + np.arange(len(hashes))) % slot_count
         self._hashes[slots], self._classes[slots], self._confidences[slots] = hashes, classes, confidences
         self._count += first + len(hashes)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """What a resumed run has to know to go on alike."""
+        """The state that a resumed run needs to give the same output."""
         filled = min(self._count, len(self._hashes))
         return {
             "hashes": self._hashes[:filled].copy(),
@@ -88,7 +93,7 @@ class LabelCache:
         }
 
     def load(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Go on from what `arrays` gave."""
+        """Restore what `arrays` gave."""
         filled = len(arrays["hashes"])
         self._hashes[:filled], self._classes[:filled] = arrays["hashes"], arrays["classes"]
         self._confidences[:filled], self._count = arrays["confidences"], int(arrays["count"])
@@ -113,18 +118,18 @@ class PreviousLabels:
             number = (hashes >> np.uint64(64 - BITS)).astype(np.int64)
             order = np.argsort(number, kind="stable")
             ends = np.cumsum(np.bincount(number, minlength=BUCKETS))
-            for place in np.unique(number).tolist():
-                chosen = order[ends[place - 1] if place else 0 : ends[place]]
-                buckets[place].add(hashes[chosen], classes[chosen], confidences[chosen])
+            for bucket_number in np.unique(number).tolist():
+                selected = order[ends[bucket_number - 1] if bucket_number else 0 : ends[bucket_number]]
+                buckets[bucket_number].add(hashes[selected], classes[selected], confidences[selected])
         count = sum(len(bucket.shrunk()[0]) for bucket in buckets)
-        whole = cls(np.empty(count, np.uint64), np.empty(count, np.int32), np.empty(count, np.float32))
+        labels = cls(np.empty(count, np.uint64), np.empty(count, np.int32), np.empty(count, np.float32))
         start = 0
-        for place, bucket in enumerate(buckets):
+        for bucket_number, bucket in enumerate(buckets):
             hashes, classes, confidences = bucket.shrunk()
-            rows_of = slice(start, start + len(hashes))
-            whole.hashes[rows_of], whole._classes[rows_of], whole._confidences[rows_of] = hashes, classes, confidences
-            start, buckets[place] = rows_of.stop, _Bucket()
-        return whole
+            span = slice(start, start + len(hashes))
+            labels.hashes[span], labels._classes[span], labels._confidences[span] = hashes, classes, confidences
+            start, buckets[bucket_number] = span.stop, _Bucket()
+        return labels
 
     def __len__(self) -> int:
         """The number of different texts."""
@@ -158,7 +163,7 @@ class _Bucket:
         """Each text once, by rising hashes."""
         if len(self._parts) != 1 or self._rows != self._kept:
             nothing = (np.empty(0, np.uint64), np.empty(0, np.int32), np.empty(0, np.float32))
-            hashes, classes, confidences = (np.concatenate(found) for found in zip(nothing, *self._parts, strict=True))
+            hashes, classes, confidences = (np.concatenate(arrays) for arrays in zip(nothing, *self._parts, strict=True))
             hashes, first = np.unique(hashes, return_index=True)
             self._parts = [(hashes, classes[first].astype(np.int32), confidences[first].astype(np.float32))]
             self._rows = self._kept = len(hashes)
@@ -169,5 +174,5 @@ def is_among(hashes: HashArray, sorted_hashes: HashArray) -> npt.NDArray[np.bool
     """Whether each of ``hashes`` is in an array of rising ones."""
     if not len(sorted_hashes):
         return np.zeros(len(hashes), np.bool_)
-    found: npt.NDArray[np.bool_] = sorted_hashes[np.minimum(np.searchsorted(sorted_hashes, hashes), len(sorted_hashes) - 1)] == hashes
-    return found
+    is_equal: npt.NDArray[np.bool_] = sorted_hashes[np.minimum(np.searchsorted(sorted_hashes, hashes), len(sorted_hashes) - 1)] == hashes
+    return is_equal

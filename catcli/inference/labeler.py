@@ -36,13 +36,12 @@ MIN_PROBE_AGREEMENT = 0.9
 MAX_FP32_DIFFERENCE = 1e-2
 """Logits of one float32 model on two processors differ by rounding, some 1e-5; more than this is another model."""
 
-
 Vetting = Literal["in a child", "as the child", "here", "done"]
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What a text is labeled with: the ``k`` most probable classes, the most probable first.
+    """Labels of texts: the ``k`` most probable classes, the most probable first.
 
     ``classes`` and ``confidences`` have shape *(texts, k)*; ``confidences`` are calibrated probabilities. ``cut`` counts texts of more
     tokens than the model reads, ``halved`` batches that memory was too short for.
@@ -63,7 +62,7 @@ class ModelLogits:
 
 
 class Labeler:
-    """An adapter, loaded and ready. Needs no torch."""
+    """A loaded adapter that labels texts, without torch."""
 
     def __init__(
         self,
@@ -76,7 +75,7 @@ class Labeler:
     ) -> None:
         """Load the adapter's models and compute its probe rows again. ``variant`` is one that the adapter has, or ``auto`` for the fastest.
 
-        ``vetting`` says where its models are tried out and vetted before: in a child process (`catcli.inference.sandbox`), here, or not at
+        ``vetting`` says where its models are tested and vetted first: in a child process (`catcli.inference.sandbox`), here, or not at
         all where somebody else has done it.
 
         Raises:
@@ -106,7 +105,7 @@ class Labeler:
         if len(self._linear.bias) != len(self.categories):
             raise AdapterError(
                 f"{adapter.folder}: its linear model knows {len(self._linear.bias):,} categories and adapter.json names "
-                f"{len(self.categories):,}; copy the adapter again or fit anew."
+                f"{len(self.categories):,}; copy the adapter again, or fit a new one."
             )
         self._sizes = {"batch_tokens": batch_tokens, "workers": workers}
         types = {"text": TEXT_TYPE, **dict.fromkeys(manifest.variants, logits_type(len(self.categories)))}
@@ -114,12 +113,12 @@ class Labeler:
         self.variant, self._session = self._open(adapter, device, variant, probe)
         self._confidence = manifest.variants[self.variant].confidence
 
-    def _open(self, adapter: Adapter, device: str, asked: str, probe: StoredColumns) -> tuple[Variant, Session]:
+    def _open(self, adapter: Adapter, device: str, requested: str, probe: StoredColumns) -> tuple[Variant, Session]:
         """The session of the fastest variant that gives here what it gave where the adapter was made."""
-        served, order = adapter.manifest.variants, candidate_variants(adapter, device, asked)
+        served, order = adapter.manifest.variants, candidate_variants(adapter, device, requested)
         for name in order:
-            for beside in served[name].data:
-                adapter.file(beside)
+            for weight_file in served[name].data:
+                adapter.file(weight_file)
             file = adapter.file(served[name].file)
             if not self._is_vetted(adapter, name):
                 check_model(file, served[name].data)
@@ -128,7 +127,7 @@ class Labeler:
                 self.notes.append(
                     f"ONNX Runtime did not get the GPU ({session.no_cuda}) and labels on the CPU; 'catcli doctor' shows what is missing."
                 )
-                return self._open(adapter, "cpu", asked, probe)
+                return self._open(adapter, "cpu", requested, probe)
             # On another processor a model may give other logits; whether it may serve is for the process that asks to see.
             if self._agrees(session, probe, name) or self._vetting == "as the child":
                 return name, session
@@ -143,14 +142,14 @@ class Labeler:
         return self._vetting == "done" or (self._vetting == "in a child" and check_adapter(adapter, variant))
 
     def _agrees(self, session: Session, probe: StoredColumns, variant: Variant) -> bool:
-        there = probe.numbers[variant]
-        here = encoder_logits(self._tokenizer, session, probe.texts["text"])
-        if here.shape != there.shape:
+        expected = probe.numbers[variant]
+        computed = encoder_logits(self._tokenizer, session, probe.texts["text"])
+        if computed.shape != expected.shape:
             return False
         if variant != "fp32" or session.provider != CPU_PROVIDER:
             # int8 rounds otherwise on other instruction sets, and a GPU multiplies in TF32; their categories agree, but for a near tie.
-            return bool((here.argmax(1) == there.argmax(1)).mean() >= MIN_PROBE_AGREEMENT)
-        return bool(np.abs(here - there).max(initial=0.0) <= MAX_FP32_DIFFERENCE)
+            return bool((computed.argmax(1) == expected.argmax(1)).mean() >= MIN_PROBE_AGREEMENT)
+        return bool(np.abs(computed - expected).max(initial=0.0) <= MAX_FP32_DIFFERENCE)
 
     @property
     def provider(self) -> str:
@@ -163,7 +162,7 @@ class Labeler:
         return self._session.workers
 
     @property
-    def texts(self) -> int:
+    def texts_per_call(self) -> int:
         """Texts that are worth labeling in one call: enough to fill batches, few enough that no worker is long alone at the end."""
         return 256 if self._session.provider == CPU_PROVIDER else 8192
 
@@ -179,7 +178,7 @@ class Labeler:
         """Logits *(texts, classes)* of the linear model."""
         return self._linear.logits(texts)
 
-    def voices(self, texts: Sequence[str]) -> ModelLogits:
+    def logits(self, texts: Sequence[str]) -> ModelLogits:
         """Logits of both models for ``texts``."""
         return ModelLogits(self.lora(self.tokenize(texts)), self.linear(texts))
 
@@ -221,7 +220,8 @@ def candidate_variants(adapter: Adapter, device: str, wanted: str) -> list[Varia
     served = adapter.manifest.variants
     if wanted != "auto" and wanted not in served:
         raise AdapterError(
-            f"--variant {wanted}: {adapter.folder} has {name_list(served)}; choose one of these, or fit it again where it pays."
+            f"--variant {wanted}: {adapter.folder} has {name_list(served)}; choose one of these, or fit it again on a machine where that "
+            "variant is faster."
         )
     # fp16 is for GPUs and int8 for CPUs: where a smaller file will serve, the larger one is not even opened.
     gpu = device == "cuda" or (device == "auto" and has_cuda())
@@ -237,16 +237,16 @@ def encoder_logits(tokenizer: Tokenizer, session: Session, texts: Sequence[str])
 
 def session_logits(tokenizer: Tokenizer, session: Session, ids: Sequence[Sequence[int]], workers: int) -> FloatArray:
     """Logits *(texts, classes)* for tokenized texts; with one worker in the calling thread."""
-    batches = list(tokenizer.batches(ids, session.budget, alike=session.alike))
+    batches = list(tokenizer.batches(ids, session.budget, same_length=session.same_length))
     if workers == 1:
-        found = list(map(session.logits, batches))
+        batch_logits = list(map(session.logits, batches))
     else:
         with ThreadPoolExecutor(workers) as pool:
-            found = list(pool.map(session.logits, batches))
-    if not found:
+            batch_logits = list(pool.map(session.logits, batches))
+    if not batch_logits:
         return np.empty((0, 0), np.float32)
-    out = np.empty((len(ids), found[0].shape[1]), np.float32)
-    for batch, logits in zip(batches, found, strict=True):
+    out = np.empty((len(ids), batch_logits[0].shape[1]), np.float32)
+    for batch, logits in zip(batches, batch_logits, strict=True):
         out[batch.rows] = logits
     return out
 

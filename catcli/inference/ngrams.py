@@ -29,7 +29,6 @@ from catcli.errors import AdapterError, reason
 MAX_NGRAM = 5
 """Characters of the longest character n-gram; the shortest has two."""
 
-
 CHUNK_TEXTS = 8192
 """Texts whose n-grams are held at once while a vocabulary is learned."""
 
@@ -127,12 +126,12 @@ class Vocabulary:
     hashes: HashArray
     idf: npt.NDArray[np.float32]
 
-    def vectors(self, found: HashArray, rows: IntArray, count: int) -> sparse.csr_matrix:
+    def vectors(self, hashes: HashArray, rows: IntArray, count: int) -> sparse.csr_matrix:
         """Sublinear TF-IDF of the n-grams found in ``count`` texts, each row of unit length: *(count, n-grams)*."""
         if not len(self.hashes):
             return sparse.csr_matrix((count, 0), dtype=np.float32)
-        columns = np.minimum(np.searchsorted(self.hashes, found), len(self.hashes) - 1)
-        known = self.hashes[columns] == found
+        columns = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
+        known = self.hashes[columns] == hashes
         ones = np.ones(int(known.sum()), np.float32)
         matrix = sparse.csr_matrix((ones, (rows[known], columns[known])), shape=(count, len(self.hashes)))
         matrix.sum_duplicates()
@@ -180,7 +179,7 @@ class LinearModel:
     """N-grams and one weight vector per category.
 
     ``weights`` *(features, classes)* is sparse: of a support vector machine's weights over n-grams some 97 % are so near zero that no
-    decision hangs on them. ``bias`` has shape *(classes,)*.
+    decision depends on them. ``bias`` has shape *(classes,)*.
     """
 
     ngrams: Ngrams
@@ -217,11 +216,15 @@ class LinearModel:
         Raises:
             AdapterError: the file is something else; an index that leads out of an array would crash the process instead.
         """
-        damaged = AdapterError(f"{file} is no linear model of catcli: its arrays do not fit together; copy the adapter again or fit anew.")
+        damaged = AdapterError(
+            f"{file} is not a linear model of catcli: its arrays do not fit together; copy the adapter again, or fit a new one."
+        )
         try:
             arrays = _read_arrays(file)
         except (SafetensorError, OSError) as error:
-            raise AdapterError(f"{file} cannot be read as a linear model: {reason(error)}; copy the adapter again or fit anew.") from error
+            raise AdapterError(
+                f"{file} cannot be read as a linear model: {reason(error)}; copy the adapter again, or fit a new one."
+            ) from error
         if arrays is None:
             raise damaged
         vocabularies = tuple(
@@ -230,13 +233,13 @@ class LinearModel:
         data, indices, indptr, bias = (arrays[name] for name in ("weights.data", "weights.indices", "weights.indptr", "bias"))
         features = sum(len(vocabulary.hashes) for vocabulary in vocabularies)
         sound = (
-            all(len(found.hashes) == len(found.idf) and is_increasing(found.hashes, strictly=True) for found in vocabularies)
+            all(len(part.hashes) == len(part.idf) and is_increasing(part.hashes, strictly=True) for part in vocabularies)
             and (len(indptr), len(indices)) == (features + 1, len(data))
             and (indptr[0], indptr[-1]) == (0, len(data))
             and is_increasing(indptr)
             and bool(((indices >= 0) & (indices < len(bias))).all())
             # A NaN compares as false, and no sum of so many products overflows float32.
-            and all(bool((np.abs(array) <= MAX_WEIGHT).all()) for array in (data, bias, *(found.idf for found in vocabularies)))
+            and all(bool((np.abs(array) <= MAX_WEIGHT).all()) for array in (data, bias, *(part.idf for part in vocabularies)))
         )
         if not sound:
             raise damaged
@@ -259,7 +262,7 @@ def _read_arrays(file: Path) -> dict[str, npt.NDArray[Any]] | None:
     """The arrays of a saved model; None where names, types or shapes are others, which the header says before anything is read."""
     with safe_open(file, framework="numpy") as stored:
         slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118  # a file, not a mapping
-        header = {name: (found.get_dtype(), len(found.get_shape())) for name, found in slices.items()}
+        header = {name: (array_slice.get_dtype(), len(array_slice.get_shape())) for name, array_slice in slices.items()}
         if header != {name: (_TYPES[name.rpartition(".")[2]], 1) for name in _NAMES}:
             return None
         return {name: stored.get_tensor(name) for name in slices}

@@ -1,33 +1,30 @@
-"""What ``catcli predict`` looks at before it writes: whether an output may be where it was asked for."""
+"""Checks before ``catcli predict`` writes: whether an output may be at its path."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from catcli.data.io.bad_rows import bad_rows_path
 from catcli.data.io.buckets import BucketObject, Location, canonical_url, find_object, list_objects
 from catcli.data.io.output import FileFormat, check_folder, file_format
 from catcli.data.io.source import Source
 from catcli.errors import OutputError, UsageError
+from catcli.inference.predict_options import PredictOptions
 from catcli.paths import is_bucket, is_folder
 
-if TYPE_CHECKING:
-    from catcli.commands.predict import PredictOptions
 
-
-def check_output(source: Source, asked: PredictOptions) -> None:
+def check_output(source: Source, options: PredictOptions) -> None:
     """Stop where the output or the review is an input, or is there and not to be replaced."""
-    if asked.review:
-        _check_review(source, asked)
-    if asked.output == "-":
+    if options.review:
+        _check_review(source, options)
+    if options.output == "-":
         return
-    if asked.no_clobber and _exists(asked.output):
-        raise OutputError(f"-o {asked.output} exists and --no-clobber leaves it alone; choose another name.")
-    if asked.on_bad_row != "stop":
-        _check_list(source, asked)
-    if any(_is_or_holds(asked.output, path) for path in source.paths):
-        raise UsageError(f"-o {asked.output} is one of the inputs; write to another {'folder' if is_folder(asked.output) else 'file'}.")
+    if options.no_clobber and _exists(options.output):
+        raise OutputError(f"-o {options.output} exists and --no-clobber leaves it alone; choose another name.")
+    if options.on_bad_row != "stop":
+        _check_list(source, options)
+    if any(_is_or_holds(options.output, path) for path in source.paths):
+        raise UsageError(f"-o {options.output} is one of the inputs; write to another {'folder' if is_folder(options.output) else 'file'}.")
 
 
 def _exists(out: str) -> bool:
@@ -42,32 +39,32 @@ def _is_or_holds(out: str, path: Location) -> bool:
         return canonical_url(path.url) == canonical_url(out) or (is_folder(out) and canonical_url(path.url).startswith(canonical_url(out)))
     if is_bucket(out):
         return False
-    place = Path(out)
-    return path.resolve() == place.resolve() or (place.is_dir() and path.resolve().is_relative_to(place.resolve()))
+    output = Path(out)
+    return path.resolve() == output.resolve() or (output.is_dir() and path.resolve().is_relative_to(output.resolve()))
 
 
-def _check_list(source: Source, asked: PredictOptions) -> None:
+def _check_list(source: Source, options: PredictOptions) -> None:
     """Stop where the list of rows that cannot be read would replace something else."""
-    beside = bad_rows_path(asked.output)
-    if asked.no_clobber and _exists(beside):
-        raise OutputError(f"--on-bad-row: {beside} exists and --no-clobber leaves it alone; choose another name for -o.")
-    if beside == asked.review or any(_is_or_holds(beside, path) for path in source.paths):
-        raise UsageError(f"--on-bad-row lists rows in {beside}, which is the review or one of the inputs; choose another name for -o.")
+    list_path = bad_rows_path(options.output)
+    if options.no_clobber and _exists(list_path):
+        raise OutputError(f"--on-bad-row: {list_path} exists and --no-clobber leaves it alone; choose another name for -o.")
+    if list_path == options.review or any(_is_or_holds(list_path, path) for path in source.paths):
+        raise UsageError(f"--on-bad-row lists rows in {list_path}, which is the review or one of the inputs; choose another name for -o.")
 
 
-def _check_review(source: Source, asked: PredictOptions) -> None:
-    review = asked.review or ""
-    review_form(asked)
+def _check_review(source: Source, options: PredictOptions) -> None:
+    review = options.review or ""
+    review_format(options)
     if not is_bucket(review):
         check_folder(Path(review), "--review")
-    if asked.no_clobber and _exists(review):
+    if options.no_clobber and _exists(review):
         raise OutputError(f"--review {review} exists and --no-clobber leaves it alone; choose another name.")
-    buckets = is_bucket(review) or is_bucket(asked.output)
-    same = review == asked.output if buckets else Path(review).resolve() == Path(asked.output).resolve()
+    buckets = is_bucket(review) or is_bucket(options.output)
+    same = review == options.output if buckets else Path(review).resolve() == Path(options.output).resolve()
     if same or any(_is_or_holds(review, path) for path in source.paths):
         raise UsageError(f"--review {review} is the output or one of the inputs; write to another file.")
-    if is_folder(asked.output) and _is_in(review, asked.output):
-        raise UsageError(f"--review {review} lies in the folder {asked.output}, which is replaced as a whole; write it beside.")
+    if is_folder(options.output) and _is_in(review, options.output):
+        raise UsageError(f"--review {review} lies in the folder {options.output}, which is replaced as a whole; write it elsewhere.")
 
 
 def _is_in(file: str, folder: str) -> bool:
@@ -76,6 +73,6 @@ def _is_in(file: str, folder: str) -> bool:
     return Path(file).resolve().is_relative_to(Path(folder).resolve())
 
 
-def review_form(asked: PredictOptions) -> FileFormat:
+def review_format(options: PredictOptions) -> FileFormat:
     """How the rows for a review are written."""
-    return file_format(asked.review or "", None, option="--review", safe=asked.safe_csv)
+    return file_format(options.review or "", None, option="--review", safe=options.safe_csv)

@@ -1,52 +1,40 @@
-"""read → plan → label → finish → write, at the same time: a catalog in, the same catalog with categories out.
+"""read → plan → label → write, at the same time: a catalog in, the same catalog with categories out.
 
 ::
 
-    batches ── Planner ── Work ── a labeler's threads, or a cluster's ── Labels ── Finisher ── output
+    batches ── BatchPlanner ── PlannedBatch ── an engine's threads or workers ── Labels ── ResultWriter ── output
 
-One thread reads ahead, one writes behind, and as many as the device is worth label; what is on its way between them is bounded, so memory
-is that of some batches, whatever the catalog's size. Works are finished in the order of their rows, whoever labeled them first.
+One thread reads ahead, one writes behind, and as many label as the device is worth; the number of batches between them is bounded, so
+memory is that of some batches, whatever the catalog's size. Batches are written in the order of their rows, whoever labeled them first.
 """
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy.typing as npt
 
 from catcli.data.io.bad_rows import BadRowsFile
 from catcli.data.io.batch import Batch
 from catcli.data.io.review import ReviewFile
-from catcli.inference.concurrency import READ_AHEAD, read_ahead, thread_pool
+from catcli.data.io.source import Source
+from catcli.inference.engines import Engine
 from catcli.inference.label_cache import PreviousLabels
-from catcli.inference.labeler import Labeler, Labels
-from catcli.inference.planning import BatchPlanner, LabelingPlan, PlannedBatch, rows_per_batch
-from catcli.inference.results import Advance, LabeledBatch, PredictSummary, ResultWriter, RowOutput
+from catcli.inference.planning import BatchPlanner, LabelingPlan
+from catcli.inference.results import PredictSummary, ResultWriter, RowOutput
 
-Engine = Callable[[Callable[[], BatchPlanner], int], Generator[LabeledBatch]]
-"""Called with what makes the planner and the classes that are wanted of a text: all works with their labels, in the order of their rows."""
-
-
-class LabelerInfo(Protocol):
-    """What a run asks of the labeler, wherever it is loaded."""
-
-    categories: tuple[str, ...]
-
-    @property
-    def texts(self) -> int:
-        """Texts of a call."""
+Advance = Callable[[int, float], None]
+"""Called after every batch with the rows labeled so far and the share of the input read, 0 to 1."""
 
 
 def run_pipeline(
-    labeled: Engine,
+    engine: Engine,
+    source: Source,
+    batches: Iterator[Batch],
     output: RowOutput,
-    labeler: LabelerInfo,
     plan: LabelingPlan,
     advance: Advance,
     *,
@@ -56,46 +44,17 @@ def run_pipeline(
     summary: PredictSummary | None = None,
     arrays: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> PredictSummary:
-    """Have all rows ``labeled``, by ``labeler``, and write them to ``output`` in their order.
+    """Label the ``batches`` of ``source`` and write them to ``output`` in their order.
 
-    ``review`` gets those that are not accepted, and ``bad_rows`` those that could not be read.
-
-    ``summary`` and ``arrays`` are those of the last finished part of a run that goes on; its rows are read past.
+    ``review`` gets the rows that are not accepted, ``bad_rows`` those that could not be read. ``summary`` and ``arrays`` are those of the
+    last finished part of a run that goes on; its rows are skipped.
     """
     summary = summary or PredictSummary()
-    earlier = previous.hashes if previous is not None else None
-    past = (summary.rows, summary.bad)
-    planner = partial(BatchPlanner, plan, labeler.texts, by_input=output.by_input, earlier=earlier, done=past, arrays=arrays)
-    finisher = ResultWriter(
-        labeler.categories, plan, output, advance, previous=previous, review=review, bad_rows=bad_rows, summary=summary, arrays=arrays
+    hashes = previous.hashes if previous is not None else None
+    done = (summary.rows, summary.bad)
+    planner = partial(BatchPlanner, plan, engine.texts_per_call, by_input=output.by_input, previous_hashes=hashes, done=done, arrays=arrays)
+    writer = ResultWriter(
+        engine.categories, plan, output, advance, previous=previous, review=review, bad_rows=bad_rows, summary=summary, arrays=arrays
     )
-    with closing(labeled(planner, finisher.k)) as done:
-        return finisher.through(done)
-
-
-def local_engine(batches: Iterable[Batch], labeler: Labeler) -> Engine:
-    """Batches, labeled by the threads of this process."""
-
-    def labeled(planner: Callable[[], BatchPlanner], k: int) -> Generator[LabeledBatch]:
-        with read_ahead(batches, READ_AHEAD) as read:
-            yield from label_locally(planner().works(read), labeler, k)
-
-    return labeled
-
-
-def label_locally(works: Iterable[PlannedBatch], labeler: Labeler, k: int) -> Generator[LabeledBatch]:
-    """The works with their labels, by the threads of this process."""
-    most = max(2, math.ceil(2 * labeler.workers * labeler.texts / rows_per_batch(labeler.texts)))
-    waiting: deque[tuple[PlannedBatch, list[Future[Labels]]]] = deque()
-
-    def oldest() -> LabeledBatch:
-        work, calls = waiting.popleft()
-        return work, [call.result() for call in calls]
-
-    with thread_pool(labeler.workers) as pool:
-        for work in works:
-            waiting.append((work, [pool.submit(labeler.label, texts, k) for texts in work.calls]))
-            if len(waiting) >= most:
-                yield oldest()
-        while waiting:
-            yield oldest()
+    with closing(engine.label_batches(source, batches, planner, writer.top_k)) as labeled:
+        return writer.write_all(labeled)

@@ -1,6 +1,6 @@
-"""Batches of rows → what is to be labeled of each, together with what; knows no model.
+"""Batches of rows → which texts of each are labeled, and which together; knows no model.
 
-It is settled by the rows alone. int8 scales its numbers by what it computes together, so the same rows have to come together wherever and
+It follows from the rows alone. int8 scales its numbers by what it computes together, so the same rows have to come together wherever and
 however often they are labeled: in a run that was killed and goes on, by few threads or many, on one machine or several.
 """
 
@@ -35,9 +35,8 @@ class LabelingPlan:
     """What to do with each row.
 
     ``text`` are the catalog's columns in the order of the adapter's text columns; one that is None is missing and counts as empty. Those of
-    ``prices`` are read as bands.
-    A row is accepted from ``min_confidence`` on, or from what ``by_category`` has for its category; one that it does not have never is.
-    ``keep`` are the columns that are written, None for all. ``dedupe`` labels a text once that comes again.
+    ``prices`` are read as bands. A row is accepted from ``min_confidence`` on, or from what ``by_category`` has for its category; one that
+    it does not have never is. ``keep`` are the columns that are written, None for all. ``dedupe`` labels a text once that comes again.
     """
 
     text: tuple[str | None, ...]
@@ -56,24 +55,24 @@ class LabelingPlan:
 
 @dataclass(frozen=True)
 class PlannedBatch:
-    """A batch on its way, and what is to be labeled of it.
+    """A batch, and which of its texts are to be labeled.
 
-    ``owner`` *(rows,)* says which of the different texts, whose ``hashes`` have shape *(texts,)*, each row has. Of the texts ``fresh``, by
-    number, are labeled in ``calls``, one after the other; ``recalled`` were labeled before and have their labels in ``slots``; ``earlier``
-    are in an earlier output. ``blank`` rows have no text. A work that ``begins_part`` is the first of a part of the output; where
-    ``keeps`` is set too, all that came before is to survive a kill.
+    ``owner`` *(rows,)* is the number of each row's text among the different ones, whose ``hashes`` have shape *(texts,)*. Of these texts,
+    by number, ``fresh`` are labeled in ``calls``, one after the other; ``cached`` were labeled before and have their labels in ``slots``;
+    ``previous`` are in an earlier output. ``blank`` rows have no text. A batch that ``begins_part`` is the first of a part of the output;
+    where ``keeps`` is set too, everything before it is to survive a kill.
     """
 
-    batch: Batch
+    rows: Batch
     begins_part: bool
     keeps: bool
     owner: IntArray
     hashes: HashArray
     fresh: IntArray
     calls: tuple[list[str], ...]
-    recalled: IntArray
+    cached: IntArray
     slots: IntArray
-    earlier: IntArray
+    previous: IntArray
     blank: int
 
 
@@ -86,17 +85,17 @@ class BatchPlanner:
         texts: int,
         *,
         by_input: bool = False,
-        earlier: HashArray | None = None,
+        previous_hashes: HashArray | None = None,
         done: tuple[int, int] = (0, 0),
         arrays: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> None:
         """``texts`` are labeled in one call; with ``by_input`` the rows of each input are parts of their own.
 
-        ``earlier`` are the rising hashes of the texts of an earlier output; ``done`` are the rows that a run before has finished, and
-        how many could not be read there, and ``arrays`` is what it recalled there.
+        ``previous_hashes`` are the rising hashes of the texts of an earlier output; ``done`` are the rows that a run before has finished,
+        and how many could not be read there, and ``arrays`` is what it had cached there.
         """
         self._plan, self.texts, self._by_input, self._done = plan, texts, by_input, done
-        self._earlier = np.empty(0, np.uint64) if earlier is None else earlier
+        self._previous_hashes = np.empty(0, np.uint64) if previous_hashes is None else previous_hashes
         self._slots = CacheSlots()
         if arrays:
             self._slots.load(arrays)
@@ -104,12 +103,12 @@ class BatchPlanner:
         self._rows_in_part = self._texts_in_part = 0
         self._part: int | None = None
 
-    def works(self, batches: Iterable[Batch]) -> Iterator[PlannedBatch]:
-        """All of it."""
+    def plan_all(self, batches: Iterable[Batch]) -> Iterator[PlannedBatch]:
+        """All batches, planned; those that were done are skipped."""
         return map(self.plan, _skip_done(_grow_first_batch(batches), *self._done))
 
     def plan(self, batch: Batch) -> PlannedBatch:
-        """What is to be labeled of the next batch."""
+        """Plan the next batch."""
         keeps = self._texts_in_part >= MAX_PART_CALLS * self.texts or self._rows_in_part >= MAX_PART_ROWS
         begins_part = keeps or (self._by_input and self._part not in (None, batch.part))
         if keeps:
@@ -121,10 +120,10 @@ class BatchPlanner:
             distinct, first, owner = np.unique(hashes, return_index=True, return_inverse=True)
         else:
             distinct, first, owner = hashes, np.arange(len(hashes)), np.arange(len(hashes))
-        earlier = is_among(distinct, self._earlier)
+        in_previous = is_among(distinct, self._previous_hashes)
         slots = self._slots.find(distinct) if self._plan.dedupe else np.full(len(distinct), -1)
-        recalled = np.flatnonzero((slots >= 0) & ~earlier)
-        fresh = np.flatnonzero((slots < 0) & ~earlier)
+        cached = np.flatnonzero((slots >= 0) & ~in_previous)
+        fresh = np.flatnonzero((slots < 0) & ~in_previous)
         # By length, so that a call's texts fill batches of one length; by row within it, so that the order is always the same.
         lengths = texts.str.len_chars().to_numpy()[first[fresh]]
         order = np.lexsort((first[fresh], lengths))
@@ -139,7 +138,7 @@ class BatchPlanner:
         self._texts_in_part += len(fresh)
         blank = int((texts == "").sum())
         return PlannedBatch(
-            batch, begins_part, keeps, owner, distinct, fresh, calls, recalled, slots[recalled], np.flatnonzero(earlier), blank
+            batch, begins_part, keeps, owner, distinct, fresh, calls, cached, slots[cached], np.flatnonzero(in_previous), blank
         )
 
 
@@ -148,11 +147,11 @@ def rows_per_batch(texts: int) -> int:
     return 16 * texts
 
 
-def _call_spans(lengths: npt.NDArray[Any], most: int) -> Iterator[tuple[int, int]]:
-    """Cuts of rising ``lengths``: at most ``most`` texts, and `MAX_CHARACTERS_PER_TEXT` for each of these, or one text."""
+def _call_spans(lengths: npt.NDArray[Any], limit: int) -> Iterator[tuple[int, int]]:
+    """Cuts of rising ``lengths``: at most ``limit`` texts, and `MAX_CHARACTERS_PER_TEXT` for each of these, or one text."""
     start = total = 0
     for position, length in enumerate(lengths.tolist()):
-        if position > start and (position - start >= most or total + length > MAX_CHARACTERS_PER_TEXT * most):
+        if position > start and (position - start >= limit or total + length > MAX_CHARACTERS_PER_TEXT * limit):
             yield start, position
             start, total = position, 0
         total += length
@@ -175,11 +174,11 @@ def _grow_first_batch(batches: Iterable[Batch]) -> Iterator[Batch]:
 def _skip_done(batches: Iterable[Batch], rows: int, bad: int) -> Iterator[Batch]:
     """The batches after the first ``rows`` rows, and after those without rows that had the last of so many ``bad`` ones."""
     for batch in batches:
-        seen = len(batch.bad)
-        if not rows and not (not len(batch) and 0 < seen <= bad):
+        rows_seen = len(batch.bad)
+        if not rows and not (not len(batch) and 0 < rows_seen <= bad):
             yield batch
             continue
-        bad -= seen
+        bad -= rows_seen
         if not len(batch):
             continue
         if rows >= len(batch):

@@ -12,25 +12,24 @@ import polars as pl
 from catcli.data.dataset.text import row_text_series
 from catcli.data.io.source import open_source
 from catcli.errors import ProductsError
+from catcli.inference.engines import Engine
 from catcli.inference.label_cache import PreviousLabels, text_hashes
-from catcli.inference.labeler import Labeler
 from catcli.inference.planning import LabelingPlan
-from catcli.inference.ray_cluster import Cluster
 from catcli.inference.result_columns import CONFIDENCE, PREDICTED
-from catcli.talk import Talk
+from catcli.logs import LOGGER
 
 CHECKED_ROWS = 256
 """Rows of an earlier output that are labeled again, to see whether this adapter made it."""
 
-SAME, SAME_REDUCED, MOSTLY = 1e-3, 0.06, 0.98
+MAX_DIFFERENCE, MAX_REDUCED_DIFFERENCE, MIN_AGREEMENT = 1e-3, 0.06, 0.98
 """Confidences of one adapter differ by no more than this from run to run (int8 scales by the batch), in so large a share of rows."""
 
 
-def load_previous_labels(file: str, labeler: Labeler | Cluster, plan: LabelingPlan, talk: Talk) -> PreviousLabels | None:
+def load_previous_labels(file: str, engine: Engine, plan: LabelingPlan) -> PreviousLabels | None:
     """The labels of an earlier output of this adapter; none where another made it."""
     source = open_source([file])
     text = [column for column in plan.text if column is not None]
-    number = {name: place for place, name in enumerate(labeler.categories)}
+    number = {name: index for index, name in enumerate(engine.categories)}
     sample: list[str] = []
     unsure = 0
 
@@ -45,26 +44,26 @@ def load_previous_labels(file: str, labeler: Labeler | Cluster, plan: LabelingPl
                 )
             frame = batch.select(list(dict.fromkeys([*text, PREDICTED, CONFIDENCE])))
             texts = row_text_series(frame, text, plan.prices)
-            found = frame[PREDICTED].cast(pl.String).replace_strict(number, default=None, return_dtype=pl.Int32)
+            classes = frame[PREDICTED].cast(pl.String).replace_strict(number, default=None, return_dtype=pl.Int32)
             sure = frame[CONFIDENCE].cast(pl.Float32, strict=False)
-            unsure += int((found.is_not_null() & sure.is_null()).sum())
-            usable = (found.is_not_null() & sure.is_not_null()).to_numpy()
-            yield text_hashes(texts)[usable], found.fill_null(0).to_numpy()[usable], sure.fill_null(0).to_numpy()[usable]
+            unsure += int((classes.is_not_null() & sure.is_null()).sum())
+            usable = (classes.is_not_null() & sure.is_not_null()).to_numpy()
+            yield text_hashes(texts)[usable], classes.fill_null(0).to_numpy()[usable], sure.fill_null(0).to_numpy()[usable]
             if len(sample) < CHECKED_ROWS:
                 sample.extend(texts.filter(pl.Series(usable)).unique(maintain_order=True).head(CHECKED_ROWS - len(sample)).to_list())
 
     previous = PreviousLabels.of(rows())
     if not len(previous):
-        why = f"no number in {CONFIDENCE!r} beside a category" if unsure else "no row with a category of this adapter"
-        talk.warn(f"--previous {source.name} has {why}; all rows are labeled")
+        problem = f"no number in {CONFIDENCE!r} beside a category" if unsure else "no row with a category of this adapter"
+        LOGGER.warning(f"--previous {source.name} has {problem}; all rows are labeled")
         return None
-    there, sure_there = previous.get(text_hashes(pl.Series(sample, dtype=pl.String)))
-    here = labeler.label(sample)
-    tolerance = SAME if labeler.variant == "fp32" else SAME_REDUCED
-    close = np.abs(here.confidences[:, 0] - sure_there[:, 0]) <= tolerance
-    same = float(((here.classes[:, 0] == there[:, 0]) & close).mean())
-    if same < MOSTLY:
-        talk.warn(
+    before, confidence_before = previous.get(text_hashes(pl.Series(sample, dtype=pl.String)))
+    now = engine.label(sample)
+    tolerance = MAX_DIFFERENCE if engine.variant == "fp32" else MAX_REDUCED_DIFFERENCE
+    close = np.abs(now.confidences[:, 0] - confidence_before[:, 0]) <= tolerance
+    same = float(((now.classes[:, 0] == before[:, 0]) & close).mean())
+    if same < MIN_AGREEMENT:
+        LOGGER.warning(
             f"--previous {source.name} was labeled by another adapter or from other text: {same:.0%} of {len(sample)} rows tried "
             "again come out alike; all rows are labeled"
         )

@@ -1,4 +1,4 @@
-"""Ray as a guest: its cluster joined or started, what it says kept from the streams, and its errors told as sentences."""
+"""Ray: its cluster joined or started, its output kept off the streams, and its errors turned into sentences."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def connect() -> Any:  # noqa: ANN401  # a module that is not there without the 
 
 
 def _check_address(address: str) -> None:
-    """Stop at an address where nobody listens, which Ray itself would try for minutes."""
+    """Stop at an address where nothing listens, which Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     host = host.strip("[]")
     if not (colon and port.isdigit()):
@@ -72,7 +72,7 @@ def _check_address(address: str) -> None:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Ray says much: by its loggers, to standard output, where results go, and from C++ to the process's own standard error."""
+    """Keep Ray quiet: it logs, prints to standard output, where results go, and writes from C++ to the process's standard error."""
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), _without_stderr():
@@ -84,23 +84,23 @@ def silence() -> Iterator[None]:
 def _without_stderr() -> Iterator[None]:
     """What is written to the process's standard error goes nowhere, but for what Python writes there, ours among it."""
     try:
-        kept = os.dup(2)
+        saved = os.dup(2)
     except OSError:  # closed by the caller (2>&-)
         yield
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
-        with os.fdopen(os.dup(kept), "w", encoding="utf-8", errors="replace") as ours, redirect_stderr(ours):
+        with os.fdopen(os.dup(saved), "w", encoding="utf-8", errors="replace") as stream, redirect_stderr(stream):
             yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved, 2)
+        os.close(saved)
         os.close(nowhere)
 
 
 def unwrap(ask: Callable[[], Any]) -> Any:  # noqa: ANN401  # whatever a worker gives
-    """What a worker answers; its error as it was raised there."""
+    """A worker's result; its error is raised here as it was raised there."""
     from ray.exceptions import GetTimeoutError, RayError
 
     try:
@@ -112,7 +112,7 @@ def unwrap(ask: Callable[[], Any]) -> Any:  # noqa: ANN401  # whatever a worker 
 
 
 def unwrap_all(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """What workers made; an error as it was raised there."""
+    """The workers' results; an error is raised here as it was raised there."""
     from ray.exceptions import RayError
 
     try:
@@ -128,16 +128,16 @@ def _original_error(error: BaseException) -> BaseException:
     waiting: list[BaseException | None] = [error]
     foreign = not isinstance(error, RayTaskError)  # not of what ran there, but of where it ran: a machine or a process that is gone
     while waiting:
-        found = waiting.pop()
-        if isinstance(found, CatcliError) and type(found).__module__.startswith("catcli"):
-            return found
-        foreign = foreign or isinstance(found, ImportError | OSError)
-        if found is not None:
-            waiting += [getattr(found, "cause", None), found.__cause__]
+        current = waiting.pop()
+        if isinstance(current, CatcliError) and type(current).__module__.startswith("catcli"):
+            return current
+        foreign = foreign or isinstance(current, ImportError | OSError)
+        if current is not None:
+            waiting += [getattr(current, "cause", None), current.__cause__]
     if not foreign:
         return error
-    told = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__).strip()
+    last_line = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__).strip()
     return CatcliError(
-        f"--engine ray: a worker failed ({told[:300]}); is the same catcli on all machines, with memory enough? Run the same line again; "
-        "it goes on from what was finished."
+        f"--engine ray: a worker failed ({last_line[:300]}); is the same catcli on all machines, with memory enough? Run the same line "
+        "again; it continues from what was finished."
     )

@@ -25,9 +25,12 @@ def result_columns(
     indices = pl.Series(classes[:, 0]).set(~pl.Series(accepted), None)
     added = [names.gather(indices).alias(PREDICTED), pl.Series(CONFIDENCE, confidences[:, 0])]
     if plan.top_k > 1:
-        found = zip(names.gather(classes.ravel()).to_list(), confidences.ravel().tolist(), strict=True)
+        labels_and_confidences = zip(names.gather(classes.ravel()).to_list(), confidences.ravel().tolist(), strict=True)
         k = classes.shape[1]
-        pairs = [[{"category": name, "confidence": value} for name, value in itertools.islice(found, k)] for _ in range(len(classes))]
+        pairs = [
+            [{"category": name, "confidence": value} for name, value in itertools.islice(labels_and_confidences, k)]
+            for _ in range(len(classes))
+        ]
         if plan.alternatives_as_json:
             cells = [json.dumps(pair, ensure_ascii=False) for pair in pairs]
             added.append(pl.Series(ALTERNATIVES, cells, dtype=pl.String))

@@ -1,4 +1,4 @@
-"""Labels of batches → rows of the output, in order, counted."""
+"""Labels of batches → rows of the output, in order, with the counts of the summary."""
 
 from __future__ import annotations
 
@@ -23,19 +23,15 @@ from catcli.inference.labeler import Labels
 from catcli.inference.planning import LabelingPlan, PlannedBatch
 from catcli.inference.result_columns import PREDICTED, result_columns
 
-Advance = Callable[[int, float], None]
-"""Called after every batch with the rows labeled so far and the share of the input read, 0 to 1."""
-
-
 LabeledBatch = tuple[PlannedBatch, Sequence[Labels]]
-"""A work, and the labels of each of its calls."""
+"""A planned batch, and the labels of each of its calls."""
 
 
 @dataclass
 class PredictSummary:
-    """What a run came to.
+    """The summary of a run.
 
-    ``below`` counts rows whose confidence was below the one asked for, ``blank`` those without any text, ``short`` those of CSV with fewer
+    ``below`` counts rows whose confidence was below the threshold, ``blank`` those without any text, ``short`` those of CSV with fewer
     cells than the header, ``bad`` those that could not be read. ``labeled`` counts texts that a model looked at, ``cut`` those of them with
     more tokens than it reads, and ``taken_over`` rows that an earlier output had; ``halved`` counts batches that memory was too short for.
     ``resumed`` are rows that a run before had done; ``seconds`` are this run's.
@@ -75,8 +71,8 @@ class PipeOutput:
 
     by_input = False
 
-    def __init__(self, sink: RowWriter) -> None:
-        self.write = sink.write
+    def __init__(self, writer: RowWriter) -> None:
+        self.write = writer.write
 
     def finish_part(self, rows: int) -> None:
         """Nothing to do: what went into a pipe is gone."""
@@ -86,43 +82,43 @@ class PipeOutput:
 
 
 class KnownLabels:
-    """The labels of all texts that rows can have: those just found, those of this run that are recalled, and an earlier output's."""
+    """The labels of all texts that rows can have: those just computed, those cached, and those of an earlier output."""
 
     def __init__(
         self, k: int, previous: PreviousLabels | None = None, arrays: Mapping[str, npt.NDArray[Any]] | None = None, *, dedupe: bool = True
     ) -> None:
         self._k, self._previous, self._dedupe = k, previous, dedupe
-        self._recall = LabelCache(k)
+        self._cache = LabelCache(k)
         if arrays:
-            self._recall.load(arrays)
+            self._cache.load(arrays)
 
-    def of_rows(self, work: PlannedBatch, labels: Sequence[Labels]) -> tuple[npt.NDArray[np.int32], FloatArray]:
-        """Classes and confidences of a work's rows, each *(rows, k)*; ``labels`` are those of its calls."""
-        classes, confidences = np.zeros((len(work.hashes), self._k), np.int32), np.zeros((len(work.hashes), self._k), np.float32)
-        classes[work.recalled], confidences[work.recalled] = self._recall.get(work.slots)
+    def of_rows(self, batch: PlannedBatch, labels: Sequence[Labels]) -> tuple[npt.NDArray[np.int32], FloatArray]:
+        """Classes and confidences of a batch's rows, each *(rows, k)*; ``labels`` are those of its calls."""
+        classes, confidences = np.zeros((len(batch.hashes), self._k), np.int32), np.zeros((len(batch.hashes), self._k), np.float32)
+        classes[batch.cached], confidences[batch.cached] = self._cache.get(batch.slots)
         if self._previous is not None:
-            classes[work.earlier], confidences[work.earlier] = self._previous.get(work.hashes[work.earlier])
+            classes[batch.previous], confidences[batch.previous] = self._previous.get(batch.hashes[batch.previous])
         if labels:
-            classes[work.fresh] = np.concatenate([found.classes for found in labels])
-            confidences[work.fresh] = np.concatenate([found.confidences for found in labels])
+            classes[batch.fresh] = np.concatenate([part.classes for part in labels])
+            confidences[batch.fresh] = np.concatenate([part.confidences for part in labels])
         if self._dedupe:
-            self._recall.add(work.hashes[work.fresh], classes[work.fresh], confidences[work.fresh])
-        return classes[work.owner], confidences[work.owner]
+            self._cache.add(batch.hashes[batch.fresh], classes[batch.fresh], confidences[batch.fresh])
+        return classes[batch.owner], confidences[batch.owner]
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """What a resumed run has to know."""
-        return self._recall.arrays()
+        """What a resumed run needs."""
+        return self._cache.arrays()
 
 
 class ResultWriter:
-    """Makes rows of works and their labels, in order, counts them, and hands them to the writer."""
+    """Adds the columns of labels to batches, in order, counts them, and hands them to a thread that writes."""
 
     def __init__(
         self,
         categories: Sequence[str],
         plan: LabelingPlan,
         output: RowOutput,
-        advance: Advance,
+        advance: Callable[[int, float], None],
         *,
         previous: PreviousLabels | None = None,
         review: ReviewFile | None = None,
@@ -135,8 +131,8 @@ class ResultWriter:
         self._review = review
         self.summary = summary or PredictSummary()
         self.summary.resumed = self.summary.rows
-        self.k = min(plan.top_k, len(categories))
-        self._known = KnownLabels(self.k, previous, arrays, dedupe=plan.dedupe)
+        self.top_k = min(plan.top_k, len(categories))
+        self._known_labels = KnownLabels(self.top_k, previous, arrays, dedupe=plan.dedupe)
         self._names = pl.Series(categories, dtype=pl.String)
         self._counts = np.array([self.summary.categories.get(name, 0) for name in categories], np.int64)
         # In float32, as confidences are: what a report prints of one accepts it.
@@ -144,24 +140,24 @@ class ResultWriter:
         if plan.by_category is not None:
             self._needed = np.array([plan.by_category.get(name, math.inf) for name in categories], np.float32)
 
-    def through(self, works: Iterable[LabeledBatch]) -> PredictSummary:
-        """All of it."""
+    def write_all(self, batches: Iterable[LabeledBatch]) -> PredictSummary:
+        """Write all batches; returns the summary."""
         started = time.perf_counter()
         in_part = 0
         with thread_pool(1) as pool:
             writer = BackgroundWriter(pool)
-            for work, labels in works:
-                if work.begins_part:
+            for batch, labels in batches:
+                if batch.begins_part:
                     writer.hand(self._output.finish_part, in_part)
                     in_part = 0
-                if work.keeps:
-                    writer.hand(self._keep, self._state(), self._known.arrays())
-                added, suggested = self._finished(work, labels)
-                writer.hand(self._write, work.batch, self._plan.kept(work.batch.columns), added, suggested)
-                in_part += len(work.batch)
-                self._advance(self.summary.rows, work.batch.share)
+                if batch.keeps:
+                    writer.hand(self._keep, self._state(), self._known_labels.arrays())
+                added, suggested = self._columns(batch, labels)
+                writer.hand(self._write, batch.rows, self._plan.kept(batch.rows.columns), added, suggested)
+                in_part += len(batch.rows)
+                self._advance(self.summary.rows, batch.rows.share)
             writer.hand(self._output.finish_part, in_part)
-            writer.hand(self._keep, self._state(), self._known.arrays())
+            writer.hand(self._keep, self._state(), self._known_labels.arrays())
             writer.wait()
         self.summary.seconds = time.perf_counter() - started
         self.summary.categories = self._by_category()
@@ -189,25 +185,25 @@ class ResultWriter:
 
     def _by_category(self) -> dict[str, int]:
         """Rows by category, the most frequent first."""
-        found = {name: int(count) for name, count in zip(self._categories, self._counts, strict=True) if count}
-        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+        counts = {name: int(count) for name, count in zip(self._categories, self._counts, strict=True) if count}
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
-    def _finished(self, work: PlannedBatch, labels: Sequence[Labels]) -> tuple[pl.DataFrame, pl.Series | None]:
+    def _columns(self, batch: PlannedBatch, labels: Sequence[Labels]) -> tuple[pl.DataFrame, pl.Series | None]:
         """Count a batch's labels and make our columns of them; and for a review, the categories whether accepted or not."""
-        classes, confidences = self._known.of_rows(work, labels)
+        classes, confidences = self._known_labels.of_rows(batch, labels)
         accepted = confidences[:, 0] >= self._needed[classes[:, 0]]
-        nulls = list(work.batch.nulls)
+        nulls = list(batch.rows.nulls)
         accepted[nulls] = False
         self._counts += np.bincount(classes[accepted, 0], minlength=len(self._counts))
-        self.summary.rows += len(work.batch)
+        self.summary.rows += len(batch.rows)
         self.summary.below += int((~accepted).sum()) - len(nulls)
-        self.summary.blank += work.blank - len(nulls)
-        self.summary.bad += len(work.batch.bad)
-        self.summary.short += work.batch.short
-        self.summary.labeled += len(work.fresh)
-        self.summary.cut += sum(found.cut for found in labels)
-        self.summary.halved += sum(found.halved for found in labels)
-        self.summary.taken_over += int(np.isin(work.owner, work.earlier).sum())
+        self.summary.blank += batch.blank - len(nulls)
+        self.summary.bad += len(batch.rows.bad)
+        self.summary.short += batch.rows.short
+        self.summary.labeled += len(batch.fresh)
+        self.summary.cut += sum(part.cut for part in labels)
+        self.summary.halved += sum(part.halved for part in labels)
+        self.summary.taken_over += int(np.isin(batch.owner, batch.previous).sum())
         suggested = self._names.gather(classes[:, 0]).alias(PREDICTED) if self._review is not None else None
         added = result_columns(self._names, classes, confidences, accepted, self._plan)
         if nulls:

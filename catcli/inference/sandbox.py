@@ -1,4 +1,4 @@
-"""An adapter of a stranger, tried out in a child process before this one loads it.
+"""The sandbox: a stranger's adapter is tested in a child process before this process loads it.
 
 A crafted model can end a process by a signal, fill memory, or never come to an end, and no exception tells of any of these. So a child
 process with limits of memory and time, and without the network where the system offers that, loads the adapter first, vets its models and
@@ -50,9 +50,6 @@ CHILD_VARIABLES = {"ARROW_DEFAULT_MEMORY_POOL": "system", "PYTHONDONTWRITEBYTECO
 STACK_BYTES = 8 * 2**20
 """Bytes of a thread's stack in the child. Clusters have some set to hundreds of megabytes, which would count as memory."""
 
-TEXTS = ("", "a", "blue coffee mug 500 ml", 'tv 32" - wi-fi, 4k; (2024) größe 商品 \u0301\u200d🙂', "0123456789 " * 200, "a" * 3000)
-"""What it labels beside the adapter's own probe rows: no text, short ones, and some of more tokens than any model reads."""
-
 _passed: set[tuple[str, str]] = set()
 """The manifests' SHA-256 and the variants that this process has had tried out: a manifest has the hashes of all files."""
 
@@ -73,32 +70,32 @@ class SandboxRun:
         """Wait for its answer.
 
         Raises:
-            AdapterError: what it found, or that it ended without an answer.
+            AdapterError: what it reported, or that it ended without an answer.
         """
         try:
             answer = self.process.communicate(timeout=self.seconds)[0][:MAX_ANSWER_BYTES]
         except subprocess.TimeoutExpired as error:
             self.stop()
-            raise self._refused(f"takes more than {self.seconds:.0f} seconds to be tried out") from error
+            raise self._refused(f"takes more than {self.seconds:.0f} seconds to load in the sandbox") from error
         except BaseException:
             self.stop()
             raise
         code = self.process.returncode
         if code < 0:
             with suppress(ValueError):
-                raise self._refused(f"ends the process that tries it out by the signal {signal.Signals(-code).name}")
-        ready, _, found = answer.partition(b"\n")
+                raise self._refused(f"ends the sandbox process with the signal {signal.Signals(-code).name}")
+        ready, _, content = answer.partition(b"\n")
         if ready != READY:
             raise CatcliError(
-                f"the process that tries adapters out does not start here (exit code {code}); see why with "
+                f"the sandbox process, which tests adapters, does not start here (exit code {code}); see why with "
                 f"'{sys.executable} -m catcli.inference.sandboxed'."
             )
         try:
-            problem = json.loads(found)["error"]
+            problem = json.loads(content)["error"]
         except ValueError as error:
-            raise self._refused(f"ends the process that tries it out with exit code {code}") from error
+            raise self._refused(f"ends the sandbox process with exit code {code}") from error
         if problem == "memory":
-            raise self._refused(f"takes more than {self.memory // 2**20:,} MiB of memory to be tried out")
+            raise self._refused(f"takes more than {self.memory // 2**20:,} MiB of memory to load in the sandbox")
         if problem is not None:
             raise AdapterError(problem)
 
@@ -107,12 +104,12 @@ class SandboxRun:
         self.process.kill()
         self.process.communicate()
 
-    def _refused(self, what: str) -> AdapterError:
-        return AdapterError(f"{self.folder} {what}; no adapter that catcli made does so: do not use it, fit one of your own.")
+    def _refused(self, problem: str) -> AdapterError:
+        return AdapterError(f"{self.folder} {problem}; no adapter that catcli made does so: do not use it, fit one of your own.")
 
 
 def start_check(adapter: Adapter, variant: Variant) -> None:
-    """Have a child try out ``adapter`` with one of its models while this process does other work; `check_adapter` waits for the answer."""
+    """Start testing ``adapter`` with one of its models in a child process; `check_adapter` waits for the answer."""
     key = _key(adapter, variant)
     if key[1:] in _passed or key in _running or is_sealed(adapter) or sys.platform == "win32":
         return
@@ -123,7 +120,7 @@ def start_check(adapter: Adapter, variant: Variant) -> None:
     )
     # The child needs nothing of its user: no credentials, no home, and one thread for each library.
     threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
-    kept = {name: value for name, value in os.environ.items() if name in PASSED_VARIABLES}
+    environment = {name: value for name, value in os.environ.items() if name in PASSED_VARIABLES}
     order = json.dumps([str(adapter.folder.absolute()), variant, memory, int(seconds), adapter.fingerprint])
     with _small_stacks():
         process = subprocess.Popen(  # noqa: S603  # this interpreter, and names as data
@@ -131,7 +128,7 @@ def start_check(adapter: Adapter, variant: Variant) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**kept, **threads, **CHILD_VARIABLES},
+            env={**environment, **threads, **CHILD_VARIABLES},
         )
     if not _running:
         atexit.unregister(stop_all)
@@ -177,10 +174,10 @@ def _small_stacks() -> Iterator[None]:
 
 
 def check_adapter(adapter: Adapter, variant: Variant) -> bool:
-    """Have ``adapter`` tried out with one of its models; whether that model needs no vetting any more.
+    """Test ``adapter`` with one of its models in the sandbox; returns whether that model needs no more vetting.
 
     Raises:
-        AdapterError: what the child found, or that it died of it.
+        AdapterError: what the child reported, or that it crashed.
     """
     start_check(adapter, variant)
     key = _key(adapter, variant)
@@ -192,7 +189,7 @@ def check_adapter(adapter: Adapter, variant: Variant) -> bool:
 
 
 def stop_all() -> None:
-    """End the children that nobody waits for any more."""
+    """End all children that still run."""
     while _running:
         _running.popitem()[1].stop()
 
@@ -206,16 +203,15 @@ def limit_process(memory: int, seconds: int) -> None:
         limits = {resource.RLIMIT_DATA: memory, resource.RLIMIT_CPU: seconds, resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0}
         for kind, amount in limits.items():
             hard = resource.getrlimit(kind)[1]
-            most = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
+            limit = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
             with suppress(OSError, ValueError):  # a system that does not hold this
-                resource.setrlimit(kind, (most, most))
+                resource.setrlimit(kind, (limit, limit))
     with suppress(OSError, KeyError, AttributeError):
         block_internet()
 
 
 _CALLS = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
 """The audit number of a processor and its number of the system call socket(2)."""
-
 
 IO_URING_SETUP = 425
 

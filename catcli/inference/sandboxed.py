@@ -18,10 +18,10 @@ TEXTS = ("", "a", "blue coffee mug 500 ml", 'tv 32" - wi-fi, 4k; (2024) größe 
 
 
 def main(order: str) -> None:
-    """Try an adapter out as `catcli.inference.sandbox.start_check` orders it."""
+    """Test an adapter as `catcli.inference.sandbox.start_check` says."""
     folder, variant, memory, seconds, fingerprint = json.loads(order)
     answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # what a library prints is not an answer
     answer.write(f"{READY.decode()}\n")
     answer.flush()
     limit_process(memory, seconds)
@@ -35,7 +35,7 @@ def main(order: str) -> None:
     except MemoryError:
         problem = "memory"
     except Exception as error:  # noqa: BLE001  # a crafted file met a bug: the parent tells of it without a traceback
-        problem = f"{folder} cannot be loaded: {type(error).__name__}; copy the adapter again or fit anew."
+        problem = f"{folder} cannot be loaded: {type(error).__name__}; copy the adapter again, or fit a new one."
         problem = "memory" if _is_memory_short(error) else problem
     with answer:
         json.dump({"error": problem}, answer)

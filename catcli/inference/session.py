@@ -81,7 +81,7 @@ class Session:
             )
 
     @property
-    def alike(self) -> bool:
+    def same_length(self) -> bool:
         """Whether batches are better of one length than large: on a CPU padding costs as much as text."""
         return self.provider == CPU_PROVIDER
 
@@ -113,17 +113,17 @@ class Session:
     def halvings(self) -> int:
         """How many batches were halved since this was asked last."""
         with self._lock:
-            found, self._halved = self._halved, 0
-        return found
+            count, self._halved = self._halved, 0
+        return count
 
     def _computed(self, batch: TokenBatch) -> FloatArray:
         feeds = {"input_ids": batch.ids, "attention_mask": batch.mask}
         try:
-            found = run_bound(self._session, feeds, "cuda") if self.provider == CUDA_PROVIDER else self._session.run(["logits"], feeds)[0]
+            logits = run_bound(self._session, feeds, "cuda") if self.provider == CUDA_PROVIDER else self._session.run(["logits"], feeds)[0]
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
             raise self._told(error) from error
-        self._check(found, len(batch.rows))
-        return np.asarray(found, dtype=np.float32)
+        self._check(logits, len(batch.rows))
+        return np.asarray(logits, dtype=np.float32)
 
     def _check(self, logits: npt.NDArray[Any], rows: int) -> None:
         """What a model gives has to be what a classifier gives, for every batch: float32 logits *(rows, classes)*."""
@@ -131,7 +131,7 @@ class Session:
         if logits.dtype != np.float32 or logits.shape != (rows, self._classes):
             raise AdapterError(
                 f"{self._file} gives {logits.dtype} of the shape {logits.shape} for {rows} texts, not float32 logits of "
-                f"({rows}, {self._classes}): it is no classifier that catcli exported; fit the adapter again."
+                f"({rows}, {self._classes}): it is not a classifier that catcli exported; fit the adapter again."
             )
 
     @staticmethod
@@ -142,19 +142,19 @@ class Session:
 
     def _told(self, error: Exception) -> Exception:
         """What ONNX Runtime's error means; another's is a bug and stays what it is."""
-        said = str(error)
-        if isinstance(error, MemoryError) or any(word in said for word in MEMORY_ERRORS):
+        message = str(error)
+        if isinstance(error, MemoryError) or any(word in message for word in MEMORY_ERRORS):
             return _OutOfMemory(error_gist(error)[:200])
         # run_with_iobinding raises a plain RuntimeError.
         if not (type(error).__module__.startswith("onnxruntime") or type(error) is RuntimeError):
             return error
-        if any(word in said for word in LIBRARY_ERRORS):
+        if any(word in message for word in LIBRARY_ERRORS):
             return _OutOfMemory(error_gist(error)[:300], surely=False)
-        if any(word in said for word in GPU_ERRORS):
+        if any(word in message for word in GPU_ERRORS):
             return self._failed(error_gist(error)[:300])
         return AdapterError(
             f"{self._file} cannot be computed ({error_gist(error)[:300]}); its tokenizer or its weights are not its own: copy the adapter "
-            "again or fit anew."
+            "again, or fit a new one."
         )
 
 
@@ -165,37 +165,37 @@ def error_gist(error: BaseException) -> str:
 
 def _open_session(file: Path, options: onnxruntime.SessionOptions, *, cuda: bool) -> tuple[onnxruntime.InferenceSession, str]:
     """A session, on the GPU if ``cuda`` and it can be had; and why it is not on the GPU that there is, or nothing."""
-    why = ""
+    problem = ""
     if cuda:
-        why = load_cuda_libraries()
+        problem = load_cuda_libraries()
         # ONNX Runtime's own way back to the CPU would print to standard output, where labeled rows may be going.
         try:
             session = onnxruntime.InferenceSession(str(file), options, providers=[CUDA_PROVIDER, CPU_PROVIDER], enable_fallback=0)
         except Exception as error:  # noqa: BLE001  # ONNX Runtime's exceptions share no base class; where the file is at fault, the CPU says so
-            why = reason(error)[:300]
+            problem = reason(error)[:300]
         else:
             if session.get_providers()[0] == CUDA_PROVIDER:
                 return session, ""
-            why = why or "it does not say why"
+            problem = problem or "it does not say why"
     try:
-        return onnxruntime.InferenceSession(str(file), options, providers=[CPU_PROVIDER], enable_fallback=0), why
+        return onnxruntime.InferenceSession(str(file), options, providers=[CPU_PROVIDER], enable_fallback=0), problem
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         raise AdapterError(f"{file} cannot be loaded by ONNX Runtime: {reason(error)}; fit the adapter again.") from error
 
 
-def run_bound(session: onnxruntime.InferenceSession, feeds: Mapping[str, IntArray], place: str) -> FloatArray:
-    """Logits by inputs and an output that are bound to the memory of ``place``, ``cuda`` or ``cpu``.
+def run_bound(session: onnxruntime.InferenceSession, feeds: Mapping[str, IntArray], device: str) -> FloatArray:
+    """Logits by inputs and an output that are bound to the memory of ``device``, ``cuda`` or ``cpu``.
 
     Without it the ids and masks, which only the GPU reads, enter the graph in the host's memory, and it waits at a copy before each of
     them is used.
     """
     binding = session.io_binding()
     for name, values in feeds.items():
-        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(values, place, 0))
-    binding.bind_output("logits", place, 0)
+        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(values, device, 0))
+    binding.bind_output("logits", device, 0)
     session.run_with_iobinding(binding)
-    found: FloatArray = binding.get_outputs()[0].numpy()
-    return found
+    logits: FloatArray = binding.get_outputs()[0].numpy()
+    return logits
 
 
 def available_cores() -> int:

@@ -49,7 +49,7 @@ class Tokenizer:
         except BaseException as error:
             if not is_tokenizers_error(error):
                 raise
-            raise AdapterError(f"{file} holds no tokenizer: {reason(error)[:300]}; copy the adapter again or fit anew.") from error
+            raise AdapterError(f"{file} holds no tokenizer: {reason(error)[:300]}; copy the adapter again, or fit a new one.") from error
 
     def __init__(self, text: str, max_tokens: int, pad_id: int = 0, name: str = "the base's tokenizer") -> None:
         check_growth(text)
@@ -67,7 +67,7 @@ class Tokenizer:
 
     def encode_counting(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
         """Token ids of every text, and how many texts were cut."""
-        # A lone surrogate is no character and the tokenizer refuses it; it becomes U+FFFD as in every other decoder.
+        # A lone surrogate is not a character and the tokenizer refuses it; it becomes U+FFFD as in every other decoder.
         clean = [text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8") for text in texts]
         try:
             encodings = self._tokenizer.encode_batch_fast(clean)
@@ -82,17 +82,19 @@ class Tokenizer:
         full = (encoding for encoding, row in zip(encodings, ids, strict=True) if len(row) == self.max_tokens)
         return ids, sum(bool(encoding.overflowing) for encoding in full)
 
-    def batches(self, ids: Sequence[Sequence[int]], budget: int, *, alike: bool = False) -> Iterator[TokenBatch]:
+    def batches(self, ids: Sequence[Sequence[int]], budget: int, *, same_length: bool = False) -> Iterator[TokenBatch]:
         """All of ``ids``, shortest first, so many rows a batch that rows times the longest stays within ``budget`` tokens (or one row).
 
-        With ``alike`` all rows of a batch are of one length, so that none is padded.
+        With ``same_length`` all rows of a batch are of one length, so that none is padded.
         """
         order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
         start = 0
         while start < len(order):
             end, shortest = start + 1, len(ids[order[start]])
             while (
-                end < len(order) and (end + 1 - start) * len(ids[order[end]]) <= budget and (not alike or len(ids[order[end]]) == shortest)
+                end < len(order)
+                and (end + 1 - start) * len(ids[order[end]]) <= budget
+                and (not same_length or len(ids[order[end]]) == shortest)
             ):
                 end += 1
             yield self.padded(ids, order[start:end])

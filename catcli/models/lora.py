@@ -1,4 +1,4 @@
-"""Where the adapters go, and how they become part of the weights.
+"""LoRA: where the adapters go, and how they are merged into the weights.
 
 Next to a frozen weight W *(out, in)* stands a product of two thin ones (Hu et al. 2021, section 4.1):
 
@@ -67,13 +67,13 @@ def add_adapters(classifier: Classifier, base: Backbone, recipe: Recipe) -> None
 def _targets(classifier: Classifier, base: Backbone) -> list[str]:
     """The names of ``base.targets`` that this model has: T5's blocks have ``wi`` or ``wi_0`` and ``wi_1``."""
     blocks = base.blocks_of(classifier.backbone).modules
-    there = {name.rpartition(".")[2] for name, module in blocks.named_modules() if getattr(module, "weight", torch.empty(0)).ndim == 2}
-    missing = [name for name in base.targets if name not in there]
+    names = {name.rpartition(".")[2] for name, module in blocks.named_modules() if getattr(module, "weight", torch.empty(0)).ndim == 2}
+    missing = [name for name in base.targets if name not in names]
     if missing and base.targets != base.architecture.targets:
         raise UsageError(
-            f"--targets {','.join(missing)}: the blocks of {base.hub} have no such layers; theirs are {name_list(sorted(there))}."
+            f"--targets {','.join(missing)}: the blocks of {base.hub} have no such layers; theirs are {name_list(sorted(names))}."
         )
-    return [name for name in base.targets if name in there]
+    return [name for name in base.targets if name in names]
 
 
 def _check_rank(classifier: Classifier, base: Backbone, targets: Sequence[str], rank: int) -> None:
@@ -88,7 +88,7 @@ class RowDropout(nn.Module):
     """Dropout of the same features in every token of a row.
 
     Gal & Ghahramani 2016, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks". One draw for a row, not one for
-    each token: drawing anew for every token took half of a training step on a CPU.
+    each token: drawing again for every token took half of a training step on a CPU.
     """
 
     def __init__(self, share: float) -> None:
@@ -121,8 +121,8 @@ def _from_the_published_weights(adapted: PeftModel, began: Mapping[str, Tensor])
     """The adapters as they lead from the weights before PiSSA took ``began`` out of them: B A - B0 A0 = [B, -B0] [A; A0]."""
     doubled = {}
     for name, first in began.items():
-        now = adapted.get_parameter(name).detach().cpu()
-        doubled[name] = torch.cat((now, first), 0) if ".lora_A." in name else torch.cat((now, -first), 1)
+        current = adapted.get_parameter(name).detach().cpu()
+        doubled[name] = torch.cat((current, first), 0) if ".lora_A." in name else torch.cat((current, -first), 1)
     return doubled
 
 

@@ -1,4 +1,4 @@
-"""What a row costs: class weights, focal loss and logit adjustment where categories are uneven, and a teacher's word beside the label."""
+"""Losses of rows: class weights, focal loss and logit adjustment for imbalanced categories, and distillation from a teacher."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def weighted_examples(examples: Examples, balance: Balance, shares: npt.NDArray[
 
 def implied_class_shares(balance: Balance, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """What a model that was trained under ``balance`` takes for the classes' shares *(classes,)*."""
-    taken = {"weights": np.sqrt(shares), "logit-adjust": np.ones(len(shares))}.get(balance, shares)
-    return np.asarray(taken / taken.sum())
+    implied = {"weights": np.sqrt(shares), "logit-adjust": np.ones(len(shares))}.get(balance, shares)
+    return np.asarray(implied / implied.sum())
 
 
 def make_row_loss(balance: Balance, shares: npt.NDArray[np.float64], device: torch.device) -> RowLoss:
-    """The loss of each row under ``balance``; ``shares`` *(classes,)* are the classes' shares of the rows that are learned from.
+    """The loss of each row under ``balance``; ``shares`` *(classes,)* are the classes' shares of the training rows.
 
     - ``weights``: cross-entropy times `class_weights`.
     - ``focal``: cross-entropy times (1 - p)**gamma, p being the right class's probability (Lin et al. 2017, "Focal Loss for Dense Object
@@ -77,8 +77,8 @@ def _focal(logits: Tensor, truth: Tensor) -> Tensor:
 
 def log_prior(balance: Balance, shares: npt.NDArray[np.float64], device: torch.device) -> Tensor:
     """What a training under ``balance`` adds to logits *(classes,)* before it takes them for a distribution."""
-    found = np.log(shares) if balance == "logit-adjust" else np.zeros(len(shares))
-    return torch.from_numpy(found.astype(np.float32)).to(device)
+    log_shares = np.log(shares) if balance == "logit-adjust" else np.zeros(len(shares))
+    return torch.from_numpy(log_shares.astype(np.float32)).to(device)
 
 
 def soften(probabilities: FloatArray) -> TeacherTargets:
@@ -92,17 +92,17 @@ def soften(probabilities: FloatArray) -> TeacherTargets:
     return shares.astype(np.float16)
 
 
-def distillation_loss(own: Tensor, labeled: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-    """Each row's loss beside a teacher *(rows,)*: (1 - w) x its own + w x T^2 KL(teacher || pupil), at temperature T.
+def distillation_loss(label_loss: Tensor, labeled: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+    """Each row's loss beside a teacher *(rows,)*: (1 - w) x its own + w x T^2 KL(teacher || student), at temperature T.
 
     The weight w is `TEACHER_WEIGHT`, and T `TEACHER_TEMPERATURE`.
 
     T^2 keeps the gradients of the second as large as at 1 (Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network",
-    section 2). ``own`` are the losses by the labels *(rows,)*, ``labeled`` says which rows have one *(rows,)*: the others have the second
-    term alone. ``logits`` and the teacher's ``targets`` are *(rows, classes)*, each row against its own; one whose targets are zeros has
-    the first term alone, whole.
+    section 2). ``label_loss`` are the losses by the labels *(rows,)*, ``labeled`` says which rows have one *(rows,)*: the others have the
+    second term alone. ``logits`` and the teacher's ``targets`` are *(rows, classes)*, each row against its own; one whose targets are zeros
+    has the first term alone, whole.
     """
     apart = kl_div(log_softmax(logits / TEACHER_TEMPERATURE, 1), targets, reduction="none").sum(1) * TEACHER_TEMPERATURE**2
     known = targets.sum(1) > 0
-    by_label = torch.where(labeled, own, torch.zeros_like(own))
+    by_label = torch.where(labeled, label_loss, torch.zeros_like(label_loss))
     return torch.where(known, (1 - TEACHER_WEIGHT) * by_label + TEACHER_WEIGHT * apart, by_label)

@@ -1,4 +1,4 @@
-"""How a base learns: adapters beside its weights, all of its weights, or the head alone; prepared, saved, read back and merged."""
+"""The training methods: adapters, all weights, or the head alone; how each is prepared, saved, loaded and merged."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def default_learning_rate(base: Backbone, method: Method) -> float:
 
 
 def prepare_model(classifier: Classifier, base: Backbone, recipe: Recipe) -> None:
-    """Make trainable what the method trains, and freeze the rest. The head always learns."""
+    """Make trainable what the method trains, and freeze the rest. The head is always trained."""
     classifier.backbone.requires_grad_(recipe.method == "full")
     if recipe.method in LORA_METHODS:
         add_adapters(classifier, base, recipe)
 
 
 def save_model(classifier: Classifier, base: Backbone, method: Method, folder: Path) -> int:
-    """Write what was learned to ``folder``; returns its bytes.
+    """Write the trained weights to ``folder``; returns their bytes.
 
     Adapters are PEFT's own two files, a base trained whole is a folder of transformers' (``config.json`` and ``model.safetensors``), and
     the head is ``head.safetensors`` in every case.
@@ -56,6 +56,6 @@ def load_model(base: Backbone, method: Method, folder: Path, classes: int) -> Cl
 
 
 def merge_model(classifier: Classifier, method: Method) -> None:
-    """Make the classifier the plain architecture again, with what was learned in its weights."""
+    """Merge the trained weights, so that the classifier is the plain architecture again."""
     if method in LORA_METHODS:
         merge_adapters(classifier)

@@ -33,16 +33,16 @@ class GridPageModel:
     outcomes: Outcomes
 
 
-def grid_page(name: str, told: GridResult, names: Sequence[str], shown: Sequence[GridPageModel]) -> str:
+def grid_page(name: str, result: GridResult, names: Sequence[str], shown: Sequence[GridPageModel]) -> str:
     """The page of a comparison called ``name``; ``names`` are the categories in class order."""
     return (
         template_environment()
         .get_template("compare.html")
         .render(
             name=printable(name),
-            told=told,
-            sentences=[sentences.comparison(found, None) for found in sentences.lora_against_full(told)],
-            seeds=max(len(model.adapters) for model in told.models),
+            result=result,
+            sentences=[sentences.comparison(pair, None) for pair in sentences.lora_against_full(result)],
+            seeds=max(len(model.adapters) for model in result.models),
             data=_data(names, shown),
             plotly=Markup(get_plotlyjs()),  # noqa: S704  (a library's own script, none of the user's text)
             nonce=secrets.token_urlsafe(16),
@@ -53,27 +53,27 @@ def grid_page(name: str, told: GridResult, names: Sequence[str], shown: Sequence
 def _data(names: Sequence[str], shown: Sequence[GridPageModel]) -> dict[str, Any]:
     """What the page's script draws, in numbers as short as a screen can show."""
     support = Counter(shown[0].outcomes.truth.tolist())
-    drawn = [number for number, _ in support.most_common(max(1, MAX_CURVES // len(shown)))]
-    present = sorted(set().union(*(one.outcomes.present.tolist() for one in shown)))
+    plotted = [number for number, _ in support.most_common(max(1, MAX_CURVES // len(shown)))]
+    present = sorted(set().union(*(model.outcomes.present.tolist() for model in shown)))
     return {
-        "largest": drawn[0],
+        "largest": plotted[0],
         "names": {int(number): printable(names[number]) for number in present},
         "models": [
             {
-                "name": printable(one.model.name),
-                **{key: _ends(one.model, key) for key in ("accuracy", "macro_precision", "macro_recall")},
+                "name": printable(model.model.name),
+                **{key: _ends(model.model, key) for key in ("accuracy", "macro_precision", "macro_recall")},
                 "curves": {
                     number: [rounded(curve.false_positive_rate), rounded(curve.true_positive_rate)]
-                    for number, curve in category_curves(one.probabilities, one.outcomes.truth, drawn).items()
+                    for number, curve in category_curves(model.probabilities, model.outcomes.truth, plotted).items()
                 },
-                "areas": {number: one.areas.get(names[number]) for number in drawn},
-                "pairs": pairs_of(one.outcomes),
+                "areas": {number: model.areas.get(names[number]) for number in plotted},
+                "pairs": pairs_of(model.outcomes),
             }
-            for one in shown
+            for model in shown
         ],
     }
 
 
 def _ends(model: ModelResult, key: str) -> list[float]:
-    found = getattr(model, key)
-    return [round(found.value, 4), round(found.low, 4), round(found.high, 4)]
+    estimate = getattr(model, key)
+    return [round(estimate.value, 4), round(estimate.low, 4), round(estimate.high, 4)]

@@ -1,4 +1,4 @@
-"""Adapters of one split → what ``catcli compare`` tells of them."""
+"""The adapters of one split → the leaderboard of ``catcli compare``."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from catcli.evaluation.scores import compare_runs, holm_corrected, mean_bootstra
 from catcli.evaluation.studies import GridResult, ModelResult
 from catcli.inference.ngrams import LinearModel
 from catcli.reporting.grid_page import GridPageModel
-from catcli.training.grid_runs import GridRun
+from catcli.training.grid import GridRun
 
 
 @dataclass(frozen=True)
-class RunLogits:
-    """What one fit's model says of the test rows by itself: probabilities *(rows, classes)* and what they come to."""
+class RunProbabilities:
+    """One model's probabilities *(rows, classes)* for the test rows, and their outcomes."""
 
     probabilities: FloatArray
     outcomes: Outcomes
@@ -38,46 +38,47 @@ class ScoredRun:
 
     adapter: Adapter
     metrics: FitMetrics
-    lora: RunLogits
-    linear: RunLogits
-    blend: RunLogits
+    lora: RunProbabilities
+    linear: RunProbabilities
+    blend: RunProbabilities
     validation: Mapping[str, float]
 
     @classmethod
     def of(cls, adapter: Adapter) -> ScoredRun:
         """Read it from its folder."""
         manifest, metrics = adapter.manifest, FitMetrics.of(adapter)
-        held = HeldOutRows.load(adapter.file("heldout.parquet"), manifest.categories)
-        blending = BlendCalibration.of(manifest)
+        heldout = HeldOutRows.load(adapter.file("heldout.parquet"), manifest.categories)
+        test, blend = heldout.part("test"), BlendCalibration.of(manifest)
+        of_all = blend.probabilities_of_all(test.lora, test.linear, metrics.variant)
+        models = {
+            name: RunProbabilities(probabilities, Outcomes.of(probabilities, test.classes, test.products))
+            for name, probabilities in of_all.items()
+        }
 
-        def voices(rows: HeldOutRows) -> dict[str, RunLogits]:
-            said = blending.voices(rows.lora, rows.linear, metrics.variant)
-            return {name: RunLogits(found, Outcomes.of(found, rows.classes, rows.products)) for name, found in said.items()}
-
-        choosing = held.part("validation")
-        halves = np.unique(choosing.products, return_inverse=True)[1] % 2
-        losses = cross_fitted_losses(choosing.lora, choosing.linear, choosing.classes, halves, manifest.blend)
-        return cls(adapter, metrics, **voices(held.part("test")), validation=losses)
+        validation = heldout.part("validation")
+        halves = np.unique(validation.products, return_inverse=True)[1] % 2
+        losses = cross_fitted_losses(validation.lora, validation.linear, validation.classes, halves, manifest.blend)
+        return cls(adapter, metrics, **models, validation=losses)
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Models by their names, with what each of their seeds says of the test rows, which are the same for all."""
+    """Models by their names, with the probabilities that each of their seeds gives the test rows, which are the same for all."""
 
     names: Sequence[str]
     models: Mapping[str, ModelResult]
-    voices: Mapping[str, Sequence[RunLogits]]
+    runs: Mapping[str, Sequence[RunProbabilities]]
     areas: Mapping[str, Mapping[str, float | None]]
 
     @property
     def rows(self) -> Outcomes:
         """The test rows, as the first model has them."""
-        return next(iter(self.voices.values()))[0].outcomes
+        return next(iter(self.runs.values()))[0].outcomes
 
-    def shown(self) -> list[GridPageModel]:
+    def page_models(self) -> list[GridPageModel]:
         """What the page draws; of several seeds the first."""
         return [
-            GridPageModel(model, self.areas[name], self.voices[name][0].probabilities, self.voices[name][0].outcomes)
+            GridPageModel(model, self.areas[name], self.runs[name][0].probabilities, self.runs[name][0].outcomes)
             for name, model in self.models.items()
         ]
 
@@ -86,63 +87,63 @@ class Leaderboard:
         """The one to take, by the validation rows."""
         return min(self.models.values(), key=lambda model: model.validation_log_loss)
 
-    def told(self, failed: Mapping[str, str], page: str, recipe: str | None) -> GridResult:
+    def result(self, failed: Mapping[str, str], page: str, recipe: str | None) -> GridResult:
         """Everything, with every pair compared."""
-        outcomes = {name: [voice.outcomes for voice in voices] for name, voices in self.voices.items()}
+        outcomes = {name: [run.outcomes for run in runs] for name, runs in self.runs.items()}
         pairs = list(combinations(outcomes, 2))
-        found = [compare_runs(outcomes[one], outcomes[other], one, other, len(pairs)) for one, other in pairs]
+        comparisons = [compare_runs(outcomes[first], outcomes[second], first, second, len(pairs)) for first, second in pairs]
         return GridResult(
             test_rows=len(self.rows.truth),
             test_products=self.rows.products,
             models=tuple(self.models.values()),
             best=self.best.name,
             recipe=recipe,
-            comparisons=tuple(holm_corrected(found)),
+            comparisons=tuple(holm_corrected(comparisons)),
             failed=dict(failed),
             page=page,
         )
 
 
-def build_leaderboard(made: Mapping[GridRun, Adapter], with_linear: bool) -> Leaderboard:
-    """Score the adapters of some cells. The linear model is the one beside the first method of each balance.
+def build_leaderboard(adapters: Mapping[GridRun, Adapter], with_linear: bool) -> Leaderboard:
+    """Score the adapters of some runs. The linear model is the one beside the first method of each balance.
 
     Raises:
         AdapterError: they do not hold out the same rows.
     """
     groups: defaultdict[str, list[ScoredRun]] = defaultdict(list)
-    cells: dict[str, GridRun] = {}
-    for cell, adapter in made.items():
-        groups[cell.model].append(ScoredRun.of(adapter))
-        cells.setdefault(cell.model, cell)
+    grid_runs: dict[str, GridRun] = {}
+    for grid_run, adapter in adapters.items():
+        groups[grid_run.model].append(ScoredRun.of(adapter))
+        grid_runs.setdefault(grid_run.model, grid_run)
     runs = [run for group in groups.values() for run in group]
     first = runs[0].lora.outcomes
     for run in runs[1:]:
-        other = run.lora.outcomes
-        if not (np.array_equal(first.truth, other.truth) and np.array_equal(first.product, other.product)):
-            raise AdapterError(f"{run.adapter.folder} holds out other rows than {runs[0].adapter.folder}; pass --force to fit both anew.")
-    models, voices, areas = {}, {}, {}
-    beside: dict[str, list[ScoredRun]] = {}  # by balance, the fits whose linear model is told
+        lora_outcomes = run.lora.outcomes
+        if not (np.array_equal(first.truth, lora_outcomes.truth) and np.array_equal(first.product, lora_outcomes.product)):
+            raise AdapterError(f"{run.adapter.folder} holds out other rows than {runs[0].adapter.folder}; pass --force to fit both again.")
+    models, probabilities, areas = {}, {}, {}
+    by_balance: dict[str, list[ScoredRun]] = {}  # the fits whose linear model is shown
     for name, group in groups.items():
-        voices[name] = [run.lora for run in group]
-        models[name] = _model(cells[name], group)
-        areas[name] = {found.category: found.roc_auc for found in group[0].metrics.lora.categories}
-        beside.setdefault(cells[name].recipe.balance, group)
-    for balance, group in beside.items() if with_linear else ():
+        probabilities[name] = [run.lora for run in group]
+        models[name] = _model(grid_runs[name], group)
+        areas[name] = {category.category: category.roc_auc for category in group[0].metrics.lora.categories}
+        by_balance.setdefault(grid_runs[name].recipe.balance, group)
+    for balance, group in by_balance.items() if with_linear else ():
         name = " ".join(["linear", *([balance] if balance != "none" else [])])
-        voices[name] = [run.linear for run in group]
+        probabilities[name] = [run.linear for run in group]
         models[name] = _linear(name, balance, group)
-        areas[name] = {found.category: found.roc_auc for found in group[0].metrics.linear.categories}
-    return Leaderboard(runs[0].adapter.manifest.categories, models, voices, areas)
+        areas[name] = {category.category: category.roc_auc for category in group[0].metrics.linear.categories}
+    return Leaderboard(runs[0].adapter.manifest.categories, models, probabilities, areas)
 
 
-def _model(cell: GridRun, runs: Sequence[ScoredRun]) -> ModelResult:
-    training = [run.metrics.training for run in runs]
-    on_device = [one.device_memory for one in training if one.device_memory is not None]
+def _model(grid_run: GridRun, runs: Sequence[ScoredRun]) -> ModelResult:
+    trainings = [run.metrics.training for run in runs]
+    on_device = [training.device_memory for training in trainings if training.device_memory is not None]
     return ModelResult(
-        name=cell.model,
-        base=cell.recipe.base,
-        method=cell.recipe.method,
-        balance=cell.recipe.balance,
+        name=grid_run.model,
+        base=grid_run.recipe.base,
+        method=grid_run.recipe.method,
+        balance=grid_run.recipe.balance,
         adapters=tuple(str(run.adapter.folder) for run in runs),
         **_scores([run.lora.outcomes for run in runs]),
         roc_auc=_mean_area([run.metrics.lora.categories for run in runs]),
@@ -150,11 +151,11 @@ def _model(cell: GridRun, runs: Sequence[ScoredRun]) -> ModelResult:
         blend_macro_f1=_mean([run.blend.outcomes for run in runs], "macro_f1"),
         validation_log_loss=float(np.mean([run.validation["blend"] for run in runs])),
         # Of a fit that was killed and went on, the first part is in its passes alone.
-        seconds=float(np.mean([max(one.lora_seconds, sum(epoch.seconds for epoch in one.epochs)) for one in training])),
-        peak_memory=max(one.peak_memory for one in training),
+        seconds=float(np.mean([max(training.lora_seconds, sum(epoch.seconds for epoch in training.epochs)) for training in trainings])),
+        peak_memory=max(training.peak_memory for training in trainings),
         device_memory=max(on_device, default=None),
-        trained=training[0].trained,
-        learned_bytes=training[0].learned_bytes,
+        trained=trainings[0].trained,
+        learned_bytes=trainings[0].learned_bytes,
     )
 
 
@@ -188,5 +189,5 @@ def _mean(runs: Sequence[Outcomes], metric: str) -> Estimate:
 
 
 def _mean_area(runs: Sequence[Sequence[CategoryScores]]) -> float | None:
-    areas = [found.roc_auc for categories in runs for found in categories if found.roc_auc is not None]
+    areas = [category.roc_auc for categories in runs for category in categories if category.roc_auc is not None]
     return float(np.mean(areas)) if areas else None

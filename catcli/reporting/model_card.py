@@ -15,7 +15,7 @@ from catcli.reporting import sentences
 from catcli.reporting.tables import model_titles
 from catcli.wording import format_confidence, per_cent, printable
 
-REFIT = "The models in this folder have since learned from all labeled rows in the same way; the scores are those of the held-out run."
+REFIT = "The models in this folder were then refitted on all labeled rows; the scores are those of the holdout models."
 
 IN_FRONT = ("accuracy", "macro_f1", "weighted_f1", "log_loss")
 """The metrics that the hub shows."""
@@ -51,10 +51,10 @@ def model_card(name: str, manifest: Manifest, metrics: FitMetrics, recipe: Recip
     rows, rare, training = metrics.rows, len(metrics.rare_categories), metrics.training
     labeled = rows.train + rows.validation + rows.test
     split = sentences.random_split(metrics.random_split) if metrics.random_split else "No product has several rows."
-    calibrated = "\n".join(f"- {sentences.calibration(variant, found)}" for variant, found in metrics.calibration.items())
+    calibrated = "\n".join(f"- {sentences.calibration(variant, calibration)}" for variant, calibration in metrics.calibration.items())
     versions = plain(", ".join(f"{package} {version}" for package, version in manifest.versions.items()))
     columns, title = ", ".join(map(code, manifest.text)), plain(name)
-    passes = "one pass" if training.passes == 1 else f"{training.passes:.3g} passes"
+    epochs = "one epoch" if training.passes == 1 else f"{training.passes:.3g} epochs"
     return f"""---
 {front_matter(name, manifest, metrics)}
 ---
@@ -72,24 +72,24 @@ Made by catcli {plain(manifest.versions.get("catcli", ""))} on {manifest.created
 
 {sentences.headline(metrics)} {sentences.comparison(metrics.against_linear, metrics.method)}
 
-The rows were split {"/".join(map(str, recipe.split))} by product: {rows.train:,} trained, {rows.validation:,} chose the epoch, the weights
-of the blend, its calibration and the thresholds, and the test rows were looked at once. {split}
-{f"{rare:,} categories have too few products for each to be scored; a draw of them is." if rare else "Every category is scored."}
+The rows were split {"/".join(map(str, recipe.split))} by product: {rows.train:,} training, {rows.validation:,} validation and
+{rows.test:,} test rows. The validation rows chose the epoch, the blend, its calibration and the thresholds. {split}
+{f"{rare:,} categories have too few products to score each of them; a sample of them is scored." if rare else "Every category is scored."}
 
 ## Confidence
 
 {calibrated}
 
-| to be right | confidence | accepted test rows | right on them |
+| precision | confidence | accepted test rows | precision on them |
 |---|--:|--:|---|
-{_contract(metrics)}
+{_thresholds(metrics)}
 
-## How it was made
+## Training
 
-{_learned(manifest, recipe)}: after {passes} over
+{_learned(manifest, recipe)}: after {epochs} over
 {training.lora_rows:,} rows{_unlabeled(training)}, at a learning rate of up to {recipe.lr:g},
-the validation rows liked it best; beside it one-vs-rest
-support vector machines over words and character n-grams. A product's probabilities are the softmax of
+the validation loss was lowest. Beside it stand one-vs-rest
+linear support vector machines over words and character n-grams. A product's probabilities are the softmax of
 {manifest.blend.lora:.3f} x its logits + {manifest.blend.linear:.3f} x the linear model's, with the offset of each category and the
 calibration in `adapter.json`. {REFIT if training.refit else "The models in this folder are those that were scored."}
 It took {training.seconds:.0f} s on {training.device} and {training.peak_memory / 2**20:,.0f} MiB of memory.
@@ -129,26 +129,28 @@ def _learned(manifest: Manifest, recipe: Recipe) -> str:
         *numbers, last = map(str, manifest.base.blocks)
         at += f", of which it keeps the block{'s' if numbers else ''} {' and '.join(filter(None, (', '.join(numbers), last)))}"
     if recipe.method in LORA_METHODS:
-        what = f"{METHOD_TITLES[recipe.method]} (rank {recipe.rank}, alpha {recipe.alpha}) in {base}{at}"
+        method = f"{METHOD_TITLES[recipe.method]} (rank {recipe.rank}, alpha {recipe.alpha}) in {base}{at}"
     else:
-        what = {"full": "Every weight", "head": "The head alone, on the untouched weights"}[recipe.method] + f" of {base}{at}"
+        method = {"full": "Every weight", "head": "The head alone, on the untouched weights"}[recipe.method] + f" of {base}{at}"
     balanced = "" if recipe.balance == "none" else f", balanced by {recipe.balance}"
-    taught = f", beside the labels by what the adapter {code(recipe.teacher)} said of every text" if recipe.teacher else ""
-    return what + balanced + taught
+    taught = f", beside the labels by the probabilities that the adapter {code(recipe.teacher)} gave every text" if recipe.teacher else ""
+    return method + balanced + taught
 
 
 def _scores(metrics: FitMetrics) -> str:
     lines = []
     for metric, title in TITLES.items():
-        found = [getattr(getattr(metrics, model), metric) for model in model_titles(metrics.method)]
-        lines.append(f"| {title} | {' | '.join(f'{one.value:.3f} ({one.low:.3f} to {one.high:.3f})' for one in found)} |")
+        estimates = [getattr(getattr(metrics, model), metric) for model in model_titles(metrics.method)]
+        lines.append(
+            f"| {title} | {' | '.join(f'{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})' for estimate in estimates)} |"
+        )
     return "\n".join(lines)
 
 
-def _contract(metrics: FitMetrics) -> str:
+def _thresholds(metrics: FitMetrics) -> str:
     lines = []
-    for made in metrics.promises:
-        threshold = "none" if made.threshold is None else format_confidence(made.threshold)
-        accepted = "–" if made.accepted_in_test is None else per_cent(made.accepted_in_test)
-        lines.append(f"| {made.precision:.0%} | {threshold} | {accepted} | {sentences.threshold_outcome(made)} |")
+    for measured in metrics.promises:
+        threshold = "none" if measured.threshold is None else format_confidence(measured.threshold)
+        accepted = "–" if measured.accepted_in_test is None else per_cent(measured.accepted_in_test)
+        lines.append(f"| {measured.precision:.0%} | {threshold} | {accepted} | {sentences.threshold_outcome(measured)} |")
     return "\n".join(lines)

@@ -30,7 +30,7 @@ MAX_CURVES = 400
 """Categories that get curves, those with most rows first: more would make the page larger than it is worth."""
 
 MAX_ERRORS = 300
-"""Wrong rows that are listed, the surest first."""
+"""Wrong rows that are listed, the most confident first."""
 
 MAX_PAIRS = 20_000
 """Pairs of the confusion matrix, the most frequent first."""
@@ -42,19 +42,19 @@ MAX_TEXT_CHARACTERS = 240
 @cache
 def template_environment() -> jinja2.Environment:
     """Where the pages' templates are, which escape what they show."""
-    made = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("catcli.reporting"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(share=three_digits, per_cent=per_cent, plain=printable, signed=sentences.signed)
-    return made
+    environment.filters.update(share=three_digits, per_cent=per_cent, plain=printable, signed=sentences.signed)
+    return environment
 
 
 def report_page(
-    name: str, told: FitReport | NewRowsReport, names: Sequence[str], texts: Sequence[str], probabilities: FloatArray, outcomes: Outcomes
+    name: str, report: FitReport | NewRowsReport, names: Sequence[str], texts: Sequence[str], probabilities: FloatArray, outcomes: Outcomes
 ) -> str:
     """The page of an adapter called ``name``: ``probabilities`` *(rows, classes)* of ``texts``, and their ``outcomes``."""
     return (
@@ -62,19 +62,19 @@ def report_page(
         .get_template("report.html")
         .render(
             name=printable(name),
-            told=told,
-            fresh=isinstance(told, NewRowsReport),
-            caption=caption(told).replace("\n", "; "),
-            headline=sentences.headline(told),
-            compared=[sentences.comparison(found, told.method) for found in (told.against_linear, told.against_lora)],
-            random_split=sentences.random_split(told.random_split) if isinstance(told, FitReport) and told.random_split else "",
-            calibrated=[sentences.calibration(variant, found) for variant, found in told.calibration.items()],
+            report=report,
+            fresh=isinstance(report, NewRowsReport),
+            caption=caption(report).replace("\n", "; "),
+            headline=sentences.headline(report),
+            compared=[sentences.comparison(item, report.method) for item in (report.against_linear, report.against_lora)],
+            random_split=sentences.random_split(report.random_split) if isinstance(report, FitReport) and report.random_split else "",
+            calibrated=[sentences.calibration(variant, item) for variant, item in report.calibration.items()],
             titles=TITLES,
-            models={model: (title, getattr(told, model)) for model, title in model_titles(told.method).items()},
-            promises=[(made, sentences.threshold_outcome(made)) for made in told.promises],
-            categories=sorted(told.blend.categories, key=lambda found: (-found.support, found.category)),
+            models={model: (title, getattr(report, model)) for model, title in model_titles(report.method).items()},
+            promises=[(threshold, sentences.threshold_outcome(threshold)) for threshold in report.promises],
+            categories=sorted(report.blend.categories, key=lambda item: (-item.support, item.category)),
             errors=_errors(names, texts, outcomes),
-            data=_data(told, names, probabilities, outcomes),
+            data=_data(report, names, probabilities, outcomes),
             plotly=Markup(get_plotlyjs()),  # noqa: S704  (a library's own script, none of the user's text)
             nonce=secrets.token_urlsafe(16),
         )
@@ -82,7 +82,7 @@ def report_page(
 
 
 def _errors(names: Sequence[str], texts: Sequence[str], outcomes: Outcomes) -> list[dict[str, Any]]:
-    """Wrong rows, the surest first: those that no threshold catches."""
+    """Wrong rows, the most confident first: those that no threshold catches."""
     return [
         {
             "text": printable(texts[row])[:MAX_TEXT_CHARACTERS],
@@ -94,11 +94,11 @@ def _errors(names: Sequence[str], texts: Sequence[str], outcomes: Outcomes) -> l
     ]
 
 
-def _data(told: Evaluation, names: Sequence[str], probabilities: FloatArray, outcomes: Outcomes) -> dict[str, Any]:
+def _data(evaluation: Evaluation, names: Sequence[str], probabilities: FloatArray, outcomes: Outcomes) -> dict[str, Any]:
     """What the page's script draws, in numbers as short as a screen can show."""
     covered = coverage_curve(outcomes)
     support = Counter(outcomes.truth.tolist())
-    drawn = category_curves(
+    curves = category_curves(
         probabilities, outcomes.truth, [number for number, _ in support.most_common() if number < probabilities.shape[1]][:MAX_CURVES]
     )
     return {
@@ -109,27 +109,27 @@ def _data(told: Evaluation, names: Sequence[str], probabilities: FloatArray, out
             "rows": covered.rows.tolist(),
             "right": covered.right.tolist(),
         },
-        "promises": [made.model_dump(include={"precision", "threshold"}) for made in told.promises],
+        "promises": [threshold.model_dump(include={"precision", "threshold"}) for threshold in evaluation.promises],
         "calibration": {
-            variant: [(round(one.confidence, 4), round(one.accuracy, 4), one.rows) for one in found.bins]
-            for variant, found in told.calibration.items()
+            variant: [(round(bin_.confidence, 4), round(bin_.accuracy, 4), bin_.rows) for bin_ in calibration.bins]
+            for variant, calibration in evaluation.calibration.items()
         },
         "curves": {
             number: {
                 "roc": [rounded(curve.false_positive_rate), rounded(curve.true_positive_rate)],
                 "pr": [rounded(curve.recall), rounded(curve.precision)],
             }
-            for number, curve in drawn.items()
+            for number, curve in curves.items()
         },
         "pairs": pairs_of(outcomes),
-        "areas": _areas(told.blend, names),
+        "areas": _areas(evaluation.blend, names),
     }
 
 
 def rounded(values: DoubleArray) -> list[float]:
     """Numbers *(points,)* as short as a screen can show."""
-    found: list[float] = np.round(values, 4).tolist()
-    return found
+    digits: list[float] = np.round(values, 4).tolist()
+    return digits
 
 
 def pairs_of(outcomes: Outcomes) -> list[tuple[int, int, int]]:
@@ -140,4 +140,4 @@ def pairs_of(outcomes: Outcomes) -> list[tuple[int, int, int]]:
 
 def _areas(scores: Scores, names: Sequence[str]) -> dict[int, list[float | None]]:
     numbers = {name: number for number, name in enumerate(names)}
-    return {numbers[found.category]: [found.roc_auc, found.average_precision] for found in scores.categories}
+    return {numbers[category.category]: [category.roc_auc, category.average_precision] for category in scores.categories}

@@ -1,4 +1,4 @@
-"""Adapters and rows → what a report says: the rows that a fit held out, new ones, or those that several adapters share."""
+"""Adapters and rows → the data of a report: held-out rows of a fit, new rows, or rows that several adapters share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from catcli.data.dataset.columns import find_column, similar_columns
 from catcli.data.dataset.labeled import conflicting_labels
 from catcli.data.dataset.split import key_hash, product_keys
 from catcli.data.dataset.text import column_cells, column_type, is_scalar, row_text_series
-from catcli.data.io.source import open_source
 from catcli.errors import ProductsError, name_list
 from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.calibration import BlendCalibration
@@ -32,8 +31,9 @@ from catcli.evaluation.report_data import AdapterComparison, AdapterScores, FitR
 from catcli.evaluation.scores import compare_runs, holm_corrected, score_model
 from catcli.evaluation.selective import ProductSample, find_thresholds
 from catcli.inference.labeler import Labeler
+from catcli.logs import LOGGER
 from catcli.paths import display_path
-from catcli.talk import Talk
+from catcli.reporting.report_options import ReportOptions
 from catcli.wording import count_noun
 
 MAX_EXAMPLES = 3
@@ -45,33 +45,16 @@ MIN_SHARED_ROWS = 20
 MAX_SCORED_ROWS, MAX_LOGITS = 50_000, 40_000_000
 """Rows of ``--on`` that are scored at most, and rows times categories: an accuracy of .9 is then known to within .003."""
 
-
-@dataclass(frozen=True)
-class LabeledFile:
-    """The rows of ``--on``: the file, the columns with the truth and the texts where they are not found by name, and how it is read."""
-
-    file: str
-    label: str | None = None
-    text: Sequence[str] = ()
-    allow_missing: bool = False
-    merge_labels: bool = False
-    device: str = "auto"
-    variant: str = "auto"
-    input_format: str | None = None
-    delimiter: str | None = None
-    encoding: str | None = None
-
-
 NO_TEXT = "(left out of this copy)"
-"""What stands in the place of a row's text where the adapter was exported without rows."""
+"""Shown for a row's text where the adapter was exported without rows."""
 
 
 @dataclass(frozen=True)
 class ReportView:
-    """What is told of an adapter, and the rows behind it: ``probabilities`` *(rows, classes)* are the blend's."""
+    """The report of an adapter, and the rows behind it: ``probabilities`` *(rows, classes)* are the blend's."""
 
     adapter: Adapter
-    told: FitReport | NewRowsReport
+    report: FitReport | NewRowsReport
     names: Sequence[str]
     texts: Sequence[str]
     probabilities: FloatArray
@@ -89,8 +72,8 @@ def report_held_out(adapter: Adapter) -> ReportView:
     else:
         texts = [NO_TEXT] * len(texts)
     facts = {**dict(metrics), "blend": blend}
-    told = FitReport(**facts, adapter=display_path(adapter.folder), created=adapter.manifest.created)
-    return ReportView(adapter, told, names, texts, probabilities, outcomes)
+    report = FitReport(**facts, adapter=display_path(adapter.folder), created=adapter.manifest.created)
+    return ReportView(adapter, report, names, texts, probabilities, outcomes)
 
 
 def test_rows(adapter: Adapter) -> HeldOutRows:
@@ -99,78 +82,77 @@ def test_rows(adapter: Adapter) -> HeldOutRows:
 
 
 def add_examples(scores: Scores, outcomes: Outcomes, names: Sequence[str], texts: Sequence[str]) -> Scores:
-    """The scores, each confused pair with texts that were labeled so, the surest first: the errors that a threshold does not catch."""
-    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    """The scores, each confused pair with its most confident texts: the errors that a threshold does not catch."""
+    examples: dict[tuple[str, str], tuple[str, ...]] = {}
     for row in outcomes.errors:
         pair = names[outcomes.truth[row]], names[outcomes.predicted[row]]
-        seen = found.get(pair, ())
-        if len(seen) < MAX_EXAMPLES and texts[row] not in seen:
-            found[pair] = (*seen, texts[row])
-    pairs = (pair.model_copy(update={"examples": found.get((pair.truth, pair.predicted), ())}) for pair in scores.confusions)
+        known = examples.get(pair, ())
+        if len(known) < MAX_EXAMPLES and texts[row] not in known:
+            examples[pair] = (*known, texts[row])
+    pairs = (pair.model_copy(update={"examples": examples.get((pair.truth, pair.predicted), ())}) for pair in scores.confusions)
     return scores.model_copy(update={"confusions": tuple(pairs)})
 
 
 # --- new rows ------------------------------------------------------------------------------------------------------------------------
 
 
-def report_new_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> ReportView:
+def report_new_rows(adapter: Adapter, options: ReportOptions) -> ReportView:
     """Label the rows of a file with the adapter as it ships, and score them."""
-    frame, truth, unlabeled, where = _labeled_rows(adapter, given, talk)
+    frame, truth, unlabeled, source_name = _labeled_rows(adapter, options)
     manifest = adapter.manifest
-    most = min(MAX_SCORED_ROWS, max(MIN_SHARED_ROWS, MAX_LOGITS // len(manifest.categories)))
-    left_out = max(0, len(frame) - most)
+    limit = min(MAX_SCORED_ROWS, max(MIN_SHARED_ROWS, MAX_LOGITS // len(manifest.categories)))
+    left_out = max(0, len(frame) - limit)
     if left_out:
-        drawn = np.sort(np.random.default_rng(0).permutation(len(frame))[:most])
-        frame, truth = frame[drawn], truth.gather(drawn)
-        talk.say(f"a draw of {most:,} of {most + left_out:,} labeled rows is scored")
-    columns = map_text_columns(where, frame.schema, manifest, given.text, allow_missing=given.allow_missing, talk=talk)
+        sampled = np.sort(np.random.default_rng(0).permutation(len(frame))[:limit])
+        frame, truth = frame[sampled], truth.gather(sampled)
+        LOGGER.info(f"a sample of {limit:,} of {limit + left_out:,} labeled rows is scored")
+    columns = map_text_columns(source_name, frame.schema, manifest, options.text, allow_missing=options.allow_missing)
     texts = row_text_series(frame, [column for column in columns if column is not None], price_columns(manifest, columns)).to_list()
-    truth = _known_by_look(truth, manifest.categories, given.merge_labels, where)
+    truth = _known_by_look(truth, manifest.categories, options.merge_labels, source_name)
     unknown = sorted(set(truth.to_list()) - set(manifest.categories))
     if truth.is_in(unknown).all():
         raise ProductsError(
-            f"--on {where}: none of its {len(frame):,} labeled rows is of a category that the adapter knows ({name_list(unknown, 3)} "
-            f"are new "
-            "to it); choose the column with the true categories with --label."
+            f"--on {source_name}: none of its {len(frame):,} labeled rows is of a category that the adapter knows "
+            f"({name_list(unknown, 3)} are new to it); choose the column with the true categories with --label."
         )
-    labeler = Labeler(adapter, given.device, given.variant)
+    labeler = Labeler(adapter, options.device, options.variant)
     for note in labeler.notes:
-        talk.warn(note)
-    voices = labeler.voices(texts)
+        LOGGER.warning(note)
+    logits = labeler.logits(texts)
     names = (*manifest.categories, *unknown)
     numbers = {name: number for number, name in enumerate(names)}
     classes = np.array([numbers[name] for name in truth.to_list()], np.int64)
-    scored = ScoredRows({labeler.variant: voices.lora}, voices.linear, classes, _products(frame, texts, manifest), names, manifest.method)
+    scored = ScoredRows({labeler.variant: logits.lora}, logits.linear, classes, _products(frame, texts, manifest), names, manifest.method)
     assessed = evaluate_rows(
         scored, labeler.variant, BlendCalibration.of(manifest), manifest.variants[labeler.variant], conflicting_labels(texts, classes)
     )
     evaluation, outcomes = assessed.evaluation, assessed.outcomes
-    told = NewRowsReport(
+    report = NewRowsReport(
         **{**dict(evaluation), "blend": add_examples(evaluation.blend, outcomes, names, texts)},
         adapter=display_path(adapter.folder),
         created=manifest.created,
-        on=where,
+        on=source_name,
         unlabeled=unlabeled,
         left_out=left_out,
         recalibrated=find_thresholds(ProductSample.of(outcomes)),
     )
-    return ReportView(adapter, told, names, texts, assessed.probabilities, outcomes)
+    return ReportView(adapter, report, names, texts, assessed.probabilities, outcomes)
 
 
-def _labeled_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> tuple[pl.DataFrame, pl.Series, int, str]:
+def _labeled_rows(adapter: Adapter, options: ReportOptions) -> tuple[pl.DataFrame, pl.Series, int, str]:
     """The rows that have a category, those categories, how many have none, and what the file is called."""
-    source = open_source([given.file], input_format=given.input_format, delimiter=given.delimiter, encoding=given.encoding)
-    whole = source.read()
-    if whole.note:
-        talk.warn(whole.note)
-    frame, wanted = whole.frame, adapter.manifest.label
+    source = options.open([options.on or ""])
+    batch = source.read()
+    if batch.note:
+        LOGGER.warning(batch.note)
+    frame, wanted = batch.frame, adapter.manifest.label
     same = similar_columns(wanted, frame.columns)
-    if given.label is None and len(same) != 1:
+    if options.label is None and len(same) != 1:
         raise ProductsError(
             f"--on {source.name} has no column {wanted!r} with the true categories; say which one it is with --label; its columns are "
             f"{name_list(frame.columns, 30)}."
         )
-    label = same[0] if given.label is None else find_column(given.label, frame.columns, "--label", source.name)
+    label = same[0] if options.label is None else find_column(options.label, frame.columns, "--label", source.name)
     if not is_scalar(column_type(frame, label)):
         raise ProductsError(
             f"--on {source.name}: the cells of {label!r} are {column_type(frame, label)}, not names; choose another with --label."
@@ -183,7 +165,7 @@ def _labeled_rows(adapter: Adapter, given: LabeledFile, talk: Talk) -> tuple[pl.
     return rows, column_cells(rows, label).cast(pl.String), len(frame) - len(rows), source.name
 
 
-def _known_by_look(truth: pl.Series, categories: Sequence[str], merge: bool, where: str) -> pl.Series:
+def _known_by_look(truth: pl.Series, categories: Sequence[str], merge: bool, source_name: str) -> pl.Series:
     """The true categories; where asked, those that differ from the adapter's only by case or blanks under the adapter's names.
 
     Raises:
@@ -195,12 +177,12 @@ def _known_by_look(truth: pl.Series, categories: Sequence[str], merge: bool, whe
         return truth
     if merge:
         return truth.replace(spelled)
-    name, theirs = min(spelled.items())
+    name, category = min(spelled.items())
     rows = int(truth.is_in(list(spelled)).sum())
     raise ProductsError(
-        f"{count_noun(rows, 'row')} of --on {where} have categories that differ from the adapter's only by case, blanks or how their "
+        f"{count_noun(rows, 'row')} of --on {source_name} have categories that differ from the adapter's only by case, blanks or how their "
         f"letters "
-        f"are encoded ({name!r} for {theirs!r}); --merge-labels takes them for the adapter's, or rename those that are others."
+        f"are encoded ({name!r} for {category!r}); --merge-labels takes them for the adapter's, or rename those that are others."
     )
 
 
@@ -219,7 +201,7 @@ def _products(frame: pl.DataFrame, texts: Sequence[str], manifest: Manifest) -> 
 def compare_adapters(adapters: Sequence[Adapter]) -> AdapterComparison:
     """Compare adapters on the test rows that all of them have; where these are too few, score each on its own.
 
-    Only rows that no adapter learned from are in all their test parts, so none has an advantage. A copy without texts has none to tell
+    Only rows that no adapter was trained on are in all their test parts, so none has an advantage. A copy without texts has none to tell
     them by.
     """
     tests = [test_rows(adapter) for adapter in adapters]
@@ -228,7 +210,7 @@ def compare_adapters(adapters: Sequence[Adapter]) -> AdapterComparison:
     comparable = len(shared) >= MIN_SHARED_ROWS
     # A product is one, whatever each adapter took for its key: those of the first count.
     products = tests[0].products[[keyed[0][key] for key in shared]]
-    outcomes, found = [], []
+    outcomes, reports = [], []
     for adapter, test, row_of in zip(adapters, tests, keyed, strict=True):
         rows = np.array([row_of[key] for key in shared], np.int64) if comparable else np.arange(len(test.texts))
         variant = FitMetrics.of(adapter).variant
@@ -236,24 +218,24 @@ def compare_adapters(adapters: Sequence[Adapter]) -> AdapterComparison:
         outcome = Outcomes.of(probabilities, test.classes[rows], products if comparable else test.products)
         outcomes.append(outcome)
         blend = score_model(probabilities, outcome, adapter.manifest.categories)
-        found.append(AdapterScores(adapter=display_path(adapter.folder), test_rows=len(test.texts), blend=blend))
+        reports.append(AdapterScores(adapter=display_path(adapter.folder), test_rows=len(test.texts), blend=blend))
     names = short_names([adapter.folder for adapter in adapters])
     others = zip(outcomes[1:], names[1:], strict=True)
     comparisons = [compare_runs([other], outcomes[:1], name, names[0], len(names) - 1) for other, name in others if comparable]
-    return AdapterComparison(shared_rows=len(shared), adapters=tuple(found), comparisons=tuple(holm_corrected(comparisons)))
+    return AdapterComparison(shared_rows=len(shared), adapters=tuple(reports), comparisons=tuple(holm_corrected(comparisons)))
 
 
 def _keyed(test: HeldOutRows, names: Sequence[str]) -> dict[tuple[str, str, int], int]:
     """Where each row is, by its text, its category and how often both came before."""
-    seen: Counter[tuple[str, str]] = Counter()
-    found: dict[tuple[str, str, int], int] = {}
+    repeats: Counter[tuple[str, str]] = Counter()
+    rows_by_key: dict[tuple[str, str, int], int] = {}
     if not test.has_texts:
-        return found
-    for place, (text, number) in enumerate(zip(test.texts, test.classes, strict=True)):
+        return rows_by_key
+    for index, (text, number) in enumerate(zip(test.texts, test.classes, strict=True)):
         pair = (text, names[number])
-        found[(*pair, seen[pair])] = place
-        seen[pair] += 1
-    return found
+        rows_by_key[(*pair, repeats[pair])] = index
+        repeats[pair] += 1
+    return rows_by_key
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:

@@ -50,20 +50,20 @@ def three_digits(value: float | None) -> str:
 
 def table(title: str, *columns: str, names: int = 1) -> Table:
     """An empty table whose first ``names`` columns are words and the others numbers."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    result = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for position, column in enumerate(columns):
-        made.add_column(column, justify="left" if position < names else "right", no_wrap=True, overflow="ellipsis")
-    return made
+        result.add_column(column, justify="left" if position < names else "right", no_wrap=True, overflow="ellipsis")
+    return result
 
 
 def fact_table(title: str, values: Mapping[str, str]) -> Table:
     """Names and what they stand for, a line each; a value that is too long goes on in the next line."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
-    made.add_column(no_wrap=True)
-    made.add_column(overflow="fold")
+    result = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    result.add_column(no_wrap=True)
+    result.add_column(overflow="fold")
     for name, value in values.items():
-        made.add_row(name, Text(printable(value)))
-    return made
+        result.add_row(name, Text(printable(value)))
+    return result
 
 
 SHORT_METRICS = ("accuracy", "macro_f1", "weighted_f1", "log_loss")
@@ -78,150 +78,150 @@ def with_interval(estimate: Estimate) -> str:
 def score_table(evaluation: Evaluation, metrics: Iterable[str] = TITLES) -> Group:
     """Some metrics of the blend, LoRA and the linear model with their 95 % intervals, a line each."""
     named = model_titles(evaluation.method)
-    made = table("Scores, 95 % intervals", "", *named.values())
+    result = table("Scores, 95 % intervals", "", *named.values())
     for metric in metrics:
-        made.add_row(TITLES[metric], *(with_interval(getattr(getattr(evaluation, name), metric)) for name in named))
+        result.add_row(TITLES[metric], *(with_interval(getattr(getattr(evaluation, name), metric)) for name in named))
     # Not the table's own caption, which would break at the table's width.
-    return Group(made, Text(caption(evaluation), style="dim italic"))
+    return Group(result, Text(caption(evaluation), style="dim italic"))
 
 
 def caption(evaluation: Evaluation) -> str:
     """What rows a score is of."""
-    said = f"{count_noun(evaluation.scored_rows, 'row')} of {count_noun(evaluation.scored_products, 'product')}"
+    sentence = f"{count_noun(evaluation.scored_rows, 'row')} of {count_noun(evaluation.scored_products, 'product')}"
     if isinstance(evaluation, NewRowsReport):
-        said += f" of {evaluation.on}; those that the adapter learned from flatter it"
+        sentence += f" of {evaluation.on}; the scores of rows that the adapter was trained on are too high"
     if isinstance(evaluation, FitMetrics):
-        said += " that no scored model learned from"
+        sentence += " that no scored model was trained on"
         count = len(evaluation.rare_categories)
-        said += f"; categories too rare for every part, scored by a draw: {count:,}" if count else ""
+        sentence += f"; rare categories, of which a sample is scored: {count:,}" if count else ""
         if evaluation.training.refit:
-            said += "\nwhat is shipped has since learned from all rows in the same way"
-    return said
+            sentence += "\nthe saved model was then refitted on all rows"
+    return sentence
 
 
 def threshold_table(promises: Sequence[MeasuredThreshold]) -> Table:
-    """What may be labeled unseen: for each precision the threshold, the rows above it, and what they came to."""
-    made = table("Precision contract (predict --precision)", "to be right", "confidence", "accepted", "right on the scored rows")
+    """For each precision its threshold, coverage and measured precision."""
+    result = table("Thresholds (predict --precision)", "precision", "confidence", "accepted", "precision on the scored rows")
     for promise in promises:
         threshold = "–" if promise.threshold is None else format_confidence(promise.threshold)
         accepted = "–" if promise.accepted_in_test is None else per_cent(promise.accepted_in_test)
-        made.add_row(f"{promise.precision:.0%}", threshold, accepted, sentences.threshold_outcome(promise))
-    made.columns[3].no_wrap, made.columns[3].justify = False, "left"
-    return made
+        result.add_row(f"{promise.precision:.0%}", threshold, accepted, sentences.threshold_outcome(promise))
+    result.columns[3].no_wrap, result.columns[3].justify = False, "left"
+    return result
 
 
 def new_threshold_table(thresholds: Sequence[Threshold]) -> Table:
-    """Thresholds that new rows show."""
-    made = table("Found on these rows: for predict --min-confidence", "to be right", "confidence", "accepted", "")
+    """Thresholds from new rows."""
+    result = table("Thresholds from these rows (predict --min-confidence)", "precision", "confidence", "accepted", "")
     for threshold in thresholds:
         if threshold.threshold is None or threshold.accepted is None:
-            made.add_row(f"{threshold.precision:.0%}", "–", "–", threshold.shortfall)
+            result.add_row(f"{threshold.precision:.0%}", "–", "–", threshold.shortfall)
         else:
-            made.add_row(f"{threshold.precision:.0%}", format_confidence(threshold.threshold), per_cent(threshold.accepted), "")
-    made.columns[3].no_wrap, made.columns[3].justify = False, "left"
-    return made
+            result.add_row(f"{threshold.precision:.0%}", format_confidence(threshold.threshold), per_cent(threshold.accepted), "")
+    result.columns[3].no_wrap, result.columns[3].justify = False, "left"
+    return result
 
 
 def category_threshold_table(categories: Sequence[MeasuredCategoryThresholds]) -> Table:
-    """The same for rows labeled with one category: the highest precision that each holds."""
-    made = table("Categories that hold a precision by themselves (--by-category)", "category", "to be right", "confidence", "accepted")
-    for one in categories:
-        held = [promise for promise in one.promises if promise.threshold is not None]
-        if held:
-            best = held[-1]
+    """For each category the highest precision that has a threshold."""
+    result = table("Thresholds by category (predict --precision --by-category)", "category", "precision", "confidence", "accepted")
+    for category in categories:
+        shown = [promise for promise in category.promises if promise.threshold is not None]
+        if shown:
+            best = shown[-1]
             accepted = "–" if best.accepted_in_test is None else per_cent(best.accepted_in_test)
-            made.add_row(Text(shortened(one.category)), f"{best.precision:.0%}", format_confidence(best.threshold or 0.0), accepted)
-    return made
+            result.add_row(Text(shortened(category.category)), f"{best.precision:.0%}", format_confidence(best.threshold or 0.0), accepted)
+    return result
 
 
 def category_table(scores: Scores) -> Table:
     """Support, precision, recall, F1 with its interval, ROC AUC and average precision of each category, the largest first."""
-    made = table("By category", "category", "rows", "prec.", "recall", "F1", "95 %", "AUC", "AP")
-    made.padding = (0, 1, 0, 0)  # nine columns in 80 cells
-    for category in sorted(scores.categories, key=lambda found: (-found.support, found.category)):
+    result = table("By category", "category", "rows", "prec.", "recall", "F1", "95 %", "AUC", "AP")
+    result.padding = (0, 1, 0, 0)  # nine columns in 80 cells
+    for category in sorted(scores.categories, key=lambda scored: (-scored.support, scored.category)):
         f1 = category.f1
         ends = "–" if f1 is None else f"{f1.low:.2f}–{f1.high:.2f}"
         numbers = (category.precision, category.recall, None if f1 is None else f1.value)
-        made.add_row(
+        result.add_row(
             Text(shortened(category.category, 22)),
             f"{category.support:,}",
             *map(three_digits, numbers),
             ends,
             *map(three_digits, (category.roc_auc, category.average_precision)),
         )
-    return made
+    return result
 
 
 def adapter_table(adapters: Mapping[str, Scores], title: str = "Side by side, 95 % intervals") -> Table:
     """Several adapters on the rows that they share, a column each."""
-    made = table(title, "", *(shortened(name, 24) for name in adapters))
+    result = table(title, "", *(shortened(name, 24) for name in adapters))
     for metric, named in TITLES.items():
-        made.add_row(named, *(with_interval(getattr(scores, metric)) for scores in adapters.values()))
-    return made
+        result.add_row(named, *(with_interval(getattr(scores, metric)) for scores in adapters.values()))
+    return result
 
 
 SHORT_SETTINGS = {"batch_size": "batch", "weight_decay": "decay", "dropout": "drop"}
 """What a narrow table calls settings."""
 
 
-def trial_table(told: TuneResult) -> Table:
+def trial_table(tuned: TuneResult) -> Table:
     """Every trial of a search, the best marked."""
-    names = list(told.trials[0].settings)
-    made = table("Trials", "", TITLES[told.metric], *(SHORT_SETTINGS.get(name, name) for name in names), "s")
-    made.padding = (0, 1, 0, 0)  # ten columns in 80 cells
-    for trial in told.trials:
+    names = list(tuned.trials[0].settings)
+    result = table("Trials", "", TITLES[tuned.metric], *(SHORT_SETTINGS.get(name, name) for name in names), "s")
+    result.padding = (0, 1, 0, 0)  # ten columns in 80 cells
+    for trial in tuned.trials:
         score = "given up" if trial.score is None else f"{trial.score:.4f}"
-        mark = " best" if trial.number == told.best else ""
-        made.add_row(f"{trial.number}{mark}", score, *(f"{trial.settings[name]:.3g}" for name in names), f"{trial.seconds:.0f}")
-    return made
+        suffix = " best" if trial.number == tuned.best else ""
+        result.add_row(f"{trial.number}{suffix}", score, *(f"{trial.settings[name]:.3g}" for name in names), f"{trial.seconds:.0f}")
+    return result
 
 
-def alone_table(told: GridResult) -> Group:
-    """Every model by itself, as the study sets them side by side."""
-    made = table("Each model alone", "model", "acc.", "prec.", "recall", "F1", "AUC", "s", "MiB", "trained", "size")
-    made.padding = (0, 1, 0, 0)  # ten columns in 80 cells
-    for model in told.models:
+def alone_table(grid: GridResult) -> Group:
+    """Every model alone, as in the study."""
+    result = table("Each model alone", "model", "acc.", "prec.", "recall", "F1", "AUC", "s", "MiB", "trained", "size")
+    result.padding = (0, 1, 0, 0)  # ten columns in 80 cells
+    for model in grid.models:
         scores = (model.accuracy, model.macro_precision, model.macro_recall, model.macro_f1)
         memory = "–" if model.peak_memory is None else f"{model.peak_memory / 2**20:,.0f}"
-        made.add_row(
+        result.add_row(
             Text(shortened(model.name, 22)),
-            *(three_digits(one.value) for one in scores),
+            *(three_digits(score.value) for score in scores),
             three_digits(model.roc_auc),
             f"{model.seconds:,.0f}",
             memory,
             short_count(model.trained),
             short_count(model.learned_bytes) + "B",
         )
-    said = f"{count_noun(told.test_rows, 'test row')} of {count_noun(told.test_products, 'product')} that no model learned from"
-    return Group(made, Text(f"{said}; precision, recall, F1 and AUC are means over the categories", style="dim italic"))
+    sentence = f"{count_noun(grid.test_rows, 'test row')} of {count_noun(grid.test_products, 'product')} that no model was trained on"
+    return Group(result, Text(f"{sentence}; precision, recall, F1 and AUC are means over the categories", style="dim italic"))
 
 
-def blend_table(told: GridResult) -> Table:
-    """What `predict` would label with: every model in its blend with the linear one."""
-    made = table("In the blend with the linear model, 95 % intervals", "model", "accuracy", "macro F1", "log loss to choose by")
-    for model in told.models:
+def blend_table(grid: GridResult) -> Table:
+    """Every model in its blend with the linear model, as `predict` would use it."""
+    result = table("In the blend with the linear model, 95 % intervals", "model", "accuracy", "macro F1", "validation log loss")
+    for model in grid.models:
         accuracy, macro_f1 = model.blend_accuracy or model.accuracy, model.blend_macro_f1 or model.macro_f1
         named = model.name if model.base else f"{model.name} (alone)"
-        made.add_row(Text(shortened(named, 30)), with_interval(accuracy), with_interval(macro_f1), f"{model.validation_log_loss:.3f}")
-    return made
+        result.add_row(Text(shortened(named, 30)), with_interval(accuracy), with_interval(macro_f1), f"{model.validation_log_loss:.3f}")
+    return result
 
 
 def pair_table(comparisons: Sequence[Comparison]) -> Table:
     """Pairs of models, each alone, with the test's p-value, the clearest differences first."""
-    made = table(
+    result = table(
         "Pairs, each alone; 95 % intervals and p hold for all of them together",
         "",
         "accuracy, points",
         "macro F1, points",
         "p",
     )
-    for found in sorted(comparisons, key=lambda one: one.p_value):
+    for pair in sorted(comparisons, key=lambda compared: compared.p_value):
         shown = [
-            f"{sentences.signed(one.value)} ({sentences.signed(one.low)} to {sentences.signed(one.high)})"
-            for one in (found.accuracy, found.macro_f1)
+            f"{sentences.signed(difference.value)} ({sentences.signed(difference.low)} to {sentences.signed(difference.high)})"
+            for difference in (pair.accuracy, pair.macro_f1)
         ]
-        made.add_row(Text(f"{shortened(found.of, 26)}\n  over {shortened(found.against, 21)}"), *shown, f"{found.p_value:.2g}")
-    return made
+        result.add_row(Text(f"{shortened(pair.of, 26)}\n  over {shortened(pair.against, 21)}"), *shown, f"{pair.p_value:.2g}")
+    return result
 
 
 def short_count(number: float) -> str:
@@ -237,46 +237,52 @@ MAX_CHANGES = 15
 """Changes, and categories, that a terminal shows."""
 
 
-def change_table(told: CatalogDiff) -> Table:
+def change_table(changes: CatalogDiff) -> Table:
     """From which category to which rows would change, the largest changes first."""
-    made = table("Largest changes", "category, and the one to come", "rows", *([told.weight_column] if told.weight_column else []))
-    for flow in told.flows[:MAX_CHANGES]:
-        weight = [f"{flow.weight:,.0f}"] if told.weight_column else []
-        made.add_row(Text(f"{shortened(flow.before, 50)}\n  → {shortened(flow.after, 46)}"), f"{flow.rows:,}", *weight)
-    return made
+    result = table("Largest changes", "category, and the one to come", "rows", *([changes.weight_column] if changes.weight_column else []))
+    for flow in changes.flows[:MAX_CHANGES]:
+        weight = [f"{flow.weight:,.0f}"] if changes.weight_column else []
+        result.add_row(Text(f"{shortened(flow.before, 50)}\n  → {shortened(flow.after, 46)}"), f"{flow.rows:,}", *weight)
+    return result
 
 
-def turnover_table(told: CatalogDiff) -> Table:
+def turnover_table(changes: CatalogDiff) -> Table:
     """Rows by category under both adapters, those with most changes first."""
-    made = table("By category", "category", "now", "then", "leave", "come")
-    for one in told.categories[:MAX_CHANGES]:
-        made.add_row(Text(shortened(one.category, 40)), f"{one.before:,}", f"{one.after:,}", f"{one.left:,}", f"{one.joined:,}")
-    return made
+    result = table("By category", "category", "now", "then", "leave", "come")
+    for category in changes.categories[:MAX_CHANGES]:
+        result.add_row(
+            Text(shortened(category.category, 40)),
+            f"{category.before:,}",
+            f"{category.after:,}",
+            f"{category.left:,}",
+            f"{category.joined:,}",
+        )
+    return result
 
 
-def importance_table(found: Mapping[str, float]) -> Table:
-    """How much each setting mattered, the most first."""
-    made = table("What mattered", "setting", "of the scores' variance")
-    for name, value in sorted(found.items(), key=lambda one: -one[1]):
-        made.add_row(name.replace("_", " "), f"{value:.2f}")
-    return made
+def importance_table(importances: Mapping[str, float]) -> Table:
+    """The importance of each setting, the highest first."""
+    result = table("What mattered", "setting", "of the scores' variance")
+    for name, value in sorted(importances.items(), key=lambda item: -item[1]):
+        result.add_row(name.replace("_", " "), f"{value:.2f}")
+    return result
 
 
-def confusion_table(scores: Scores, most: int = 10) -> Table:
+def confusion_table(scores: Scores, limit: int = 10) -> Table:
     """The most frequent wrong pairs, each with a text that was labeled so."""
-    made = table("Most confused", "category, and what it was labeled", "for example", "rows", names=2)
-    for pair in scores.confusions[:most]:
+    result = table("Most confused", "category, and what it was labeled", "for example", "rows", names=2)
+    for pair in scores.confusions[:limit]:
         example = pair.examples[0] if pair.examples else ""
         if pair.disagreeing:
             example = f"{pair.disagreeing:,} texts are labeled both ways"
         names = f"{shortened(pair.truth, 42)}\n  → {shortened(pair.predicted, 38)}"
-        made.add_row(Text(names), Text(shortened(example, 30)), f"{pair.rows:,}")
-    return made
+        result.add_row(Text(names), Text(shortened(example, 30)), f"{pair.rows:,}")
+    return result
 
 
 def parity_table(metrics: FitMetrics) -> Table:
     """Each form of the model beside the saved adapter."""
-    made = table("Parity with the saved adapter", "form", "rows", "largest logit difference", "same category")
+    result = table("Parity with the saved adapter", "form", "rows", "largest logit difference", "same category")
     for form in metrics.parity:
-        made.add_row(form.form, f"{form.rows:,}", f"{form.largest_difference:.1e}", f"{form.agreement:.2%}")
-    return made
+        result.add_row(form.form, f"{form.rows:,}", f"{form.largest_difference:.1e}", f"{form.agreement:.2%}")
+    return result

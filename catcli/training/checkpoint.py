@@ -1,4 +1,4 @@
-"""Where a training stands, on disk, so that a killed fit goes on: safetensors, written beside and renamed."""
+"""The state of a training on disk, so that a stopped fit continues: safetensors, written atomically."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from catcli.errors import OutputError, is_disk_full, reason
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training's file. ``fingerprint`` says what is trained on what: a file of other rows, options or versions is none of ours."""
+    """A training's file. ``fingerprint`` says what is trained on what: a file of other rows, options or versions is not loaded."""
 
     file: Path
     fingerprint: str
@@ -26,28 +26,30 @@ class Checkpoint:
     def save(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
         """Keep ``tensors`` and ``progress``, numbers that JSON can hold, in place of what was kept before."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        beside = temporary_path(self.file)
-        told = json.dumps({"fingerprint": self.fingerprint, "progress": progress})
+        temporary = temporary_path(self.file)
+        metadata = json.dumps({"fingerprint": self.fingerprint, "progress": progress})
         try:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside, metadata={"catcli": told})
-            fsync(beside)
-            beside.replace(self.file)
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata={"catcli": metadata}
+            )
+            fsync(temporary)
+            temporary.replace(self.file)
         except (OSError, SafetensorError) as error:
-            beside.unlink(missing_ok=True)
-            why = "the disk is full" if is_disk_full(error) else reason(error)
+            temporary.unlink(missing_ok=True)
+            problem = "the disk is full" if is_disk_full(error) else reason(error)
             raise OutputError(
-                f"{self.file}, which keeps the training, cannot be written: {why}; free some space and run the same line again."
+                f"{self.file}, which keeps the training, cannot be written: {problem}; free some space and run the same line again."
             ) from error
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What `save` kept; None where there is nothing whole, or nothing of this run."""
+        """What `save` saved; None where the file is missing, damaged or of another run."""
         if not self.file.exists():
             return None
         try:
-            with safe_open(self.file, framework="pt") as kept:
-                told = json.loads((kept.metadata() or {}).get("catcli", "{}"))
-                if told.get("fingerprint") != self.fingerprint:
+            with safe_open(self.file, framework="pt") as opened:
+                metadata = json.loads((opened.metadata() or {}).get("catcli", "{}"))
+                if metadata.get("fingerprint") != self.fingerprint:
                     return None
-                return {name: kept.get_tensor(name) for name in kept.keys()}, told["progress"]  # noqa: SIM118  # a file, not a mapping
+                return {name: opened.get_tensor(name) for name in opened.keys()}, metadata["progress"]  # noqa: SIM118  # a file, not a mapping
         except (SafetensorError, OSError, ValueError, KeyError):
             return None

@@ -1,4 +1,4 @@
-"""What ``catcli tune`` measures: a recipe on folds of the rows that may choose, and at the end, once, on those that score."""
+"""What ``catcli tune`` measures: a recipe by cross-validation over training and validation rows; the best, once, on test rows."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from catcli.evaluation.calibration import BlendCalibration, fit_scale
 from catcli.evaluation.evaluate import EvaluatedRows, ScoredRows, evaluate_rows
 from catcli.export.onnx_files import MODEL_FILES
 from catcli.export.torch_inference import torch_logits
+from catcli.logs import LOGGER, Advance
 from catcli.models.losses import implied_class_shares
-from catcli.talk import Talk
 from catcli.training.checkpoint import Checkpoint
-from catcli.training.learner import MAX_ROW_PASSES, Learner, TrainingInput
+from catcli.training.encoder_training import MAX_ROW_PASSES, EncoderTraining, TrainingInput
+from catcli.training.fit import fit_blend
 from catcli.training.linear import logit_adjustment, out_of_fold_logits
+from catcli.training.linear_training import LinearTraining
 from catcli.training.loop import classifier_logits, train_classifier
-from catcli.training.task import TrainingMessages
+from catcli.training.setup import Setup
 
 MIN_TRIAL_ROWS = 500
 """Rows that a trial learns from at least, where there are so many."""
@@ -35,102 +37,113 @@ MIN_TRIAL_ROWS = 500
 
 @dataclass
 class CrossValidation:
-    """The rows of all trials: read once, dealt out to the folds once, and the linear model's word on them.
+    """The rows of all trials: tokenized once, assigned to the folds once, with the linear model's out-of-fold logits.
 
-    ``rows`` are the numbers of the rows that train or choose in a fit, never of those that score it; ``fold`` *(rows,)* is the fold of
-    each, ``linear`` are the linear model's out-of-fold logits *(rows, classes)*, zeros for rows in no fold.
+    ``rows`` are the numbers of training and validation rows, never of test rows; ``fold`` *(rows,)* is the fold of each, ``linear`` are the
+    linear model's out-of-fold logits *(rows, classes)*, zeros for rows in no fold.
     """
 
-    learner: Learner
-    studied: TrainingInput
+    setup: Setup
+    inputs: TrainingInput
     rows: IntArray
     fold: IntArray
     linear: FloatArray
-    count: int
+    folds: int
 
     @classmethod
-    def of(cls, learner: Learner, count: int, most_epochs: int) -> CrossValidation:
-        """Deal ``learner``'s rows out to ``count`` folds; of very many a draw, so that a trial of ``most_epochs`` takes what a fit does."""
-        parts, recipe = learner.parts, learner.recipe
-        whole = np.sort(np.concatenate((parts.train, parts.validation)))
-        most = max(MIN_TRIAL_ROWS, MAX_ROW_PASSES[learner.device.type] // (most_epochs * (count - 1)))
-        rows = stratified_sample(learner.rows.classes, whole, most, recipe.seed)
-        if len(rows) < len(whole):
-            learner.talk.say(f"every trial learns from a draw of {len(rows):,} of {len(whole):,} rows")
-        examples = learner.rows.take(rows)
-        fold = assign_folds([learner.labeled.keys[row] for row in rows], examples.classes, count, recipe.split_seed)
-        sizes = np.bincount(fold[fold >= 0], minlength=count)
+    def of(cls, setup: Setup, folds: int, max_epochs: int) -> CrossValidation:
+        """Assign the rows to ``folds``; of very many a sample, so that a trial of ``max_epochs`` takes what a fit does.
+
+        Raises:
+            ProductsError: the rows give fewer folds.
+        """
+        split, recipe = setup.split, setup.recipe
+        candidates = np.sort(np.concatenate((split.train, split.validation)))
+        limit = max(MIN_TRIAL_ROWS, MAX_ROW_PASSES[setup.device.type] // (max_epochs * (folds - 1)))
+        rows = stratified_sample(setup.rows.classes, candidates, limit, recipe.seed)
+        if len(rows) < len(candidates):
+            LOGGER.info(f"every trial is trained on a sample of {len(rows):,} of {len(candidates):,} rows")
+        examples = setup.rows.take(rows)
+        fold = assign_folds([setup.labeled.keys[row] for row in rows], examples.classes, folds, recipe.split_seed)
+        sizes = np.bincount(fold[fold >= 0], minlength=folds)
         if not sizes.all():
             raise ProductsError(
-                f"--folds {count}: {int((sizes > 0).sum())} folds are all that {len(rows):,} rows give, since products stay whole and the "
-                "only one of a category always teaches; ask for fewer folds or add labeled rows."
+                f"--folds {folds}: {len(rows):,} rows give {int((sizes > 0).sum())} folds, since products stay together and the only "
+                "product of a category is always a training row; choose fewer folds or add labeled rows."
             )
-        linear = np.zeros((len(rows), learner.count), np.float32)
-        logits, scored = out_of_fold_logits(learner.balanced(examples), fold, learner.names, learner.count, recipe.seed)
+        linear = np.zeros((len(rows), setup.class_count), np.float32)
+        balanced = LinearTraining(setup).balanced(examples)
+        logits, scored = out_of_fold_logits(balanced, fold, setup.names, setup.class_count, recipe.seed)
         if recipe.balance == "logit-adjust":
-            logits = logits + logit_adjustment(learner.shares, fit_scale(logits, examples.classes[scored]))
+            logits = logits + logit_adjustment(setup.shares, fit_scale(logits, examples.classes[scored]))
         linear[scored] = logits
-        return cls(learner, learner.studied(rows, learner.unlabeled_beside(len(rows), most)), rows, fold, linear, count)
+        encoder = EncoderTraining(setup)
+        return cls(setup, encoder.inputs(rows, encoder.fitting_unlabeled(len(rows), limit)), rows, fold, linear, folds)
 
-    def run(self, recipe: Recipe, checkpoints: Path, after: Callable[[int, float], bool], metric: str) -> float | None:
-        """The score of ``recipe`` over all folds; None where ``after``, told of the score so far, says that it is not worth going on.
+    def score(self, recipe: Recipe, checkpoints: Path, go_on: Callable[[int, float], bool], metric: str) -> float | None:
+        """The score of ``recipe`` over all folds; None where ``go_on``, given a fold and the score so far, says that it is not worth it.
 
-        A fold that was trained before a kill is not trained again: its state is in ``checkpoints``, which is the caller's to remove.
+        A fold that was trained before a kill is not trained again: its state is in ``checkpoints``, which the caller deletes.
         """
         probabilities = np.zeros_like(self.linear)
         score = 0.0
-        for number in range(self.count):
+        for number in range(self.folds):
             inside = np.flatnonzero(self.fold == number)
-            probabilities[inside] = self._fold(number, recipe, checkpoints)
-            score = self._score(np.flatnonzero((self.fold >= 0) & (self.fold <= number)), probabilities, metric)
-            if not after(number, score):
+            probabilities[inside] = self._fold_probabilities(number, recipe, checkpoints)
+            score = self._metric(np.flatnonzero((self.fold >= 0) & (self.fold <= number)), probabilities, metric)
+            if not go_on(number, score):
                 return None
         return score
 
-    def _fold(self, number: int, recipe: Recipe, checkpoints: Path) -> FloatArray:
-        """The blend's probabilities *(rows, classes)* of a fold's rows, which chose nothing of it.
+    def _fold_probabilities(self, number: int, recipe: Recipe, checkpoints: Path) -> FloatArray:
+        """The blend's probabilities *(rows, classes)* of a fold's rows, by which nothing was chosen.
 
-        Of the rows of the other folds a part is to the training what validation rows are to a fit: it says after which pass it was best,
-        and what weights the blend has. The linear model's logits for it are out-of-fold, too.
+        A part of the other folds' rows is to the training what validation rows are to a fit: it says after which epoch it was best, and
+        what weights the blend has. The linear model's logits for it are out-of-fold, too.
         """
+        setup, inputs = self.setup, self.inputs
         inside, others = np.flatnonzero(self.fold == number), np.flatnonzero(self.fold != number)
-        choosing = self._choosing(others)
-        learn = np.concatenate((np.setdiff1d(others, choosing), self.studied.beside))
-        task = self.studied.task(learn, choosing, self.learner.count)
-        mark = f"{self.studied.mark} {recipe.model_dump_json()} {number}"
-        checkpoint = Checkpoint(checkpoints / f"fold-{number}.safetensors", mark)
-        learner = self.learner
-        trained = train_classifier(task, learner.base, recipe, checkpoint, TrainingMessages(learner.tell.advance))
-        logits = classifier_logits(trained, task, np.concatenate((choosing, inside)))
-        own, scored = logits[: len(choosing)], logits[len(choosing) :]
-        truth, shares = self.studied.examples.classes[choosing], implied_class_shares(recipe.balance, task.shares)
-        return BlendCalibration.fit({"fp32": own}, self.linear[choosing], truth, shares).probabilities(scored, self.linear[inside], "fp32")
+        validation = self._validation_rows(others)
+        train = np.concatenate((np.setdiff1d(others, validation), inputs.always))
+        task = inputs.task(train, validation, setup.class_count)
+        checkpoint = Checkpoint(checkpoints / f"fold-{number}.safetensors", f"{inputs.fingerprint} {recipe.model_dump_json()} {number}")
+        trained = train_classifier(task, setup.base, recipe, checkpoint, setup.advance, log=LOGGER.debug)
+        logits = classifier_logits(trained, task, np.concatenate((validation, inside)))
+        of_validation, of_fold = logits[: len(validation)], logits[len(validation) :]
+        truth, shares = inputs.examples.classes[validation], implied_class_shares(recipe.balance, task.shares)
+        blend = BlendCalibration.fit({"fp32": of_validation}, self.linear[validation], truth, shares)
+        return blend.probabilities(of_fold, self.linear[inside], "fp32")
 
-    def _choosing(self, others: IntArray) -> IntArray:
-        """A part of the rows of other folds, by product, as large as a fit's validation rows are."""
+    def _validation_rows(self, others: IntArray) -> IntArray:
+        """A part of the other folds' rows, by product, as large as a fit's validation rows are."""
         inside = others[self.fold[others] >= 0]  # the others have no out-of-fold logits
-        keys = [self.learner.labeled.keys[self.rows[row]] for row in inside]
-        parts = round(100 / self.learner.recipe.split[1])
-        dealt = assign_folds(keys, self.studied.examples.classes[inside], parts, self.learner.recipe.split_seed + 1)
-        found: IntArray = inside[dealt == 0]
-        return found if len(found) else inside
+        keys = [self.setup.labeled.keys[self.rows[row]] for row in inside]
+        parts = round(100 / self.setup.recipe.split[1])
+        part = assign_folds(keys, self.inputs.examples.classes[inside], parts, self.setup.recipe.split_seed + 1)
+        rows: IntArray = inside[part == 0]
+        return rows if len(rows) else inside
 
-    def _score(self, rows: IntArray, probabilities: FloatArray, metric: str) -> float:
+    def _metric(self, rows: IntArray, probabilities: FloatArray, metric: str) -> float:
         """A metric of the blend on some rows."""
-        products = self.learner.labeled.products(self.rows[rows])
-        return float(Outcomes.of(probabilities[rows], self.studied.examples.classes[rows], products).point.metrics[metric][0])
+        products = self.setup.labeled.products(self.rows[rows])
+        return float(Outcomes.of(probabilities[rows], self.inputs.examples.classes[rows], products).point.metrics[metric][0])
 
 
-def score_on_test_rows(ready: TrainingData, recipe: Recipe, checkpoints: Path, talk: Talk, tell: TrainingMessages) -> EvaluatedRows:
-    """What a fit of ``recipe`` would tell of the test rows; nothing is exported."""
-    learner = Learner(replace(ready, recipe=recipe.but({"refit": False})), talk, tell, time.perf_counter())
-    labeled, held_out, choosing = learner.labeled, learner.parts.held_out, len(learner.parts.validation)
-    held = [labeled.texts[row] for row in held_out]
-    _, linear, crossed = learner.train_linear(held)
-    trained, _, _ = learner.train(checkpoints)
-    logits = torch_logits(trained.classifier.cpu(), trained.tokenizer, trained.tokenizer.encode(held))
-    blending = learner.blending({"fp32": logits}, linear, crossed)
-    rows = held_out[choosing:]
-    names, method = labeled.categories.names, learner.recipe.method
-    scored = ScoredRows({"fp32": logits[choosing:]}, linear[choosing:], labeled.classes[rows], labeled.products(rows), names, method)
-    return evaluate_rows(scored, "fp32", blending, VariantInfo(file=MODEL_FILES["fp32"], confidence=blending.confidences["fp32"]))
+def score_on_test_rows(data: TrainingData, recipe: Recipe, checkpoints: Path, advance: Advance) -> EvaluatedRows:
+    """What a fit of ``recipe`` without a refit would report of the test rows; nothing is exported."""
+    setup = Setup.of(replace(data, recipe=recipe.but({"refit": False})), time.perf_counter(), advance)
+    labeled, held_out, validation = setup.labeled, setup.split.held_out, len(setup.split.validation)
+    linear, encoder = LinearTraining(setup).train(), EncoderTraining(setup).train(checkpoints)
+    model = encoder.holdout
+    logits = torch_logits(model.classifier.cpu(), model.tokenizer, model.tokenizer.encode(setup.held_out_texts))
+    blend = fit_blend(setup, encoder, linear, {"fp32": logits})
+    rows = held_out[validation:]
+    scored = ScoredRows(
+        {"fp32": logits[validation:]},
+        linear.logits[validation:],
+        labeled.classes[rows],
+        labeled.products(rows),
+        labeled.categories.names,
+        setup.recipe.method,
+    )
+    return evaluate_rows(scored, "fp32", blend, VariantInfo(file=MODEL_FILES["fp32"], confidence=blend.confidences["fp32"]))

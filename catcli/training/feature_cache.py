@@ -22,7 +22,7 @@ from catcli.inference.tokens import TokenBatch
 
 MAX_CACHE_BYTES = 1 << 30
 """Bytes of the host's memory that the kept states may take: 1.4 million tokens of 384 numbers. Above it every step runs the lower blocks
-anew."""
+again."""
 
 MAX_GPU_SHARE = 0.25
 """Share of a GPU's free memory that they may take there."""
@@ -58,14 +58,14 @@ class FeatureCache:
 @contextmanager
 def capture_block_input(blocks: nn.ModuleList, first: int) -> Iterator[list[Tensor]]:
     """While open, the list that comes back ends with the states that last entered block ``first``."""
-    seen: list[Tensor] = []
+    inputs: list[Tensor] = []
 
     def see(_: nn.Module, given: tuple[Any, ...]) -> None:
-        seen[:] = [given[0]]
+        inputs[:] = [given[0]]
 
     handle = blocks[first].register_forward_pre_hook(see)
     try:
-        yield seen
+        yield inputs
     finally:
         handle.remove()
 

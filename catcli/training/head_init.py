@@ -20,7 +20,6 @@ Weak on purpose: a probe that fits the training rows leaves LoRA no loss to lear
 MAX_OPERATIONS = 8e12
 """Floating-point operations that the probe may take, a minute of two cores: 52 rounds with 20,000 rows of 5,000 classes."""
 
-
 VECTOR_LENGTHS = (3.0, 5.0)
 """The mean length of vectors that `INITIAL_HEAD_C` is for; those of other bases, GPT-2's are a hundred long, are scaled to it."""
 
@@ -35,14 +34,14 @@ def fit_initial_head(vectors: FloatArray, examples: Examples, count: int) -> tup
     scale = np.float32(np.clip(length, *VECTOR_LENGTHS) / max(length, 1e-6))
     rounds = int(np.clip(MAX_OPERATIONS / (4 * vectors.size * count), 15, 300))
     with warnings.catch_warnings():
-        # Where the rounds do not suffice the head starts a little short of the best; the training goes on from there anyway.
+        # Where the rounds do not suffice the head starts a little short of the best; the training continues from there anyway.
         warnings.simplefilter("ignore", ConvergenceWarning)
         # With thousands of categories of a few rows each, scikit-learn takes class numbers for measurements.
         warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
         probe = LogisticRegression(C=INITIAL_HEAD_C, max_iter=rounds).fit(vectors * scale, examples.classes, sample_weight=examples.weights)
     found_weight, found_bias = probe.coef_, probe.intercept_
     if len(probe.classes_) == 2:  # scikit-learn gives one row for two classes: the log-odds of the second
-        found_weight, found_bias = (np.concatenate((-found, found)) / 2 for found in (found_weight, found_bias))
+        found_weight, found_bias = (np.concatenate((-weights, weights)) / 2 for weights in (found_weight, found_bias))
     weight = np.zeros((count, vectors.shape[1]), np.float32)
     # A category without training rows keeps the lowest bias: possible, never favored.
     bias = np.full(count, found_bias.min() - 1.0, np.float32)

@@ -90,10 +90,10 @@ class _OneVsRest:
     seed: int
 
     def fit(self, group: IntArray) -> _ClassWeights:
-        """Those of the classes ``group``, each against all other rows, or a draw of them."""
-        own = np.isin(self.examples.classes, group)
-        rows = np.flatnonzero(own | self._others(own, group))
-        truth = np.where(own[rows], self.examples.classes[rows], -1)
+        """Those of the classes ``group``, each against all other rows, or a sample of them."""
+        of_group = np.isin(self.examples.classes, group)
+        rows = np.flatnonzero(of_group | self._others(of_group, group))
+        truth = np.where(of_group[rows], self.examples.classes[rows], -1)
         machine = LinearSVC(random_state=self.seed)
         with warnings.catch_warnings():
             # Where liblinear stops after its thousand rounds the decisions have long settled; only the last digits have not.
@@ -106,24 +106,23 @@ class _OneVsRest:
         weights = np.where(np.abs(coefficients[named]) >= MIN_WEIGHT, coefficients[named], 0).astype(np.float32)
         return _ClassWeights(classes[named], sparse.coo_matrix(weights), intercepts[named].astype(np.float32))
 
-    def _others(self, own: npt.NDArray[np.bool_], group: IntArray) -> npt.NDArray[np.bool_]:
+    def _others(self, of_group: npt.NDArray[np.bool_], group: IntArray) -> npt.NDArray[np.bool_]:
         """Which rows of other classes the group is set against."""
-        most = max(MIN_OTHER_ROWS, MAX_ROW_CLASS_PAIRS // self.present)
-        others = np.flatnonzero(~own)
-        if len(others) <= most:
-            return ~own
-        drawn = np.zeros(len(own), np.bool_)
-        drawn[np.random.default_rng((self.seed, int(group[0]))).choice(others, most, replace=False)] = True
-        return drawn
+        limit = max(MIN_OTHER_ROWS, MAX_ROW_CLASS_PAIRS // self.present)
+        others = np.flatnonzero(~of_group)
+        if len(others) <= limit:
+            return ~of_group
+        sampled = np.zeros(len(of_group), np.bool_)
+        sampled[np.random.default_rng((self.seed, int(group[0]))).choice(others, limit, replace=False)] = True
+        return sampled
 
 
 def balance_weights(examples: Examples, count: int, balance: Balance, seed: int) -> Examples:
-    """``examples`` with the weights that ``balance`` gives them: what `row_losses` does to LoRA's rows, done to these.
+    """``examples`` with the weights that ``balance`` gives them: what `make_row_loss` does to LoRA's rows, done to these.
 
     ``focal`` takes how sure a model is of a row from one that has not seen it, of the other half of the rows: a support vector machine is
-    sure of all that it has seen. A row never counts less than `MIN_FOCAL_WEIGHT`: the loss itself gives a row its weight back as soon as
-    it is
-    forgotten, and these weights stay. ``logit-adjust`` weighs no row; what the fitted model says is moved, by `logit_adjustment`.
+    sure of all that it has seen. A row never counts less than `MIN_FOCAL_WEIGHT`: the loss itself gives a row its weight back as soon as it
+    is forgotten, and these weights stay. ``logit-adjust`` weighs no row; what the fitted model says is moved, by `logit_adjustment`.
     """
     if balance == "weights":
         weights = class_weights(class_shares(examples.classes, examples.weights, count))[examples.classes]

@@ -21,11 +21,11 @@ def frozen_matrices(classifier: Classifier) -> list[nn.Parameter]:
 @contextmanager
 def in_bfloat16(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     """While open, parameters are in bfloat16: rounded once, and to the numbers to which autocast would round them at each use."""
-    kept = [parameter.data for parameter in parameters]
+    originals = [parameter.data for parameter in parameters]
     for parameter in parameters:
         parameter.data = parameter.data.to(torch.bfloat16)
     try:
         yield
     finally:
-        for parameter, data in zip(parameters, kept, strict=True):
+        for parameter, data in zip(parameters, originals, strict=True):
             parameter.data = data

@@ -1,4 +1,4 @@
-"""How long to train, at what learning rate, and which rows make a batch."""
+"""The number of steps, the learning rate schedule, and the rows of each batch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Schedule:
 
 
 def choose_max_tokens(lengths: Sequence[int]) -> int:
-    """So many tokens that 99 % of the texts are whole: a multiple of 8 from 16 to 128."""
+    """Tokens with which 99 % of the texts are not cut: a multiple of 8 from 16 to 128."""
     return int(np.clip(-(-np.quantile(lengths, 0.99) // 8) * 8, 16, 128))
 
 
@@ -35,7 +35,7 @@ def choose_tokenizer(base: Backbone, texts: Sequence[str]) -> Tokenizer:
 
 
 def default_epochs(rows: int) -> int:
-    """At most so many passes: 8 over 500 rows, 4 over 2,000, 2 over 10,000 and more; early stop often ends sooner."""
+    """The most epochs: 8 for 500 rows, 4 for 2,000, 2 for 10,000 and more; early stopping often ends sooner."""
     return int(np.clip(round(200 / np.sqrt(max(rows, 1))), 2, 8))
 
 

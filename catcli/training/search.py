@@ -18,7 +18,6 @@ from sqlalchemy import URL
 from sqlalchemy.exc import DatabaseError
 
 from catcli import private_folder
-from catcli.commands.tune import SearchOptions
 from catcli.config import LORA_METHODS, Recipe
 from catcli.data.dataset.prepare import TrainingData
 from catcli.data.io.output import write_errors
@@ -27,13 +26,13 @@ from catcli.evaluation.metrics import TITLES, Numbers
 from catcli.evaluation.requirements import LOWER_IS_BETTER
 from catcli.evaluation.scores import compare_models
 from catcli.evaluation.studies import TrialResult, TuneResult
-from catcli.talk import Advance, Talk
+from catcli.logs import LOGGER, Advance, no_progress
 from catcli.training.cross_validation import CrossValidation, score_on_test_rows
-from catcli.training.learner import Learner
-from catcli.training.task import TrainingMessages
+from catcli.training.search_options import SearchOptions
+from catcli.training.setup import Setup
 
 STARTUP_TRIALS = 4
-"""Trials that are drawn at random and never pruned, before the sampler and the pruner have something to go by."""
+"""Trials that are sampled at random and never pruned, before the sampler and the pruner have something to go by."""
 
 LR_FACTOR = 10.0
 """The learning rate is looked for from so much below to so much above the one that suits the base."""
@@ -66,8 +65,8 @@ def translate_study_errors(file: Path) -> Iterator[None]:
         raise OutputError(f"{file} cannot be written ({reason(error)}); mend that and run the same line with --resume.") from error
 
 
-def open_study(file: Path, ready: TrainingData, search: SearchOptions, made_of: Mapping[str, str]) -> optuna.Study:
-    """The study in ``file``, made where there is none; ``made_of`` is what beside rows and recipe decides a fit.
+def open_study(file: Path, data: TrainingData, search: SearchOptions, fit_inputs: Mapping[str, str]) -> optuna.Study:
+    """The study in ``file``, made where there is none; ``fit_inputs`` is what beside rows and recipe decides a fit.
 
     Raises:
         OutputError: the file is something else.
@@ -83,39 +82,39 @@ def open_study(file: Path, ready: TrainingData, search: SearchOptions, made_of: 
                 load_if_exists=True,
             )
     except (DatabaseError, RuntimeError, AssertionError) as error:
-        raise OutputError(f"{file} is no study of catcli tune: {reason(error)}; choose another file with -o.") from error
-    _check_mark(study, ready, search, file, made_of)
+        raise OutputError(f"{file} is not a study of catcli tune: {reason(error)}; choose another file with -o.") from error
+    _check_fingerprint(study, data, search, file, fit_inputs)
     return study
 
 
-def _check_mark(study: optuna.Study, ready: TrainingData, search: SearchOptions, file: Path, made_of: Mapping[str, str]) -> None:
+def _check_fingerprint(study: optuna.Study, data: TrainingData, search: SearchOptions, file: Path, fit_inputs: Mapping[str, str]) -> None:
     """A study goes on with the rows, the recipe and the folds that it began with, or not at all.
 
     Raises:
         UsageError: something of these is another.
     """
     rows = hashlib.sha256()
-    for text, number, key in zip(ready.labeled.texts, ready.labeled.classes.tolist(), ready.labeled.keys, strict=True):
+    for text, number, key in zip(data.labeled.texts, data.labeled.classes.tolist(), data.labeled.keys, strict=True):
         rows.update(f"{number} {key} {text}\n".encode("utf-8", "surrogatepass"))
-    for text in ready.unlabeled.texts if ready.unlabeled else ():
+    for text in data.unlabeled.texts if data.unlabeled else ():
         rows.update(f"{text}\n".encode("utf-8", "surrogatepass"))
-    mark = {
+    fingerprint = {
         "the rows": rows.hexdigest(),
-        "the recipe": ready.recipe.model_dump_json(),
+        "the recipe": data.recipe.model_dump_json(),
         "--folds": str(search.folds),
         "--metric": search.metric,
-        **made_of,
+        **fit_inputs,
     }
-    kept = study.user_attrs.get("made from")
-    if kept is None:
-        study.set_user_attr("made from", mark)
+    stored = study.user_attrs.get("made from")
+    if stored is None:
+        study.set_user_attr("made from", fingerprint)
         return
-    if not isinstance(kept, dict) or not isinstance(study.user_attrs.get("tested", {}), dict):
-        raise OutputError(f"{file} is no study of catcli tune: its notes are of another kind; choose another file with -o.")
-    changed = [name for name, value in mark.items() if kept.get(name) != value]
+    if not isinstance(stored, dict) or not isinstance(study.user_attrs.get("tested", {}), dict):
+        raise OutputError(f"{file} is not a study of catcli tune: its notes are of another kind; choose another file with -o.")
+    changed = [name for name, value in fingerprint.items() if stored.get(name) != value]
     if changed:
         raise UsageError(
-            f"--resume: since {file} was begun, {', '.join(changed)} changed; take back the change, pass --force to begin anew, or -o for "
+            f"--resume: since {file} was begun, {', '.join(changed)} changed; take back the change, pass --force to start again, or -o for "
             "another file."
         )
 
@@ -124,26 +123,26 @@ class Search:
     """One run of a search. What it knows of earlier trials stands in the study, so it does not matter which run made them."""
 
     def __init__(
-        self, study: optuna.Study, ready: TrainingData, search: SearchOptions, checkpoints: Path, talk: Talk, advance: Advance
+        self, study: optuna.Study, data: TrainingData, options: SearchOptions, checkpoints: Path, advance: Advance = no_progress
     ) -> None:
-        self.study, self.ready, self.asked = study, ready, search
-        self.checkpoints, self.talk, self.advance = checkpoints, talk, advance
-        self.learner = Learner(ready, talk, TrainingMessages(self._heard, talk.say), time.perf_counter())
-        self.start = self.learner.recipe
-        self._stage = ""
+        self.study, self.data, self.options, self.checkpoints = study, data, options, checkpoints
+        self._advance, self._stage = advance, ""
+        self.setup = Setup.of(data, time.perf_counter(), self._show_progress)
+        self.start = self.setup.recipe
 
-    def _heard(self, stage: str, done: float, whole: float) -> None:
-        self.advance(f"{self._stage}{stage}", done, whole)
+    def _show_progress(self, stage: str, done: float, total: float) -> None:
+        self._advance(f"{self._stage}{stage}", done, total)
 
     # --- the search ---------------------------------------------------------------------------------------------------------------------
 
-    def search(self) -> Recipe:
+    def run(self) -> Recipe:
         """Make the trials that are missing; returns the best recipe."""
-        for left in self.study.get_trials(states=(TrialState.RUNNING,)):
-            self.study.tell(left.number, state=TrialState.FAIL)  # its process was killed: it is made again, from the folds that it had done
-        if kept := self._done():
-            self.talk.say(f"going on after {kept} trials that are done")
-        if kept < self.asked.trials:
+        # The process of a running trial was killed: it is made again, from the folds that it had done.
+        for unfinished in self.study.get_trials(states=(TrialState.RUNNING,)):
+            self.study.tell(unfinished.number, state=TrialState.FAIL)
+        if done := self._done():
+            LOGGER.info(f"going on after {done} trials that are done")
+        if done < self.options.trials:
             self._make_trials()
         if not self.study.get_trials(states=(TrialState.COMPLETE,)):
             raise CatcliError("no trial came to its end; give a longer --timeout, or fewer rows.")
@@ -153,12 +152,12 @@ class Search:
         return len(self.study.get_trials(deepcopy=False, states=ENDED_STATES))
 
     def _make_trials(self) -> None:
-        began = time.perf_counter()
-        most_epochs = max(self.epochs())
-        trials = CrossValidation.of(self.learner, self.asked.folds, most_epochs)
-        while (done := self._done()) < self.asked.trials:
-            if self.asked.timeout is not None and time.perf_counter() - began > self.asked.timeout:
-                self.talk.say(f"the time is over: {done} of {self.asked.trials} trials are done; --resume goes on")
+        began, timeout = time.perf_counter(), self.options.timeout_seconds
+        max_epochs = max(self.epochs())
+        trials = CrossValidation.of(self.setup, self.options.folds, max_epochs)
+        while (done := self._done()) < self.options.trials:
+            if timeout is not None and time.perf_counter() - began > timeout:
+                LOGGER.info(f"the time is over: {done} of {self.options.trials} trials are done; --resume goes on")
                 break
             if not done and not self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                 self.study.enqueue_trial(self.beginning())
@@ -170,28 +169,28 @@ class Search:
 
     def _make(self, trial: optuna.Trial, done: int, trials: CrossValidation) -> None:
         recipe = self.recipe_of(self.suggested(trial))
-        self._stage = f"trial {done + 1} of {self.asked.trials}: "
+        self._stage = f"trial {done + 1} of {self.options.trials}: "
 
-        def after(fold: int, score: float) -> bool:
+        def go_on(fold: int, score: float) -> bool:
             trial.report(score, fold)
-            return fold + 1 == self.asked.folds or not trial.should_prune()
+            return fold + 1 == self.options.folds or not trial.should_prune()
 
-        failed = [other.state == TrialState.FAIL for other in self.study.get_trials(deepcopy=False)[:-1]]
+        failed = [earlier.state == TrialState.FAIL for earlier in self.study.get_trials(deepcopy=False)[:-1]]
         score = None
         if len(failed) >= MAX_KILLED and all(failed[-MAX_KILLED:]):
-            self.talk.warn(f"trial {done + 1} is given up: its process was killed {MAX_KILLED} times, as where memory runs out.")
+            LOGGER.warning(f"trial {done + 1} is given up: its process was killed {MAX_KILLED} times, as where memory runs out.")
         else:
             try:
-                score = trials.run(recipe, self.checkpoints, after, self.asked.metric)
+                score = trials.score(recipe, self.checkpoints, go_on, self.options.metric)
             except (TrainingError, torch.OutOfMemoryError) as error:
-                self.talk.warn(f"trial {done + 1}: {reason(error)}")
+                LOGGER.warning(f"trial {done + 1}: {reason(error)}")
         private_folder.clear(self.checkpoints)
         if score is None:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             self.study.tell(trial, score)
-        said = "given up" if score is None else f"{TITLES[self.asked.metric]} {score:.4f}"
-        self.talk.say(f"trial {done + 1} of {self.asked.trials}: {said} ({_told_settings(trial.params)})")
+        outcome = "given up" if score is None else f"{TITLES[self.options.metric]} {score:.4f}"
+        LOGGER.info(f"trial {done + 1} of {self.options.trials}: {outcome} ({_describe_settings(trial.params)})")
         self._stage = ""
 
     # --- the space ----------------------------------------------------------------------------------------------------------------------
@@ -212,11 +211,11 @@ class Search:
     def suggested(self, trial: optuna.Trial) -> dict[str, float]:
         """What the sampler wants to be tried next."""
         lr = self.start.lr or 1e-3
-        drawn: dict[str, float] = {
+        sampled: dict[str, float] = {
             "lr": trial.suggest_float("lr", lr / LR_FACTOR, min(1.0, lr * LR_FACTOR), log=True),
             "epochs": trial.suggest_int("epochs", self.epochs()[0], self.epochs()[-1]),
         }
-        return drawn | {name: trial.suggest_categorical(name, values) for name, values in self.choices().items()}
+        return sampled | {name: trial.suggest_categorical(name, values) for name, values in self.choices().items()}
 
     def beginning(self) -> dict[str, float]:
         """The first trial: the recipe as it was given."""
@@ -228,25 +227,25 @@ class Search:
 
     # --- what it came to ----------------------------------------------------------------------------------------------------------------
 
-    def told(self, best: Recipe, target: Path) -> TuneResult:
+    def result(self, best: Recipe, target: Path) -> TuneResult:
         """The trials, what mattered, and how the best recipe and the first do on the test rows."""
         finished = self.study.get_trials(states=ENDED_STATES)
         trials = tuple(
             TrialResult(
-                number=place,
+                number=position,
                 pruned=trial.state == TrialState.PRUNED,
                 score=trial.value if trial.state == TrialState.COMPLETE else None,
                 by_fold=tuple(value for _, value in sorted(trial.intermediate_values.items())),
                 settings=trial.params,
                 seconds=trial.duration.total_seconds() if trial.duration else 0.0,
             )
-            for place, trial in enumerate(finished, 1)
+            for position, trial in enumerate(finished, 1)
         )
-        number = next(place for place, trial in enumerate(finished, 1) if trial.number == self.study.best_trial.number)
+        number = next(position for position, trial in enumerate(finished, 1) if trial.number == self.study.best_trial.number)
         try:
             return TuneResult(
-                metric=self.asked.metric,
-                folds=self.asked.folds,
+                metric=self.options.metric,
+                folds=self.options.folds,
                 trials=trials,
                 best=number,
                 importances=self.importances(),
@@ -254,7 +253,7 @@ class Search:
                 **self._on_test_rows(best),
             )
         except (ValidationError, TypeError, KeyError, ValueError) as error:  # what the study says of the test rows is not what was written
-            raise OutputError(f"the study of {target} is damaged ({reason(error)[:200]}); pass --force to begin anew.") from error
+            raise OutputError(f"the study of {target} is damaged ({reason(error)[:200]}); pass --force to start again.") from error
 
     def importances(self) -> dict[str, float]:
         """How much of the scores' variance each setting explains, by a random forest (fANOVA: Hutter et al. 2014); none for few trials."""
@@ -262,27 +261,27 @@ class Search:
         if len(complete) < STARTUP_TRIALS or len({trial.value for trial in complete}) < 2:
             return {}
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        found = optuna.importance.get_param_importances(self.study, evaluator=evaluator)
-        return {name: float(value) for name, value in found.items()}
+        importances = optuna.importance.get_param_importances(self.study, evaluator=evaluator)
+        return {name: float(value) for name, value in importances.items()}
 
     def _on_test_rows(self, best: Recipe) -> dict[str, Any]:
         """Scores of the best recipe and of the first, and how they compare: once all trials are made, and kept in the study then."""
-        kept = self.study.user_attrs.get("tested")
-        if kept is not None and kept.get("recipe") == best.model_dump_json():
-            return dict(kept["told"])
-        if self._done() < self.asked.trials:
-            return {"test_rows": len(self.ready.parts.test), "test": None, "first": None, "against_first": None}
-        self.talk.say("scoring the best recipe on the test rows, which no trial has seen")
-        tuned = score_on_test_rows(self.ready, best, self.checkpoints / "tuned", self.talk, self.learner.tell)
-        told: dict[str, Any] = {"test_rows": tuned.evaluation.scored_rows, "test": tuned.evaluation.blend, "first": None}
-        told["against_first"] = None
+        stored = self.study.user_attrs.get("tested")
+        if stored is not None and stored.get("recipe") == best.model_dump_json():
+            return dict(stored["told"])
+        if self._done() < self.options.trials:
+            return {"test_rows": len(self.data.split.test), "test": None, "first": None, "against_first": None}
+        LOGGER.info("scoring the best recipe on the test rows, which no trial has seen")
+        tuned = score_on_test_rows(self.data, best, self.checkpoints / "tuned", self._show_progress)
+        scores: dict[str, Any] = {"test_rows": tuned.evaluation.scored_rows, "test": tuned.evaluation.blend, "first": None}
+        scores["against_first"] = None
         if best != self.start:
-            first = score_on_test_rows(self.ready, self.start, self.checkpoints / "first", self.talk, self.learner.tell)
-            told |= {"first": first.evaluation.blend, "against_first": compare_models(tuned.outcomes, first.outcomes, "tuned", "first")}
-        told = {name: value.model_dump(mode="json") if isinstance(value, Numbers) else value for name, value in told.items()}
-        self.study.set_user_attr("tested", {"recipe": best.model_dump_json(), "told": told})
-        return told
+            first = score_on_test_rows(self.data, self.start, self.checkpoints / "first", self._show_progress)
+            scores |= {"first": first.evaluation.blend, "against_first": compare_models(tuned.outcomes, first.outcomes, "tuned", "first")}
+        scores = {name: value.model_dump(mode="json") if isinstance(value, Numbers) else value for name, value in scores.items()}
+        self.study.set_user_attr("tested", {"recipe": best.model_dump_json(), "told": scores})
+        return scores
 
 
-def _told_settings(settings: Mapping[str, float]) -> str:
+def _describe_settings(settings: Mapping[str, float]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in settings.items())

@@ -1,4 +1,4 @@
-"""A teacher: an adapter whose word on every text another one learns from."""
+"""A teacher: an adapter whose probabilities another one is trained on."""
 
 from __future__ import annotations
 
@@ -14,65 +14,68 @@ from catcli.errors import AdapterError, name_list
 from catcli.evaluation.fit_metrics import FitMetrics
 from catcli.evaluation.heldout import HeldOutRows
 from catcli.inference.labeler import Labeler
+from catcli.logs import LOGGER
 from catcli.models.losses import TeacherTargets, soften
-from catcli.talk import Talk
 
 TEXTS_PER_CALL = 1024
 """Texts that are labeled at once."""
 
 
 class Teacher:
-    """The blend of an adapter, as `predict` labels with it, seen through the categories of the rows that are learned from."""
+    """The blend of an adapter, with its probabilities mapped to the categories of the labeled rows."""
 
-    def __init__(self, name: str, categories: Sequence[str], device: str, talk: Talk) -> None:
+    def __init__(self, name: str, categories: Sequence[str], device: str) -> None:
         """Load the adapter ``name``.
 
         Raises:
-            AdapterError: it is none, or knows none of ``categories``.
+            AdapterError: it is not an adapter, or knows none of ``categories``.
         """
         self.adapter = find_adapter(name)
         self._labeler = Labeler(self.adapter, device)
         for note in self._labeler.notes:
-            talk.warn(note)
+            LOGGER.warning(note)
         known = {category: number for number, category in enumerate(self._labeler.categories)}
-        there = [number for number, category in enumerate(categories) if category in known]
-        if not there:
+        known_numbers = [number for number, category in enumerate(categories) if category in known]
+        if not known_numbers:
             raise AdapterError(
-                f"--teacher {name} knows none of the {len(categories):,} categories of the labeled rows ({name_list(categories, 3)}); "
-                f"its own "
-                f"are {name_list(known, 3)}: choose an adapter that was fitted on the same ones."
+                f"--teacher {name} knows none of the {len(categories):,} categories of the labeled rows ({name_list(categories, 3)}); its "
+                f"own are {name_list(known, 3)}: choose an adapter that was fitted on the same ones."
             )
         self._count = len(categories)
         self._unknown = np.array([category not in known for category in categories])
-        self._mine = np.array(there)
-        self._its = np.array([known[categories[number]] for number in there])
-        told = f"teacher: {self.adapter.folder}, {self._labeler.variant} on {self._labeler.provider}"
-        talk.say(told if len(there) == len(categories) else f"{told}; it knows {len(there):,} of the {len(categories):,} categories")
+        self._mine = np.array(known_numbers)
+        self._its = np.array([known[categories[number]] for number in known_numbers])
+        sentence = f"teacher: {self.adapter.folder}, {self._labeler.variant} on {self._labeler.provider}"
+        LOGGER.info(
+            sentence
+            if len(known_numbers) == len(categories)
+            else f"{sentence}; it knows {len(known_numbers):,} of the {len(categories):,} categories"
+        )
 
     def targets(self, examples: Examples, advance: Callable[[int], None] = lambda _: None) -> TeacherTargets:
         """What it says of every text, `soften` *(texts, classes)*; ``advance`` hears of texts done.
 
         Of an example whose category it does not know it says nothing: all that it could say is another one.
         """
-        found = np.zeros((len(examples), self._count), np.float16)
+        targets = np.zeros((len(examples), self._count), np.float16)
         for start in range(0, len(examples), TEXTS_PER_CALL):
             rows = slice(start, start + TEXTS_PER_CALL)
-            said = np.zeros((len(found[rows]), self._count), np.float32)
-            said[:, self._mine] = self._labeler.probabilities(examples.texts[rows])[:, self._its]
-            found[rows] = soften(said)
+            probabilities = np.zeros((len(targets[rows]), self._count), np.float32)
+            probabilities[:, self._mine] = self._labeler.probabilities(examples.texts[rows])[:, self._its]
+            targets[rows] = soften(probabilities)
             advance(min(start + TEXTS_PER_CALL, len(examples)))
-        found[(examples.classes != UNLABELED) & self._unknown[examples.classes]] = 0
-        return found
+        targets[(examples.classes != UNLABELED) & self._unknown[examples.classes]] = 0
+        return targets
 
-    def warn_of_leaks(self, labeled: LabeledRows, parts: Split, talk: Talk) -> None:
-        """Say so where the teacher has learned from rows that its pupil is scored on: their scores would flatter."""
-        held = labeled.products(parts.held_out)
+    def warn_of_leaks(self, labeled: LabeledRows, split: Split) -> None:
+        """Warn where the teacher was trained on rows that score its student: these scores would be too high."""
+        held_out_products = labeled.products(split.held_out)
         its = HeldOutRows.load(self.adapter.file("heldout.parquet"), self.adapter.manifest.categories).products
         refit = FitMetrics.of(self.adapter).training.refit
-        clean = np.zeros(len(held), np.bool_) if refit else np.isin(held, its)
+        clean = np.zeros(len(held_out_products), np.bool_) if refit else np.isin(held_out_products, its)
         if not clean.all():
             since = "was refitted on all of its rows" if refit else "held other rows back"
-            talk.warn(
-                f"the teacher {since}, so it may have learned from {int((~clean).sum()):,} of the {len(held):,} rows that are held out "
-                "here, and the scores may flatter; a teacher fitted on the same rows with --no-refit and the same --split-seed has not."
+            LOGGER.warning(
+                f"the teacher {since}, so it may have been trained on {int((~clean).sum()):,} of the {len(clean):,} rows that are held out "
+                "here, and the scores may be too high; a teacher fitted on the same rows with --no-refit and the same --split-seed was not."
             )

@@ -81,7 +81,7 @@ def scored(folder: Path, test: pl.DataFrame) -> dict[str, object]:
     """Accuracy and macro F1 on the rows of ``test`` of the blend, LoRA alone and the linear model alone of an adapter, and its size."""
     made = load_adapter(folder)
     labeler = Labeler(made, "cpu")
-    voices = labeler.voices(row_texts(test, made.manifest.text, made.manifest.prices))
+    voices = labeler.logits(row_texts(test, made.manifest.text, made.manifest.prices))
     logits = {"blend": blend_logits(voices.lora, voices.linear, made.manifest.blend), "lora": voices.lora, "linear": voices.linear}
     truth = test["category"].to_numpy()
     found: dict[str, object] = {"variant": labeler.variant}

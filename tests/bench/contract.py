@@ -30,9 +30,8 @@ from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.calibration import fit_calibration
 from catcli.evaluation.reliability import calibration_error
 from catcli.evaluation.selective import TARGET_PRECISIONS, ProductSample, find_threshold
-from catcli.talk import Talk
-from catcli.training.learner import Learner
-from catcli.training.task import TrainingMessages
+from catcli.training.linear_training import LinearTraining
+from catcli.training.setup import Setup
 
 
 def main() -> None:
@@ -46,7 +45,7 @@ def main() -> None:
     if options.rows < len(train):
         train = train[load_peers(options.peers).draw(train["category"].to_numpy(), options.rows)]
     columns = choose_columns(train, None, (), None, options.data.name)
-    labeled = select_labeled_rows(GatheredRows(train, len(train)), columns, options.data.name, Talk.silent())
+    labeled = select_labeled_rows(GatheredRows(train, len(train)), columns, options.data.name)
     names = labeled.categories.names
     numbers = {name: number for number, name in enumerate(names)}
     truth = np.array([numbers.get(name, len(names)) for name in test["category"].to_list()])
@@ -55,11 +54,10 @@ def main() -> None:
     errors = []
     for seed in range(options.seeds):
         parts = split_rows(labeled.keys, labeled.classes, (80, 10, 10), seed)
-        learner = Learner(
-            TrainingData(labeled, parts, columns, Recipe(split_seed=seed)), Talk.silent(), TrainingMessages(), time.perf_counter()
-        )
+        setup = Setup.of(TrainingData(labeled, parts, columns, Recipe(split_seed=seed)), time.perf_counter())
         choosing = parts.validation
-        model, logits, _ = learner.train_linear([labeled.texts[row] for row in choosing])
+        linear = LinearTraining(setup).train()
+        model, logits = linear.model, linear.logits[: len(choosing)]
         confidence = fit_calibration(logits, labeled.classes[choosing])
         judged = ProductSample.of(Outcomes.of(calibrate(logits, confidence), labeled.classes[choosing], labeled.products(choosing)))
         shipped = calibrate(model.logits(texts), confidence)

@@ -21,13 +21,13 @@ import polars as pl
 from accuracy import fit, load_peers, scored
 
 from catcli.adapter.folder import load_adapter
-from catcli.commands.bench import bench
-from catcli.talk import Talk
+from catcli.cli.console import Console
+from catcli.cli.run.bench import bench
 
 
 def speeds(folder: Path, test: Path) -> dict[str, int]:
     """Rows a second of the base's session and from file to file, and the bytes of the model that serves."""
-    found = bench([str(test)], adapter=str(folder), rows=2048, repeats=3, talk=Talk.silent())
+    found = bench([str(test)], adapter=str(folder), rows=2048, repeats=3, console=Console())
     made = load_adapter(folder)
     served = made.manifest.variants["int8" if found.variant == "int8" else "fp32"].file
     stages = {stage.name: round(stage.median) for stage in found.stages}

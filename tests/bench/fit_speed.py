@@ -31,7 +31,7 @@ from catcli.training.base_features import compute_base_features
 from catcli.training.checkpoint import Checkpoint
 from catcli.training.loop import train_classifier
 from catcli.training.schedule import choose_tokenizer
-from catcli.training.task import TrainingMessages, TrainingTask
+from catcli.training.task import TrainingTask
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def main() -> None:
         task = TrainingTask(reading, Examples.of(texts, categories.numbers(labels)), np.arange(len(texts)), nothing, len(categories))
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = Checkpoint(Path(folder) / "checkpoint.safetensors", "bench")
-            epochs = train_classifier(task, base, recipe, checkpoint, TrainingMessages()).epochs
+            epochs = train_classifier(task, base, recipe, checkpoint).epochs
         if repeat:
             trained.append(len(texts) / epochs[0].seconds)
             with_reading.append(len(texts) / (epochs[0].seconds + seconds))

@@ -179,7 +179,7 @@ def fit(setting: Setting) -> Facts:
     truth, few = test["category"].to_numpy(), setting.rows(len(test))
     for device, variant in ((setting.device, "fp32"), (setting.device, "auto"), ("cpu", "fp32")):
         labeler = Labeler(made, device, variant)
-        voices = labeler.voices(row_texts(test.head(few), made.manifest.text, made.manifest.prices))
+        voices = labeler.logits(row_texts(test.head(few), made.manifest.text, made.manifest.prices))
         for name, logits in (("blend", blend_logits(voices.lora, voices.linear, made.manifest.blend)), ("lora", voices.lora)):
             right = [labeler.categories[number] == wanted for number, wanted in zip(logits.argmax(1), truth, strict=False)]
             found[f"accuracy, {name}, {labeler.variant} on {labeler.provider[:4]}"] = round(statistics.mean(right), 4)
@@ -296,7 +296,7 @@ def measured(setting: Setting, catalog: Path, *options: object) -> Facts:
 
 def peers(setting: Setting) -> Facts:
     """transformers' pipeline in half precision, as its documentation shows it, in batches of several sizes."""
-    from catcli.commands.bench import pipeline_of
+    from catcli.cli.run.bench import pipeline_of
     from catcli.inference.labeler import Labeler
 
     made = load_adapter(setting.adapter)
@@ -345,7 +345,7 @@ def step_counts(setting: Setting) -> Facts:
     from catcli.training.base_features import compute_base_features
     from catcli.training.loop import Trainer
     from catcli.training.schedule import choose_tokenizer
-    from catcli.training.task import TrainingMessages, TrainingTask
+    from catcli.training.task import TrainingTask
 
     frame = pl.read_parquet(setting.data / "pricerunner" / "train.parquet").drop_nulls("category").head(512)
     texts, labels = frame["title"].to_list(), frame["category"].to_list()
@@ -356,18 +356,18 @@ def step_counts(setting: Setting) -> Facts:
     prepare_model(classifier, MINILM, recipe)
     examples = Examples.of(texts, categories.numbers(labels))
     task = TrainingTask(reading, examples, np.arange(len(texts)), np.empty(0, np.int64), len(categories))
-    trainer = Trainer(classifier, MINILM, recipe, task, device, TrainingMessages())
+    trainer = Trainer(classifier, MINILM, recipe, task, device)
     batches, steps = trainer._batches(0), 8
     optimizer = trainer._optimizer()
 
     def some(chosen: list[list[int]]) -> None:
         for rows in chosen:
-            trainer._gradient(rows)
-            torch.nn.utils.clip_grad_norm_(trainer.learning.values(), 1.0)
+            trainer.forward.add_gradient(rows)
+            torch.nn.utils.clip_grad_norm_(trainer.trained.values(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    with trainer._entered() as trainer._given:
+    with trainer.forward.ready():
         classifier.train()
         some(batches[:3])
         kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]

@@ -27,9 +27,11 @@ from pathlib import Path
 import polars as pl
 
 from catcli.adapter.folder import Adapter, load_adapter
-from catcli.commands.bench import TRANSFORMERS_ROWS, pipeline_of
-from catcli.commands.predict import PredictOptions, predict
+from catcli.cli.run.bench import TRANSFORMERS_ROWS, pipeline_of
+from catcli.inference.engines import LocalEngine
 from catcli.inference.labeler import Labeler
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
 
 
 def distinct(data: str, wanted: list[str]) -> pl.DataFrame:
@@ -67,7 +69,7 @@ def speed(adapter: Adapter, texts: pl.DataFrame, rows: int, repeats: int, folder
             ("session alone", len(strings), lambda: labeler.lora(tokens)),
             ("linear alone, one core", len(strings), lambda: [labeler.linear(span) for span in spans]),
             ("linear alone, all cores", len(strings), linear_on_all_cores),
-            ("from file to file", len(strings), lambda: predict([str(folder / "in.parquet")], asked, labeler=labeler)),
+            ("from file to file", len(strings), lambda: predict([str(folder / "in.parquet")], asked, engine=LocalEngine(labeler))),
             ("transformers pipeline", len(few), peer),
         ):
             start = time.perf_counter()

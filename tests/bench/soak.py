@@ -18,7 +18,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from catcli.commands.predict import PredictOptions, predict
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "adapter-format-4"
 ROWS = 20_000

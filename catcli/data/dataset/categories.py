@@ -58,8 +58,8 @@ def canonical_names(labels: Sequence[str]) -> dict[str, str]:
     counts = Counter(labels)
     best: dict[str, str] = {}
     for group in look_alikes(counts):
-        chosen = min(group, key=lambda name: (-counts[name], name))
-        best.update(dict.fromkeys(group, chosen))
+        canonical = min(group, key=lambda name: (-counts[name], name))
+        best.update(dict.fromkeys(group, canonical))
     return best
 
 

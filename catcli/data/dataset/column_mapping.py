@@ -10,40 +10,42 @@ from catcli.adapter.manifest import Manifest
 from catcli.data.dataset.columns import find_column, similar_columns
 from catcli.data.dataset.text import is_textual
 from catcli.errors import ProductsError, UsageError, name_list
-from catcli.talk import Talk
+from catcli.logs import LOGGER
 
 
 def map_text_columns(
-    where: str, types: Mapping[str, pl.DataType], manifest: Manifest, asked: Sequence[str], *, allow_missing: bool, talk: Talk
+    source_name: str, types: Mapping[str, pl.DataType], manifest: Manifest, mappings: Sequence[str], *, allow_missing: bool
 ) -> tuple[str | None, ...]:
-    """A column for each text column of the adapter: as ``asked`` maps it, else of the same name but for case, blanks and punctuation.
+    """A column for each text column of the adapter: as ``mappings`` maps it, else of the same name but for case, blanks and punctuation.
 
-    None stands for one that is missing, where that is allowed. ``where`` is the file's name, ``types`` are its columns.
+    None stands for one that is missing, where that is allowed. ``source_name`` is the file's name, ``types`` are its columns.
 
     Raises:
         ProductsError: a column is missing, or is no text.
         UsageError: a mapping cannot be read.
     """
     columns, wanted = list(types), manifest.text
-    mapped = _parse_mapping(asked, wanted, columns, where)
+    mapped = _parse_mapping(mappings, wanted, columns, source_name)
     matched: list[str | None] = []
     for trained in wanted:
         same = similar_columns(trained, columns)
         column = mapped.get(trained) or (same[0] if len(same) == 1 else None)
         if column is None and not allow_missing:
             raise ProductsError(
-                f"{where} has no column {trained!r}, which the adapter reads; say which one it is with --text {trained}=COLUMN "
+                f"{source_name} has no column {trained!r}, which the adapter reads; say which one it is with --text {trained}=COLUMN "
                 f"or pass --allow-missing; its columns are {name_list(columns, 30)}."
             )
         if column is not None and column != trained:
-            talk.say(f"text {trained!r} is read from {column!r}")
+            LOGGER.info(f"text {trained!r} is read from {column!r}")
         if column is not None and not is_textual(types[column]):
             raise ProductsError(
-                f"{where}: the cells of {column!r} are {types[column]}, not text; map another with --text {trained}=COLUMN."
+                f"{source_name}: the cells of {column!r} are {types[column]}, not text; map another with --text {trained}=COLUMN."
             )
         matched.append(column)
     if not any(matched):
-        raise ProductsError(f"{where} has none of the adapter's text columns {name_list(wanted)}; name them with --text TRAINED=COLUMN.")
+        raise ProductsError(
+            f"{source_name} has none of the adapter's text columns {name_list(wanted)}; name them with --text TRAINED=COLUMN."
+        )
     return tuple(matched)
 
 
@@ -53,13 +55,13 @@ def price_columns(manifest: Manifest, columns: Sequence[str | None]) -> frozense
     return frozenset(column for trained, column in pairs if trained in manifest.prices and column is not None)
 
 
-def _parse_mapping(asked: Sequence[str], wanted: Sequence[str], columns: Sequence[str], where: str) -> dict[str, str]:
+def _parse_mapping(mappings: Sequence[str], wanted: Sequence[str], columns: Sequence[str], source_name: str) -> dict[str, str]:
     mapped: dict[str, str] = {}
-    for pair in asked:
+    for pair in mappings:
         trained, equals, column = pair.partition("=")
         if not equals:
             raise UsageError(f"--text {pair}: write TRAINED=COLUMN, for example --text {wanted[0]}={pair}.")
-        name, source = find_column(trained, wanted, "--text", "the adapter"), find_column(column, columns, "--text", where)
+        name, source = find_column(trained, wanted, "--text", "the adapter"), find_column(column, columns, "--text", source_name)
         if mapped.get(name, source) != source:
             raise UsageError(f"--text {pair}: {name!r} is read from {mapped[name]!r} already; map each column once.")
         mapped[name] = source

@@ -1,4 +1,4 @@
-"""Which column is the label, which are text, which says what belongs to one product; and what to say where that is unclear."""
+"""The roles of columns: label, text and group; and the error where a role is unclear."""
 
 from __future__ import annotations
 
@@ -52,48 +52,50 @@ def normalized(name: str) -> str:
 
 
 def similar_columns(name: str, columns: Sequence[str]) -> list[str]:
-    """The very column of that name, else all that differ from it just by case, blanks or punctuation."""
+    """The column of exactly that name, else all that differ from it just by case, blanks or punctuation."""
     return [name] if name in columns else [column for column in columns if normalized(column) == normalized(name)]
 
 
-def find_column(name: str, columns: Sequence[str], option: str, where: str) -> str:
-    """The column that ``name`` means: the very one, else the only one that differs just by case, blanks or punctuation.
+def find_column(name: str, columns: Sequence[str], option: str, source_name: str) -> str:
+    """The column that ``name`` means: the one of exactly that name, else the only one that differs just by case, blanks or punctuation.
 
     Raises:
         ProductsError: there is none, or there are several.
     """
-    found = similar_columns(name, columns)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ProductsError(f"{option} {name!r} fits the columns {name_list(found)} of {where}; write the one you mean as it stands there.")
+    candidates = similar_columns(name, columns)
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        raise ProductsError(
+            f"{option} {name!r} fits the columns {name_list(candidates)} of {source_name}; write the one you mean as it stands there."
+        )
     raise ProductsError(
-        f"{option} {name!r}: {where} has no such column{did_you_mean(name, columns)}; its columns are {name_list(columns, 30)}."
+        f"{option} {name!r}: {source_name} has no such column{did_you_mean(name, columns)}; its columns are {name_list(columns, 30)}."
     )
 
 
-def choose_columns(frame: pl.DataFrame, label: str | None, text: Sequence[str], group: str | None, where: str) -> ColumnRoles:
-    """The roles as asked for, and found by name and content where not.
+def choose_columns(frame: pl.DataFrame, label: str | None, text: Sequence[str], group: str | None, source_name: str) -> ColumnRoles:
+    """The roles that were given, and for the others those found by name and content.
 
     Raises:
         ProductsError: a column is not there, none fits, or two fit equally well.
     """
     columns = frame.columns
     sample = frame if len(frame) <= SAMPLE_ROWS else frame.sample(SAMPLE_ROWS, seed=0)
-    found_label = find_label_column(sample, label, text, where)
+    found_label = find_label_column(sample, label, text, source_name)
     left_out: dict[str, str] = {}
     if text:
-        chosen = tuple(dict.fromkeys(find_column(name, columns, "--text", where) for name in text))
+        chosen = tuple(dict.fromkeys(find_column(name, columns, "--text", source_name) for name in text))
         if found_label in chosen:
             raise ProductsError(f"--text {found_label!r} is the label itself; leave it out.")
         for name in chosen:
             if not is_textual(column_type(frame, name)):
                 raise ProductsError(f"--text {name!r}: its cells are {column_type(frame, name)}, not text; choose another column.")
             if leaks_label(sample, name, found_label):
-                left_out[name] = "it gives the label away; it is used as you asked, but the scores will promise too much"
+                left_out[name] = "it gives the label away; it is used as you asked, but the scores will be too high"
     else:
-        chosen, left_out = _find_text_columns(sample, found_label, where)
-    found_group = find_column(group, columns, "--group", where) if group else _find_group_column(sample, {found_label, *chosen})
+        chosen, left_out = _find_text_columns(sample, found_label, source_name)
+    found_group = find_column(group, columns, "--group", source_name) if group else _find_group_column(sample, {found_label, *chosen})
     if found_group is not None and not is_scalar(column_type(frame, found_group)):
         raise ProductsError(f"--group {found_group!r}: its cells are {column_type(frame, found_group)}, not names; choose another column.")
     return ColumnRoles(found_label, chosen, found_group, tuple(name for name in chosen if is_price(sample, name)), left_out)
@@ -111,17 +113,17 @@ def _label_rank(name: str) -> int:
     return 2 if spoken[-1] in _LABEL_WORDS else int(bool(_LABEL_WORDS.intersection(spoken)))
 
 
-def find_label_column(sample: pl.DataFrame, label: str | None, text: Sequence[str], where: str) -> str:
+def find_label_column(sample: pl.DataFrame, label: str | None, text: Sequence[str], source_name: str) -> str:
     """The column with the categories: ``label`` where it is given, else by name and content; no column of ``text``.
 
     Raises:
         ProductsError: it is not there, none fits, or two fit equally well.
     """
     if label:
-        found = find_column(label, sample.columns, "--label", where)
-        if not is_scalar(column_type(sample, found)):
-            raise ProductsError(f"--label {found!r}: its cells are {column_type(sample, found)}, not names; choose another column.")
-        return found
+        column = find_column(label, sample.columns, "--label", source_name)
+        if not is_scalar(column_type(sample, column)):
+            raise ProductsError(f"--label {column!r}: its cells are {column_type(sample, column)}, not names; choose another column.")
+        return column
     taken = {normalized(name) for name in text}
     fits: dict[str, tuple[int, int]] = {}
     for name, dtype in sample.schema.items():
@@ -133,20 +135,20 @@ def find_label_column(sample: pl.DataFrame, label: str | None, text: Sequence[st
             fits[name] = (_label_rank(name), int(distinct > 1))
     if not fits:
         raise ProductsError(
-            f"no column of {where} looks like the category by its name and content; say which it is with --label; "
+            f"no column of {source_name} looks like the category by its name and content; say which it is with --label; "
             f"its columns are {name_list(sample.columns, 30)}."
         )
     best = max(fits.values())
     names = [name for name, rank in fits.items() if rank == best]
     if len(names) > 1:
-        raise ProductsError(f"{name_list(names)} of {where} fit equally well as the category; choose one with --label.")
+        raise ProductsError(f"{name_list(names)} of {source_name} fit equally well as the category; choose one with --label.")
     return names[0]
 
 
 # --- text --------------------------------------------------------------------------------------------------------------------------
 
 
-def _find_text_columns(sample: pl.DataFrame, label: str, where: str) -> tuple[tuple[str, ...], dict[str, str]]:
+def _find_text_columns(sample: pl.DataFrame, label: str, source_name: str) -> tuple[tuple[str, ...], dict[str, str]]:
     left_out: dict[str, str] = {}
     named: dict[str, int] = {}
     prose: list[str] = []
@@ -158,11 +160,11 @@ def _find_text_columns(sample: pl.DataFrame, label: str, where: str) -> tuple[tu
             continue
         if not _is_text(sample, name):
             continue
-        spoken = name_words(name)
-        ranks = [_TEXT_WORDS[word] for word in spoken if word in _TEXT_WORDS]
+        words = name_words(name)
+        ranks = [_TEXT_WORDS[word] for word in words if word in _TEXT_WORDS]
         if normalized(name) in _NAMES:
             named[name] = 0
-        elif ranks and spoken[-1] not in _CODES:
+        elif ranks and words[-1] not in _CODES:
             named[name] = min(ranks)
         elif _is_prose(column_cells(sample, name)):
             prose.append(name)
@@ -172,7 +174,7 @@ def _find_text_columns(sample: pl.DataFrame, label: str, where: str) -> tuple[tu
         chosen = sorted(chosen, key=lambda name: named[name] == _BRAND)
     if not chosen:
         raise ProductsError(
-            f"no column of {where} looks like product text (titles, names, descriptions); say which to read with --text; "
+            f"no column of {source_name} looks like product text (titles, names, descriptions); say which to read with --text; "
             f"its columns are {name_list(sample.columns, 30)}."
         )
     return tuple(chosen), left_out
@@ -184,8 +186,8 @@ def _is_text(sample: pl.DataFrame, name: str) -> bool:
     if inner not in (pl.String, pl.Categorical, pl.Enum):
         return False
     cells = pl.Series([text for text in row_texts(sample, [name]) if text], dtype=pl.String)
-    worded, other = cells.str.contains(r"\p{L}{2}").sum(), cells.str.contains(r"^(https?://|\{\s*\")").sum()  # links, mappings as JSON
-    return len(cells) > 0 and worded >= len(cells) / 2 and other <= len(cells) / 2
+    worded, codes = cells.str.contains(r"\p{L}{2}").sum(), cells.str.contains(r"^(https?://|\{\s*\")").sum()  # links, mappings as JSON
+    return len(cells) > 0 and worded >= len(cells) / 2 and codes <= len(cells) / 2
 
 
 def _is_prose(cells: pl.Series) -> bool:

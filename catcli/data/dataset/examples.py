@@ -1,4 +1,4 @@
-"""What the models learn from: texts with their classes, and the categories' own names beside them."""
+"""Training examples: texts with their classes, and the categories' own names as examples."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ NAME_WEIGHT = 0.3
 """What a category's name counts as a row of that category. Measured in tests/bench/README.md, with 0, .1 and 1."""
 
 UNLABELED = -1
-"""The class number of a row that has none: a teacher says what it is."""
+"""The class number of a row without a category, which a teacher labels."""
 
 _SEPARATORS = re.compile(r"[>/|_\\]+")
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows to learn from: ``texts``, class numbers ``classes`` *(rows,)* and what each counts, ``weights`` *(rows,)*."""
+    """Examples: ``texts``, class numbers ``classes`` *(rows,)* and ``weights`` *(rows,)*."""
 
     texts: list[str]
     classes: IntArray
@@ -31,7 +31,7 @@ class Examples:
 
     @classmethod
     def of(cls, texts: Sequence[str], classes: IntArray) -> Self:
-        """Rows that count one each."""
+        """Examples of weight 1."""
         return cls(list(texts), classes, np.ones(len(texts), np.float32))
 
     @classmethod
@@ -65,7 +65,7 @@ def category_name_examples(names: Sequence[str]) -> Examples:
 
 
 MIN_PER_CATEGORY = 5
-"""Rows of a category that a draw takes before it takes in proportion."""
+"""Rows of a category that a sample takes before it takes in proportion."""
 
 
 def ranks_within_classes(ordered: IntArray) -> tuple[IntArray, IntArray]:
@@ -74,12 +74,12 @@ def ranks_within_classes(ordered: IntArray) -> tuple[IntArray, IntArray]:
     return np.arange(len(ordered)) - np.repeat(first, sizes), np.repeat(sizes, sizes)
 
 
-def stratified_sample(classes: IntArray, rows: IntArray, most: int, seed: int) -> IntArray:
-    """At most ``most`` of ``rows``, in their order: some of every category, the rest in proportion. ``classes`` are those of all rows."""
-    if len(rows) <= most:
+def stratified_sample(classes: IntArray, rows: IntArray, limit: int, seed: int) -> IntArray:
+    """At most ``limit`` of ``rows``, in their order: some of every category, the rest in proportion. ``classes`` are those of all rows."""
+    if len(rows) <= limit:
         return rows
     shuffled = np.random.default_rng(seed).permutation(rows)
     by_class = shuffled[np.argsort(classes[shuffled], kind="stable")]
     rank, sizes = ranks_within_classes(classes[by_class])
     turn = np.where(rank < MIN_PER_CATEGORY, rank / MIN_PER_CATEGORY - 1, (rank + 0.5) / sizes)
-    return np.sort(by_class[np.argsort(turn, kind="stable")[:most]])
+    return np.sort(by_class[np.argsort(turn, kind="stable")[:limit]])

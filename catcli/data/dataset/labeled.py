@@ -1,4 +1,4 @@
-"""Labeled rows, ready to learn from."""
+"""Labeled rows as texts, class numbers and product keys."""
 
 from __future__ import annotations
 
@@ -35,4 +35,9 @@ def conflicting_labels(texts: Sequence[str], classes: npt.NDArray[np.int64]) -> 
     named: defaultdict[str, set[int]] = defaultdict(set)
     for text, number in zip(texts, classes.tolist(), strict=True):
         named[" ".join(sorted({word for word in text_key(text).split() if not word.isdecimal()}))].add(number)
-    return Counter(pair for found in named.values() if len(found) > 1 for pair in itertools.combinations(sorted(found), 2))
+    return Counter(
+        pair
+        for classes_of_text in named.values()
+        if len(classes_of_text) > 1
+        for pair in itertools.combinations(sorted(classes_of_text), 2)
+    )

@@ -1,12 +1,10 @@
-"""What ``fit``, ``tune`` and ``compare`` begin with: files → labeled rows, their columns and their split."""
+"""The data of ``fit``, ``tune`` and ``compare``: files → labeled rows, their columns and their split."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,198 +23,186 @@ from catcli.data.dataset.split import MAX_HELD_OUT, MIN_PRODUCTS, Split, product
 from catcli.data.dataset.text import column_cells, row_texts
 from catcli.data.dataset.unlabeled import UnlabeledTexts, sample_unlabeled
 from catcli.data.io.buckets import BucketObject
+from catcli.data.io.input_options import InputOptions
 from catcli.data.io.source import Source, open_source
 from catcli.errors import ProductsError, name_list
-from catcli.talk import Talk
+from catcli.logs import LOGGER
 from catcli.wording import count_noun
 
 HELD_OUT_ROWS_PER_SECOND = 15
 """Rows of each held-out part for every second of a time budget: scoring them takes a fifth of it on two cores."""
 
 
-@dataclass(frozen=True)
-class InputOptions:
-    """How the files are read, where their names do not say it: the options of the same names."""
-
-    input_format: str | None = None
-    delimiter: str | None = None
-    encoding: str | None = None
-
-    def line(self, command: str, products: Sequence[str]) -> str:
-        """What to type for a command that reads ``products`` in this way."""
-        options = [(f"--{name.replace('_', '-')}", value) for name, value in vars(self).items() if value is not None]
-        return shlex.join(["catcli", command, *products, *itertools.chain.from_iterable(options)])
-
-    def open(self, products: Sequence[str]) -> Source:
-        """The rows of some files."""
-        return open_source(products, input_format=self.input_format, delimiter=self.delimiter, encoding=self.encoding)
-
-
-def fit_inputs(recipe: Recipe, reading: InputOptions) -> dict[str, str]:
+def fit_inputs(recipe: Recipe, options: InputOptions) -> dict[str, str]:
     """What decides a fit beside the labeled rows and the recipe, by the names under which a sentence speaks of it.
 
     Raises:
         CatcliError: the teacher or the unlabeled rows are not there.
     """
-    found = {"how the files are read": repr(reading), "the versions of packages": json.dumps(package_versions())}
+    inputs = {
+        "how the files are read": json.dumps([options.input_format, options.delimiter, options.encoding]),
+        "the versions of packages": json.dumps(package_versions()),
+    }
     if recipe.teacher:
-        found["the teacher"] = find_adapter(recipe.teacher).fingerprint
+        inputs["the teacher"] = find_adapter(recipe.teacher).fingerprint
     if recipe.unlabeled:
-        found["the file of --unlabeled"] = source_digest(open_source([recipe.unlabeled]))
+        inputs["the file of --unlabeled"] = source_digest(open_source([recipe.unlabeled]))
     weights = sorted(Path(recipe.base).expanduser().glob("*.safetensors")) if Path(recipe.base).expanduser().is_dir() else []
     if weights:
-        found["the base"] = " ".join(map(file_sha256, weights))
-    return found
+        inputs["the base"] = " ".join(map(file_sha256, weights))
+    return inputs
 
 
 def source_digest(source: Source) -> str:
-    """The SHA-256 of the files' names and bytes; an object of a bucket is told by its tag."""
-    told = hashlib.sha256()
+    """The SHA-256 of the files' names and bytes; an object of a bucket by its ETag."""
+    digest = hashlib.sha256()
     for path in source.paths:
         content = path.etag if isinstance(path, BucketObject) else file_sha256(path)
-        told.update(f"{path.name} {content}\n".encode("utf-8", "surrogatepass"))
-    return told.hexdigest()
+        digest.update(f"{path.name} {content}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Rows to learn from: their ``columns``, their split in ``parts``, and the ``recipe`` with the columns in it.
+    """Rows to learn from: their ``columns``, their split in ``split``, and the ``recipe`` with the columns in it.
 
     ``unlabeled`` are texts without a category, None where none were given.
     """
 
     labeled: LabeledRows
-    parts: Split
+    split: Split
     columns: ColumnRoles
     recipe: Recipe
     unlabeled: UnlabeledTexts | None = None
 
 
-def load_training_data(source: Source, recipe: Recipe, talk: Talk) -> TrainingData:
-    """Read ``source`` as ``recipe`` says, and tell what was found.
+def load_training_data(source: Source, recipe: Recipe) -> TrainingData:
+    """Read ``source`` as ``recipe`` says, and log what it has.
 
     Raises:
-        ProductsError: there is nothing to learn from, or it is unclear what.
+        ProductsError: there are no rows to train on, or it is unclear which columns to read.
     """
     rows = gather_rows(source, recipe.label, recipe.text, recipe.per_category, recipe.split_seed)
     if not rows.read:
         raise ProductsError(f"{source.name} has columns ({name_list(rows.frame.columns)}) and no rows; give a file with labeled rows.")
     if rows.note:
-        talk.warn(rows.note)
+        LOGGER.warning(rows.note)
     if rows.short:
-        few = count_noun(rows.short, "row")
-        talk.warn(f"{few} of {source.name} with fewer cells than the header; the missing ones are taken as empty.")
+        short_rows = count_noun(rows.short, "row")
+        LOGGER.warning(f"{short_rows} of {source.name} with fewer cells than the header; the missing ones are taken as empty.")
     columns = choose_columns(rows.frame, rows.label or recipe.label, recipe.text, recipe.group, source.name)
-    _say_columns(talk, columns)
-    labeled = select_labeled_rows(rows, columns, source.name, talk, merge=recipe.merge_labels)
-    parts = _split_checked(labeled, recipe, talk)
-    unlabeled = _unlabeled(recipe, columns, labeled, talk) if recipe.unlabeled else None
+    _log_columns(columns)
+    labeled = select_labeled_rows(rows, columns, source.name, merge=recipe.merge_labels)
+    split = _split_checked(labeled, recipe)
+    unlabeled = _unlabeled(recipe, columns, labeled) if recipe.unlabeled else None
     return TrainingData(
-        labeled, parts, columns, recipe.but({"label": columns.label, "text": columns.text, "group": columns.group}), unlabeled
+        labeled, split, columns, recipe.but({"label": columns.label, "text": columns.text, "group": columns.group}), unlabeled
     )
 
 
-def _say_columns(talk: Talk, columns: ColumnRoles) -> None:
+def _log_columns(columns: ColumnRoles) -> None:
     group = f", group {columns.group!r}" if columns.group else ""
     bands = f" ({name_list(columns.prices)} in bands)" if columns.prices else ""
-    talk.say(f"columns: label {columns.label!r}, text {name_list(columns.text)}{bands}{group}")
+    LOGGER.info(f"columns: label {columns.label!r}, text {name_list(columns.text)}{bands}{group}")
     for name, reason in columns.left_out.items():
-        talk.warn(f"{name!r}: {reason}." if name in columns.text else f"{name!r} is left out: {reason}.")
+        LOGGER.warning(f"{name!r}: {reason}." if name in columns.text else f"{name!r} is left out: {reason}.")
 
 
-def select_labeled_rows(gathered: GatheredRows, columns: ColumnRoles, where: str, talk: Talk, *, merge: bool = False) -> LabeledRows:
+def select_labeled_rows(gathered: GatheredRows, columns: ColumnRoles, source_name: str, *, merge: bool = False) -> LabeledRows:
     """The rows that have a category, as texts, class numbers and product keys; with ``merge`` look-alike categories are one.
 
     Raises:
-        ProductsError: there is nothing to learn from.
+        ProductsError: there are no rows to train on.
     """
     read, frame = gathered.read, gathered.frame
     rows = frame.filter(has_label(column_cells(frame, columns.label)))
     unlabeled = gathered.unlabeled + len(frame) - len(rows)
     if not len(rows):
-        raise ProductsError(f"{where} has {read:,} rows and none with a category in {columns.label!r}; choose another with --label.")
+        raise ProductsError(f"{source_name} has {read:,} rows and none with a category in {columns.label!r}; choose another with --label.")
     labels = column_cells(rows, columns.label).cast(pl.String).to_list()
-    alike = canonical_names(labels)
+    canonical = canonical_names(labels)
     if merge:
-        labels = [alike.get(label, label) for label in labels]
+        labels = [canonical.get(label, label) for label in labels]
     categories = Categories.of(labels)
-    _check_lengths(categories, columns.label, where)
+    _check_lengths(categories, columns.label, source_name)
     if len(categories) < 2:
         raise ProductsError(
-            f"all {len(rows):,} labeled rows of {where} are of one category, {categories.names[0]!r}; at least two are needed to tell "
-            "apart: choose another column with --label or add rows."
+            f"all {len(rows):,} labeled rows of {source_name} are of one category, {categories.names[0]!r}; at least two categories are "
+            "needed: choose another column with --label or add rows."
         )
     texts = row_texts(rows, columns.text, columns.prices)
     blank = sum(not text for text in texts)
     if blank == len(texts):
-        raise ProductsError(f"the text columns {name_list(columns.text)} of {where} are empty in every row; choose others with --text.")
-    talk.say(f"{count_noun(read, 'row')} read, {read - unlabeled:,} labeled with {len(categories):,} categories")
+        raise ProductsError(
+            f"the text columns {name_list(columns.text)} of {source_name} are empty in every row; choose others with --text."
+        )
+    LOGGER.info(f"{count_noun(read, 'row')} read, {read - unlabeled:,} labeled with {len(categories):,} categories")
     if len(rows) < read - unlabeled:
-        talk.say(f"{len(rows):,} of them are drawn, evenly over the categories")
+        LOGGER.info(f"{len(rows):,} of them are sampled, evenly over the categories")
     if unlabeled:
-        talk.warn(f"{count_noun(unlabeled, 'row')} without a category, left out.")
+        LOGGER.warning(f"{count_noun(unlabeled, 'row')} without a category, left out.")
     if blank:
-        talk.warn(f"{count_noun(blank, 'row')} without text.")
-    _check_look_alikes(alike, merge, where, talk)
+        LOGGER.warning(f"{count_noun(blank, 'row')} without text.")
+    _check_look_alikes(canonical, merge, source_name)
     keys = product_keys(texts, column_cells(rows, columns.group) if columns.group else None)
     return LabeledRows(texts, categories.numbers(labels), keys, categories, read, unlabeled)
 
 
-def _check_lengths(categories: Categories, label: str, where: str) -> None:
+def _check_lengths(categories: Categories, label: str, source_name: str) -> None:
     longest = max(categories.names, key=len)
     if len(longest) > MAX_NAME_CHARACTERS:
         raise ProductsError(
-            f"{where}: {label!r} has a cell of {len(longest):,} characters ({longest[:40]!r}…), which is no category; choose another "
+            f"{source_name}: {label!r} has a cell of {len(longest):,} characters ({longest[:40]!r}…), which is no category; choose another "
             "column with --label, or mend that row."
         )
 
 
-def _check_look_alikes(alike: Mapping[str, str], merge: bool, where: str, talk: Talk) -> None:
+def _check_look_alikes(canonical: Mapping[str, str], merge: bool, source_name: str) -> None:
     """Say what was merged.
 
     Raises:
         ProductsError: there are look-alikes and nothing was said of them.
     """
     groups: dict[str, list[str]] = {}
-    for name, chosen in alike.items():
-        groups.setdefault(chosen, []).append(name)
+    for name, merged_name in canonical.items():
+        groups.setdefault(merged_name, []).append(name)
     if groups and merge:
-        merged_away = [f"{name!r} into {chosen!r}" for name, chosen in alike.items() if name != chosen]
+        merged_away = [f"{name!r} into {merged_name!r}" for name, merged_name in canonical.items() if name != merged_name]
         more = f" and {len(merged_away) - 3:,} more" if len(merged_away) > 3 else ""
-        talk.say(f"merged, since they differ only by case or blanks: {', '.join(merged_away[:3])}{more}")
+        LOGGER.info(f"merged, since they differ only by case or blanks: {', '.join(merged_away[:3])}{more}")
     elif groups:
         first = next(iter(groups.values()))
         more = f" and {count_noun(len(groups) - 1, 'more such group')}" if len(groups) > 1 else ""
         raise ProductsError(
-            f"in {where} the categories {name_list(first, 5)}{more} differ only by case, blanks or how their letters are encoded; "
+            f"in {source_name} the categories {name_list(first, 5)}{more} differ only by case, blanks or how their letters are encoded; "
             "--merge-labels makes one of each, or rename those that are not one."
         )
 
 
-def _split_checked(labeled: LabeledRows, recipe: Recipe, talk: Talk) -> Split:
-    most = MAX_HELD_OUT if recipe.time_budget is None else min(MAX_HELD_OUT, max(1, int(recipe.time_budget * HELD_OUT_ROWS_PER_SECOND)))
-    parts = split_rows(labeled.keys, labeled.classes, recipe.split, recipe.split_seed, most)
-    if not len(parts.test) or not len(parts.validation):
+def _split_checked(labeled: LabeledRows, recipe: Recipe) -> Split:
+    limit = MAX_HELD_OUT if recipe.time_budget is None else min(MAX_HELD_OUT, max(1, int(recipe.time_budget * HELD_OUT_ROWS_PER_SECOND)))
+    split = split_rows(labeled.keys, labeled.classes, recipe.split, recipe.split_seed, limit)
+    if not len(split.test) or not len(split.validation):
         raise ProductsError(
             f"{len(labeled.texts):,} rows are too few to keep any back for scoring: no category has {MIN_PRODUCTS} different products; "
             "add labeled rows."
         )
-    if len(np.unique(labeled.classes[parts.train])) < 2:
+    if len(np.unique(labeled.classes[split.train])) < 2:
         raise ProductsError("the training part holds one category only; add labeled rows, or give training a larger share with --split.")
-    talk.say(f"split by product: {len(parts.train):,} rows train, {len(parts.validation):,} choose, {len(parts.test):,} score")
-    if parts.rare:
-        names = [labeled.categories.names[number] for number in parts.rare]
-        talk.warn(
-            f"{len(names)} categories have fewer than {parts.fewest} products and are scored together, by a draw: {name_list(names, 3)}."
+    LOGGER.info(f"split by product: {len(split.train):,} training, {len(split.validation):,} validation, {len(split.test):,} test rows")
+    if split.rare:
+        names = [labeled.categories.names[number] for number in split.rare]
+        LOGGER.warning(
+            f"{len(names)} categories have fewer than {split.fewest} products; a sample of their rows is scored: {name_list(names, 3)}."
         )
-    if len(parts.test) < 50:
-        talk.warn(f"only {len(parts.test)} rows score the result; expect the figures to move by several points with more rows.")
-    return parts
+    if len(split.test) < 50:
+        LOGGER.warning(f"only {len(split.test)} test rows: with more rows the scores can change by several points.")
+    return split
 
 
-def _unlabeled(recipe: Recipe, columns: ColumnRoles, labeled: LabeledRows, talk: Talk) -> UnlabeledTexts:
+def _unlabeled(recipe: Recipe, columns: ColumnRoles, labeled: LabeledRows) -> UnlabeledTexts:
     source = open_source([recipe.unlabeled or ""])
-    found = sample_unlabeled(source, columns.text, columns.prices, columns.group, labeled, recipe.split_seed)
-    left_out = f"; {found.known:,} more are products of the labeled rows and are left out" if found.known else ""
-    talk.say(f"{found.read:,} rows of {source.name} without categories, {len(found.texts):,} different texts drawn{left_out}")
-    return found
+    sample = sample_unlabeled(source, columns.text, columns.prices, columns.group, labeled, recipe.split_seed)
+    left_out = f"; {sample.known:,} more are products of the labeled rows and are left out" if sample.known else ""
+    LOGGER.info(f"{sample.read:,} rows of {source.name} without categories, {len(sample.texts):,} different texts sampled{left_out}")
+    return sample

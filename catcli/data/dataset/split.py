@@ -1,4 +1,4 @@
-"""Which rows train, which choose, which score: by product, stratified by category, steady as rows are added."""
+"""Training, validation and test rows: split by product, stratified by category, stable when rows are added."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_LOGITS = 20_000_000
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of each part, and the ``rare`` classes: those with less than the ``fewest`` products to be in all parts in proportion."""
+    """Row numbers of each part, and the ``rare`` classes: those with fewer products than ``fewest``, which is what all three parts need."""
 
     train: IntArray
     validation: IntArray
@@ -53,8 +53,7 @@ def text_key(text: str) -> str:
 def product_keys(texts: Sequence[str], group: pl.Series | None) -> list[str]:
     """What tells each row's product: its cell of the column ``group``, else its text.
 
-    Groups that have a text in common are one product, under the name of the first by code points: a text that a model learned from must
-    not be one that scores it.
+    Groups that have a text in common are one product, under the name of the first by code points: a training text must not be a test text.
     """
     keys = [text_key(text) for text in texts]
     if group is None:
@@ -71,13 +70,13 @@ def _connected_groups(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     graph = sparse.coo_array((np.ones(len(edges), np.bool_), (edges[:, 0], edges[:, 1])), shape=(len(number), len(number)))
     component = csgraph.connected_components(graph, directed=False)[1]
     first: dict[int, str] = {}
-    for name in sorted({left for left, _ in pairs}):
+    for name in sorted({first_group for first_group, _ in pairs}):
         first.setdefault(int(component[number[name]]), name)
     return {name: first[int(component[number[name]])] for name, _ in pairs}
 
 
 def split_rows(
-    keys: Sequence[str], classes: npt.NDArray[np.int64], shares: tuple[int, int, int], seed: int, most: int = MAX_HELD_OUT
+    keys: Sequence[str], classes: npt.NDArray[np.int64], shares: tuple[int, int, int], seed: int, limit: int = MAX_HELD_OUT
 ) -> Split:
     """Rows by product key: within each category the keys are ranked by a hash of key and ``seed`` and cut in ``shares`` per cent.
 
@@ -85,30 +84,32 @@ def split_rows(
     share of a held-out part is less than a key is rare. Those are cut as if they were one category, each keeping a key to train: with a
     key each they would be too many of the held-out rows, and left out they would be missing from every score, threshold and confidence,
     and a merchant's catalog has them. Since a rank depends on the keys' own hashes alone, new rows move few old ones. Of very many rows no
-    more than about ``most`` are held out for each part.
+    more than about ``limit`` are held out for each part.
     """
     count = int(classes.max()) + 1
     key_of, named_key, named_class, major = _number_keys(keys, classes, count, seed)
-    to_choose, to_score = (_held_out_share(share, len(keys), count, most) for share in shares[1:])
-    fewest = max(MIN_PRODUCTS, math.ceil(1 / min(to_choose, to_score)))
+    validation_share, test_share = (_held_out_share(share, len(keys), count, limit) for share in shares[1:])
+    fewest = max(MIN_PRODUCTS, math.ceil(1 / min(validation_share, test_share)))
     blocked, rare = _find_rare(named_key, named_class, major, np.unique(classes), count, fewest)
     free = np.flatnonzero(~blocked)
     order = free[np.argsort(major[free], kind="stable")]
     within, sizes = ranks_within_classes(major[order])
-    test = np.minimum(np.maximum(1, np.rint(sizes * to_score)), sizes - 2)
-    validation = np.minimum(np.maximum(1, np.rint(sizes * to_choose)), sizes - test - 1)
+    test = np.minimum(np.maximum(1, np.rint(sizes * test_share)), sizes - 2)
+    validation = np.minimum(np.maximum(1, np.rint(sizes * validation_share)), sizes - test - 1)
     part = np.zeros(len(major), np.int64)
     part[order] = np.where(within < test, 2, np.where(within < test + validation, 1, 0))
     if np.bincount(major).max() >= MIN_PRODUCTS:
-        pool, whole = _pool(named_key, named_class, blocked), int(blocked.sum())
-        tested, chosen = (min(round(share * whole), len(pool) // 3) for share in (to_score, to_choose))
-        part[pool[:tested]], part[pool[tested : tested + chosen]] = 2, 1
-    train, choose, score = (np.flatnonzero(part[key_of] == number) for number in range(3))
-    return Split(train, choose, score, tuple(int(number) for number in rare), fewest)
+        pool, blocked_count = _pool(named_key, named_class, blocked), int(blocked.sum())
+        tested, validated = (min(round(share * blocked_count), len(pool) // 3) for share in (test_share, validation_share))
+        part[pool[:tested]], part[pool[tested : tested + validated]] = 2, 1
+    train, validation_rows, test_rows = (np.flatnonzero(part[key_of] == number) for number in range(3))
+    return Split(train, validation_rows, test_rows, tuple(int(number) for number in rare), fewest)
 
 
 def assign_folds(keys: Sequence[str], classes: IntArray, count: int, seed: int) -> IntArray:
-    """A fold for every row *(rows,)*, from 0 to ``count`` - 1, by product key and stratified by category; -1 for rows that always teach.
+    """A fold for every row *(rows,)*, from 0 to ``count`` - 1, by product key and stratified by category.
+
+    -1 is for rows that are always training rows.
 
     The keys are dealt out one category after another, within it in the order of their hashes, so that folds have as many of each and as
     many in all but for one. A key with rows of several categories goes with the one that most of them name; the only key of a category is
@@ -148,11 +149,11 @@ def _find_rare(
     while True:
         blocked = np.zeros(len(major), np.bool_)
         blocked[keys[rare[classes]]] = True
-        found = np.zeros(count, np.bool_)
-        found[present] = np.bincount(major[~blocked], minlength=count)[present] < fewest
-        if (found == rare).all():
+        is_rare = np.zeros(count, np.bool_)
+        is_rare[present] = np.bincount(major[~blocked], minlength=count)[present] < fewest
+        if (is_rare == rare).all():
             return blocked, np.flatnonzero(rare)
-        rare = found
+        rare = is_rare
 
 
 def _pool(keys: IntArray, classes: IntArray, blocked: npt.NDArray[np.bool_]) -> IntArray:
@@ -164,9 +165,9 @@ def _pool(keys: IntArray, classes: IntArray, blocked: npt.NDArray[np.bool_]) -> 
     return np.sort(keys[order[~last]])
 
 
-def _held_out_share(share: int, rows: int, classes: int, most: int) -> float:
+def _held_out_share(share: int, rows: int, classes: int, limit: int) -> float:
     """The share of a category's keys that is held out."""
-    return min(share / 100, most / rows, MAX_LOGITS / (rows * classes))
+    return min(share / 100, limit / rows, MAX_LOGITS / (rows * classes))
 
 
 def key_hash(key: str, seed: int = 0) -> int:

@@ -54,8 +54,8 @@ def name_words(name: str) -> list[str]:
 
 def is_price(frame: pl.DataFrame, column: str) -> bool:
     """Whether a column holds prices: its name says so, and half of its cells have a number."""
-    found = set(name_words(column))
-    if not found & _PRICES or found & _NO_PRICES or not is_scalar(column_type(frame, column)):
+    words = set(name_words(column))
+    if not words & _PRICES or words & _NO_PRICES or not is_scalar(column_type(frame, column)):
         return False
     return price_words(column_cells(frame, column)).count() >= len(frame) / 2
 

@@ -55,7 +55,7 @@ def _cast(table: pa.Table, leaf: Leaf) -> pa.Table:
 
 
 def _mapped(kind: pa.DataType, leaf: Leaf) -> pa.DataType:
-    """A type with ``leaf`` of each type in it that is no list, struct or map."""
+    """A type with ``leaf`` of each type in it that is not a list, struct or map."""
     types = pa.types
 
     def field(inner: pa.Field) -> pa.Field:

@@ -38,7 +38,7 @@ class BadRowsFile:
         return sorted(self._spills.glob("bad-??????"))
 
     def write(self, rows: Sequence[BadRow]) -> None:
-        """Keep some rows aside."""
+        """Collect rows."""
         if not rows:
             return
         with write_errors(self.file, "--on-bad-row"):
@@ -61,15 +61,15 @@ class BadRowsFile:
         if not spills and (in_bucket or not Path(self.file).exists()):
             return
         target = self._spills / "whole-bad" if in_bucket else Path(self.file)
-        with write_errors(self.file, "--on-bad-row"), atomic_write(target) as place, place.open("wb") as whole:
+        with write_errors(self.file, "--on-bad-row"), atomic_write(target) as path, path.open("wb") as output:
             for spill in spills:
                 with spill.open("rb") as part:
-                    shutil.copyfileobj(part, whole)
+                    shutil.copyfileobj(part, output)
         if in_bucket:
             upload(target, self.file, "--on-bad-row")
 
     def close(self) -> None:
-        """Let go of the file that is open, if any."""
+        """Close the open file, if any."""
         if self._open is not None:
             self._open.close()
             self._open = None

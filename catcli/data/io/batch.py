@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,11 @@ from catcli.errors import ProductsError, name_list, reason
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+if hasattr(signal, "siginterrupt"):  # not on Windows
+    # polars takes SIGINT over when it is imported, and has the system restart what the signal interrupts: a read from a silent pipe, or a
+    # wait for a thread, would outlast Ctrl-C.
+    signal.siginterrupt(signal.SIGINT, True)
 
 BadRowPolicy = Literal["stop", "skip", "null"]
 """What becomes of such a row: it stops the run, is left out, or comes out with nulls."""
@@ -117,10 +123,10 @@ class Batch:
         return replace(self, rows=rows, lines=lines, nulls=nulls)
 
 
-def _type_of(field: pa.Field, where: str) -> pl.DataType:
+def _type_of(field: pa.Field, source_name: str) -> pl.DataType:
     import pyarrow as pa
 
-    return _series(field.name, pa.chunked_array([], field.type), where).dtype if _known(field.type) else pl.Object()
+    return _series(field.name, pa.chunked_array([], field.type), source_name).dtype if _known(field.type) else pl.Object()
 
 
 def _known(kind: pa.DataType) -> bool:
@@ -134,40 +140,40 @@ def _known(kind: pa.DataType) -> bool:
     return not unknown and all(map(_known, parts))
 
 
-def _series(name: str, column: pa.ChunkedArray, where: str) -> pl.Series:
+def _series(name: str, column: pa.ChunkedArray, source_name: str) -> pl.Series:
     import pyarrow as pa
 
-    odd = (
-        f"{where}: the column {name!r} is of the Arrow type {column.type}, which only Parquet and Arrow files hold; write one of these, or "
-        "leave the column out with --keep."
+    unsupported = (
+        f"{source_name}: the column {name!r} is of the Arrow type {column.type}, which only Parquet and Arrow files hold; write one of "
+        "these, or leave the column out with --keep."
     )
     if not _known(column.type):
-        raise ProductsError(odd)
+        raise ProductsError(unsupported)
     try:
         column.validate(full=True)  # polars believes that text is UTF-8, and is lost where it is not
         return pl.Series(name, column)
     except (pa.ArrowInvalid, UnicodeError) as error:
         raise ProductsError(
-            f"{where}: the column {name!r} is damaged ({reason(error)[:200]}): text has to be UTF-8; export the file again."
+            f"{source_name}: the column {name!r} is damaged ({reason(error)[:200]}): text has to be UTF-8; export the file again."
         ) from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, TypeError, ValueError) as error:
-        raise ProductsError(odd) from error
+        raise ProductsError(unsupported) from error
 
 
-def check_column_names(where: str, names: Sequence[str]) -> None:
-    """Stop at a column that is there twice, or that no other file could name."""
+def check_column_names(source_name: str, names: Sequence[str]) -> None:
+    """Refuse a column that is there twice, or whose name other files cannot have."""
     nameless = [name for name in names if "\0" in name]
     if nameless:
-        raise ProductsError(f"{where} has the column {name_list(nameless[:1])}, with a NUL in its name; rename it.")
+        raise ProductsError(f"{source_name} has the column {name_list(nameless[:1])}, with a NUL in its name; rename it.")
     twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
         raise ProductsError(
-            f"{where} has the column {name_list(twice[:1])} {names.count(twice[0])} times; give each column a name of its own."
+            f"{source_name} has the column {name_list(twice[:1])} {names.count(twice[0])} times; give each column a name of its own."
         )
 
 
-def check_same_columns(first: Sequence[str], other: Sequence[str], where: str, first_where: str) -> None:
-    """Stop where two files of one run have other columns."""
-    odd = sorted(set(first) ^ set(other))
-    if odd:
-        raise ProductsError(f"{where} and {first_where} differ in columns {name_list(odd)}; give files of one layout a run.")
+def check_same_columns(first: Sequence[str], other: Sequence[str], source_name: str, first_where: str) -> None:
+    """Refuse files of one run with different columns."""
+    differing = sorted(set(first) ^ set(other))
+    if differing:
+        raise ProductsError(f"{source_name} and {first_where} differ in columns {name_list(differing)}; give files of one layout a run.")

@@ -3,7 +3,7 @@
 By obstore, the Python side of the Rust crate ``object_store`` that polars itself reads buckets with: credentials and endpoints come from
 the environment under the names that polars takes (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL``, ``GOOGLE_SERVICE_ACCOUNT``,
 ``AZURE_STORAGE_ACCOUNT_NAME`` and their kin). polars' own readers give frames, not bytes; here the readers of `catcli.data.io.source` get
-the bytes, so that a bucket gives the very rows that the same files on a disk would.
+the bytes, so that a bucket gives the same rows as the same files on a disk.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ class Address(NamedTuple):
         Raises:
             ProductsError: it names no bucket.
         """
-        found = re.fullmatch(r"(\w+://[^/]+)(?:/(.*))?", url, re.DOTALL)
-        if found is None:
+        match = re.fullmatch(r"(\w+://[^/]+)(?:/(.*))?", url, re.DOTALL)
+        if match is None:
             raise ProductsError(f"{url} names no bucket; write {url.split(':', maxsplit=1)[0]}://BUCKET/KEY.")
-        return cls(found[1], found[2] or "")
+        return cls(match[1], match[2] or "")
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,10 @@ class RangeReader(io.RawIOBase):
         end = min(self._at + len(buffer), self._source.size)
         if end <= self._at:
             return 0
-        found = self._fetched(self._at, end)
-        buffer[: len(found)] = found
-        self._at += len(found)
-        return len(found)
+        chunk = self._fetched(self._at, end)
+        buffer[: len(chunk)] = chunk
+        self._at += len(chunk)
+        return len(chunk)
 
     def _fetched(self, start: int, end: int) -> bytes:
         import obstore
@@ -206,22 +206,20 @@ def _store(bucket: str) -> ObjectStore:
         raise ProductsError(_error_sentence(bucket, "cannot be asked", error)) from error
 
 
-def _error_sentence(url: str, what: str, error: Exception) -> str:
+def _error_sentence(url: str, action: str, error: Exception) -> str:
     """A sentence of what the library says, in which its own first line is the gist."""
-    said = re.sub(r"(?<=//)[^/@\s]+@", "", " ".join(str(error).partition("Debug source")[0].split()))  # a password in an endpoint
+    message = re.sub(r"(?<=//)[^/@\s]+@", "", " ".join(str(error).partition("Debug source")[0].split()))  # a password in an endpoint
     kind = "s3" if url.startswith("s3") else url[:2] if url[:2] in CREDENTIALS else "az"
     denied = re.search(
-        r"\b(401|403)\b|Unauthenticated|Forbidden|AccessDenied|credential|must be specified|169\.254\.169\.254|metadata", said
+        r"\b(401|403)\b|Unauthenticated|Forbidden|AccessDenied|credential|must be specified|169\.254\.169\.254|metadata", message
     )
     if denied:
-        return (
-            f"{url} {what}: it takes credentials, which the environment does not have or which are not allowed to; set {CREDENTIALS[kind]}."
-        )
+        return f"{url} {action}: the credentials in the environment are missing or not allowed to; set {CREDENTIALS[kind]}."
     if isinstance(error, ValueError):
-        return f"{url} {what}: this is no name of a bucket or an object ({said[:200]}); check how it is written."
-    if "NoSuchBucket" in said or isinstance(error, FileNotFoundError):
-        return f"{url} {what}: there is no such bucket; check its name, and the endpoint in AWS_ENDPOINT_URL."
-    return f"{url} {what}, after {MAX_RETRIES} tries: {said[:300]}; is the network up? Run the same line again."
+        return f"{url} {action}: this is not a name of a bucket or an object ({message[:200]}); check how it is written."
+    if "NoSuchBucket" in message or isinstance(error, FileNotFoundError):
+        return f"{url} {action}: there is no such bucket; check its name, and the endpoint in AWS_ENDPOINT_URL."
+    return f"{url} {action}, after {MAX_RETRIES} tries: {message[:300]}; is the network up? Run the same line again."
 
 
 @contextmanager
@@ -243,10 +241,10 @@ def find_object(url: str) -> BucketObject | None:
     address = Address.of(url)
     with _translate_errors(url):
         try:
-            found = interruptible(lambda: obstore.head(_store(address.bucket), address.key))
+            metadata = interruptible(lambda: obstore.head(_store(address.bucket), address.key))
         except (FileNotFoundError, NotFoundError):
             return None
-    return BucketObject(url, found["size"], found["e_tag"] or "")
+    return BucketObject(url, metadata["size"], metadata["e_tag"] or "")
 
 
 def list_objects(url: str) -> list[BucketObject]:
@@ -256,8 +254,10 @@ def list_objects(url: str) -> list[BucketObject]:
     address = Address.of(url)
     with _translate_errors(url):
         pages = interruptible(lambda: list(obstore.list(_store(address.bucket), address.key.rstrip("/") or None)))
-        found = [BucketObject(f"{address.bucket}/{one['path']}", one["size"], one["e_tag"] or "") for page in pages for one in page]
-    return sorted(found, key=lambda one: one.url)
+        objects = [
+            BucketObject(f"{address.bucket}/{entry['path']}", entry["size"], entry["e_tag"] or "") for page in pages for entry in page
+        ]
+    return sorted(objects, key=lambda entry: entry.url)
 
 
 def match_objects(pattern: str) -> tuple[str, list[BucketObject]]:
@@ -266,25 +266,25 @@ def match_objects(pattern: str) -> tuple[str, list[BucketObject]]:
     try:
         wanted = re.compile(glob_to_regex(pattern), re.DOTALL)
     except re.error as error:
-        raise ProductsError(f"{pattern} is no pattern: {error}; write * for any letters, [a-z] for one of several.") from error
-    return fixed, [one for one in list_objects(fixed) if wanted.fullmatch(one.url)]
+        raise ProductsError(f"{pattern} is not a pattern: {error}; write * for any letters, [a-z] for one of several.") from error
+    return fixed, [entry for entry in list_objects(fixed) if wanted.fullmatch(entry.url)]
 
 
 def glob_to_regex(pattern: str) -> str:
     """A pattern of the shell as a regular expression."""
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[!^]?[^]]+\])", pattern)
     known = {"**/": r"(?:.*/)?", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}
-    made = (
+    regex = (
         known.get(part) or ("[" + part[1:].replace("!", "^", 1) if part.startswith("[!") else part) if number % 2 else re.escape(part)
         for number, part in enumerate(parts)
     )
-    return "".join(made)
+    return "".join(regex)
 
 
 def describe_neighbors(url: str) -> str:
     """What a sentence says of the objects beside one that is not there."""
     above = url.rpartition("/")[0]
-    names = [one.name for one in list_objects(above)]
+    names = [entry.name for entry in list_objects(above)]
     return f"{above} holds {name_list(names, 5)}" if names else f"{above} holds nothing"
 
 

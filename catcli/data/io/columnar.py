@@ -77,18 +77,18 @@ def read_parquet(path: Location, rows: int) -> Iterator[tuple[pa.Table, float]]:
     """
     page = REMOTE_PAGE_BYTES if isinstance(path, BucketObject) else PAGE_BYTES
     with _translate_errors(path, "Parquet"), pq.ParquetFile(_open(path), buffer_size=page, pre_buffer=False) as file:
-        said, done, schema = file.metadata.num_rows, 0, file.schema_arrow
+        row_count, done, schema = file.metadata.num_rows, 0, file.schema_arrow
         groups = range(file.metadata.num_row_groups)
-        step = _batch_rows(rows, said, sum(file.metadata.row_group(group).total_byte_size for group in groups))
+        step = _batch_rows(rows, row_count, sum(file.metadata.row_group(group).total_byte_size for group in groups))
         steps = ((_decoded_batch_rows(path, file, group, step), group) for group in groups)
         for size, run in itertools.groupby(steps, lambda pair: pair[0]):
             batches = file.iter_batches(batch_size=size, row_groups=[group for _, group in run])
             for table in _coalesce((pa.Table.from_batches([batch], schema) for batch in batches), size, step):
                 done += len(table)
-                yield table, done / max(said, 1)
-    if done != said:
-        raise ProductsError(f"{path} gave {done:,} of its {said:,} rows: it is damaged; export or copy it again.")
-    if not said:
+                yield table, done / max(row_count, 1)
+    if done != row_count:
+        raise ProductsError(f"{path} gave {done:,} of its {row_count:,} rows: it is damaged; export or copy it again.")
+    if not row_count:
         yield schema.empty_table(), 1.0
 
 
@@ -125,7 +125,7 @@ def _coalesce(tables: Iterator[pa.Table], size: int, step: int) -> Iterator[pa.T
     waiting: list[pa.Table] = []
     for table in tables:
         waiting.append(table)
-        if size >= step or sum(map(len, waiting)) >= step or sum(one.nbytes for one in waiting) >= BATCH_BYTES:
+        if size >= step or sum(map(len, waiting)) >= step or sum(batch.nbytes for batch in waiting) >= BATCH_BYTES:
             yield pa.concat_tables(waiting)
             waiting = []
     if waiting:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import TYPE_CHECKING
 
 import polars as pl
 
 from catcli.data.dataset.text import column_cells
-
-if TYPE_CHECKING:
-    pass
 
 
 def flatten_cells(frame: pl.DataFrame) -> pl.DataFrame:
@@ -29,7 +25,6 @@ def flatten_cells(frame: pl.DataFrame) -> pl.DataFrame:
 _FORMULA = r"(^|[;\t\r\n])(\s*)([=+\-@\x{ff0b}\x{ff0d}\x{ff1d}\x{ff20}])"
 """Where a formula begins: at a cell's beginning, or behind what a spreadsheet of another language takes for the end of one. `=`, `+`, `-`
 and `@` begin one, and so do their full-width forms (OWASP, "CSV Injection")."""
-
 
 _NUMBER = r"^[+-]?(\d+([.,]\d+)*|[.,]\d+)([eE][+-]?\d+)?\s*%?$"
 

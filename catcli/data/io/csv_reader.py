@@ -1,8 +1,7 @@
 """Delimited text → frames, by Python's ``csv``.
 
 Shops' exports hold unescaped inch marks (``55" TV``) that polars' and Arrow's readers stop at and Python's takes as they are meant. Its
-cells stay the text they are, so that the SKU ``00123`` remains one. Some hundred thousand rows a second are more than a
-model labels.
+cells stay the text they are, so that the SKU ``00123`` remains one. Some hundred thousand rows a second are more than a model labels.
 """
 
 from __future__ import annotations
@@ -44,9 +43,8 @@ MAX_BATCH_CELLS = 2**21
 MAX_RECORD = 2**24
 """Characters of a row, header or cell; a file of two megabytes can unpack to one of two gigabytes."""
 
-
 MAX_REREAD_CHARACTERS = 2**18
-"""Characters of several lines after which a quote counts as not closed, where this does not stop the run and the lines are read anew."""
+"""Characters of several lines after which a quote counts as not closed, where this does not stop the run and the lines are read again."""
 
 
 class _UnclosedError(RowError):
@@ -65,11 +63,11 @@ class CsvOptions:
 class _RecordLines:
     """The lines of a file, remembering those of the record at hand and counting characters."""
 
-    def __init__(self, path: Location, text: io.TextIOWrapper, most: int = MAX_RECORD) -> None:
+    def __init__(self, path: Location, text: io.TextIOWrapper, limit: int = MAX_RECORD) -> None:
         self._path = path
         self._text = text
         self._waiting: deque[str] = deque()
-        self._most = most
+        self._limit = limit
         self._size = 0
         self.record: list[str] = []
         self.characters = 0
@@ -99,16 +97,16 @@ class _RecordLines:
         self.record.append(line)
         self._size += len(line)
         self.number += 1
-        if self._size > (self._most if len(self.record) > 1 else MAX_RECORD):
+        if self._size > (self._limit if len(self.record) > 1 else MAX_RECORD):
             first = self.number - len(self.record) + 1
-            way = "is a quote in it not closed?" if len(self.record) > 1 else "is it a table, and not cut by other ends of line?"
+            advice = "is a quote in it not closed?" if len(self.record) > 1 else "is it a table, and not cut by other ends of line?"
             sentence = (
                 f"{display_name(self._path)}: the row that begins in line {first}, {self.record[0][:60].strip()!r}, has more than the "
-                f"{self._most if len(self.record) > 1 else MAX_RECORD:,} characters that are read; {way}"
+                f"{self._limit if len(self.record) > 1 else MAX_RECORD:,} characters that are read; {advice}"
             )
             if len(self.record) > 1:
                 raise _UnclosedError(sentence)
-            while not line.endswith("\n") and line:  # the rest of it is no row
+            while not line.endswith("\n") and line:  # the rest of it is not a row
                 line = self._text.readline(MAX_RECORD)
             raise RowError(sentence)
         return line
@@ -150,18 +148,18 @@ def _open_table(path: Location, layout: CsvOptions, *, whole: bool = True) -> It
             lines = _RecordLines(path, text, MAX_RECORD if stops else MAX_REREAD_CHARACTERS)
             try:
                 first = next((line for line in lines if line.strip("\r\n")), None)
-                told = _EXCEL.match(first or "")
-                if told:  # Excel's own line, which says how the file is delimited
+                match = _EXCEL.match(first or "")
+                if match:  # Excel's own line, which says how the file is delimited
                     first = next((line for line in lines if line.strip("\r\n")), None)
                 if first is None:
                     raise ProductsError(f"{display_name(path)} is empty: a header line with column names has to come first.")
-                delimiter = layout.delimiter or (told[1] if told else _detect_delimiter(first))
+                delimiter = layout.delimiter or (match[1] if match else _detect_delimiter(first))
                 table = _Table(display_name(path), lines, first, delimiter, layout.on_bad_row)
                 yield table, stream, encoding_note(path, encoding, layout.encoding)
             except UnicodeError as error:
                 raise decode_error(error, path, encoding, lines.number) from error
             except csv.Error as error:
-                raise RowError(f"{display_name(path)} line {lines.number} is no CSV: {error}.") from error
+                raise RowError(f"{display_name(path)} line {lines.number} is not CSV: {error}.") from error
 
 
 class _Table:
@@ -227,14 +225,14 @@ class _Table:
                 yield cells
 
     def _bad(self, error: Exception, raw: list[str]) -> BadRow:
-        """A row that cannot be read. Of lines that a quote which is not closed has made one the first is bad; the others are read anew."""
+        """A row that cannot be read. Of lines that a quote which is not closed has made one the first is bad; the others are read again."""
         first, reason = self._lines.number - len(raw) + 1, str(error)
         if len(raw) > 1 and isinstance(error, _UnclosedError | csv.Error):
             self._lines.back(raw[1:])
             raw = raw[:1]
         self._reader = csv.reader(self._lines, delimiter=self._delimiter)
-        why = reason.removeprefix(f"{self._path}: ").removeprefix(self._path).strip()
-        return BadRow(self._path, first, why, escape_undecodable("".join(raw).strip("\r\n")))
+        problem = reason.removeprefix(f"{self._path}: ").removeprefix(self._path).strip()
+        return BadRow(self._path, first, problem, escape_undecodable("".join(raw).strip("\r\n")))
 
     def _cells(self, record: list[str], raw: list[str]) -> list[str] | None:
         """The cells of a row as they are meant; None of a blank line.
@@ -299,14 +297,14 @@ class _Table:
             except csv.Error as error:
                 quoted = "unexpected end of data" in str(error)
             if cells < len(self.header) or quoted:
-                where = f"in line {self._lines.number}, " + (
+                position = f"in line {self._lines.number}, " + (
                     "within a quoted cell" if quoted else f"after {cells} of {len(self.header)} cells"
                 )
-                raise RowError(f"{self._path} breaks off {where}; copy the file again.")
+                raise RowError(f"{self._path} is truncated: it ends {position}; copy the file again.")
 
 
 _ESCAPED = re.compile("[\udc80-\udcff]")
-"""A byte that is no letter of the encoding, as Python keeps it in text (``surrogateescape``)."""
+"""A byte that is not a letter of the encoding, as Python keeps it in text (``surrogateescape``)."""
 
 _END_OF_DOS = "\x1a"
 """What some old programs end a file with."""

@@ -21,10 +21,8 @@ from catcli.errors import ProductsError, reason
 MAX_WORKBOOK_BYTES = 2**30
 """Bytes that a workbook may have once it is unpacked: it is read whole."""
 
-
 MAX_SHEET_CELLS = 50_000_000
 """Cells of a sheet up to its last row and column: the reader makes room for all of them, filled or not."""
-
 
 _CELL = re.compile(rb'\br="([A-Z]{1,3})(\d{1,7})"')
 
@@ -62,8 +60,7 @@ def _check_member(path: Location, packed: zipfile.ZipFile, entry: zipfile.ZipInf
             if columns * rows > MAX_SHEET_CELLS:
                 raise ProductsError(
                     f"{path} has a sheet of {rows:,} rows and {columns:,} columns, and the most cells that are read are "
-                    f"{MAX_SHEET_CELLS:,}; "
-                    "save it as CSV."
+                    f"{MAX_SHEET_CELLS:,}; save it as CSV."
                 )
             if size > room:
                 raise ProductsError(
@@ -76,7 +73,7 @@ def read_workbook(path: Location) -> Iterator[Batch]:
     """The first sheet of a workbook; a sheet holds a million rows at most, so it is read whole."""
     with open_bytes(path) as stream:
         if not stream.head.startswith(b"PK\x03\x04"):
-            raise ProductsError(f"{path} is no Excel workbook (.xlsx); if it is text, pass --input-format csv.")
+            raise ProductsError(f"{path} is not an Excel workbook (.xlsx); if it is text, pass --input-format csv.")
     _check_workbook(path)
     # It logs each column without a type, where there is no other log to standard error; such a column is text here.
     logging.getLogger("fastexcel").setLevel(logging.ERROR)
@@ -87,6 +84,6 @@ def read_workbook(path: Location) -> Iterator[Batch]:
     except ModuleNotFoundError as error:
         raise ProductsError(f"reading {path} takes one package more: pip install 'catcli[excel]'.") from error
     except Exception as error:  # calamine's errors are of a class of their own, which is not here without it
-        why = "it has no sheet" if isinstance(error, IndexError) else reason(error)
-        raise ProductsError(f"{path} cannot be read as an Excel workbook: {why}; save it again, or as CSV.") from error
+        problem = "it has no sheet" if isinstance(error, IndexError) else reason(error)
+        raise ProductsError(f"{path} cannot be read as an Excel workbook: {problem}; save it again, or as CSV.") from error
     yield Batch(frame, 1.0)

@@ -9,7 +9,6 @@ from catcli.data.io.buckets import Location
 
 Format = Literal["csv", "tsv", "jsonl", "parquet", "arrow", "excel"]
 
-
 EXTENSIONS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -23,7 +22,6 @@ EXTENSIONS: dict[str, Format] = {
     ".feather": "arrow",
     ".xlsx": "excel",
 }
-
 
 COMPRESSIONS = (".gz", ".zst")
 """Endings of compression, behind the one that says the format."""

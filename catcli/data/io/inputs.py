@@ -76,30 +76,30 @@ def _describe_folder(path: Path) -> str:
     for entry in near:
         if entry.name != path.name and unicodedata.normalize("NFC", entry.name) == unicodedata.normalize("NFC", path.name):
             return f"{entry.name!a} has the same letters, encoded otherwise (Unicode NFC and NFD): name it by a glob, with * for them"
-    there = [entry.name for entry in near if extension_of(entry) in EXTENSIONS]
-    return f"{path.parent} holds {name_list(there)}" if there else f"{path.parent.absolute()} holds no products"
+    names = [entry.name for entry in near if extension_of(entry) in EXTENSIONS]
+    return f"{path.parent} holds {name_list(names)}" if names else f"{path.parent.absolute()} holds no products"
 
 
 def _in_bucket(pattern: str, input_format: str | None) -> list[InputFile]:
     """The objects of this name, of this pattern, or below this prefix."""
-    one = None if pattern.endswith("/") else find_object(pattern)
-    if one is not None:
-        return [InputFile(one, Path(one.name))]
-    root, found = match_objects(pattern) if GLOB_CHARACTERS.search(pattern) else (pattern.rstrip("/"), list_objects(pattern))
-    placed = ((one, Path(one.url.removeprefix(root).lstrip("/"))) for one in found)
+    entry = None if pattern.endswith("/") else find_object(pattern)
+    if entry is not None:
+        return [InputFile(entry, Path(entry.name))]
+    root, objects = match_objects(pattern) if GLOB_CHARACTERS.search(pattern) else (pattern.rstrip("/"), list_objects(pattern))
+    placed = ((entry, Path(entry.url.removeprefix(root).lstrip("/"))) for entry in objects)
     files = [
-        InputFile(one, place, _hive_columns(place))
-        for one, place in placed
-        if GLOB_CHARACTERS.search(pattern) or (_is_visible(place) and (input_format is not None or extension_of(one) in EXTENSIONS))
+        InputFile(entry, relative, _hive_columns(relative))
+        for entry, relative in placed
+        if GLOB_CHARACTERS.search(pattern) or (_is_visible(relative) and (input_format is not None or extension_of(entry) in EXTENSIONS))
     ]
     if not files:
         raise ProductsError(f"there is no object {pattern} that holds products; {describe_neighbors(pattern.rstrip('/'))}.")
     return files
 
 
-def _is_visible(place: Path) -> bool:
+def _is_visible(relative: Path) -> bool:
     """Whether no part of a path begins with a dot or an underscore: those are other programs' notes."""
-    return not any(part.startswith((".", "_")) for part in place.parts)
+    return not any(part.startswith((".", "_")) for part in relative.parts)
 
 
 def _fixed_parts(parts: Sequence[str]) -> Iterator[str]:
@@ -116,24 +116,24 @@ def _in_folder(folder: Path, input_format: str | None) -> list[InputFile]:
     Raises:
         ProductsError: it holds none, or such a link.
     """
-    found, root = [], folder.resolve()
+    files, root = [], folder.resolve()
     for path in sorted(folder.rglob("*")):
-        place = path.relative_to(folder)
-        if path.is_symlink() and _is_visible(place) and not path.resolve().is_relative_to(root):
+        relative = path.relative_to(folder)
+        if path.is_symlink() and _is_visible(relative) and not path.resolve().is_relative_to(root):
             raise ProductsError(
-                f"the folder {folder} holds the link {place}, which leads out of it to {path.readlink()}; name that file itself, or remove "
-                "the link."
+                f"the folder {folder} holds the link {relative}, which leads out of it to {path.readlink()}; name that file itself, or "
+                "remove the link."
             )
-        if path.is_file() and _is_visible(place) and (input_format is not None or extension_of(path) in EXTENSIONS):
-            found.append(InputFile(path, place, _hive_columns(place)))
-    if not found:
+        if path.is_file() and _is_visible(relative) and (input_format is not None or extension_of(path) in EXTENSIONS):
+            files.append(InputFile(path, relative, _hive_columns(relative)))
+    if not files:
         raise ProductsError(f"the folder {folder} holds no products: no file in it ends in {', '.join(EXTENSIONS)}.")
-    return found
+    return files
 
 
-def _hive_columns(place: Path) -> tuple[tuple[str, str | None], ...]:
+def _hive_columns(relative: Path) -> tuple[tuple[str, str | None], ...]:
     """The columns that a path spells as Hive writes them: ``country=de/year=2026/part.parquet``."""
-    pairs = (part.partition("=") for part in place.parts[:-1])
+    pairs = (part.partition("=") for part in relative.parts[:-1])
     return tuple((unquote(name), None if value == HIVE_NULL else unquote(value)) for name, equals, value in pairs if equals and name)
 
 
@@ -161,13 +161,12 @@ def format_of(path: Location) -> Format:
     """
     if path == STANDARD_INPUT or path.name.startswith(SPOOL_PREFIX):
         return "csv"
-    found = EXTENSIONS.get(extension_of(path))
-    if found is None:
+    extension = EXTENSIONS.get(extension_of(path))
+    if extension is None:
         raise ProductsError(
-            f"{path}: the ending {path.suffix or '(none)'!r} names no format that catcli reads ({', '.join(EXTENSIONS)}, the first "
-            f"five also "
-            "with .gz or .zst behind them); rename it or pass --input-format."
+            f"{path}: the ending {path.suffix or '(none)'!r} names no format that catcli reads ({', '.join(EXTENSIONS)}, the first five "
+            "also with .gz or .zst behind them); rename it or pass --input-format."
         )
-    if path.suffix.lower() in COMPRESSIONS and found not in ("csv", "tsv", "jsonl"):
-        raise ProductsError(f"{path}: {found} files are compressed inside; unpack it first.")
-    return found
+    if path.suffix.lower() in COMPRESSIONS and extension not in ("csv", "tsv", "jsonl"):
+        raise ProductsError(f"{path}: {extension} files are compressed inside; unpack it first.")
+    return extension

@@ -1,4 +1,4 @@
-"""What a run that was stopped has left: the journal of its finished parts, and the state it had after the last of them."""
+"""What a stopped run left: the journal of its finished parts, and its state after the last of them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,11 @@ import numpy.typing as npt
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
-
 ON_BAD_ROW = "--on-bad-row"
-"""The name in a mark of what becomes of rows that cannot be read."""
-
+"""The name in a fingerprint of the policy for bad rows."""
 
 READ_ERRORS = (ValueError, KeyError, OSError, EOFError, MemoryError, zipfile.BadZipFile)
-"""What reading a run's memory raises where it is damaged or cannot be read."""
-
+"""What reading a run's saved state raises where it is damaged or cannot be read."""
 
 STATE = "state"
 """The array among a run's memory that holds its counts, as JSON."""
@@ -43,7 +40,7 @@ class PartRecord:
 
 @dataclass
 class StoppedRun:
-    """What an earlier run left: how far it came, and what it knew there."""
+    """What an earlier run left: its finished parts and its state after them."""
 
     parts: list[PartRecord] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
@@ -58,7 +55,6 @@ class StoppedRun:
 MAX_JOURNAL_BYTES, MAX_MEMORY_BYTES = 2**28, 2**31
 """Bytes of a journal, a line of some hundred bytes for each part, and of what a run knows, which `catcli.inference.label_cache` bounds."""
 
-
 _PART, _MEMORY = re.compile(r"\d{6}"), re.compile(r"(memory-\d{6}\.npz)?")
 
 
@@ -66,7 +62,7 @@ def read_journal(journal: Path, inputs: int) -> tuple[dict[str, str], list[PartR
     """What the first line of a journal says the output is made from, and the parts of the other lines.
 
     Raises:
-        ValueError, TypeError, KeyError: it is none that `Parts` wrote. The last line may have been cut short by a kill, and is no fault.
+        ValueError, TypeError, KeyError: it is none that `Parts` wrote. The last line may have been cut short by a kill, and is not a fault.
     """
     if journal.stat().st_size > MAX_JOURNAL_BYTES:
         raise ValueError(f"it has more than {MAX_JOURNAL_BYTES:,} bytes")
@@ -83,7 +79,7 @@ def read_journal(journal: Path, inputs: int) -> tuple[dict[str, str], list[PartR
         counts = (part.input, part.rows)
         named = _PART.fullmatch(part.file) and _MEMORY.fullmatch(part.memory)  # a TypeError of what is no text
         if not (named and all(type(count) is int and count >= 0 for count in counts) and part.input < inputs):
-            raise ValueError(f"line {number + 2} is no part of this output")
+            raise ValueError(f"line {number + 2} is not a part of this output")
         parts.append(part)
     return made_from, parts
 

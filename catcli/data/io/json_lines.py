@@ -81,21 +81,21 @@ def _separate_bad_lines(path: Location, block: LineBlock, on_bad_row: BadRowPoli
     bad: list[BadRow] = []
     nulls: list[int] = []
     for number, line in zip(block.numbers, block.lines, strict=True):
-        why = _line_problem(line)
-        if why is not None:
-            bad.append(BadRow(display_name(path), number, why, line.decode("utf-8", "backslashreplace")))
+        problem = _line_problem(line)
+        if problem is not None:
+            bad.append(BadRow(display_name(path), number, problem, line.decode("utf-8", "backslashreplace")))
             if on_bad_row == "skip":
                 continue
             nulls.append(len(lines))
-        lines.append(line if why is None else b"{}")
+        lines.append(line if problem is None else b"{}")
         numbers.append(number)
     return LineBlock(lines, numbers, block.share, tuple(bad), tuple(nulls))
 
 
 def _line_problem(line: bytes) -> str | None:
-    """Why a line is no row; None of one that is."""
+    """Why a line is not a row; None of one that is."""
     try:
-        found = json.loads(line, parse_constant=_no_json, parse_float=_finite)
+        value = json.loads(line, parse_constant=_no_json, parse_float=_finite)
     except RecursionError:
         return "is nested too deeply; leave that column out when exporting."
     except UnicodeDecodeError as error:
@@ -103,27 +103,27 @@ def _line_problem(line: bytes) -> str | None:
     except OverflowError as error:
         return f"has the number {error}, beyond all that can be counted with; write that cell as text, in quotes."
     except ValueError as error:
-        return f"is no JSON: {error}; is the file whole? Export or copy it again."
-    return None if isinstance(found, dict) else f"is no JSON object but {type(found).__name__}; every line has to be one row, {{...}}."
+        return f"is not JSON: {error}; is the file whole? Export or copy it again."
+    return None if isinstance(value, dict) else f"is not a JSON object but {type(value).__name__}; every line has to be one row, {{...}}."
 
 
 def _all_blocks(path: Location, encoding: str, count: int) -> Iterator[LineBlock]:
     with open_bytes(path) as stream:
-        held: list[bytes] = []
+        lines: list[bytes] = []
         numbers: list[int] = []
         size = 0
         for number, line in enumerate(_utf8_lines(stream, encoding), 1):
-            kept = line.strip(b" \t\r\n")
-            if not kept:
+            stripped = line.strip(b" \t\r\n")
+            if not stripped:
                 continue
-            held.append(kept)
+            lines.append(stripped)
             numbers.append(number)
-            size += len(kept)
-            if len(held) >= count or size >= BATCH_BYTES:
-                yield LineBlock(held, numbers, stream.share)
-                held, numbers, size = [], [], 0
-        if held:
-            yield LineBlock(held, numbers, 1.0)
+            size += len(stripped)
+            if len(lines) >= count or size >= BATCH_BYTES:
+                yield LineBlock(lines, numbers, stream.share)
+                lines, numbers, size = [], [], 0
+        if lines:
+            yield LineBlock(lines, numbers, 1.0)
 
 
 def _utf8_lines(stream: ByteStream, encoding: str) -> Iterator[bytes]:
@@ -146,9 +146,8 @@ def _bounded_lines(stream: ByteStream, readline: Callable[[int], Text], end: Tex
     for number, line in enumerate(iter(functools.partial(readline, MAX_LINE + 1), end), 1):
         if len(line) > MAX_LINE:
             raise ProductsError(
-                f"{display_name(stream.path)}: line {number} has more than the {MAX_LINE:,} characters that are read; is it JSON "
-                f"Lines, one "
-                "object a line?"
+                f"{display_name(stream.path)}: line {number} has more than the {MAX_LINE:,} characters that are read; is it JSON Lines, "
+                "one object a line?"
             )
         yield line
 
@@ -162,31 +161,31 @@ def infer_schema(path: Location, encoding: str, rows: int, on_bad_row: BadRowPol
     """
     schema: Schema = {}
     as_text: set[str] = set()
-    for whole in read_blocks(path, encoding, rows, on_bad_row):
-        for block in _split_by_cells(whole, _count_columns(path, whole, schema)):
+    for large_block in read_blocks(path, encoding, rows, on_bad_row):
+        for block in _split_by_cells(large_block, _count_columns(path, large_block, schema)):
             as_text |= _mapping_columns(path, block)
             try:
-                found = _parse(_without_columns(path, block, as_text), None).schema
+                inferred = _parse(_without_columns(path, block, as_text), None).schema
             except POLARS_ERRORS:
                 as_text |= _mixed_columns(path, block, as_text)
-                found = _frame(path, _without_columns(path, block, as_text), None).schema
-            for name, dtype in found.items():
-                chosen = pl.String() if name in as_text else dtype
-                schema[name] = common_type(schema[name], chosen) if name in schema else chosen
+                inferred = _frame(path, _without_columns(path, block, as_text), None).schema
+            for name, dtype in inferred.items():
+                settled = pl.String() if name in as_text else dtype
+                schema[name] = common_type(schema[name], settled) if name in schema else settled
     return schema
 
 
 def _mixed_columns(path: Location, block: LineBlock, as_text: set[str]) -> set[str]:
     """The columns of a block whose cells have no type in common."""
     rows = list(_rows(path, block, slice(None)))
-    found = set()
+    mixed = set()
     for name in {name for row in rows for name in row} - as_text:
         cells = [json.dumps({name: row[name]}).encode() for row in rows if name in row]
         try:
             pl.read_ndjson(io.BytesIO(b"\n".join(cells)), infer_schema_length=None)
         except POLARS_ERRORS:
-            found.add(name)
-    return found
+            mixed.add(name)
+    return mixed
 
 
 def _count_columns(path: Location, block: LineBlock, schema: Schema) -> int:
@@ -202,8 +201,7 @@ def _count_columns(path: Location, block: LineBlock, schema: Schema) -> int:
     if len(names) > MAX_COLUMNS:
         raise ProductsError(
             f"{display_name(path)} has more than {MAX_COLUMNS:,} different keys, {name_list(sorted(names), 3)} among them; write what "
-            f"differs from "
-            "row to row as values, not as keys."
+            "differs from row to row as values, not as keys."
         )
     return len(names)
 
@@ -212,7 +210,7 @@ def _split_by_cells(block: LineBlock, columns: int) -> Iterator[LineBlock]:
     """A block in pieces of at most `MAX_BATCH_CELLS` cells, or of one line."""
     step = max(1, MAX_BATCH_CELLS // columns)
     for start in range(0, max(1, len(block.lines)), step):
-        nulls = tuple(place - start for place in block.nulls if start <= place < start + step)
+        nulls = tuple(null - start for null in block.nulls if start <= null < start + step)
         part = slice(start, start + step)
         yield LineBlock(block.lines[part], block.numbers[part], block.share, () if start else block.bad, nulls)
 
@@ -225,7 +223,7 @@ def _mapping_columns(path: Location, block: LineBlock) -> set[str]:
         for name, cell in row.items():
             if isinstance(cell, dict):
                 keys[name].update(cell)
-    return {name for name, found in keys.items() if len(found) > MAX_KEYS}
+    return {name for name, keys_of_column in keys.items() if len(keys_of_column) > MAX_KEYS}
 
 
 def _without_columns(path: Location, block: LineBlock, columns: set[str]) -> LineBlock:
@@ -236,8 +234,8 @@ def _without_columns(path: Location, block: LineBlock, columns: set[str]) -> Lin
     return replace(block, lines=[json.dumps({**row, **dict.fromkeys(columns & row.keys())}).encode() for row in rows])
 
 
-def _rows(path: Location, block: LineBlock, chosen: slice) -> Iterator[dict[str, Any]]:
-    for line in block.lines[chosen]:
+def _rows(path: Location, block: LineBlock, span: slice) -> Iterator[dict[str, Any]]:
+    for line in block.lines[span]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -247,19 +245,19 @@ def _rows(path: Location, block: LineBlock, chosen: slice) -> Iterator[dict[str,
         yield row
 
 
-def common_type(one: pl.DataType, other: pl.DataType) -> pl.DataType:
+def common_type(first: pl.DataType, second: pl.DataType) -> pl.DataType:
     """A type that holds both: text, where nothing narrower does."""
-    if other in (one, pl.Null):
-        return one
-    if one == pl.Null:
-        return other
-    if one.is_numeric() and other.is_numeric():
+    if second in (first, pl.Null):
+        return first
+    if first == pl.Null:
+        return second
+    if first.is_numeric() and second.is_numeric():
         return pl.Float64()
-    if isinstance(one, pl.List) and isinstance(other, pl.List):
-        return pl.List(common_type(_type(one.inner), _type(other.inner)))
-    if isinstance(one, pl.Struct) and isinstance(other, pl.Struct):
-        fields = {field.name: _type(field.dtype) for field in one.fields}
-        for field in other.fields:
+    if isinstance(first, pl.List) and isinstance(second, pl.List):
+        return pl.List(common_type(_type(first.inner), _type(second.inner)))
+    if isinstance(first, pl.Struct) and isinstance(second, pl.Struct):
+        fields = {field.name: _type(field.dtype) for field in first.fields}
+        for field in second.fields:
             fields[field.name] = common_type(fields[field.name], _type(field.dtype)) if field.name in fields else _type(field.dtype)
         return pl.Struct(fields)
     return pl.String()
@@ -274,8 +272,8 @@ def read_frames(
     path: Location, encoding: str, count: int, schema: Mapping[str, pl.DataType], on_bad_row: BadRowPolicy
 ) -> Iterator[tuple[pl.DataFrame, LineBlock]]:
     """The lines as frames of ``schema``, and as they stand."""
-    for whole in read_blocks(path, encoding, count, on_bad_row):
-        for block in _split_by_cells(whole, max(1, len(schema))):
+    for large_block in read_blocks(path, encoding, count, on_bad_row):
+        for block in _split_by_cells(large_block, max(1, len(schema))):
             yield _frame(path, _drop_duplicate_keys(block), schema), block
 
 
@@ -283,19 +281,19 @@ def _drop_duplicate_keys(block: LineBlock) -> LineBlock:
     """The lines with one cell for a key that comes twice, the last, as every reader of JSON but polars has it."""
     twice = False
 
-    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         nonlocal twice
-        made = dict(found)
-        twice = twice or len(made) < len(found)
-        return made
+        unique = dict(items)
+        twice = twice or len(unique) < len(items)
+        return unique
 
     lines = list(block.lines)
-    for place, line in enumerate(lines):
+    for index, line in enumerate(lines):
         twice = False
-        with suppress(ValueError, RecursionError):  # what is no JSON gets its sentence where it is parsed
+        with suppress(ValueError, RecursionError):  # what is not JSON gets its sentence where it is parsed
             row = json.loads(line, object_pairs_hook=pairs)
             if twice:
-                lines[place] = json.dumps(row).encode()
+                lines[index] = json.dumps(row).encode()
     return replace(block, lines=lines)
 
 
@@ -325,14 +323,14 @@ def _frame(path: Location, block: LineBlock, schema: Mapping[str, pl.DataType] |
 def _first_problem(path: Location, block: LineBlock) -> str | None:
     """What is wrong with the first line that is; None where none is found."""
     for number, line in zip(block.numbers, block.lines, strict=True):
-        where = f"{display_name(path)} line {number}"
-        why = _line_problem(line)
-        if why is not None:
-            return f"{where} {why}"
+        line_name = f"{display_name(path)} line {number}"
+        problem = _line_problem(line)
+        if problem is not None:
+            return f"{line_name} {problem}"
         try:
             pl.read_ndjson(io.BytesIO(line))
         except POLARS_ERRORS as error:
-            return f"{where} cannot be read: {reason(error)}; write that cell as text, in quotes."
+            return f"{line_name} cannot be read: {reason(error)}; write that cell as text, in quotes."
     return None
 
 
@@ -344,4 +342,4 @@ def _finite(word: str) -> float:
 
 
 def _no_json(word: str) -> None:
-    raise ValueError(f"{word} is no number of JSON, write null")
+    raise ValueError(f"{word} is not a number of JSON, write null")

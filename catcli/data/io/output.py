@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import polars as pl
 
@@ -15,12 +15,7 @@ from catcli.data.io.formats import COMPRESSIONS, EXTENSIONS, without_compression
 from catcli.errors import OutputError, UsageError, is_disk_full
 from catcli.paths import is_bucket, is_folder
 
-if TYPE_CHECKING:
-    pass
-
-
 OutputFormat = Literal["csv", "tsv", "jsonl", "parquet", "arrow"]
-
 
 Compression = Literal["", ".gz", ".zst"]
 
@@ -29,7 +24,7 @@ Compression = Literal["", ".gz", ".zst"]
 class FileFormat:
     """How rows are written: the format, what compresses it (Parquet compresses inside), and whether a spreadsheet may open it.
 
-    With ``safe`` no cell of CSV is a formula: see `defused`.
+    With ``safe`` no cell of CSV is a formula: see `catcli.data.io.csv_cells.escape_formulas`.
     """
 
     format: OutputFormat
@@ -42,32 +37,32 @@ class FileFormat:
         return self.format in ("csv", "tsv", "jsonl")
 
 
-def file_format(out: str, asked: str | None, beside: OutputFormat = "csv", option: str = "-o", *, safe: bool = False) -> FileFormat:
-    """The form of ``out``: asked for, or told by its ending; CSV on standard output, and ``beside`` for a folder. ``safe`` is of CSV.
+def file_format(out: str, name: str | None, in_folder: OutputFormat = "csv", option: str = "-o", *, safe: bool = False) -> FileFormat:
+    """The format of ``out``: ``name``, else by its extension; CSV on standard output, and ``in_folder`` for a folder.
 
     Raises:
         UsageError: neither says.
     """
-    if asked is not None and asked not in get_args(OutputFormat):
-        raise UsageError(f"--format {asked}: choose one of {', '.join(get_args(OutputFormat))}.")
+    if name is not None and name not in get_args(OutputFormat):
+        raise UsageError(f"--format {name}: choose one of {', '.join(get_args(OutputFormat))}.")
     if not out:
         raise UsageError(f"{option}: the name is empty; name a file, a folder that ends in /, or - for standard output.")
     path = Path(out)
     packing = cast(Compression, path.suffix.lower() if out != "-" and path.suffix.lower() in COMPRESSIONS else "")
-    found = asked or ("csv" if out == "-" else EXTENSIONS.get(without_compression(path).suffix.lower()))
-    if found is None and is_folder(out):
-        found = beside
-    if found not in get_args(OutputFormat):
+    format_name = name or ("csv" if out == "-" else EXTENSIONS.get(without_compression(path).suffix.lower()))
+    if format_name is None and is_folder(out):
+        format_name = in_folder
+    if format_name not in get_args(OutputFormat):
         endings = ", ".join(ending for ending, kind in EXTENSIONS.items() if kind in get_args(OutputFormat))
         raise UsageError(f"{option} {out}: the ending names no format that catcli writes ({endings}); rename it or pass --format.")
     named = None if out == "-" or is_folder(out) else EXTENSIONS.get(without_compression(path).suffix.lower())
-    if asked is not None and named is not None and named != asked:
-        raise UsageError(f"{option} {out}: its ending says {named}, and --format {asked}; rename it or leave --format out.")
-    form = FileFormat(cast(OutputFormat, found), packing, safe and found in ("csv", "tsv"))
+    if name is not None and named is not None and named != name:
+        raise UsageError(f"{option} {out}: its ending says {named}, and --format {name}; rename it or leave --format out.")
+    form = FileFormat(cast(OutputFormat, format_name), packing, safe and format_name in ("csv", "tsv"))
     if not form.is_text and out == "-":
-        raise UsageError(f"--format {found} needs a file to write to; standard output takes csv, tsv or jsonl.")
+        raise UsageError(f"--format {format_name} needs a file to write to; standard output takes csv, tsv or jsonl.")
     if not form.is_text and packing:
-        raise UsageError(f"{option} {out}: {found} is compressed inside; leave {packing} out.")
+        raise UsageError(f"{option} {out}: {format_name} is compressed inside; leave {packing} out.")
     return form
 
 
@@ -96,9 +91,9 @@ def write_errors(out: str, option: str = "-o") -> Iterator[None]:
     try:
         yield
     except BrokenPipeError as error:
-        if out == "-":  # as with | head: see `catcli.ending`
+        if out == "-":  # as with | head: see `catcli.cli.lifecycle`
             raise
-        raise OutputError(f"{option} {out}: who read it has gone before the end; run the same line again.") from error
+        raise OutputError(f"{option} {out}: the reader closed it before the end; run the same line again.") from error
     except OSError as error:
         if is_disk_full(error):
             raise OutputError(f"{option} {out}: the disk is full; free some space and run the same line again.") from error

@@ -1,4 +1,4 @@
-"""Rows that a person is to look at: kept aside while a run goes on, and put in order of confidence at its end.
+"""Rows for a person to review: collected while a run goes on, sorted by confidence at its end.
 
 They are written in two steps, so that memory does not grow with them: to spills beside the output as they come, one for each part of it,
 and at the end by ranges of confidence, each of which is sorted by itself.
@@ -52,7 +52,7 @@ class ReviewFile:
         return sorted(self._spills.glob("review-*"))
 
     def write(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> None:
-        """Keep some rows aside; ``added`` has the column that they are sorted by."""
+        """Collect rows; ``added`` has the column that they are sorted by."""
         if not len(rows):
             return
         if rows.lines is not None and self._form.format == "jsonl":
@@ -106,9 +106,9 @@ class ReviewFile:
             for table in _tables(spill):
                 numbers = np.searchsorted(edges, _values(table, self._by), side="right")
                 for number in np.unique(numbers):
-                    chosen = table.filter(pa.array(numbers == number))
+                    selected = table.filter(pa.array(numbers == number))
                     writers[number] = writers[number] or _open_spill(ranges[number], table.schema)
-                    writers[number].write_table(chosen)
+                    writers[number].write_table(selected)
         for writer, path in zip(writers, ranges, strict=True):
             if writer is None:
                 continue
@@ -127,8 +127,8 @@ class ReviewFile:
         if not rows:
             return None
         ranges = min(MAX_RANGES, math.ceil(rows / MAX_RANGE_ROWS))
-        places_of = np.searchsorted(np.cumsum(counts), rows * np.arange(1, ranges) / ranges)
-        return np.unique((places_of + 1) / BINS)
+        positions = np.searchsorted(np.cumsum(counts), rows * np.arange(1, ranges) / ranges)
+        return np.unique((positions + 1) / BINS)
 
 
 def _open_spill(path: Path, schema: pa.Schema) -> pa.ipc.RecordBatchFileWriter:

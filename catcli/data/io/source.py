@@ -33,7 +33,7 @@ from catcli.data.io.streams import (
 from catcli.errors import ChangedError, ProductsError, UsageError, name_list
 
 BATCH_ROWS = 65_536
-"""Rows of a batch where nobody asks for another number."""
+"""Rows of a batch by default."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,11 @@ class Source:
     def _check_layout(
         self, file: InputFile, columns: Sequence[str], types: Mapping[str, object], first: Sequence[str], first_types: Mapping[str, object]
     ) -> None:
-        """Stop where a file has other columns than the first, or of other types."""
+        """Refuse a file with other columns than the first, or of other types."""
         if types != first_types:
-            odd = sorted(name for name in {*first_types, *columns} if first_types.get(name) != types.get(name))
+            differing = sorted(name for name in {*first_types, *columns} if first_types.get(name) != types.get(name))
             raise ProductsError(
-                f"{file.path} and {self.paths[0]} differ in columns {name_list(odd)} or their types; give files of one layout a run."
+                f"{file.path} and {self.paths[0]} differ in columns {name_list(differing)} or their types; give files of one layout a run."
             )
         check_same_columns(first, columns, display_name(file.path), display_name(self.paths[0]))
 
@@ -220,7 +220,7 @@ def _checked_options(input_format: str | None, delimiter: str | None, encoding: 
             name, errors = split_encoding(encoding)
             if errors not in ("strict", "replace"):
                 raise UsageError(f"--encoding {encoding}: after the colon stands replace, for bytes that cannot be read, or nothing.")
-            "".encode(name)  # refuses what is no encoding, and codecs such as hex that are none of text
+            "".encode(name)  # refuses what is not an encoding, and codecs such as hex that are none of text
         except LookupError as error:
             raise UsageError(f"--encoding {encoding}: Python knows no such encoding; try utf-8, latin-1, cp1252 or utf-16.") from error
     return delimiter
@@ -243,9 +243,6 @@ def check_unchanged(path: Location, batches: Iterator[Batch]) -> Iterator[Batch]
         raise ChangedError(changed)
 
 
-# --- names → files -------------------------------------------------------------------------------------------------------------------
-
-
 # --- files → batches -----------------------------------------------------------------------------------------------------------------
 
 
@@ -253,10 +250,10 @@ def _with_hive_columns(batch: Batch, spelled: Sequence[tuple[str, str | None]], 
     """The rows with the columns that their path spells, as text."""
     if not spelled:
         return batch
-    both = sorted({name for name, _ in spelled} & set(batch.columns))
-    if both:
+    duplicates = sorted({name for name, _ in spelled} & set(batch.columns))
+    if duplicates:
         raise ProductsError(
-            f"{path} has the column {both[0]!r}, which its path spells too; take the files one by one, without their folder."
+            f"{path} has the column {duplicates[0]!r}, which its path spells too; take the files one by one, without their folder."
         )
     rows = batch.rows
     for name, value in spelled:
@@ -283,13 +280,13 @@ def _tables(path: Location, form: Format, rows: int) -> Iterator[Batch]:
 
 
 def _check_table(path: Location, form: Format) -> None:
-    """Stop at a file whose first bytes are not those of its format."""
+    """Refuse a file whose first bytes are not those of its format."""
     wanted = {"parquet": "Parquet", "arrow": "Arrow IPC"}[form]
     with open_bytes(path) as stream:
         head = stream.head[:8]
     if not head:
         raise ProductsError(f"{path} is empty: it has no {wanted} in it.")
     if form == "parquet" and not head.startswith(b"PAR1"):
-        raise ProductsError(f"{path} is no Parquet file: it does not begin with PAR1; if it is text, pass --input-format csv.")
+        raise ProductsError(f"{path} is not a Parquet file: it does not begin with PAR1; if it is text, pass --input-format csv.")
     if form == "arrow" and not head.startswith(b"ARROW1"):
         check_signature(path, wanted, head)

@@ -1,4 +1,4 @@
-"""Files and pipes → plain bytes: gzip and zstd are told by their first bytes, whatever a file is called."""
+"""Files and pipes → plain bytes: gzip and zstd are recognized by their first bytes, whatever a file is called."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class ByteStream:
 
     @property
     def share(self) -> float:
-        """How much of the file has been read, 0 to 1; 0 where nobody can tell."""
+        """How much of the file has been read, 0 to 1; 0 where that is not known."""
         if not self._size:
             return 0.0
         return min(1.0, self._below.tell() / self._size)
@@ -93,7 +93,7 @@ def display_name(path: Location) -> str:
 
 
 def file_size(path: Location) -> int:
-    """Bytes of a file; 0 of standard input, which nobody knows."""
+    """Bytes of a file; 0 of standard input, whose size is not known."""
     if isinstance(path, BucketObject):
         return path.size
     return 0 if path == STANDARD_INPUT else path.stat().st_size
@@ -102,8 +102,8 @@ def file_size(path: Location) -> int:
 def file_state(path: Location) -> tuple[object, ...] | None:
     """What tells a file from what it becomes when somebody writes to it or puts another in its place; None where there is none."""
     if isinstance(path, BucketObject):
-        now = find_object(path.url)
-        return None if now is None else (now.size, now.etag)
+        current = find_object(path.url)
+        return None if current is None else (current.size, current.etag)
     try:
         status = path.stat()
     except FileNotFoundError:  # standard input, or gone
@@ -130,8 +130,10 @@ def open_bytes(path: Location) -> Iterator[ByteStream]:
 
                 file = io.BufferedReader(cast(Any, pa.CompressedInputStream(pa.PythonFile(below, "r"), "zstd")), BLOCK_BYTES)
             yield ByteStream(file, path, below, size)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ProductsError(f"{display_name(path)} is damaged, its compressed data end or break off: {error}; copy it again.") from error
+    except EOFError as error:
+        raise ProductsError(f"{display_name(path)} is truncated: the gzip stream ends early; copy it again.") from error
+    except (zlib.error, gzip.BadGzipFile) as error:
+        raise ProductsError(f"{display_name(path)} is damaged: its gzip stream is not valid ({error}); copy it again.") from error
     except UnicodeError:
         raise
     except OSError as error:
@@ -146,11 +148,11 @@ def _open_raw(path: Location) -> Iterator[io.BufferedReader]:
         stream = sys.stdin.buffer
         try:
             # A reader of its own: a thread that waits in the one of sys.stdin would hold its lock when the process ends.
-            own: Any = os.fdopen(os.dup(stream.fileno()), "rb", buffering=BLOCK_BYTES)
+            duplicate: Any = os.fdopen(os.dup(stream.fileno()), "rb", buffering=BLOCK_BYTES)
         except io.UnsupportedOperation:  # no file of the system's, as where Python calls Python
             yield stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(cast(Any, stream))
         else:
-            with own as file:
+            with duplicate as file:
                 yield file
         return
     with path.opened() if isinstance(path, BucketObject) else path.open("rb", buffering=BLOCK_BYTES) as file:
@@ -158,22 +160,21 @@ def _open_raw(path: Location) -> Iterator[io.BufferedReader]:
 
 
 def check_signature(path: Location, wanted: str, head: bytes) -> None:
-    """Stop at a file whose first bytes say that it is something else than ``wanted``."""
+    """Refuse a file whose first bytes say that it is something else than ``wanted``."""
     begins = head.removeprefix(codecs.BOM_UTF8).lstrip()[:20].lower()
     kinds = [kind for signature, kind in SIGNATURES.items() if head.startswith(signature)]
     kinds += [kind for signature, kind in MARKUP.items() if begins.startswith(signature) and kind not in wanted]
     if kinds:
-        way = "pass --input-format jsonl if every line is one row" if kinds[0] == "JSON" else "unpack, rename or export it first"
-        raise ProductsError(f"{display_name(path)} is {kinds[0]}, not {wanted}; {way}.")
+        advice = "pass --input-format jsonl if every line is one row" if kinds[0] == "JSON" else "unpack, rename or export it first"
+        raise ProductsError(f"{display_name(path)} is {kinds[0]}, not {wanted}; {advice}.")
 
 
 def detect_encoding(stream: ByteStream, *, damaged: bool = False, whole: bool = True) -> str:
     """The encoding of a text: UTF-8, UTF-16, or Windows-1252, of which Latin-1 is a part.
 
     A plain file is looked at to its end, so that the first letter with an accent in its last row does not stop a run after hours; of what
-    is compressed the first `MAX_INSPECTED_BYTES` bytes are, and of standard input what has arrived. UTF-8 with a few bytes that are not
-    is UTF-8
-    where ``damaged`` text can be read. Without ``whole`` the first bytes alone are looked at.
+    is compressed the first `MAX_INSPECTED_BYTES` bytes are, and of standard input what has arrived. UTF-8 with a few bytes that are not is
+    UTF-8 where ``damaged`` text can be read. Without ``whole`` the first bytes alone are looked at.
 
     Raises:
         ProductsError: it is of none of these.
@@ -192,15 +193,15 @@ def detect_encoding(stream: ByteStream, *, damaged: bool = False, whole: bool = 
         )
     if path == STANDARD_INPUT or not whole:
         return _detect(path, [head])
-    with open_bytes(path) as again:
-        blocks = iter(lambda: again.file.read(BLOCK_BYTES), b"")
-        encoding = _detect(path, itertools.islice(blocks, MAX_INSPECTED_BYTES // BLOCK_BYTES) if again.packed else blocks)
-    place = _first_damage(path) if encoding == "cp1252" else None
-    if place is None:
+    with open_bytes(path) as reopened:
+        blocks = iter(lambda: reopened.file.read(BLOCK_BYTES), b"")
+        encoding = _detect(path, itertools.islice(blocks, MAX_INSPECTED_BYTES // BLOCK_BYTES) if reopened.packed else blocks)
+    damage = _first_damage(path) if encoding == "cp1252" else None
+    if damage is None:
         return encoding
     if damaged:
         return "utf-8-sig"
-    line, byte = place
+    line, byte = damage
     raise ProductsError(
         f"{display_name(path)} is UTF-8 but for byte 0x{byte:02x} in line {line:,}; export it again, pass --encoding utf-8:replace to read "
         "such bytes as U+FFFD, or --encoding cp1252 if it is Windows-1252 all the same."
@@ -215,19 +216,20 @@ def split_encoding(encoding: str) -> tuple[str, str]:
 
 def decode_error(error: UnicodeError, path: Location, encoding: str, after: int) -> ProductsError:
     """What is wrong with a text that cannot be decoded; ``after`` lines could, or more: text is decoded ahead of its lines."""
-    found = encoding.removesuffix("-sig")
-    place = _first_undecodable(path, encoding) if isinstance(error, UnicodeDecodeError) else None
-    if place is not None:
-        line, byte = place
+    name = encoding.removesuffix("-sig")
+    position = _first_undecodable(path, encoding) if isinstance(error, UnicodeDecodeError) else None
+    if position is not None:
+        line, byte = position
         return RowError(
-            f"{display_name(path)} is not {found}: byte 0x{byte:02x} in line {line:,}; pass another --encoding, often latin-1 or "
-            f"cp1252, or "
-            f"--encoding {found}:replace to read such bytes as U+FFFD."
+            f"{display_name(path)} is not {name}: byte 0x{byte:02x} in line {line:,}; pass another --encoding, often latin-1 or "
+            f"cp1252, or --encoding {name}:replace to read such bytes as U+FFFD."
         )
     if isinstance(error, UnicodeDecodeError) and error.end >= len(error.object) and "truncated" in error.reason:
-        return ProductsError(f"{display_name(path)} breaks off in mid-character (as {found}) after line {after}; copy the file again.")
+        return ProductsError(
+            f"{display_name(path)} is truncated: it ends within a character of {name} after line {after}; copy the file again."
+        )
     at = f" (byte 0x{error.object[error.start]:02x} after line {after})" if isinstance(error, UnicodeDecodeError) else ""
-    return ProductsError(f"{display_name(path)} is not {found}{at}; pass another --encoding, often latin-1 or cp1252.")
+    return ProductsError(f"{display_name(path)} is not {name}{at}; pass another --encoding, often latin-1 or cp1252.")
 
 
 def _first_undecodable(path: Location, encoding: str) -> tuple[int, int] | None:
@@ -260,14 +262,14 @@ def _first_damage(path: Location) -> tuple[int, int] | None:
     with open_bytes(path) as stream:
         blocks = iter(lambda: stream.file.read(BLOCK_BYTES), b"")
         for block in itertools.islice(blocks, MAX_INSPECTED_BYTES // BLOCK_BYTES) if stream.packed else blocks:
-            found = _WELL_FORMED.findall(block)
-            letters, inside, high = letters + len(found), inside + sum(map(len, found)), high + len(_HIGH.findall(block))
+            well_formed = _WELL_FORMED.findall(block)
+            letters, inside, high = letters + len(well_formed), inside + sum(map(len, well_formed)), high + len(_HIGH.findall(block))
     return _first_undecodable(path, "utf-8") if letters >= MIN_UTF8_LETTERS and high - inside <= MAX_DAMAGE * letters else None
 
 
-def encoding_note(path: Location, encoding: str, asked: str | None) -> str:
+def encoding_note(path: Location, encoding: str, given: str | None) -> str:
     """What is to be said where `detect_encoding` can only suppose; nothing where it knows or was told."""
-    if asked or encoding != "cp1252":
+    if given or encoding != "cp1252":
         return ""
     return f"{display_name(path)} is not UTF-8 and is read as Windows-1252 (Latin-1); --encoding says otherwise."
 

@@ -25,7 +25,6 @@ from catcli.errors import OutputError, name_list
 if TYPE_CHECKING:
     import pyarrow as pa
 
-
 ROW_GROUP_ROWS = 65_536
 """Rows that are gathered for one Parquet row group; many small groups would make the file slow to read."""
 
@@ -43,7 +42,7 @@ class RowWriter(Protocol):
         """Write what is still held; the bytes are complete after it."""
 
     def abandon(self) -> None:
-        """Let go of the file, which nobody will read."""
+        """Close the file without completing it."""
 
 
 @contextmanager
@@ -124,8 +123,8 @@ def arrow_table(rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> pa.Tab
     """The rows as an Arrow table: columns that came as Arrow keep their types, whatever they are."""
     if not keep:
         return added.to_arrow()  # a table without columns forgets how many rows it had
-    kept = rows.only(keep)
-    table = kept.to_arrow() if isinstance(kept, pl.DataFrame) else kept
+    columns = rows.only(keep)
+    table = columns.to_arrow() if isinstance(columns, pl.DataFrame) else columns
     for name in added.columns:
         table = table.append_column(name, added.get_column(name).to_arrow())
     return table
@@ -140,9 +139,8 @@ def _column_errors(columns: Sequence[str]) -> Iterator[None]:
         yield
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise OutputError(
-            f"this format cannot hold one of the columns {name_list(columns)}: {error}; write JSON Lines or CSV instead, or leave "
-            f"that column "
-            "out with --keep."
+            f"this format cannot hold one of the columns {name_list(columns)}: {error}; write JSON Lines or CSV instead, or leave that "
+            "column out with --keep."
         ) from error
 
 
@@ -160,7 +158,7 @@ class _TableWriter:
         self._held.append(table)
         if (
             sum(map(len, self._held)) >= ROW_GROUP_ROWS
-            or sum(held.nbytes for held in self._held) >= ROW_GROUP_BYTES
+            or sum(waiting_table.nbytes for waiting_table in self._held) >= ROW_GROUP_BYTES
             or self._writer is None
         ):
             self._flush()
@@ -243,22 +241,22 @@ def _json(frame: pl.DataFrame) -> bytes:
 
 
 def splice_json_lines(rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> bytes:
-    """The lines as they came in, what was added before their closing brace: no number or key of theirs is written anew."""
+    """The lines as they came in, what was added before their closing brace: no number or key of theirs is written again."""
     lines, dropped = rows.lines or [], set(rows.columns) - set(keep)
     if not added.columns and not dropped:
         return b"".join(line + b"\n" for line in lines)
     if dropped:
         parsed = (json.loads(line) for line in lines)
-        kept = ({name: row[name] for name in row if name not in dropped} for row in parsed)
-        lines = [json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") for row in kept]
-    ours = _json(added).splitlines() if len(added) else []
-    heads = ((line[:-1].rstrip(), own) for line, own in zip(lines, ours, strict=True))
-    return b"".join(head + (b"" if head == b"{" else b", ") + own[1:] + b"\n" for head, own in heads)
+        remaining = ({name: row[name] for name in row if name not in dropped} for row in parsed)
+        lines = [json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") for row in remaining]
+    result_lines = _json(added).splitlines() if len(added) else []
+    heads = ((line[:-1].rstrip(), result) for line, result in zip(lines, result_lines, strict=True))
+    return b"".join(head + (b"" if head == b"{" else b", ") + result[1:] + b"\n" for head, result in heads)
 
 
-def concatenate_files(parts: Sequence[Path], whole: Path, form: FileFormat) -> None:
+def concatenate_files(parts: Sequence[Path], target: Path, form: FileFormat) -> None:
     """Lay files of one form end to end: bytes of text, row groups of tables."""
-    with whole.open("wb") as file:
+    with target.open("wb") as file:
         if form.is_text:
             for part in parts:
                 with part.open("rb") as piece:

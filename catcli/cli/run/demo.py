@@ -7,34 +7,35 @@ from importlib import resources
 from pathlib import Path
 
 from catcli.atomic import atomic_write
-from catcli.commands.fit import Fitted, fit
-from catcli.commands.predict import PredictOptions, predict
-from catcli.commands.report import report
+from catcli.cli.console import Console
+from catcli.cli.fit import run_fit
+from catcli.cli.predict import run_predict
+from catcli.cli.report import run_report
 from catcli.config import Recipe
 from catcli.errors import OutputError
-from catcli.talk import Talk
+from catcli.inference.predict_options import PredictOptions
+from catcli.training.fit import FitResult
 
 FILES = ("products.csv", "catalog.csv")
 
 
-def demo(folder: Path, *, talk: Talk | None = None) -> Fitted:
+def demo(folder: Path, *, console: Console) -> FitResult:
     """Copy the demo's two files into ``folder``, a new or empty one, and run the three commands there.
 
     Raises:
         OutputError: the folder holds something, or cannot be made.
     """
-    talk = talk or Talk.silent()
     _copy(folder)
-    talk.say(f"demo in {folder}: its {FILES[0]} and {FILES[1]} hold products that are made up.")
+    console.info(f"demo in {folder}: its {FILES[0]} and {FILES[1]} hold products that are made up.")
     adapter = folder / "adapters" / "products"
     labeled = folder / "labeled.csv"
-    talk.say(f"\n$ catcli fit {folder / FILES[0]} -o {adapter}")
-    fitted = fit([str(folder / FILES[0])], recipe=Recipe(), output=adapter, talk=talk)
-    talk.say(f"\n$ catcli predict {folder / FILES[1]} -o {labeled} --adapter {adapter}")
-    predict([str(folder / FILES[1])], PredictOptions(str(labeled), str(adapter)), talk=talk)
-    talk.say(f"\n$ catcli report {adapter}")
-    report([str(adapter)], talk=talk)
-    return fitted
+    console.info(f"\n$ catcli fit {folder / FILES[0]} -o {adapter}")
+    result = run_fit([str(folder / FILES[0])], recipe=Recipe(), output=adapter, console=console)
+    console.info(f"\n$ catcli predict {folder / FILES[1]} -o {labeled} --adapter {adapter}")
+    run_predict([str(folder / FILES[1])], PredictOptions(str(labeled), str(adapter)), console=console)
+    console.info(f"\n$ catcli report {adapter}")
+    run_report([str(adapter)], console=console)
+    return result
 
 
 def _copy(folder: Path) -> None:

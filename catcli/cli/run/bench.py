@@ -14,7 +14,7 @@ import polars as pl
 
 from catcli.adapter.folder import Adapter
 from catcli.adapter.store import find_adapter, only_adapter
-from catcli.commands.predict import PredictOptions, predict
+from catcli.cli.console import Console
 from catcli.config import check_device
 from catcli.data.dataset.text import row_texts
 from catcli.data.io.batch import Batch
@@ -23,10 +23,12 @@ from catcli.data.io.parts import Parts
 from catcli.data.io.source import open_source
 from catcli.errors import ProductsError, UsageError, name_list
 from catcli.evaluation.heldout import HeldOutRows
+from catcli.inference.engines import LocalEngine
 from catcli.inference.labeler import Labeler
 from catcli.inference.planning import rows_per_batch
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
 from catcli.reporting.tables import table
-from catcli.talk import Talk
 
 TRANSFORMERS_ROWS = 512
 """Rows for the transformers pipeline, which is many times slower."""
@@ -63,32 +65,31 @@ def bench(
     device: str = "auto",
     variant: str = "auto",
     as_json: bool = False,
-    talk: Talk | None = None,
+    console: Console,
 ) -> Speeds:
     """Time an adapter on rows of ``catalog``, or on its own held-out rows where there is none. Repeated texts are labeled each time.
 
     Raises:
-        CatcliError: what `catcli.commands.predict.predict` would raise.
+        CatcliError: what `catcli.inference.predict.predict` would raise.
     """
-    talk = talk or Talk.silent()
     check_device(device)
     if against not in (None, "transformers"):
         raise UsageError(f"--against {against}: choose transformers, or leave it out.")
-    chosen = find_adapter(adapter) if adapter else only_adapter()
+    loaded = find_adapter(adapter) if adapter else only_adapter()
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "catalog.parquet"
-        frame = _rows(catalog, chosen, rows)
+        frame = _rows(catalog, loaded, rows)
         frame.write_parquet(file)
         started = time.perf_counter()
-        labeler = Labeler(chosen, device, variant)
+        labeler = Labeler(loaded, device, variant)
         startup = time.perf_counter() - started
         stages = []
-        for name, count, run in _stages(frame, file, chosen, labeler, against):
-            talk.say(f"timing {name}")
+        for name, count, run in _stages(frame, file, loaded, labeler, against):
+            console.info(f"timing {name}")
             stages.append(_timed(name, count, run, repeats))
-    found = Speeds(len(frame), labeler.variant, labeler.provider, startup, tuple(stages))
-    _show(found, as_json, talk)
-    return found
+    speeds = Speeds(len(frame), labeler.variant, labeler.provider, startup, tuple(stages))
+    _show(speeds, as_json, console)
+    return speeds
 
 
 def _rows(catalog: Sequence[str], adapter: Adapter, rows: int) -> pl.DataFrame:
@@ -103,10 +104,10 @@ def _rows(catalog: Sequence[str], adapter: Adapter, rows: int) -> pl.DataFrame:
             )
         frame = batch.select([name for name in wanted if name not in missing]).head(rows)
     else:
-        held = HeldOutRows.load(adapter.file("heldout.parquet"), adapter.manifest.categories)
-        if not held.has_texts:
+        heldout = HeldOutRows.load(adapter.file("heldout.parquet"), adapter.manifest.categories)
+        if not heldout.has_texts:
             raise ProductsError(f"{adapter.folder} was exported without rows; name a catalog to measure with: catcli bench catalog.csv.")
-        texts = [*held.part("validation").texts, *held.part("test").texts]
+        texts = [*heldout.part("validation").texts, *heldout.part("test").texts]
         frame = pl.DataFrame({wanted[0]: (texts * (rows // max(len(texts), 1) + 1))[:rows]})
     if not len(frame):
         raise ProductsError("there are no rows to measure with; name a catalog that has some.")
@@ -117,20 +118,22 @@ def _stages(
     frame: pl.DataFrame, file: Path, adapter: Adapter, labeler: Labeler, against: str | None
 ) -> Iterator[tuple[str, int, Callable[[], object]]]:
     texts = row_texts(frame, frame.columns, adapter.manifest.prices)
-    few = texts[:TRANSFORMERS_ROWS]
-    peer = pipeline_of(adapter, labeler, few) if against == "transformers" else None  # before the others are timed: it may not be had
+    peer_texts = texts[:TRANSFORMERS_ROWS]
+    peer = (
+        pipeline_of(adapter, labeler, peer_texts) if against == "transformers" else None
+    )  # before the others are timed: it may not be had
     count = len(texts)
-    size = rows_per_batch(labeler.texts)
+    size = rows_per_batch(labeler.texts_per_call)
     yield "reading", count, lambda: [batch.frame for batch in open_source([str(file)]).batches(size)]
     yield "tokenizing", count, lambda: labeler.tokenize(texts)
     tokens = labeler.tokenize(texts)
     yield "session alone", count, lambda: labeler.lora(tokens)
     yield "linear model alone", count, lambda: labeler.linear(texts)
     yield "writing", count, lambda: _written(frame, file.with_name("written.parquet"))
-    asked = PredictOptions(str(file.with_name("labeled.parquet")), str(adapter.folder), dedupe=False, allow_missing=True)
-    yield "from file to file", count, lambda: predict([str(file)], asked, labeler=labeler)
+    options = PredictOptions(str(file.with_name("labeled.parquet")), str(adapter.folder), dedupe=False, allow_missing=True)
+    yield "from file to file", count, lambda: predict([str(file)], options, engine=LocalEngine(labeler))
     if peer is not None:
-        yield "transformers pipeline", len(few), peer
+        yield "transformers pipeline", len(peer_texts), peer
 
 
 def _written(frame: pl.DataFrame, out: Path) -> None:
@@ -179,12 +182,12 @@ def _timed(name: str, rows: int, run: Callable[[], object], repeats: int) -> Sta
     return Stage(name, statistics.median(speeds), min(speeds), max(speeds))
 
 
-def _show(found: Speeds, as_json: bool, talk: Talk) -> None:
+def _show(speeds: Speeds, as_json: bool, console: Console) -> None:
     if as_json:
-        talk.result(json.dumps(asdict(found)))
+        console.print_json(json.dumps(asdict(speeds)))
         return
-    shown = table(f"{found.rows:,} rows, {found.variant} on {found.provider}", "stage", "rows/s", "lowest", "highest")
-    for stage in found.stages:
+    shown = table(f"{speeds.rows:,} rows, {speeds.variant} on {speeds.provider}", "stage", "rows/s", "lowest", "highest")
+    for stage in speeds.stages:
         shown.add_row(stage.name, f"{stage.median:,.0f}", f"{stage.lowest:,.0f}", f"{stage.highest:,.0f}")
-    talk.out.print(shown)
-    talk.out.print(f"start-up, not in these: {found.startup:.2f} s until the adapter is ready")
+    console.print(shown)
+    console.print(f"start-up, not in these: {speeds.startup:.2f} s until the adapter is ready")

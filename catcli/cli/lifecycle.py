@@ -1,4 +1,4 @@
-"""How a command speaks and ends: three options, an exit code, one sentence where something went wrong, and what a signal does to it."""
+"""The life of a command: its options, its console, and how it ends: an exit code, one sentence for an error, and signals."""
 
 from __future__ import annotations
 
@@ -21,147 +21,164 @@ import typer
 from typer.models import ArgumentInfo, OptionInfo
 
 from catcli import __version__
+from catcli.cli.options import Flags
 from catcli.errors import CatcliError, Terminated, UsageError
+from catcli.logs import PARENT_VARIABLE
 
 if TYPE_CHECKING:
-    from catcli.talk import Talk
+    from catcli.cli.console import Console
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results, warnings and errors.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on the way.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Take every warning for an error, before anything is written.")]
-LogFormat = Annotated[str, typer.Option(help="text, or json: what is said on standard error as one JSON object a line.", metavar="FORMAT")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Treat every warning as an error, before anything is written.")]
+LogFormat = Annotated[str, typer.Option(help="text, or json: standard error as one JSON object a line.", metavar="FORMAT")]
 
 ECHO = 1.0
 """Seconds in which a second signal is the echo of the first: a shell and what runs under it both pass Ctrl-C on."""
 
 
 def command(body: Callable[..., object]) -> Callable[..., None]:
-    """A function of options, and of the ``talk`` that `Quiet`, `Verbose` and `LogFormat` make, as a command that ends with an exit code.
+    """A function of options and a ``console`` as a command that ends with an exit code.
 
-    What a user can cause becomes one sentence; anything else is a bug and keeps its traceback.
+    Parameters that are marked with `catcli.cli.options.Flags` become one option for each field of their class. What a user can cause
+    becomes one sentence; anything else is a bug and keeps its traceback.
     """
     signature = inspect.signature(body)
-    hints = get_type_hints(body, localns={"Talk": object}, include_extras=True)  # it is not imported here: see `_talk`
+    hints = get_type_hints(body, localns={"Console": object}, include_extras=True)  # it is not imported here: see `_console`
+    flags = {name: marker for name, hint in hints.items() for marker in getattr(hint, "__metadata__", ()) if isinstance(marker, Flags)}
+    own: list[inspect.Parameter] = []
+    fields: dict[str, list[str]] = {}
+    for name, parameter in signature.parameters.items():
+        if name in flags:
+            expanded = list(flags[name].parameters())
+            fields[name] = [field.name for field in expanded]
+            own += expanded
+        elif name != "console":
+            own.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+    shown = own + _console_options()
+    annotations = {parameter.name: parameter.annotation for parameter in shown}
 
     @wraps(body)
-    def run(*, quiet: bool, verbose: bool, strict: bool, log_format: str, **options: object) -> None:
-        again = _again(options)
-        talk = _talk(quiet, verbose, strict, log_format)
+    def run(*, quiet: bool, verbose: bool, strict: bool, log_format: str, **options: Any) -> None:  # noqa: ANN401  # what was typed
+        way_on = _how_to_go_on(options)
+        console = _console(quiet, verbose, strict, log_format)
         signals = Signals()
+        if os.name == "posix" and os.environ.get(PARENT_VARIABLE, "").isdigit():
+            threading.Thread(target=_end_with_parent, args=(int(os.environ[PARENT_VARIABLE]),), daemon=True).start()
         try:
-            if quiet and verbose:
-                raise UsageError("-q and -v contradict one another; leave one out.")
-            if log_format not in ("text", "json"):
-                raise UsageError(f"--log-format {log_format}: choose text or json.")
-            _check_names(options, hints)
-            talk.record("started", command=body.__name__.replace("_", " "), line=shlex.join(sys.argv), catcli=__version__)
-            body(**options, talk=talk)
-            if sys.stdout is not None:  # closed by the caller (>&-)
-                sys.stdout.flush()
-            talk.record("ended", exit_code=0)
+            with console.attached():
+                if quiet and verbose:
+                    raise UsageError("-q and -v contradict one another; leave one out.")
+                if log_format not in ("text", "json"):
+                    raise UsageError(f"--log-format {log_format}: choose text or json.")
+                _check_names(options, annotations)
+                console.event("started", command=body.__name__.replace("_", " "), line=shlex.join(sys.argv), catcli=__version__)
+                collected = {name: flags[name].collect({field: options.pop(field) for field in names}) for name, names in fields.items()}
+                body(**options, **collected, console=console)
+                if sys.stdout is not None:  # closed by the caller (>&-)
+                    sys.stdout.flush()
+                console.event("ended", exit_code=0)
         except BaseException as error:  # noqa: BLE001  # each ends in its way, and a bug with its traceback
-            _end(error, talk, again)
+            _end(error, console, way_on)
         finally:
             signals.release()
 
-    own = [parameter.replace(annotation=hints[name]) for name, parameter in signature.parameters.items() if name != "talk"]
-    shown = own + _spoken()
     # What Typer makes options of.
     vars(run).update(__signature__=signature.replace(parameters=shown))
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    run.__annotations__ = annotations
     return run
 
 
-def _end(error: BaseException, talk: Talk, again: str) -> NoReturn:
+def _end(error: BaseException, console: Console, way_on: str) -> NoReturn:
     """End a command by what was raised in it: with a sentence and an exit code, or where it is a bug as it is."""
     match error:
         case CatcliError():
-            _stop(talk, str(error), error.exit_code)
+            _stop(console, str(error), error.exit_code)
         case KeyboardInterrupt():
-            _stop(talk, f"interrupted; {again}", 130)
+            _stop(console, f"interrupted; {way_on}", 130)
         case Terminated():
-            _stop(talk, f"stopped by {error.signal.name}; {again}", 128 + error.signal)
+            _stop(console, f"stopped by {error.signal.name}; {way_on}", 128 + error.signal)
         case BrokenPipeError():
             # The reader has gone (| head). Python would complain again when it flushes at exit: give it somewhere to flush to.
-            _unread()
+            _close_stdout()
             raise typer.Exit(0) from None
         case OSError():
-            # What the rooms below did not foresee is still the machine's doing: a name that is too long, a disk that fails.
-            _stop(talk, f"{error.filename or 'standard output'}: {error.strerror or error}; mend that and run the same line again.", 1)
+            # What was not translated below is still an error of the machine: a name that is too long, a disk that fails.
+            _stop(console, f"{error.filename or 'standard output'}: {error.strerror or error}; mend that and run the same line again.", 1)
         case _ if _is_memory_short(error):
-            _stop(talk, f"memory ran out; free some, or give a smaller --batch-size, --batch-tokens or --per-category; {again}", 1)
+            _stop(console, f"memory ran out; free some, or give a smaller --batch-size, --batch-tokens or --per-category; {way_on}", 1)
     raise error
 
 
 def _is_memory_short(error: BaseException) -> bool:
     """Whether an error is that of too little memory: of Python, of a library that cannot be mapped, or of a thread that has no stack."""
     words = {ImportError: ("failed to map segment", "annot allocate memory"), RuntimeError: ("can't start new thread",)}
-    found = (word for kind, several in words.items() if isinstance(error, kind) for word in several)
-    return isinstance(error, MemoryError) or any(word in str(error) for word in found)
+    messages = (word for kind, words_of_kind in words.items() if isinstance(error, kind) for word in words_of_kind)
+    return isinstance(error, MemoryError) or any(word in str(error) for word in messages)
 
 
 MAY_BE_EMPTY = ("keep", "output")
 """Options of which nothing is an answer, and those that say more about it themselves."""
 
 
-def _check_names(options: Mapping[str, object], hints: Mapping[str, Any]) -> None:
-    """Stop at an empty name: an empty variable of a script, which would stand for the folder that one stands in."""
+def _check_names(options: Mapping[str, object], annotations: Mapping[str, Any]) -> None:
+    """Refuse an empty name: an empty variable of a script, which would stand for the folder that one stands in."""
     for name, value in options.items():
         words = value if isinstance(value, list) else [value]
         if "" in words and name not in MAY_BE_EMPTY:
-            (option,) = (one for one in hints[name].__metadata__ if isinstance(one, ArgumentInfo | OptionInfo))
+            (option,) = (marker for marker in annotations[name].__metadata__ if isinstance(marker, ArgumentInfo | OptionInfo))
             # In an annotation Typer has the first of the names in the place of the default.
             long = [word for word in (option.default, *(option.param_decls or ())) if isinstance(word, str) and word.startswith("--")]
             flag = f"--{name.replace('_', '-')}" if isinstance(option, OptionInfo) else str(option.metavar or name).strip(".[]")
             raise UsageError(f"{long[0] if long else flag}: the name is empty; write the name of something, or leave it out.")
 
 
-def _unread() -> None:
-    """Nobody reads standard output any more."""
-    from catcli.talk import unheard
+def _close_stdout() -> None:
+    """Discard what is still written to standard output."""
+    from catcli.cli.console import discard_output
 
     if sys.stdout is not None:  # closed by the caller (>&-)
-        unheard(sys.stdout)
+        discard_output(sys.stdout)
 
 
-def _again(options: Mapping[str, object]) -> str:
+def _how_to_go_on(options: Mapping[str, object]) -> str:
     """What a run that is stopped leaves, and how to go on."""
     if options.get("output") == "-":
-        return "what went out is not all. Run the same line again."
+        return "the output is incomplete. Run the same line again."
     inputs = options.get("catalog") or options.get("products") or ()
-    kept = "resume" in options and not (isinstance(inputs, Sequence) and "-" in inputs)
-    way = "" if not kept else ", with --resume to go on" if "trials" in options else "; it goes on from what was finished"
-    return f"nothing was left half-written. Run the same line again{way}."
+    is_kept = "resume" in options and not (isinstance(inputs, Sequence) and "-" in inputs)
+    advice = "" if not is_kept else ", with --resume to go on" if "trials" in options else "; it continues from what was finished"
+    return f"nothing was left half-written. Run the same line again{advice}."
 
 
-def _spoken() -> list[inspect.Parameter]:
-    """The options by which every command is told how to speak."""
+def _console_options() -> list[inspect.Parameter]:
+    """The options of every command that say what is logged, and how."""
 
-    def options(quiet: Quiet = False, verbose: Verbose = False, strict: Strict = False, log_format: LogFormat = "text") -> None:
+    def options(*, quiet: Quiet = False, verbose: Verbose = False, strict: Strict = False, log_format: LogFormat = "text") -> None:
         pass
 
     return list(inspect.signature(options, eval_str=True).parameters.values())
 
 
-def _talk(quiet: bool, verbose: bool, strict: bool, log_format: str) -> Talk:
-    """Where a command speaks; imported here, since rich's parts take their time."""
-    from catcli.talk import Talk
+def _console(quiet: bool, verbose: bool, strict: bool, log_format: str) -> Console:
+    """What a command shows its results with; imported here, since rich's parts take their time."""
+    from catcli.cli.console import Console
 
-    return Talk(quiet=quiet, verbose=verbose, strict=strict, json_log=log_format == "json")
+    return Console(quiet=quiet, verbose=verbose, strict=strict, json_log=log_format == "json")
 
 
-def _stop(talk: Talk, sentence: str, code: int) -> NoReturn:
-    talk.complain(sentence, code)
+def _stop(console: Console, sentence: str, code: int) -> NoReturn:
+    console.error(sentence, code)
     raise typer.Exit(code) from None
 
 
-def asked_for_json_log(arguments: Sequence[str]) -> bool:
-    """Whether a command line asks for a log in JSON; looked at before it is read, since what is wrong with it goes into the log too."""
+def wants_json_log(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks for a JSON log; looked at before it is parsed, since what is wrong with it goes into the log too."""
     pairs = itertools.pairwise([*arguments, ""])
-    return any(one == "--log-format=json" or (one, other) == ("--log-format", "json") for one, other in pairs)
+    return any(word == "--log-format=json" or (word, following) == ("--log-format", "json") for word, following in pairs)
 
 
-def wrong_usage(error: typer.TyperException, log_format: str) -> NoReturn:
+def end_for_wrong_usage(error: typer.TyperException, *, json_log: bool) -> NoReturn:
     """Say what is wrong with a command line, in a sentence like every other."""
     from catcli.config import plain_validation_message
 
@@ -169,9 +186,9 @@ def wrong_usage(error: typer.TyperException, log_format: str) -> NoReturn:
         sys.exit(error.exit_code)
     context = getattr(error, "ctx", None)
     line = context.command_path if context is not None else "catcli"
-    said = plain_validation_message(re.sub(r"^Invalid value for '?([^':]+?)'?:", r"\1:", error.format_message())).rstrip(".")
-    sentence = f"{said[:1].lower() + said[1:] if not said.startswith('-') else said}; '{line} --help' shows what there is."
-    _talk(quiet=False, verbose=False, strict=False, log_format=log_format).complain(sentence, error.exit_code)
+    message = plain_validation_message(re.sub(r"^Invalid value for '?([^':]+?)'?:", r"\1:", error.format_message())).rstrip(".")
+    sentence = f"{message[:1].lower() + message[1:] if not message.startswith('-') else message}; '{line} --help' shows what there is."
+    _console(quiet=False, verbose=False, strict=False, log_format="json" if json_log else "text").error(sentence, error.exit_code)
     sys.exit(error.exit_code)
 
 
@@ -195,6 +212,13 @@ def _imports(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def _end_with_parent(parent: int) -> None:
+    """End where the process that started this one for itself, a `catcli compare`, has ended."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Signals:
@@ -244,16 +268,16 @@ class Signals:
         """Have a signal come again."""
         # To the process, and so to the thread that waits; Windows has no such signals, and would end it.
         send = (os.kill, (os.getpid(), number)) if os.name == "posix" else (signal.raise_signal, (number,))
-        again = threading.Timer(0.01, *send)
-        again.daemon = True
-        again.start()
+        timer = threading.Timer(0.01, *send)
+        timer.daemon = True
+        timer.start()
 
     def _lost(self, lost: sys.UnraisableHookArgs) -> None:
         """An exception that came while an object was being deleted goes no further: have the signal come again."""
         for number, raised in self.RAISED:
             if issubclass(lost.exc_type, raised):
                 self._first = None
-                again = lost.exc_value.signal if isinstance(lost.exc_value, Terminated) else number
-                self._later(again)
+                resent = lost.exc_value.signal if isinstance(lost.exc_value, Terminated) else number
+                self._later(resent)
                 return
         self._hook(lost)

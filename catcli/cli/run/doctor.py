@@ -6,24 +6,25 @@ import json
 import platform
 import sys
 import tempfile
+from importlib import resources
 from pathlib import Path
 
 from catcli.adapter.folder import package_versions
 from catcli.adapter.store import adapter_folders
+from catcli.cli.console import Console
 from catcli.errors import CatcliError
+from catcli.logs import LOGGER
 from catcli.paths import store_folder
 from catcli.reporting import tables
-from catcli.talk import Talk
 
 LABELS = {"embedded_model": "embedded model", "gpu_of_torch": "GPU (torch)", "gpu_of_onnxruntime": "GPU (onnxruntime)"}
 """What the table calls the facts whose names in JSON are not words to read."""
 
 
-def doctor(*, as_json: bool = False, talk: Talk | None = None) -> dict[str, str]:
+def doctor(*, as_json: bool = False, console: Console) -> dict[str, str]:
     """Look at the processor, the GPU as torch and ONNX Runtime see it, the embedded model and the versions; problems are named."""
     import onnxruntime
 
-    talk = talk or Talk.silent()
     facts = {
         "python": f"{platform.python_version()} at {sys.executable}",
         "processor": _processor(),
@@ -31,12 +32,13 @@ def doctor(*, as_json: bool = False, talk: Talk | None = None) -> dict[str, str]
         "embedded_model": _embedded(),
     }
     facts["store"] = f"{store_folder().resolve()}, {len(adapter_folders())} adapters"
+    facts["docs"] = str(resources.files("catcli") / "docs")
     facts.update(package_versions())
     if as_json:
-        talk.result(json.dumps(facts))
+        console.print_json(json.dumps(facts))
         return facts
-    talk.out.print(tables.fact_table("catcli doctor", {LABELS.get(name, name): fact for name, fact in facts.items()}))
-    talk.detail(f"providers that this build of onnxruntime lists: {', '.join(onnxruntime.get_available_providers())}")
+    console.print(tables.fact_table("catcli doctor", {LABELS.get(name, name): fact for name, fact in facts.items()}))
+    LOGGER.debug(f"providers that this build of onnxruntime lists: {', '.join(onnxruntime.get_available_providers())}")
     return facts
 
 
@@ -56,8 +58,8 @@ def _gpu() -> dict[str, str]:
 
     import torch
 
-    seen = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {"gpu_of_torch": seen, "gpu_of_onnxruntime": session}
+    torch_gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {"gpu_of_torch": torch_gpu, "gpu_of_onnxruntime": session}
 
 
 def _session() -> str:

@@ -1,4 +1,4 @@
-"""``catcli clean``: what stopped runs left, for nobody to go on from."""
+"""``catcli clean``: kept parts and checkpoints of stopped runs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from pathlib import Path
 from rich.text import Text
 
 from catcli.atomic import is_leftover
+from catcli.cli.console import Console
 from catcli.errors import OutputError, UsageError
 from catcli.file_lock import file_lock
+from catcli.logs import LOGGER
 from catcli.paths import display_path, store_folder
 from catcli.private_folder import claim, delete_private_folder
 from catcli.reporting import tables
-from catcli.talk import Talk
 
 KINDS = {"catcli-parts": "labeled rows of a predict", "catcli-resume": "the training of a fit or tune"}
 """What hidden folders hold, by the ending of their names."""
@@ -39,7 +40,7 @@ class Leftover:
     removed: bool
 
 
-def clean(folder: Path | None = None, *, yes: bool = False, as_json: bool = False, talk: Talk | None = None) -> list[Leftover]:
+def clean(folder: Path | None = None, *, yes: bool = False, as_json: bool = False, console: Console) -> list[Leftover]:
     """List what stopped runs left in ``folder``, or in the working folder and the store; with ``yes``, remove it.
 
     What a run is at work on stays, and so does what catcli did not make.
@@ -47,19 +48,18 @@ def clean(folder: Path | None = None, *, yes: bool = False, as_json: bool = Fals
     Raises:
         UsageError: there is no such folder.
     """
-    talk = talk or Talk.silent()
     if folder is not None and not folder.is_dir():
-        raise UsageError(f"{folder} is no folder; name one in which runs were stopped.")
+        raise UsageError(f"{folder} is not a folder; name one in which runs were stopped.")
     if yes and os.name != "posix":
         raise UsageError("--yes: this system does not say whether a run is at work on what is listed; remove it by hand.")
-    folders = [folder] if folder is not None else [Path(), *(one for one in [store_folder()] if one.is_dir())]
-    found = [left for one in folders for path in sorted(one.iterdir()) for left in _looked_at(path, yes, talk)]
-    _show(found, as_json, talk)
-    return found
+    folders = [folder] if folder is not None else [Path(), *(store for store in [store_folder()] if store.is_dir())]
+    leftovers = [leftover for searched in folders for path in sorted(searched.iterdir()) for leftover in _looked_at(path, yes)]
+    _show(leftovers, as_json, console)
+    return leftovers
 
 
-def _looked_at(path: Path, yes: bool, talk: Talk) -> Iterator[Leftover]:
-    """What is at a path, if a stopped run left it; removed where that is asked and nobody is at work on it."""
+def _looked_at(path: Path, yes: bool) -> Iterator[Leftover]:
+    """What a stopped run left at a path, if anything; removed where ``yes`` is set and no run uses it."""
     kind = _LEFT.fullmatch(path.name)
     if kind is None and not is_leftover(path):
         return
@@ -67,14 +67,14 @@ def _looked_at(path: Path, yes: bool, talk: Talk) -> Iterator[Leftover]:
         if path.is_symlink() or not path.is_file():
             claim(path)
         if (path / "old").exists():
-            talk.warn(f"{path} holds what a run was replacing as it was stopped; run its line once more, which puts that back.")
+            LOGGER.warning(f"{path} holds what a run was replacing as it was stopped; run its line once more, which puts that back.")
             return
         with _free(path, kind) as free:
             size, last = _measured(path)
             if yes and free:
                 _remove(path)
     except (OutputError, OSError) as error:
-        talk.warn(f"{path} is left alone: {error}")
+        LOGGER.warning(f"{path} is left alone: {error}")
         return
     holds = KINDS[kind[1]] if kind else "a file that was not finished"
     hours = max(0.0, (time.time() - last) / 3600)
@@ -110,17 +110,17 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _show(found: list[Leftover], as_json: bool, talk: Talk) -> None:
+def _show(leftovers: list[Leftover], as_json: bool, console: Console) -> None:
     if as_json:
-        talk.result(json.dumps([asdict(left) for left in found]))
+        console.print_json(json.dumps([asdict(leftover) for leftover in leftovers]))
         return
-    if not found:
-        talk.say("there is nothing to clean.")
+    if not leftovers:
+        console.info("there is nothing to clean.")
         return
-    made = tables.table("Left by stopped runs", "path", "what", "MiB", "hours ago", "")
-    for left in found:
-        state = "in use" if left.in_use else "removed" if left.removed else ""
-        made.add_row(Text(left.path), left.holds, f"{left.bytes / 2**20:,.1f}", f"{left.hours_ago:,.1f}", state)
-    talk.out.print(made)
-    if not any(left.in_use or left.removed for left in found):
-        talk.say("--yes removes what is not in use; until then the lines that left it go on from it.")
+    listing = tables.table("Left by stopped runs", "path", "what", "MiB", "hours ago", "")
+    for leftover in leftovers:
+        state = "in use" if leftover.in_use else "removed" if leftover.removed else ""
+        listing.add_row(Text(leftover.path), leftover.holds, f"{leftover.bytes / 2**20:,.1f}", f"{leftover.hours_ago:,.1f}", state)
+    console.print(listing)
+    if not any(leftover.in_use or leftover.removed for leftover in leftovers):
+        console.info("--yes removes what is not in use; until then the lines that left it go on from it.")

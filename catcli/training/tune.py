@@ -4,40 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from catcli.atomic import atomic_write, read_small_file
 from catcli.config import MAX_RECIPE_BYTES, Recipe
-from catcli.data.dataset.prepare import InputOptions, fit_inputs, load_training_data
+from catcli.data.dataset.prepare import fit_inputs, load_training_data
+from catcli.data.io.input_options import InputOptions
 from catcli.data.io.output import check_folder, write_errors
 from catcli.errors import CatcliError, OutputError, UsageError
-from catcli.evaluation.metrics import TITLES
 from catcli.evaluation.studies import TuneResult
 from catcli.file_lock import file_lock
+from catcli.logs import LOGGER, Advance, no_progress
 from catcli.paths import hidden_path, resume_folder
 from catcli.private_folder import delete_private_folder, persistent_folder
-from catcli.reporting import sentences, tables
-from catcli.talk import Talk
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """How to search: so many ``trials`` in all, ``folds`` each, and by what ``metric``; none begins after ``timeout`` seconds."""
-
-    trials: int = 20
-    folds: int = 3
-    timeout: float | None = None
-    metric: str = "macro_f1"
-
-    def check(self) -> None:
-        """Stop at what cannot be searched for."""
-        if self.trials < 1:
-            raise UsageError(f"--trials {self.trials}: a whole number above 0.")
-        if not 2 <= self.folds <= 20:
-            raise UsageError(f"--folds {self.folds}: a whole number from 2 to 20.")
-        if self.metric not in TITLES:
-            raise UsageError(f"--metric {self.metric}: choose one of {', '.join(TITLES)}.")
+from catcli.training.search_options import SearchOptions
 
 
 def tune(
@@ -48,9 +28,8 @@ def tune(
     output: Path | None = None,
     resume: bool = False,
     force: bool = False,
-    reading: InputOptions | None = None,
-    as_json: bool = False,
-    talk: Talk | None = None,
+    options: InputOptions | None = None,
+    advance: Advance = no_progress,
 ) -> TuneResult:
     """Search for the recipe with the best cross-validated score, beginning with ``recipe`` itself, and write it to ``output``.
 
@@ -60,21 +39,23 @@ def tune(
     Raises:
         CatcliError: something that the user can mend.
     """
-    talk, search, reading = talk or Talk.silent(), search or SearchOptions(), reading or InputOptions()
+    search, options = search or SearchOptions(), options or InputOptions()
     search.check()
     if resume and force:
-        raise UsageError("--resume goes on with the search that --force would begin anew; leave out one.")
+        raise UsageError("--resume goes on with the search that --force would start again; leave out one.")
+    if output is not None and not output.name:
+        raise UsageError("-o: the name is empty; name a .json file.")
     _check_optuna()
-    source = reading.open(products)
+    source = options.open(products)
     target = output or Path(f"{source.stem}.tuned.json")
     file, checkpoints = target.with_suffix(".study"), resume_folder(target)
     _check_place(target, file, resume, force)
     if resume and not file.exists():
-        talk.say("there is nothing to resume; the search begins anew.")
+        LOGGER.info("there is nothing to resume; the search starts from the beginning.")
     if recipe.time_budget is not None:
-        talk.warn("the recipe's time budget is left out: a trial that it cuts short would be of another recipe.")
+        LOGGER.warning("the recipe's time budget is left out: a trial that it cuts short would be of another recipe.")
         recipe = recipe.without("time_budget")
-    ready = load_training_data(source, recipe, talk)
+    data = load_training_data(source, recipe)
     with write_errors(str(file), "-o"), file_lock(hidden_path(target, "lock")) as alone:
         if not alone:
             raise OutputError(f"-o {target} is being searched for by another run; wait for it, or choose another file.")
@@ -85,17 +66,16 @@ def tune(
         from catcli.models.device import translate_device_errors
         from catcli.training.search import Search, open_study, translate_study_errors
 
-        study = open_study(file, ready, search, fit_inputs(recipe, reading))
-        with translate_study_errors(file), persistent_folder(checkpoints), talk.progress() as advance:
-            searcher = Search(study, ready, search, checkpoints, talk, advance)
+        study = open_study(file, data, search, fit_inputs(recipe, options))
+        with translate_study_errors(file), persistent_folder(checkpoints):
+            running = Search(study, data, search, checkpoints, advance)
             with translate_device_errors("The trials that are done are kept: the same line with --resume goes on."):
-                best = searcher.search()
-                told = searcher.told(best, target)
-        with atomic_write(target) as place:
-            place.write_text(best.model_dump_json(indent=2) + "\n", encoding="utf-8")
+                best = running.run()
+                result = running.result(best, target)
+        with atomic_write(target) as path:
+            path.write_text(best.model_dump_json(indent=2) + "\n", encoding="utf-8")
         delete_private_folder(checkpoints)
-    _show(told, products, reading, file, as_json, talk)
-    return told
+    return result
 
 
 def _check_optuna() -> None:
@@ -116,7 +96,7 @@ def _check_place(target: Path, file: Path, resume: bool, force: bool) -> None:
     if force:
         _check_ours(target, file)
     elif file.exists() and not resume:
-        raise OutputError(f"{file} exists; pass --resume to go on with that search, --force to begin anew, or -o for another file.")
+        raise OutputError(f"{file} exists; pass --resume to go on with that search, --force to start again, or -o for another file.")
     elif target.exists() and not file.exists():
         raise OutputError(f"{target} exists, and no search that it comes from; pass --force to replace it, or -o for another file.")
 
@@ -127,29 +107,11 @@ def _check_ours(target: Path, file: Path) -> None:
         try:
             Recipe.model_validate_json(read_small_file(target, MAX_RECIPE_BYTES))
         except (OSError, ValueError) as error:
-            raise OutputError(f"{target} is no recipe, so --force does not replace it; choose another file with -o.") from error
+            raise OutputError(f"{target} is not a recipe, so --force does not replace it; choose another file with -o.") from error
     if file.exists() and not (file.is_file() and _begins_as_database(file)):
-        raise OutputError(f"{file} is no study of catcli tune, so --force does not replace it; choose another file with -o.")
+        raise OutputError(f"{file} is not a study of catcli tune, so --force does not replace it; choose another file with -o.")
 
 
 def _begins_as_database(file: Path) -> bool:
     with file.open("rb") as opened:
         return opened.read(16).startswith(b"SQLite format 3")
-
-
-def _show(told: TuneResult, products: Sequence[str], reading: InputOptions, file: Path, as_json: bool, talk: Talk) -> None:
-    if as_json:
-        talk.result(told.model_dump_json())
-        return
-    talk.out.print(tables.trial_table(told))
-    if told.importances:
-        talk.out.print(tables.importance_table(told.importances))
-    if told.test is not None:
-        models = {"tuned": told.test} | ({"first": told.first} if told.first else {})
-        talk.out.print(tables.adapter_table(models, f"On {told.test_rows:,} test rows, 95 % intervals"))
-    if told.against_first:
-        talk.out.print(sentences.comparison(told.against_first, None), soft_wrap=True)
-    elif told.best == 1:
-        talk.out.print("The recipe that it began with is the best.", soft_wrap=True)
-    talk.out.print(f"recipe:  {told.recipe} (the trials: {file})", soft_wrap=True)
-    talk.out.print(f"next:    {reading.line('fit', products)} {Recipe.load(told.recipe).options(told.recipe)}", soft_wrap=True)

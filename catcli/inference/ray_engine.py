@@ -2,11 +2,11 @@
 
 ::
 
-    files or a bucket ── Datasource: the same readers, the Planner ── Work ── actors: a Labeler each ── Work, Labels ── Finisher ── output
+    files or a bucket ── Datasource: the readers, the BatchPlanner ── actors: a Labeler each ── Labels ── ResultWriter ── output
                          one task, on this machine where the files are
 
-The planner settles by the rows alone which texts are labeled together, so whichever worker labels a work, and however often, its labels are
-those of a run on one machine of the same kind. Ray does again what a lost worker had in hand.
+The planner decides by the rows alone which texts are labeled together, so whichever worker labels a batch, and however often, its labels
+are those of a run on one machine of the same kind. Ray does again what a lost worker had in hand.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from catcli.adapter.folder import Adapter, load_adapter
 from catcli.adapter.manifest import MANIFEST, Variant
+from catcli.data.io.batch import Batch
 from catcli.data.io.buckets import BucketObject
 from catcli.data.io.source import Source
 from catcli.errors import CatcliError, DeviceError
@@ -34,6 +34,7 @@ from catcli.inference.planning import BatchPlanner, PlannedBatch, rows_per_batch
 from catcli.inference.ray_session import connect, silence, unwrap, unwrap_all
 from catcli.inference.results import LabeledBatch
 from catcli.inference.sandbox import check_adapter
+from catcli.logs import LOGGER
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,17 +55,17 @@ class WorkerInfo:
 
     variant: Variant
     provider: str
-    texts: int
+    texts_per_call: int
     notes: tuple[str, ...]
 
 
-class Cluster:
-    """An adapter on a cluster, in the place of a `Labeler`. A context: what it has started ends with it."""
+class RayEngine:
+    """An adapter on the workers of a Ray cluster."""
 
     def __init__(self, adapter: Adapter, device: str, variant: str, batch_tokens: int | None, workers: int | None) -> None:
         """Join the cluster that ``RAY_ADDRESS`` names or that runs here, or start one of this machine, and load the adapter on a worker.
 
-        ``workers`` are as many as there are GPUs, or on CPUs one for every `MAX_WORKER_CORES` cores, where nobody says otherwise.
+        ``workers`` are as many as there are GPUs, or on CPUs one for every `MAX_WORKER_CORES` cores by default.
 
         Raises:
             CatcliError: Ray is not installed, or its cluster cannot be joined.
@@ -80,7 +81,8 @@ class Cluster:
                 self._ray.shutdown()
                 raise
         self._made["variant"] = facts.variant  # of all workers: labels of several variants are not alike
-        self.variant, self.provider, self.texts = facts.variant, facts.provider, facts.texts
+        self.variant, self.provider, self.texts_per_call = facts.variant, facts.provider, facts.texts_per_call
+        self.description = f"{facts.variant} on {facts.provider}, {self.workers} Ray workers"
         self.notes += facts.notes
 
     def _joined(self, adapter: Adapter, device: str, variant: str, batch_tokens: int | None, workers: int | None) -> WorkerInfo:
@@ -109,49 +111,51 @@ class Cluster:
         }
         remote = self._ray.remote(num_cpus=self._cpus, num_gpus=self._gpus)(_LoadedAdapter)
         self._first = remote.remote(**self._made, variant=variant)
-        place = "GPU" if on_gpu else f"{self._cpus} cores"
+        resource = "GPU" if on_gpu else f"{self._cpus} cores"
         try:
-            facts: WorkerInfo = unwrap(lambda: self._ray.get(self._first.facts.remote(), timeout=WORKER_TIMEOUT))
+            info: WorkerInfo = unwrap(lambda: self._ray.get(self._first.facts.remote(), timeout=WORKER_TIMEOUT))
         except TimeoutError as error:
             raise CatcliError(
-                f"--engine ray: in {WORKER_TIMEOUT // 60} minutes the cluster had no place for a worker ({place}); wait until others "
-                f"have ended, "
-                "or give it more machines."
+                f"--engine ray: in {WORKER_TIMEOUT // 60} minutes the cluster had no place for a worker ({resource}); wait until others "
+                "have ended, or give it more machines."
             ) from error
-        return facts
+        return info
 
-    def __enter__(self) -> Self:
-        """Ready."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
         with silence():
             self._ray.shutdown()
 
     def label(self, texts: Sequence[str], top_k: int = 1) -> Labels:
         """Labels of some texts, by one worker."""
-        found: Labels = unwrap(lambda: self._ray.get(self._first.label.remote(texts, top_k)))
-        return found
+        labels: Labels = unwrap(lambda: self._ray.get(self._first.label.remote(texts, top_k)))
+        return labels
 
-    def labeled(self, source: Source, planner: Callable[[], BatchPlanner], k: int, warn: Callable[[str], None]) -> Generator[LabeledBatch]:
-        """All works of a source with their labels, in the order of its rows; ``warn`` hears of workers that were lost.
-
-        ``planner`` makes the planner, where the rows are read.
-        """
+    def label_batches(
+        self,
+        source: Source,
+        batches: Iterator[Batch],  # noqa: ARG002  # one task of the cluster reads the source from its beginning
+        planner: Callable[[], BatchPlanner],
+        top_k: int,
+    ) -> Generator[LabeledBatch]:
+        """All batches with their labels, in the order of their rows; ``planner`` makes the planner where the rows are read."""
         with silence():
             self._ray.kill(self._first)  # its place is needed
-            frames = unwrap_all(self._dataset(source, planner, k).iter_batches(batch_size=None, batch_format="pandas", prefetch_batches=1))
-            seen: set[str] = set()
+            frames = unwrap_all(
+                self._dataset(source, planner, top_k).iter_batches(batch_size=None, batch_format="pandas", prefetch_batches=1)
+            )
+            warned: set[str] = set()
             for frame in frames:
-                for work, labels, worker in frame.itertuples(index=False):
-                    if isinstance(work, CatcliError):
-                        raise work
-                    seen.add(worker)
-                    if len(seen) > self.workers:
-                        warn("a worker was lost; another has taken its place, and what was in hand there is done again")
-                        seen = {worker}
-                    yield work, labels
+                for batch, labels, worker in frame.itertuples(index=False):
+                    if isinstance(batch, CatcliError):
+                        raise batch
+                    warned.add(worker)
+                    if len(warned) > self.workers:
+                        LOGGER.warning("a worker was lost; another has taken its place and does its batches again")
+                        warned = {worker}
+                    if batch.rows.note:  # by a reader elsewhere; what one here notes is logged as it reads
+                        LOGGER.warning(batch.rows.note)
+                    yield batch, labels
 
     def _dataset(self, source: Source, planner: Callable[[], BatchPlanner], k: int) -> Any:  # noqa: ANN401  # Ray carries no types
         import ray.data
@@ -159,15 +163,15 @@ class Cluster:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
-        context.target_max_block_size = 1  # a work is a block, and a block is what a worker takes
+        context.target_max_block_size = 1  # a batch is a block, and a block is what a worker takes
         local = not all(isinstance(path, BucketObject) for path in source.paths)
-        works = ray.data.read_datasource(
-            _datasource(source, planner, rows_per_batch(self.texts)),
+        planned = ray.data.read_datasource(
+            _datasource(source, planner, rows_per_batch(self.texts_per_call)),
             override_num_blocks=1,
             num_cpus=0,
             **({"scheduling_strategy": _on_this_node()} if local else {}),
         )
-        return works.map_batches(
+        return planned.map_batches(
             _LabelingWorker,
             fn_constructor_kwargs={**self._made, "k": k},
             batch_size=1,
@@ -187,7 +191,7 @@ def _on_this_node() -> Any:  # noqa: ANN401  # Ray carries no types
 
 
 def _datasource(source: Source, planner: Callable[[], BatchPlanner], rows: int) -> Any:  # noqa: ANN401  # a class that is not there without Ray
-    """The works of a source, a row each, read by one task: what is recalled of a text hangs on all rows before it."""
+    """The planned batches of a source, a row each, read by one task: what is cached of a text depends on all rows before it."""
     import pandas as pd
     from ray.data import Datasource, ReadTask
     from ray.data.block import BlockMetadata
@@ -195,19 +199,19 @@ def _datasource(source: Source, planner: Callable[[], BatchPlanner], rows: int) 
     folder = str(Path.cwd())
     # Not by the environment of Ray's jobs, which stands in its logs.
     remote = any(isinstance(path, BucketObject) for path in source.paths)
-    told = {name: value for name, value in os.environ.items() if remote and name.startswith(CREDENTIALS)}
+    credentials = {name: value for name, value in os.environ.items() if remote and name.startswith(CREDENTIALS)}
 
     def read() -> Iterator[pd.DataFrame]:
-        os.environ.update(told)
+        os.environ.update(credentials)
         with suppress(OSError):
             os.chdir(folder)  # names of files are as this process was given them
         try:
-            for work in planner().works(source.batches(rows)):
-                yield pd.DataFrame({"work": [work]})
-        except CatcliError as error:  # in its place among the works: Ray would try again, and add to the sentence what it tried
-            yield pd.DataFrame({"work": [error]})
+            for batch in planner().plan_all(source.batches(rows)):
+                yield pd.DataFrame({"batch": [batch]})
+        except CatcliError as error:  # in its place among the batches: Ray would try again, and add to the sentence what it tried
+            yield pd.DataFrame({"batch": [error]})
 
-    class Works(Datasource):  # type: ignore[misc,unused-ignore]
+    class PlannedBatches(Datasource):  # type: ignore[misc,unused-ignore]
         def estimate_inmemory_data_size(self) -> None:
             """Unknown."""
 
@@ -215,7 +219,7 @@ def _datasource(source: Source, planner: Callable[[], BatchPlanner], rows: int) 
             """One, whatever is asked for."""
             return [ReadTask(read, BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None))]
 
-    return Works()  # type: ignore[no-untyped-call,unused-ignore]
+    return PlannedBatches()  # type: ignore[no-untyped-call,unused-ignore]
 
 
 class _AdapterFiles:
@@ -246,7 +250,7 @@ class _LoadedAdapter:
 
     @property
     def labeler(self) -> Labeler:
-        """Loaded when it is first needed: what goes wrong in a constructor reaches nobody as itself."""
+        """Loaded when it is first needed: Ray does not pass on an error of a constructor as it is."""
         if self._labeler is None:
             import ray
 
@@ -258,7 +262,7 @@ class _LoadedAdapter:
 
     def facts(self) -> WorkerInfo:
         """What was got here."""
-        return WorkerInfo(self.labeler.variant, self.labeler.provider, self.labeler.texts, tuple(self.labeler.notes))
+        return WorkerInfo(self.labeler.variant, self.labeler.provider, self.labeler.texts_per_call, tuple(self.labeler.notes))
 
     def label(self, texts: Sequence[str], top_k: int) -> Labels:
         """Labels of some texts."""
@@ -266,29 +270,29 @@ class _LoadedAdapter:
 
 
 class _LabelingWorker(_LoadedAdapter):
-    """What Ray Data calls with a work at a time."""
+    """What Ray Data calls with a batch at a time."""
 
-    def __init__(self, *, k: int, **made: Any) -> None:  # noqa: ANN401  # those of `_LoadedAdapter`
-        super().__init__(**made)
+    def __init__(self, *, k: int, **loading: Any) -> None:  # noqa: ANN401  # those of `_LoadedAdapter`
+        super().__init__(**loading)
         self._k, self._name = k, uuid.uuid4().hex
 
     def __call__(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """The frame's one work, and the labels of its calls beside it; or the error in its place."""
+        """The frame's one batch with the labels of its calls, or the error in its place."""
         import pandas as pd
 
-        (work,) = frame["work"]
+        (batch,) = frame["batch"]
         labels: list[Labels] = []
         try:
-            if isinstance(work, PlannedBatch):
+            if isinstance(batch, PlannedBatch):
                 with ThreadPoolExecutor(self.labeler.workers) as pool:
-                    labels = list(pool.map(self.labeler.label, work.calls, itertools.repeat(self._k)))
+                    labels = list(pool.map(self.labeler.label, batch.calls, itertools.repeat(self._k)))
         except CatcliError as error:
-            work = error
-        return pd.DataFrame({"work": [work], "labels": [labels], "worker": [self._name]})
+            batch = error
+        return pd.DataFrame({"batch": [batch], "labels": [labels], "worker": [self._name]})
 
 
 def _pack_adapter(adapter: Adapter) -> dict[str, bytes]:
     """The files of an adapter that a labeler reads, for machines that do not have its folder."""
     served = adapter.manifest.variants.values()
-    names = ["tokenizer.json", "linear.safetensors", "probe.parquet", *(name for one in served for name in (one.file, *one.data))]
+    names = ["tokenizer.json", "linear.safetensors", "probe.parquet", *(name for info in served for name in (info.file, *info.data))]
     return {MANIFEST: (adapter.folder / MANIFEST).read_bytes(), **{name: adapter.file(name).read_bytes() for name in names}}

@@ -7,35 +7,36 @@ from collections.abc import Mapping
 
 from rich.text import Text
 
+from catcli.cli.console import Console
 from catcli.config import LORA_OPTIONS, Recipe, shipped_recipes
 from catcli.errors import ProductsError, did_you_mean
 from catcli.reporting.tables import table
-from catcli.talk import Talk
 
 
-def recipes(name: str | None = None, *, as_json: bool = False, talk: Talk | None = None) -> Mapping[str, Recipe]:
+def recipes(name: str | None = None, *, as_json: bool = False, console: Console) -> Mapping[str, Recipe]:
     """Show all of them, or print ``name`` as the JSON that ``fit --recipe`` takes.
 
     Raises:
         ProductsError: there is none of that name.
     """
-    talk = talk or Talk.silent()
-    there = shipped_recipes()
-    if name is not None and name not in there:
-        raise ProductsError(f"there is no recipe {name!r}{did_you_mean(name, there)}; those that come with catcli are {', '.join(there)}.")
+    shipped = shipped_recipes()
+    if name is not None and name not in shipped:
+        raise ProductsError(
+            f"there is no recipe {name!r}{did_you_mean(name, shipped)}; those that come with catcli are {', '.join(shipped)}."
+        )
     if name is not None:
-        talk.result(there[name].model_dump_json(indent=2, exclude_unset=True))
+        console.print_json(shipped[name].model_dump_json(indent=2, exclude_unset=True))
     elif as_json:
-        talk.result(json.dumps({each: recipe.model_dump(mode="json", exclude_unset=True) for each, recipe in there.items()}))
+        console.print_json(json.dumps({each: recipe.model_dump(mode="json", exclude_unset=True) for each, recipe in shipped.items()}))
     else:
         shown = table("Recipes", "name", "method", "settings", "about", names=4)
-        for each, recipe in there.items():
+        for each, recipe in shipped.items():
             shown.add_row(each, recipe.method, Text(settings(recipe), overflow="fold"), Text(recipe.about, overflow="fold"))
         for column in shown.columns[2:]:
             column.no_wrap = False
-        talk.out.print(shown)
-        talk.out.print(f"catcli fit products.csv --recipe {next(iter(there))}", soft_wrap=True)
-    return there
+        console.print(shown)
+        console.print(f"catcli fit products.csv --recipe {next(iter(shipped))}")
+    return shipped
 
 
 def settings(recipe: Recipe) -> str:

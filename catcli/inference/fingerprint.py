@@ -1,0 +1,49 @@
+"""The fingerprint of a ``catcli predict`` run: what its output is made from, so that a stopped run continues only where all is the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from catcli import __version__
+from catcli.data.io.buckets import BucketObject
+from catcli.data.io.journal import ON_BAD_ROW
+from catcli.data.io.source import open_source
+from catcli.data.io.streams import file_state
+
+if TYPE_CHECKING:
+    from catcli.inference.predict import PredictJob
+
+
+def predict_fingerprint(job: PredictJob) -> dict[str, str]:
+    """Hashes of what an output is made from, by the names that sentences use."""
+    paths = job.source.paths
+    files = [(str(path if isinstance(path, BucketObject) else path.resolve()), (file_state(path) or ())[:2]) for path in paths]
+    source = (job.source.format, job.source.delimiter, job.source.encoding)
+    # What changes no row is left out, and so is what the other entries have.
+    options = replace(
+        job.options, output="", previous=None, resume=False, no_clobber=False, adapter=None, workers=None, engine="local", trusted_key=()
+    )
+    options = replace(options, input_format=None, delimiter=None, encoding=None, on_bad_row="stop")
+    facts = {
+        "the catalog": canonical_json([files, source]),
+        "the adapter": job.adapter.fingerprint,
+        ON_BAD_ROW: job.options.on_bad_row,
+        "the options": canonical_json([asdict(options), asdict(job.plan), asdict(job.format)]),
+        "the version of catcli, polars or the model's variant": canonical_json(
+            [__version__, pl.__version__, job.engine.variant, job.engine.provider]
+        ),
+    }
+    if job.options.previous:
+        previous = open_source([job.options.previous])
+        facts["the file of --previous"] = canonical_json([(file_state(path) or ())[:2] for path in previous.paths])
+    return {name: hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest() for name, value in facts.items()}
+
+
+def canonical_json(facts: object) -> str:
+    """Facts as JSON that is the same in every process: the order of a set depends on PYTHONHASHSEED."""
+    return json.dumps(facts, sort_keys=True, default=lambda value: sorted(value) if isinstance(value, set | frozenset) else str(value))

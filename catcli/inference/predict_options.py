@@ -1,0 +1,92 @@
+"""The options of ``catcli predict``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from catcli.config import Flag
+from catcli.errors import UsageError
+from catcli.inference.compute_options import ComputeOptions
+from catcli.paths import is_folder, is_pipe
+
+
+@dataclass(frozen=True)
+class PredictOptions(ComputeOptions):
+    """Where the labeled rows go, by which adapter, which of them are accepted, and how they are computed."""
+
+    output: Annotated[str, Flag(metavar="OUT", names=("-o", "--output"))]
+    """The labeled file; its extension says the format. A folder (out/) gets a file per input, - is standard output."""
+    adapter: Annotated[str | None, Flag(metavar="FOLDER")] = None
+    """A folder, or a name in the store; the only one there by default."""
+    text: Annotated[Sequence[str], Flag(metavar="TRAINED=COLUMN")] = ()
+    """Read the adapter's TRAINED column from COLUMN."""
+    top_k: Annotated[int, Flag(minimum=1)] = 1
+    """Above 1, a column with the K most probable categories is added."""
+    min_confidence: Annotated[float, Flag(minimum=0, maximum=1)] = 0.0
+    """Below it the predicted category is null."""
+    precision: float | None = None
+    """Accept only rows above the threshold that was found to hold this precision; exit code 3 where none was."""
+    by_category: bool = False
+    """With --precision: hold it within each category; the others' rows are not accepted."""
+    review: Annotated[str | None, Flag(metavar="FILE")] = None
+    """A file that gets the rows that are not accepted, the most confident last."""
+    keep: Annotated[str | None, Flag(metavar="COLUMN,COLUMN")] = None
+    """Write only these columns of the catalog, beside ours."""
+    previous: Annotated[str | None, Flag(metavar="LABELED")] = None
+    """An earlier output: rows whose text is in it keep their labels, if this adapter gave them."""
+    dedupe: Annotated[bool, Flag(names=(" /--no-dedupe",))] = True
+    """--no-dedupe labels a text again each time that it comes."""
+    safe_csv: bool = False
+    """Put an apostrophe before what a spreadsheet would run as a formula."""
+    trusted_key: Annotated[Sequence[str], Flag(metavar="KEY")] = ()
+    """Use the adapter only if this public key (ed25519) signed it. Repeat for several that may have."""
+    engine: str = "local"
+    """local, or ray: workers on a Ray cluster label, to the same output (pip install 'catcli[ray]')."""
+    batch_tokens: Annotated[int | None, Flag(minimum=1)] = None
+    """Tokens of a batch; by the device by default."""
+    workers: Annotated[int | None, Flag(minimum=1)] = None
+    """Batches at once, one a core by default; with --engine ray its workers, one a GPU."""
+    on_bad_row: Annotated[str, Flag(metavar="stop|skip|null")] = "stop"
+    """A row that cannot be read stops the run, is left out (skip), or comes out with nulls (null); the last two list them in
+    OUT.bad.jsonl."""
+    allow_missing: bool = False
+    """Go on where a text column of the adapter is not in the file."""
+    replace_columns: bool = False
+    """Drop columns of the catalog that have the names of ours."""
+    no_clobber: bool = False
+    """Stop if OUT exists."""
+    resume: bool = False
+    """Go on with a run that was stopped or killed."""
+    output_as: Annotated[str | None, Flag(metavar="FORMAT", names=("--format",))] = None
+    """csv, tsv, jsonl, parquet or arrow, where OUT's extension does not say."""
+
+    def check(self) -> None:
+        """Raise `UsageError` for options that are wrong by themselves or together."""
+        self.check_compute()
+        if not 0 <= self.min_confidence <= 1:
+            raise UsageError(f"--min-confidence {self.min_confidence}: a probability, from 0 to 1.")
+        self._check_acceptance()
+        for option, value in (("--top-k", self.top_k), ("--workers", self.workers), ("--batch-tokens", self.batch_tokens)):
+            if value is not None and value < 1:
+                raise UsageError(f"{option} {value}: a whole number above 0.")
+        if self.engine not in ("local", "ray"):
+            raise UsageError(f"--engine {self.engine}: choose local or ray.")
+        if self.resume and is_pipe(self.output):
+            raise UsageError(f"--resume: what went into {self.output} is gone; give -o a file, whose parts are kept.")
+        if self.previous and self.top_k > 1:
+            raise UsageError("--previous takes over one category a row; leave out --top-k, or --previous.")
+
+    def _check_acceptance(self) -> None:
+        """Thresholds that contradict one another, or a review that no row would come to."""
+        if self.precision is not None and not 0 < self.precision < 1:
+            raise UsageError(f"--precision {self.precision:g}: a share above 0 and below 1, such as 0.95.")
+        if self.precision is not None and self.min_confidence:
+            raise UsageError("--precision finds the confidence that rows have to reach; leave out --min-confidence, or --precision.")
+        if self.by_category and self.precision is None:
+            raise UsageError("--by-category holds a precision within each category; say which with --precision.")
+        if self.review and self.precision is None and not self.min_confidence:
+            raise UsageError("--review gets the rows that are not accepted; say which are with --precision or --min-confidence.")
+        if self.review and (is_pipe(self.review) or is_folder(self.review)):
+            raise UsageError(f"--review {self.review}: name a file; its rows are put in order at the end.")

@@ -1,0 +1,133 @@
+"""The linear models of a fit: the holdout model, which is scored, its out-of-fold logits, and the refit model, which is saved."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from catcli.arrays import FloatArray, IntArray
+from catcli.data.dataset.examples import Examples, stratified_sample
+from catcli.evaluation.bootstrap import Outcomes
+from catcli.evaluation.calibration import OutOfFold, fit_scale
+from catcli.evaluation.fit_metrics import RandomSplit, SplitScores
+from catcli.inference.ngrams import LinearModel
+from catcli.logs import LOGGER
+from catcli.training.linear import FOLDS, balance_weights, fit_linear, logit_adjustment, out_of_fold_logits
+from catcli.training.setup import Setup
+from catcli.training.time_budget import LINEAR_SHARE
+
+MAX_CROSS_FIT_ROWS = 1_000
+"""Validation rows below which the linear model's scale is fitted on out-of-fold rows too; with as many it is known without."""
+
+MAX_LINEAR_CHARACTERS = 12_000_000
+"""Characters of text that the linear model learns from, some 1.2 GB of n-grams; of more it takes a sample."""
+
+TIMED_LINEAR_ROWS = 2_000
+"""Rows on which the linear model is timed before a time budget is shared out."""
+
+MAX_RANDOM_SPLIT_ROWS = 6_000
+"""Rows that the linear model learns from, at most, where a split by product is compared with one at random."""
+
+
+@dataclass(frozen=True)
+class LinearResult:
+    """``model`` ships; ``logits`` *(held-out rows, classes)* are the holdout model's, and ``out_of_fold`` those of training rows."""
+
+    model: LinearModel
+    logits: FloatArray
+    out_of_fold: OutOfFold
+    seconds: float
+
+
+class LinearTraining:
+    """Fits the linear models of one fit."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup, self._recipe = setup, setup.recipe
+
+    def train(self) -> LinearResult:
+        """Fit the holdout model, score the held-out rows with it, and refit on all rows where the recipe says so."""
+        started, setup = time.perf_counter(), self._setup
+        model = self.fit(setup.split.train, "the linear model")
+        logits = model.logits(setup.held_out_texts)
+        out_of_fold = self.cross_fit()
+        if self._recipe.refit:
+            model = self.fit(np.arange(len(setup.rows)), "refit of the linear model")
+        if self._recipe.balance == "logit-adjust":
+            truth = setup.labeled.classes[setup.split.validation]
+            shift = logit_adjustment(setup.shares, fit_scale(logits[: len(truth)], truth, out_of_fold))
+            model, logits = replace(model, bias=model.bias + shift), logits + shift
+            out_of_fold = (out_of_fold[0] + shift, out_of_fold[1])
+        return LinearResult(model, logits, out_of_fold, time.perf_counter() - started)
+
+    def fit(self, rows: IntArray, stage: str) -> LinearModel:
+        """Fit on ``rows``, or a sample of them, and on the categories' names."""
+        sample = self.sample(rows)
+        if len(sample) < len(rows):
+            LOGGER.info(f"the linear model is trained on a sample of {len(sample):,} of {len(rows):,} rows")
+        return fit_linear(
+            self.balanced(self._setup.rows.take(sample).plus(self._setup.names)),
+            self._setup.class_count,
+            self._recipe.seed,
+            lambda done, total: self._setup.advance(f"{stage}, category", done, total),
+        )
+
+    def balanced(self, examples: Examples) -> Examples:
+        """The examples with the weights that the recipe's balance gives them."""
+        return balance_weights(examples, self._setup.class_count, self._recipe.balance, self._recipe.seed)
+
+    def sample(self, rows: IntArray, fits: int | None = None) -> IntArray:
+        """The rows that a model learns from: all, or a sample that memory and the time budget allow for so many ``fits``."""
+        setup, budget = self._setup, self._setup.budget
+        characters = sum(len(setup.rows.texts[row]) for row in rows)
+        limit = int(len(rows) * min(1.0, MAX_LINEAR_CHARACTERS / max(characters, 1)))
+        remaining = budget.remaining
+        if remaining is not None and limit > TIMED_LINEAR_ROWS:
+            if budget.linear_speed is None:
+                timed = stratified_sample(setup.rows.classes, rows, TIMED_LINEAR_ROWS, self._recipe.seed)
+                start = time.perf_counter()
+                fit_linear(self.balanced(setup.rows.take(timed).plus(setup.names)), setup.class_count, self._recipe.seed)
+                budget.linear_speed = TIMED_LINEAR_ROWS / (time.perf_counter() - start)
+            fits = fits or (2 if self._recipe.refit else 1)
+            seconds = max(1.0, remaining * LINEAR_SHARE / fits)
+            limit = min(limit, max(TIMED_LINEAR_ROWS, int(budget.linear_speed * seconds)))
+        return stratified_sample(setup.rows.classes, rows, limit, self._recipe.seed)
+
+    def cross_fit(self) -> OutOfFold:
+        """Out-of-fold logits of training rows, and their classes; none where the validation rows are enough."""
+        setup = self._setup
+        if len(setup.split.validation) >= MAX_CROSS_FIT_ROWS:
+            return np.empty((0, setup.class_count), np.float32), setup.split.train[:0]
+        train = self.sample(setup.split.train, FOLDS)
+        keys = np.unique(np.array([setup.labeled.keys[row] for row in train], dtype=object), return_inverse=True)[1]
+        folds = np.random.default_rng(self._recipe.seed).permutation(keys.max() + 1)[keys] % FOLDS
+        # Focal loss would fit each fold three times; it moves the scale least.
+        examples = setup.rows.take(train) if self._recipe.balance == "focal" else self.balanced(setup.rows.take(train))
+        logits, scored = out_of_fold_logits(examples, folds, setup.names, setup.class_count, self._recipe.seed)
+        return logits, setup.rows.classes[train[scored]]
+
+    def compare_random_split(self) -> RandomSplit | None:
+        """What a split that ignores products would show of the linear model; None where no product has several rows.
+
+        Both ways it learns from as many rows and is scored on as many.
+        """
+        setup = self._setup
+        if len(set(setup.labeled.keys)) == len(setup.labeled.keys):
+            return None
+        limit = TIMED_LINEAR_ROWS if self._recipe.time_budget else MAX_RANDOM_SPLIT_ROWS
+        random = np.random.default_rng(self._recipe.split_seed)
+        test = random.permutation(len(setup.rows))[: len(setup.split.test)]
+        train = np.setdiff1d(np.arange(len(setup.rows)), test)
+        count = min(limit, len(setup.split.train), len(train))
+        by_product, at_random = self._score(setup.split.train, setup.split.test, count), self._score(train, test, count)
+        return RandomSplit(train=count, by_product=by_product, at_random=at_random)
+
+    def _score(self, train: IntArray, test: IntArray, count: int) -> SplitScores:
+        """The scores on ``test`` of a model of ``count`` of the rows ``train``."""
+        rows, seed = self._setup.rows, self._recipe.seed
+        sample = stratified_sample(rows.classes, train, count, seed)
+        model = fit_linear(self.balanced(rows.take(sample).plus(self._setup.names)), self._setup.class_count, seed)
+        metrics = Outcomes.of(model.logits([rows.texts[row] for row in test]), rows.classes[test], test).point.metrics
+        return SplitScores(accuracy=float(metrics["accuracy"][0]), macro_f1=float(metrics["macro_f1"][0]))

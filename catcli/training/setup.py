@@ -1,0 +1,112 @@
+"""What the trainings of one fit share: its rows as examples, the base, the recipe with every option resolved, the device and the time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from catcli.arrays import DoubleArray
+from catcli.config import Recipe
+from catcli.data.dataset.examples import Examples, category_name_examples
+from catcli.data.dataset.labeled import LabeledRows
+from catcli.data.dataset.prepare import TrainingData
+from catcli.data.dataset.split import Split
+from catcli.errors import UsageError
+from catcli.evaluation.calibration import class_shares
+from catcli.logs import LOGGER, Advance, no_progress
+from catcli.models.backbone import Backbone
+from catcli.models.bases import MINILM, find_base
+from catcli.models.device import pick_device
+from catcli.models.methods import default_learning_rate
+from catcli.training.schedule import choose_tokenizer, default_epochs
+from catcli.training.teacher import Teacher
+from catcli.training.time_budget import TimeBudget
+
+SAMPLED_TEXTS = 20_000
+"""Texts whose lengths decide how many tokens are read."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One fit: ``rows`` are all labeled rows as examples, ``names`` the categories' names as examples of their own.
+
+    ``shares`` *(classes,)* is each class's share of the training rows.
+    """
+
+    labeled: LabeledRows
+    split: Split
+    unlabeled: list[str]
+    recipe: Recipe
+    base: Backbone
+    device: torch.device
+    rows: Examples
+    names: Examples
+    shares: DoubleArray
+    teacher: Teacher | None
+    budget: TimeBudget
+    advance: Advance = no_progress
+
+    @property
+    def class_count(self) -> int:
+        """How many categories there are."""
+        return len(self.labeled.categories)
+
+    @classmethod
+    def of(cls, data: TrainingData, started: float, advance: Advance = no_progress) -> Setup:
+        """Load what ``data.recipe`` names and resolve its options; ``started`` is when the fit began, by `time.perf_counter`.
+
+        Raises:
+            CatcliError: the base or the teacher cannot be used.
+        """
+        labeled, split, recipe = data.labeled, data.split, data.recipe
+        unlabeled = data.unlabeled.texts if data.unlabeled else []
+        base = find_base(recipe.base)
+        recipe = resolve_recipe(recipe, base, labeled, len(split.train) + len(unlabeled))
+        if base is not MINILM or recipe.method != "lora":
+            at = f" at {base.revision}" if base.revision else ""
+            LOGGER.info(f"base: {base.hub}{at}; method: {recipe.method}")
+        rows, names = Examples.of(labeled.texts, labeled.classes), category_name_examples(labeled.categories.names)
+        train = rows.take(split.train).plus(names)
+        teacher = Teacher(recipe.teacher, labeled.categories.names, recipe.device) if recipe.teacher else None
+        if teacher:
+            teacher.warn_of_leaks(labeled, split)
+        return cls(
+            labeled=labeled,
+            split=split,
+            unlabeled=unlabeled,
+            recipe=recipe,
+            base=base.used_by(recipe),
+            device=pick_device(recipe.device),
+            rows=rows,
+            names=names,
+            shares=class_shares(train.classes, train.weights, len(labeled.categories)),
+            teacher=teacher,
+            budget=TimeBudget(recipe.time_budget, started, len(split.held_out)),
+            advance=advance,
+        )
+
+    @property
+    def held_out_texts(self) -> list[str]:
+        """The texts of the validation rows, then of the test rows."""
+        return [self.labeled.texts[row] for row in self.split.held_out]
+
+
+def resolve_recipe(recipe: Recipe, base: Backbone, labeled: LabeledRows, training_rows: int) -> Recipe:
+    """The recipe with the options that depend on the base and on the number of rows; a base on the hub with its commit.
+
+    Raises:
+        UsageError: more tokens are wanted than the base has positions for.
+    """
+    if recipe.max_tokens and recipe.max_tokens > base.longest:
+        raise UsageError(f"--max-tokens {recipe.max_tokens}: {base.hub} has positions for {base.longest:,}; choose at most that many.")
+    sample = labeled.texts[:: max(1, len(labeled.texts) // SAMPLED_TEXTS)]
+    return recipe.but(
+        {
+            "base": base.name,
+            "pool": recipe.pool or base.pool,
+            "lr": recipe.lr or default_learning_rate(base, recipe.method),
+            "epochs": recipe.epochs or default_epochs(training_rows),
+            "max_tokens": recipe.max_tokens or choose_tokenizer(base, sample).max_tokens,
+        }
+    )
