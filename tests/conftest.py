@@ -29,6 +29,10 @@ fit = partial(fit_adapter, model_card=model_card)
 FIXTURE = Path(__file__).parent / "fixtures" / "adapter-format-4"
 """A very small adapter, as the catcli whose format was 4 wrote it: see tests/tiny.py."""
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two processes test side by side. With all cores each they would wait for one another's threads: OpenMP spins.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 DEMO = Path(__file__).parents[1] / "catcli" / "data" / "demo"
 for _name, _handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
     # A shell has what it starts in the background (pytest &, nohup pytest) ignore these, and so would the commands that are tested.
