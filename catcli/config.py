@@ -114,15 +114,18 @@ class Recipe(BaseModel):
     per_category: Annotated[Annotated[int, Field(ge=1)] | None, Flag(metavar="N")] = None
     """Use at most N rows of a category, sampled while the files are read."""
     split: Annotated[tuple[int, int, int], Flag(metavar="A/B/C", parsed_as=str, default="80/10/10")] = (80, 10, 10)
-    """Percentages of training, validation and test rows."""
+    """Percentages of training, validation and test rows, where a part of the rows is held out (see --folds)."""
     split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """The seed of the split; another one holds out other products."""
+    folds: Annotated[Annotated[int, Field(ge=0, le=20)] | None, Flag(metavar="K", default="chosen by the number of rows")] = None
+    """Train both models also on the other K - 1 of K folds, so that every row is scored by models that have not seen it; 0 holds out a part
+    of the rows (--split) instead."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """The seed of training; the split does not depend on it."""
     refit: Annotated[bool, Flag(names=("--refit/--no-refit",), default="refit")] = True
     """After scoring, train both models again on all rows; --no-refit saves the scored models."""
     time_budget: Annotated[Annotated[float, Field(gt=0)] | None, Flag(metavar="TIME", parsed_as=str)] = None
-    """Time limit of the whole fit, such as 90s, 10m or 2h; training is shortened to fit."""
+    """Target time of the whole fit, such as 90s, 10m or 2h; training is shortened to stay near it."""
     teacher: Annotated[Annotated[str, Field(min_length=1)] | None, Flag(metavar="ADAPTER")] = None
     """Learn from this adapter's probabilities for every text, beside the labels (KD-LoRA)."""
     unlabeled: Annotated[Annotated[str, Field(min_length=1)] | None, Flag(metavar="FILE")] = None
@@ -154,6 +157,21 @@ class Recipe(BaseModel):
     @classmethod
     def _time(cls, value: object) -> object:
         return _seconds(value) if isinstance(value, str) else value
+
+    @field_validator("folds")
+    @classmethod
+    def _no_single_fold(cls, value: int | None) -> int | None:
+        if value == 1:
+            raise ValueError("at least 2 folds, or 0 for rows that are held out")
+        return value
+
+    @model_validator(mode="after")
+    def _folds_are_refitted(self) -> Self:
+        if self.folds and not self.refit:
+            raise ValueError("--folds and --no-refit exclude each other: of a model for each fold none could be saved; leave one out")
+        if self.folds and self.time_budget:
+            raise ValueError("--folds and --time-budget exclude each other: a time budget pays for one holdout; leave one out")
+        return self
 
     @model_validator(mode="after")
     def _taught(self) -> Self:

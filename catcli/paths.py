@@ -22,7 +22,7 @@ def display_path(path: Path | str) -> str:
 
 
 def resume_folder(target: Path) -> Path:
-    """Where what a killed run had done for ``target`` is kept, for the same line to go on from."""
+    """Where what a killed run had done for ``target`` is kept, for the same command to go on from."""
     return hidden_path(target, "catcli-resume")
 
 

@@ -140,7 +140,7 @@ def _check(folder: Path, descriptor: int) -> None:
             mode = os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise OutputError(
-                    f"{folder / name} is {file_kind(mode)}, which catcli does not put there; remove it and run the same line again."
+                    f"{folder / name} is {file_kind(mode)}, which catcli does not put there; remove it and run the same command again."
                 )
 
 
@@ -200,7 +200,7 @@ def not_ours(folder: Path) -> OutputError:
     actual = f"a link to {folder.readlink()}" if folder.is_symlink() else "something" if not folder.is_dir() else "a folder"
     return OutputError(
         f"{folder} is {actual} that catcli did not make, in the place where it keeps its own files; look at it, move it away, and run the "
-        "same line again."
+        "same command again."
     )
 
 

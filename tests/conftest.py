@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,15 +39,6 @@ for _name, _handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signa
     # A shell has what it starts in the background (pytest &, nohup pytest) ignore these, and so would the commands that are tested.
     if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
         signal.signal(getattr(signal, _name), _handler)
-
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Two processes test side by side. With all cores each they would wait for one another's threads: OpenMP spins.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-DEMO = Path(__file__).parents[1] / "catcli" / "data" / "demo"
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell has what it starts in the background (pytest &) ignore Ctrl-C, and so would the commands whose end by it is tested.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHELVES = ("Grocery > Drinks > Coffee", "Beauty > Hair > Shampoo", "Tools > Power Tools > Drills", "Home > Kitchen > Mugs & Cups")
 
@@ -89,6 +81,19 @@ def catcli(*arguments: str | Path, cwd: Path, check: bool = False, **environment
     command: Sequence[str] = [sys.executable, "-m", "catcli", *map(str, arguments)]
     settings = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", **environment}
     return subprocess.run(command, cwd=cwd, env=settings, capture_output=True, text=True, check=check, timeout=600)
+
+
+def killed_once(kept: Path, *arguments: str | Path, cwd: Path) -> None:
+    """Run the command, and kill it by SIGKILL as soon as the file ``kept`` is there."""
+    command = [sys.executable, "-m", "catcli", *map(str, arguments)]
+    running = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    for _ in range(2400):
+        if kept.exists() or running.poll() is not None:
+            break
+        time.sleep(0.05)  # a poll, not a wait for luck: the file is what ends it
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
+    assert kept.exists()
 
 
 def stopped_after(times: int) -> Callable[..., None]:

@@ -104,7 +104,7 @@ def test_a_run_that_a_bad_row_stopped_goes_on_past_it(tmp_path: Path, monkeypatc
     monkeypatch.setattr("catcli.data.io.csv_reader.MAX_BATCH_CELLS", 16)
     (tmp_path / "catalog.csv").write_text("\n".join(["sku,title", *GOOD[:30], "9,too,many", *GOOD[30:]]) + "\n")
     with pytest.raises(
-        ProductsError, match=r"labeled rows are kept: the same line with --on-bad-row skip, or null, continues past that row"
+        ProductsError, match=r"labeled rows are kept: the same command with --on-bad-row skip, or null, continues past that row"
     ):
         labeled(tmp_path, "catalog.csv", "out.csv", "stop")
     done = labeled(tmp_path, "catalog.csv", "out.csv", "skip", resume=True)

@@ -154,12 +154,13 @@ def test_a_network_that_is_down_ends_in_a_sentence_and_what_stood_there_stands(s
     for fault in ("500", "503", "cut off"):
         s3.faults.fault = FAULTS[fault]
         with pytest.raises(
-            ProductsError, match=r"s3://shop/shop\.csv cannot be asked, after 8 tries: .*; is the network up\? Run the same line again\.$"
+            ProductsError,
+            match=r"s3://shop/shop\.csv cannot be asked, after 8 tries: .*; is the network up\? Run the same command again\.$",
         ):
             labeled("s3://shop/shop.csv", "s3://shop/out.csv")
     s3.faults.fault = lambda handler, number: handler.command in ("PUT", "POST") and error_500(handler, number)
     with pytest.raises(
-        OutputError, match=r"-o s3://shop/out\.csv cannot be written, after 8 tries: .*48 labeled rows are kept: the same line continues"
+        OutputError, match=r"-o s3://shop/out\.csv cannot be written, after 8 tries: .*48 labeled rows are kept: the same command continues"
     ):
         labeled("s3://shop/shop.csv", "s3://shop/out.csv")
     assert s3.get("out.csv") == b"before"
@@ -176,7 +177,7 @@ def test_an_object_that_is_replaced_while_it_is_read_stops_the_run(s3: Server, m
     batches = open_source(["s3://shop/shop.csv"]).batches(4)
     next(batches)
     s3.put("shop.csv", delimited(ROWS[::-1]).encode())
-    with pytest.raises(ChangedError, match=r"s3://shop/shop\.csv was changed while it was read; run the same line again"):
+    with pytest.raises(ChangedError, match=r"s3://shop/shop\.csv was changed while it was read; run the same command again"):
         list(batches)
 
 

@@ -351,7 +351,7 @@ def test_what_the_gate_cannot_do_is_told(shop: Shop, rival: str, tmp_path: Path)
             diff(names[0], names[1], [catalog], asked)
     told = catcli("compare", shop.adapter, rival, cwd=tmp_path)
     assert told.returncode == 2
-    assert "these are adapters: 'catcli diff A B CATALOG' compares them on a catalog" in told.stderr
+    assert "these are adapters: 'catcli diff OLD NEW CATALOG' compares them on a catalog" in told.stderr
 
 
 def test_keeping_no_column_of_the_catalog_leaves_ours(shop: Shop, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_file_that_changes_while_it_is_read_stops_the_run_and_leaves_nothing(t
 
     thread = threading.Thread(target=meddle)
     thread.start()
-    with pytest.raises(ChangedError, match=r"catalog\.csv was changed while it was read; run the same line again once it is finished\."):
+    with pytest.raises(ChangedError, match=r"catalog\.csv was changed while it was read; run the same command again once it is finished\."):
         predict([str(catalog)], PredictOptions(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu"))
     thread.join()
     assert [path.name for path in tmp_path.iterdir()] == ([] if change == "is gone" else ["catalog.csv"])
@@ -106,7 +106,7 @@ def test_a_mapped_file_that_is_cut_ends_in_a_sentence_and_not_in_a_crash(tmp_pat
     batches = open_source([str(tmp_path / "shop.arrow")]).batches(4)
     assert len(next(batches)) == 4
     os.truncate(tmp_path / "shop.arrow", 100)
-    with pytest.raises(ChangedError, match=r"shop\.arrow was changed while it was read; run the same line again once it is finished\."):
+    with pytest.raises(ChangedError, match=r"shop\.arrow was changed while it was read; run the same command again once it is finished\."):
         list(batches)
 
 

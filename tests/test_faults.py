@@ -101,7 +101,7 @@ def test_memory_that_is_too_short_for_one_text_is_a_sentence(monkeypatch: pytest
     monkeypatch.setattr(labeler._session, "_session", None)
     monkeypatch.setattr(labeler._session, "_computed", lambda _: (_ for _ in ()).throw(session._OutOfMemory("bad allocation")))
     with pytest.raises(
-        CatcliError, match=r"memory is too short for one text of \d+ tokens on CPU.*; free some and run the same line again"
+        CatcliError, match=r"memory is too short for one text of \d+ tokens on CPU.*; free some and run the same command again"
     ):
         predict([str(catalog)], PredictOptions(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu"), engine=LocalEngine(labeler))
     assert not (tmp_path / "out.csv").exists()

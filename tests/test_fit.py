@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from conftest import Shop, catcli, fit
+from conftest import Shop, catcli, fit, killed_once
 
 from catcli.adapter.folder import load_adapter
 from catcli.config import Recipe
@@ -34,7 +33,7 @@ def files(folder: Path) -> dict[str, str]:
 
 
 def test_what_is_shipped_has_learned_from_all_rows_and_the_scores_are_those_before(shop: Shop, tmp_path: Path) -> None:
-    recipe = Recipe.model_validate({**SMALL, "epochs": 1, "max_tokens": 24, "rank": 8})
+    recipe = Recipe.model_validate({**SMALL, "epochs": 1, "max_tokens": 24, "rank": 8, "folds": 0})
     refitted = fit([str(shop.products)], recipe=recipe, output=tmp_path / "refitted")
     assert refitted.metrics.training.refit
     # The same training rows, so the same scores as the fit without a refit; other models in the folder.
@@ -52,18 +51,10 @@ def test_what_is_shipped_has_learned_from_all_rows_and_the_scores_are_those_befo
 
 
 def test_a_killed_fit_goes_on_to_the_very_same_adapter(shop: Shop, tmp_path: Path) -> None:
-    options = ["--epochs", "2", "--max-tokens", "16", "--rank", "2", "--device", "cpu"]
+    options = ["--epochs", "2", "--max-tokens", "16", "--rank", "2", "--device", "cpu", "--folds", "0"]
     catcli("fit", shop.products, "-o", "through", *options, cwd=tmp_path, check=True)
-    command = [sys.executable, "-m", "catcli", "fit", str(shop.products), "-o", "killed", *options]
-    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     kept = tmp_path / ".killed.catcli-resume" / "held-out.safetensors"
-    for _ in range(1200):
-        if kept.exists() or running.poll() is not None:
-            break
-        time.sleep(0.1)  # a poll, not a wait for luck: the file is what ends it
-    running.send_signal(signal.SIGKILL)
-    running.communicate()
-    assert kept.exists()
+    killed_once(kept, "fit", shop.products, "-o", "killed", *options, cwd=tmp_path)
     assert not (tmp_path / "killed").exists()
     again = catcli("fit", shop.products, "-o", "killed", *options, "--resume", cwd=tmp_path, check=True)
     assert "going on from step" in again.stderr
@@ -124,7 +115,8 @@ def test_twenty_rows_and_a_category_of_one_are_enough(tmp_path: Path, caplog: py
     frame.write_csv(tmp_path / "few.csv")
     fitted = fit([str(tmp_path / "few.csv")], recipe=Recipe.model_validate(SMALL), output=tmp_path / "few")
     told = caplog.text
-    assert "only 2 test rows: with more rows the scores can change" in told
+    assert "only 20 test rows: with more rows the scores can change" in told
+    assert "1 category has a single product, which trains and is not scored: 'Vases'" in told
     labeler = Labeler(fitted.adapter, "cpu")
     labels = labeler.label(["oak vase", "green mug 9", "hammer drill 2"])
     assert [fitted.adapter.manifest.categories[number] for number in labels.classes[:, 0]] == ["Vases", "Mugs", "Drills"]

@@ -198,7 +198,7 @@ def test_verbose_says_more_and_quiet_only_results(shop: Shop, command: tuple[str
 def test_streams_that_cannot_be_used_get_a_sentence(shop: Shop, tmp_path: Path) -> None:
     start = f"{sys.executable} -m catcli"
     for line, sentence in (
-        (f"{start} report {shop.adapter} --json > /dev/full", "error: standard output: No space left on device; mend that and"),
+        (f"{start} report {shop.adapter} --json > /dev/full", "error: standard output: No space left on device; fix that and"),
         (f"{start} predict {shop.catalog} -o - -q --adapter {shop.adapter} > /dev/full", "error: -o -: the disk is full; free some space"),
         (f"{start} predict - -o out.csv --adapter {shop.adapter} <&-", "error: standard input (-) is closed; pipe rows into it"),
         (f"{start} predict {'x' * 300}.csv -o out.csv --adapter {shop.adapter}", "File name too long"),

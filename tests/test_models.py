@@ -25,7 +25,7 @@ from catcli.export import parity
 from catcli.export.onnx_files import to_fp16, to_int8, to_onnx
 from catcli.export.parity import decide_int8
 from catcli.export.torch_inference import batch_tensors
-from catcli.export.trained_model import TrainedModel
+from catcli.export.trained_model import TrainedModel, TrainingHistory
 from catcli.inference.session import Session
 from catcli.inference.tokens import TokenBatch, Tokenizer
 from catcli.models.backbone import Backbone
@@ -162,7 +162,7 @@ def test_a_merge_that_changes_logits_is_caught(
         classifier.head.bias.data += 1
 
     monkeypatch.setattr(parity, "merge_model", broken)
-    whole = TrainedModel(trained, base, Tokenizer(base.tokenizer, 16), Recipe(rank=4), "cpu", (), 1.0, 1.0, 0, 0)
+    whole = TrainedModel(trained, base, Tokenizer(base.tokenizer, 16), Recipe(rank=4), "cpu", TrainingHistory((), 1.0, 1.0), 0, 0)
     with pytest.raises(GateMissed, match="parity: the merged model's logits differ from the saved adapter's by up to 1.0e"):
         parity.export_fp32(whole, ["a mug", "a drill"], tmp_path, lambda *_: None)
 
@@ -234,15 +234,15 @@ def alike(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], toleranc
 
 def test_training_learns_and_ends_with_the_best_epoch(base: Backbone, tmp_path: Path) -> None:
     learner, task = trainer(base, lr=2e-2)
-    epochs, passes, of = learner.train(checkpoint(tmp_path), None)
-    losses = [epoch.validation_loss for epoch in epochs if epoch.validation_loss is not None]
+    history = learner.train(checkpoint(tmp_path), None)
+    losses = [epoch.validation_loss for epoch in history.epochs if epoch.validation_loss is not None]
     scores = learner.forward.classifier(*batch_tensors(task.features.tokenizer.padded(task.features.ids, task.validation.tolist()), CPU))[
         "logits"
     ]
     held = torch.nn.functional.cross_entropy(scores, torch.from_numpy(ROWS.classes[task.validation]))
     assert held.item() == pytest.approx(min(losses), abs=2e-3)
-    assert (passes, of) == (float(np.argmin(losses)) + 1, 3.0)
-    assert epochs[-1].train_loss < epochs[0].train_loss
+    assert (history.passes, history.planned_passes) == (float(np.argmin(losses)) + 1, 3.0)
+    assert history.epochs[-1].train_loss < history.epochs[0].train_loss
 
 
 def test_the_same_seed_gives_the_same_adapter(base: Backbone, tmp_path: Path) -> None:
@@ -363,8 +363,8 @@ def test_a_killed_training_goes_on_to_the_very_same_weights(
     found = again.train(checkpoint(tmp_path), None)
     assert said == [f"going on from step {steps} of 12"]
     assert alike(weights(through), weights(again))
-    assert [epoch.validation_loss for epoch in found[0]] == [epoch.validation_loss for epoch in expected[0]]
-    assert [epoch.train_loss for epoch in found[0]] == pytest.approx([epoch.train_loss for epoch in expected[0]])
+    assert [epoch.validation_loss for epoch in found.epochs] == [epoch.validation_loss for epoch in expected.epochs]
+    assert [epoch.train_loss for epoch in found.epochs] == pytest.approx([epoch.train_loss for epoch in expected.epochs])
 
 
 def test_a_checkpoint_of_other_rows_or_options_is_not_taken_up(base: Backbone, tmp_path: Path) -> None:
@@ -376,12 +376,11 @@ def test_a_checkpoint_of_other_rows_or_options_is_not_taken_up(base: Backbone, t
 
 def test_a_refit_repeats_the_passes_that_were_best(base: Backbone, tmp_path: Path) -> None:
     said: list[str] = []
-    learner, task = trainer(base, held=0)
+    learner, _task = trainer(base, held=0)
     learner._log = said.append
-    first = TrainedModel(learner.forward.classifier, base, task.features.tokenizer, learner.recipe, "cpu", (), 2.0, 3.0, 0, 0)
-    epochs, passes, of = learner.train(checkpoint(tmp_path), first)
-    assert (len(epochs), passes, of) == (2, 2.0, 3.0)
-    assert epochs[-1].validation_loss is None
+    history = learner.train(checkpoint(tmp_path), TrainingHistory((), 2.0, 3.0))
+    assert (len(history.epochs), history.passes, history.planned_passes) == (2, 2.0, 3.0)
+    assert history.epochs[-1].validation_loss is None
     assert said[0].startswith("training: 2 epochs over 40 texts, ")
 
 
@@ -390,10 +389,10 @@ def test_a_time_budget_shortens_the_training_and_lets_the_rate_fall_within_it(
 ) -> None:
     learner, _task = trainer(base, seconds=7.0)
     monkeypatch.setattr(learner, "_time_step", lambda: 1.0)
-    epochs, passes, of = learner.train(checkpoint(tmp_path), None)
-    assert len(epochs) == 2  # four steps, and three of the second pass
-    assert of == 7 / 4
-    assert passes <= of
+    history = learner.train(checkpoint(tmp_path), None)
+    assert len(history.epochs) == 2  # four steps, and three of the second pass
+    assert history.planned_passes == 7 / 4
+    assert history.passes <= history.planned_passes
 
 
 def test_the_head_starts_as_the_probe_of_the_base(base: Backbone) -> None:
@@ -417,7 +416,7 @@ def test_dropout_takes_the_same_features_from_every_token_of_a_row() -> None:
 def test_bf16_trains_too(base: Backbone, tmp_path: Path) -> None:
     learner, _task = trainer(base, dtype="bf16", lr=2e-2)
     assert learner.forward.bf16
-    epochs, _, _ = learner.train(checkpoint(tmp_path), None)
+    epochs = learner.train(checkpoint(tmp_path), None).epochs
     assert epochs[-1].train_loss < epochs[0].train_loss
 
 

@@ -74,10 +74,10 @@ def test_a_full_disk_ends_predict_in_a_sentence_and_the_old_output_stands(shop: 
         (small / "old.txt").write_text("before")
         out = f"{small}/{name}"
         told = sentence(run("predict", shop / "catalog.csv", "-o", out, "--adapter", FIXTURE, "--device", "cpu"))
-        assert f"-o {out}: the disk is full; free some space and run the same line again." in told
+        assert f"-o {out}: the disk is full; free some space and run the same command again." in told
         left = {path.name for path in small.iterdir()}
         assert left - {"old.txt"} <= {f".{Path(name).name}.catcli-parts"}
-        assert ("labeled rows are kept: the same line continues" in told) == (left != {"old.txt"})
+        assert ("labeled rows are kept: the same command continues" in told) == (left != {"old.txt"})
     assert {path.name: path.read_bytes() for path in shop.iterdir() if path.is_file()} == before
 
 
@@ -91,7 +91,7 @@ def test_what_a_full_disk_kept_is_gone_on_from_once_there_is_room(shop: Path, mo
     run(*line, "-o", shop / "whole.csv")
     with disk(shop / "disk", 2 * 2**20) as small:
         told = sentence(run(*line, "-o", small / "out.csv"))
-        assert "labeled rows are kept: the same line continues." in told
+        assert "labeled rows are kept: the same command continues." in told
         subprocess.run(["mount", "-o", "remount,size=20m", small], check=True)
         again = run(*line, "-o", small / "out.csv", "--resume")
         assert (again.exit_code, "going on after" in again.stderr) == (0, True)

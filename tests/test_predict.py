@@ -138,7 +138,8 @@ def test_an_error_midway_keeps_what_was_done_and_says_so(shop: Shop, tmp_path: P
     (tmp_path / "catalog.csv").write_text("title,brand,description\n" + rows + "too,many,cells,here\n")
     asked = PredictOptions(str(tmp_path / "out.csv"), shop.adapter, resume=True)
     with pytest.raises(
-        ProductsError, match=r"line 502 has 4 cells where the header has 3; .* labeled rows are kept: the same line with --on-bad-row skip"
+        ProductsError,
+        match=r"line 502 has 4 cells where the header has 3; .* labeled rows are kept: the same command with --on-bad-row skip",
     ):
         predict([str(tmp_path / "catalog.csv")], asked)
     with pytest.raises(ProductsError, match="line 502"):  # goes on, and meets the same line

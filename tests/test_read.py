@@ -144,7 +144,7 @@ def test_a_parquet_cut_in_half_gets_a_sentence(tmp_path: Path) -> None:
     path = tmp_path / "half.parquet"
     pl.DataFrame({"a": list(range(1000))}).write_parquet(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ProductsError, match=r"half\.parquet cannot be read as Parquet: .*; is it whole\? Export or copy it again\.$"):
+    with pytest.raises(ProductsError, match=r"half\.parquet cannot be read as Parquet: .*; is it complete\? Export or copy it again\.$"):
         read(path)
 
 

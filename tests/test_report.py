@@ -57,21 +57,21 @@ def comparison(macro_f1: tuple[float, float, float], accuracy: tuple[float, floa
 def test_a_gain_is_said_with_its_interval() -> None:
     assert sentences.comparison(comparison((0.019, 0.007, 0.031), (0.01, -0.001, 0.02)), "lora") == (
         "the blend over the linear model alone: +1.9 points of macro F1, 95 % interval 0.7 to 3.1; +1.0 points of accuracy, 95 % interval "
-        "-0.1 to 2.0 (products better 30, worse 9, McNemar p = 0.00112). A gain in macro F1 beyond chance."
+        "-0.1 to 2.0 (products better 30, worse 9, McNemar p = 0.00112). A significant gain in macro F1."
     )
 
 
 def test_where_lora_does_not_help_that_is_said_plainly() -> None:
     nothing, loss = (0.0001, -0.01, 0.01), (-0.03, -0.05, -0.01)
-    assert sentences.comparison(comparison(nothing, nothing), "lora").endswith("These rows show no gain by LoRA beyond chance.")
+    assert sentences.comparison(comparison(nothing, nothing), "lora").endswith("These rows show no significant gain by LoRA.")
     assert sentences.verdict(comparison(loss, loss), "lora") == (
-        "A loss in macro F1 and accuracy beyond chance: on these rows the linear model alone is better."
+        "A significant loss in macro F1 and accuracy: on these rows the linear model alone is better."
     )
     assert (
-        sentences.verdict(comparison((0.03, 0.01, 0.05), loss), "lora") == "Better in macro F1 and worse in accuracy, both beyond chance."
+        sentences.verdict(comparison((0.03, 0.01, 0.05), loss), "lora") == "Better in macro F1 and worse in accuracy, both significantly."
     )
     assert sentences.verdict(comparison(nothing, nothing, "shop"), None) == (
-        "These rows show no difference between shop and linear beyond chance."
+        "These rows show no significant difference between shop and linear."
     )
 
 
@@ -109,7 +109,9 @@ def test_a_demand_that_cannot_be_read_is_wrong_usage(shop: Shop, text: str, sent
 def test_a_fit_below_what_is_required_writes_nothing_and_keeps_its_training(shop: Shop, tmp_path: Path) -> None:
     recipe = Recipe(epochs=1, max_tokens=24, device="cpu", refit=False)
     out = tmp_path / "shop"
-    with pytest.raises(GateMissed, match=r"log_loss is .*; nothing was written, and the training is kept: the same line without --require"):
+    with pytest.raises(
+        GateMissed, match=r"log_loss is .*; nothing was written, and the training is kept: the same command without --require"
+    ):
         fit([str(shop.products)], recipe=recipe, output=out, require=("log_loss=0",))
     assert not out.exists()
     again = fit([str(shop.products)], recipe=recipe, output=out, resume=True)
@@ -299,9 +301,7 @@ def test_by_category_accepts_only_where_a_category_holds_it(shop: Shop, careful:
     accepted = pl.read_parquet(out).drop_nulls("predicted_category")
     assert accepted["predicted_category"].unique().to_list() == ["Home > Kitchen > Mugs & Cups"]
     assert accepted["confidence"].min() >= 0.6  # type: ignore[operator]  # a number, since the column is one
-    with pytest.raises(
-        GateMissed, match=r"--by-category: no category of .* holds it by itself \(1 have enough validation rows to be tried\)"
-    ):
+    with pytest.raises(GateMissed, match=r"--by-category: no category of .* holds it by itself \(1 have enough rows to be tried\)"):
         predict([str(shop.catalog)], Predicting(str(tmp_path / "o.csv"), str(careful), precision=0.98, by_category=True))
 
 

@@ -444,6 +444,11 @@ def _(folder: Path) -> None:
     table(folder, "heldout.parquet", lambda frame: frame.with_columns(category=pl.lit("Unheard of")))
 
 
+@kind("held-out rows of a part that is none", "heldout.parquet has rows of other categories or parts", when_labeling=False)
+def _(folder: Path) -> None:
+    table(folder, "heldout.parquet", lambda frame: frame.with_columns(part=pl.lit("fold 0, not scored")))
+
+
 @kind("held-out logits that are no numbers", "heldout.parquet has cells without a value", when_labeling=False)
 def _(folder: Path) -> None:
     nothing = pl.lit([float("nan")] * 4, pl.Array(pl.Float32, 4))

@@ -38,7 +38,7 @@ from catcli.training.tune import tune
 
 pytestmark = pytest.mark.slow
 
-SMALL = Recipe(max_tokens=16, device="cpu", epochs=1)
+SMALL = Recipe(folds=0, max_tokens=16, device="cpu", epochs=1)
 OPTIONS = ("--recipe", "small.json", "--folds", "2")
 
 
@@ -178,7 +178,7 @@ def test_a_killed_search_goes_on_to_the_trials_of_one_that_was_not(shop: Shop, t
     assert "scoring" not in once_more.stderr
     assert rows == sqlite3.connect(tmp_path / "through.study").execute("select count(*) from trials").fetchone()
     assert f"next:    catcli fit {shop.products} --recipe through.json" in once_more.stdout
-    for title in ("Trials", "What mattered", f"On {one.test_rows} test rows"):
+    for title in ("Trials", "Importance of the settings", f"On {one.test_rows} test rows"):
         assert title in once_more.stdout, once_more.stdout
     fitted = catcli("fit", shop.products, "--recipe", "through.json", "-o", "tuned", "--json", cwd=tmp_path, check=True)
     best = one.trials[one.best - 1].settings

@@ -32,8 +32,9 @@ from catcli.data.dataset.examples import Examples
 from catcli.data.io.input_options import InputOptions
 from catcli.data.io.parts import Parts
 from catcli.evaluation.bootstrap import Outcomes, estimate_interval
-from catcli.evaluation.calibration import BlendCalibration, cross_fitted_losses
+from catcli.evaluation.calibration import BlendCalibration, log_losses
 from catcli.evaluation.fit_metrics import Int8Decision
+from catcli.evaluation.fold_roles import FoldRoles
 from catcli.evaluation.metrics import Comparison, Estimate
 from catcli.evaluation.selective import RISK, ProductSample, find_category_thresholds, products_needed
 from catcli.export import parity
@@ -477,8 +478,8 @@ def test_a_difference_is_told_where_interval_and_test_agree() -> None:
         none = Estimate(value=0.01, low=-0.02, high=0.04)
         return Comparison(of="blend", against="linear", rows=200, accuracy=none, macro_f1=gain, better=11, worse=6, p_value=p_value)
 
-    assert sentences.verdict(compared(0.66), "lora") == "These rows show no gain by LoRA beyond chance."
-    assert sentences.verdict(compared(0.01), "lora") == "A gain in macro F1 beyond chance."
+    assert sentences.verdict(compared(0.66), "lora") == "These rows show no significant gain by LoRA."
+    assert sentences.verdict(compared(0.01), "lora") == "A significant gain in macro F1."
 
 
 def test_the_contract_takes_any_row_of_a_product_and_not_the_first() -> None:
@@ -510,7 +511,7 @@ def test_the_blend_does_without_the_shares_that_lora_learned_from() -> None:
     setup = SimpleNamespace(
         shares=np.array([0.99, 0.01]),
         labeled=SimpleNamespace(classes=truth),
-        split=SimpleNamespace(validation=np.arange(40)),
+        split=SimpleNamespace(choosing=np.arange(40)),
         recipe=Recipe(),
     )
     encoder = SimpleNamespace(shares=np.array([0.5, 0.5]))
@@ -609,7 +610,7 @@ def test_a_device_that_fails_in_a_search_ends_with_a_sentence(monkeypatch: pytes
     refused = run("tune", "products.csv", "--trials", "1", "--folds", "2")
     assert refused.exit_code == 1
     assert "the GPU failed (CUDA error" in refused.stderr
-    assert "The trials that are done are kept: the same line with --resume goes on." in refused.stderr
+    assert "The trials that are done are kept: the same command with --resume goes on." in refused.stderr
 
 
 def test_the_start_of_cuda_is_no_part_of_what_features_take() -> None:
@@ -677,9 +678,11 @@ def test_the_best_of_several_models_is_chosen_by_rows_that_did_not_weigh_it() ->
     noise = random.normal(size=(60, 5)).astype(np.float32)
     blending = BlendCalibration.fit({"fp32": noise}, linear, truth, np.full(5, 0.2))
     in_sample = Outcomes.of(blending.probabilities(noise, linear, "fp32"), truth, np.arange(60)).point.metrics["log_loss"][0]
-    losses = cross_fitted_losses(noise, linear, truth, np.arange(60) % 2, blending.blend)
-    assert losses["blend"] > in_sample
-    assert losses["linear"] > 0
-    told = noise + 8 * np.eye(5, dtype=np.float32)[truth]
-    assert cross_fitted_losses(told, linear, truth, np.arange(60) % 2, blending.blend)["blend"] < losses["blend"] / 2
-    assert np.isfinite(cross_fitted_losses(noise, linear, truth, np.zeros(60, np.int64), blending.blend)["blend"])
+
+    def loss(lora: np.ndarray, halves: np.ndarray) -> float:
+        return float(log_losses(blending.cross_fitted(lora, linear, truth, FoldRoles.of(halves))["blend"], truth).mean())
+
+    halves = np.arange(60) % 2
+    assert loss(noise, halves) > in_sample
+    assert loss(noise + 8 * np.eye(5, dtype=np.float32)[truth], halves) < loss(noise, halves) / 2
+    assert np.isfinite(loss(noise, np.zeros(60, np.int64)))  # one product alone

@@ -269,7 +269,7 @@ def test_a_folder_that_a_kill_left_aside_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_gets_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"out\.csv: the disk is full; free some space and run the same line again\."):
+    with pytest.raises(OutputError, match=r"out\.csv: the disk is full; free some space and run the same command again\."):
         with write_errors(str(tmp_path / "out.csv")):
             raise OSError(errno.ENOSPC, "No space left on device")
 

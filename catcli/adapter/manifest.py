@@ -10,10 +10,10 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from catcli.config import Method
 from catcli.wording import count_noun, per_cent
 
-FORMAT = 4
-READABLE_FORMATS = (2, 3, FORMAT)
+FORMAT = 5
+READABLE_FORMATS = (2, 3, 4, FORMAT)
 """Formats that are read: one of format 2 says no revision of its base, and has no weights beside its models; before 4 a base had all its
-blocks."""
+blocks; before 5 held-out rows were validation and test rows, never out-of-fold rows."""
 MANIFEST = "adapter.json"
 
 MAX_CATEGORIES, MAX_NAME_CHARACTERS = 1_000_000, 10_000
@@ -64,9 +64,9 @@ class Threshold(_Section):
     threshold: Share | None
     """The confidence from which rows are accepted; null where none could be shown to hold the precision."""
     accepted: Share | None
-    """Share of the validation products that are accepted."""
+    """Share of the products that were tested that are accepted."""
     products: Count
-    """Validation products, a row each, that were tested."""
+    """Products of validation rows or out-of-fold rows, a row each, that were tested."""
     missing: Count | None
     """Where there is no threshold: at least how many more such products it takes to show one; null where more would not help."""
     best: Share | None

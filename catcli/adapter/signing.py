@@ -106,7 +106,7 @@ def check_signature(adapter: Adapter, files: Sequence[str]) -> str | None:
         ) from error
     content = read_small_file(folder / MANIFEST, MAX_FILE_BYTES[MANIFEST])
     if hashlib.sha256(content).hexdigest() != adapter.fingerprint:
-        raise AdapterError(f"{folder} was changed while it was loaded; run the same line again.")
+        raise AdapterError(f"{folder} was changed while it was loaded; run the same command again.")
     for file, key in keys.items():
         try:
             key.verify(signature, content)

@@ -101,7 +101,7 @@ def adapter_draft(target: Path, *, sealed: bool = False) -> Iterator[AdapterDraf
             replace_folder(folder, target, private / "old")
     except Exception as error:
         if is_disk_full(error):
-            raise OutputError(f"-o {target}: the disk is full; free some space and run the same line again.") from error
+            raise OutputError(f"-o {target}: the disk is full; free some space and run the same command again.") from error
         if isinstance(error, OSError):
             raise _write_error(target, error) from error
         raise

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 @app.command(epilog=examples("catcli diff adapters/old adapters/new catalog.parquet --weight revenue --max-churn 0.02 -o changed.csv"))
 @command
 def diff(
-    before: Annotated[str, typer.Argument(metavar="A", help="The adapter in use: a folder, or a name in the store.")],
-    after: Annotated[str, typer.Argument(metavar="B", help="The adapter to take its place.")],
+    before: Annotated[str, typer.Argument(metavar="OLD", help="The adapter in use: a folder, or a name in the store.")],
+    after: Annotated[str, typer.Argument(metavar="NEW", help="The adapter to take its place.")],
     catalog: Catalog,
     options: Annotated[DiffOptions, Flags(DiffOptions)],
     as_json: Json = False,

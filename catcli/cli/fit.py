@@ -41,7 +41,9 @@ def fit(
         Path | None,
         typer.Option("-o", "--output", help="The adapter's folder; adapters/<name of the first file> by default.", metavar="FOLDER"),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was killed.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Say so if there is no stopped fit to continue; one is continued without this option, too.")
+    ] = False,
     recipe: RecipeName = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the adapter that exists.")] = False,
     require: Require = None,

@@ -104,7 +104,7 @@ def _end(error: BaseException, console: Console, way_on: str) -> NoReturn:
             raise typer.Exit(0) from None
         case OSError():
             # What was not translated below is still an error of the machine: a name that is too long, a disk that fails.
-            _stop(console, f"{error.filename or 'standard output'}: {error.strerror or error}; mend that and run the same line again.", 1)
+            _stop(console, f"{error.filename or 'standard output'}: {error.strerror or error}; fix that and run the same command again.", 1)
         case _ if _is_memory_short(error):
             _stop(console, f"memory ran out; free some, or give a smaller --batch-size, --batch-tokens or --per-category; {way_on}", 1)
     raise error
@@ -144,11 +144,11 @@ def _close_stdout() -> None:
 def _how_to_go_on(options: Mapping[str, object]) -> str:
     """What a run that is stopped leaves, and how to go on."""
     if options.get("output") == "-":
-        return "the output is incomplete. Run the same line again."
+        return "the output is incomplete. Run the same command again."
     inputs = options.get("catalog") or options.get("products") or ()
     is_kept = "resume" in options and not (isinstance(inputs, Sequence) and "-" in inputs)
     advice = "" if not is_kept else ", with --resume to go on" if "trials" in options else "; it continues from what was finished"
-    return f"nothing was left half-written. Run the same line again{advice}."
+    return f"nothing was left half-written. Run the same command again{advice}."
 
 
 def _console_options() -> list[inspect.Parameter]:

@@ -33,7 +33,9 @@ Catalog = Annotated[
 AdapterName = Annotated[str, typer.Argument(metavar="ADAPTER", help="A folder, or a name in the store.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output in place of tables.")]
 DeviceName = Annotated[str, typer.Option(help="auto, cpu or cuda. auto takes the GPU if there is one.", metavar="DEVICE")]
-VariantName = Annotated[str, typer.Option(help="auto, fp32, fp16 or int8. auto takes the fastest that gives the same categories here.")]
+VariantName = Annotated[
+    str, typer.Option(help="auto, fp32, fp16 or int8. auto takes int8 on a CPU and fp16 on a GPU where it gives the same categories here.")
+]
 RecipeName = Annotated[
     str | None,
     typer.Option(

@@ -14,6 +14,7 @@ from catcli.config import Method
 from catcli.evaluation.blend import blend_logits
 from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.calibration import BlendCalibration
+from catcli.evaluation.fold_roles import FoldRoles
 from catcli.evaluation.metrics import Evaluation, UnknownCategory
 from catcli.evaluation.reliability import measure_calibration
 from catcli.evaluation.scores import ConflictCounts, compare_models, score_model
@@ -24,7 +25,8 @@ from catcli.evaluation.selective import measure_category_thresholds, measure_thr
 class ScoredRows:
     """Rows to score: LoRA's logits by variant and the linear model's, each *(rows, classes)*, class numbers and products *(rows,)*.
 
-    A class number past the logits' width is a category that the adapter does not know; ``names`` has those too.
+    A class number past the logits' width is a category that the adapter does not know; ``names`` has those too. ``roles`` are those of
+    out-of-fold rows, which are judged without what they chose (cross-fitting), and not all of which are scored; None for other rows.
     """
 
     lora: Mapping[Variant, FloatArray]
@@ -33,10 +35,18 @@ class ScoredRows:
     products: npt.NDArray[np.uint64]
     names: Sequence[str]
     method: Method
+    roles: FoldRoles | None = None
 
     def outcomes(self, probabilities: FloatArray) -> Outcomes:
         """The outcomes of probabilities *(rows, classes)* for the rows."""
         return Outcomes.of(probabilities, self.truth, self.products)
+
+    def probabilities(self, calibration: BlendCalibration, variant: Variant) -> dict[str, FloatArray]:
+        """Probabilities *(rows, classes)* of a variant's blend and of each model alone, by the names of `Evaluation`."""
+        lora = self.lora[variant]
+        if self.roles is None:
+            return calibration.probabilities_of_all(lora, self.linear, variant)
+        return calibration.cross_fitted(lora, self.linear, self.truth, self.roles)
 
 
 @dataclass(frozen=True)
@@ -49,21 +59,25 @@ class EvaluatedRows:
 
 
 def evaluate_rows(
-    scored: ScoredRows, variant: Variant, blend_calibration: BlendCalibration, info: VariantInfo, conflicts: ConflictCounts | None = None
+    rows: ScoredRows, variant: Variant, blend_calibration: BlendCalibration, info: VariantInfo, conflicts: ConflictCounts | None = None
 ) -> EvaluatedRows:
     """Score the blend by ``variant``, LoRA and the linear model, compare them, and measure the thresholds of ``info``."""
-    lora, linear, names = scored.lora[variant], scored.linear, scored.names
-    all_probabilities = blend_calibration.probabilities_of_all(lora, linear, variant)
-    outcomes = {name: scored.outcomes(probabilities) for name, probabilities in all_probabilities.items()}
+    names, roles = rows.names, rows.roles
+    scored = np.ones(len(rows.truth), np.bool_) if roles is None else roles.scored
+    folds = None if roles is None else roles.folds[scored]
+    truth, linear = rows.truth[scored], rows.linear[scored]
+    by_variant = {name: rows.probabilities(blend_calibration, name) for name in rows.lora}
+    all_probabilities = {name: probabilities[scored] for name, probabilities in by_variant[variant].items()}
+    outcomes = {name: Outcomes.of(values, truth, rows.products[scored]) for name, values in all_probabilities.items()}
     blend = outcomes["blend"]
-    unknown, counts = np.unique(scored.truth[scored.truth >= linear.shape[1]], return_counts=True)
+    unknown, counts = np.unique(truth[truth >= linear.shape[1]], return_counts=True)
     evaluation = Evaluation(
-        scored_rows=len(scored.truth),
+        scored_rows=len(truth),
         scored_products=blend.products,
         variant=variant,
-        method=scored.method,
+        method=rows.method,
         unknown_categories=tuple(
-            UnknownCategory(category=names[int(number)], rows=int(rows)) for number, rows in zip(unknown, counts, strict=True)
+            UnknownCategory(category=names[int(number)], rows=int(count)) for number, count in zip(unknown, counts, strict=True)
         ),
         blend=score_model(all_probabilities["blend"], blend, names, conflicts),
         lora=score_model(all_probabilities["lora"], outcomes["lora"], names, conflicts),
@@ -72,11 +86,14 @@ def evaluate_rows(
         against_lora=compare_models(blend, outcomes["lora"], "blend", "lora"),
         calibration={
             name: measure_calibration(
-                blend_logits(values, linear, blend_calibration.blend), scored.truth, blend_calibration.confidences[name]
+                blend_logits(values[scored], linear, blend_calibration.blend),
+                by_variant[name]["blend"][scored].max(1),
+                truth,
+                blend_calibration.confidences[name],
             )
-            for name, values in scored.lora.items()
+            for name, values in rows.lora.items()
         },
-        promises=tuple(measure_threshold(single, blend) for single in info.thresholds),
-        category_promises=measure_category_thresholds(info.category_thresholds, blend, names),
+        promises=tuple(measure_threshold(single, blend, folds) for single in info.thresholds),
+        category_promises=measure_category_thresholds(info.category_thresholds, blend, names, folds),
     )
     return EvaluatedRows(evaluation, all_probabilities["blend"], blend)

@@ -17,11 +17,18 @@ class RowCounts(Numbers):
     unlabeled: int
     """Rows without a category, left out."""
     train: int
-    """Training rows."""
+    """Training rows; with folds all labeled rows, each in the training of every fold but its own."""
     validation: int
-    """Validation rows: they chose the number of epochs, the blend, its calibration and the thresholds."""
+    """Validation rows: they chose the number of epochs, the blend, its calibration and the thresholds; none with folds."""
     test: int
-    """Test rows."""
+    """Test rows; with folds the out-of-fold rows, which the scores, the blend, its calibration and the thresholds rest on."""
+    folds: int = 0
+    """Folds; 0 where a part of the rows was held out."""
+
+    @property
+    def labeled(self) -> int:
+        """The labeled rows."""
+        return self.train if self.folds else self.train + self.validation + self.test
 
 
 class EpochScores(Numbers):
@@ -43,7 +50,7 @@ class Training(Numbers):
     device: str
     """Where it ran."""
     epochs: tuple[EpochScores, ...]
-    """Each epoch of the holdout model."""
+    """Each epoch of the holdout model, or of the first fold's."""
     lora_rows: int
     """Training rows of LoRA."""
     unlabeled_rows: int = 0
@@ -120,12 +127,12 @@ class RandomSplit(Numbers):
 
 
 class FitMetrics(Evaluation):
-    """Everything that a fit measured. The scores are those of the test rows, by the variant that serves."""
+    """Everything that a fit measured. The scores are those of the test rows or out-of-fold rows, by the variant that serves."""
 
     rows: RowCounts
     """How many rows were read, and how many are training, validation and test rows."""
     rare_categories: tuple[str, ...]
-    """Categories with too few products for every part: a sample of their rows is held out."""
+    """Categories with too few products for every part: a sample of their rows is held out. With folds those that no row is scored of."""
     random_split: RandomSplit | None
     """Scores of a random split beside the split by product; null where every product has one row."""
     parity: tuple[Parity, ...]

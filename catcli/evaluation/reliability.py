@@ -6,7 +6,7 @@ import numpy as np
 
 from catcli.adapter.manifest import CalibrationParameters
 from catcli.arrays import BoolArray, FloatArray, IntArray
-from catcli.evaluation.blend import calibrate, softmax
+from catcli.evaluation.blend import softmax
 from catcli.evaluation.metrics import Bin, Calibration
 
 BINS = 15
@@ -33,13 +33,15 @@ def calibration_error(confidence: FloatArray, right: BoolArray) -> float:
     return sum(bin_.rows * abs(bin_.accuracy - bin_.confidence) for bin_ in reliability_bins(confidence, right)) / len(confidence)
 
 
-def measure_calibration(scores: FloatArray, truth: IntArray, confidence: CalibrationParameters) -> Calibration:
-    """Of ``scores`` *(rows, classes)* before they are calibrated, against class numbers *(rows,)*."""
+def measure_calibration(scores: FloatArray, after: FloatArray, truth: IntArray, confidence: CalibrationParameters) -> Calibration:
+    """Of ``scores`` *(rows, classes)* before they are calibrated, against class numbers *(rows,)*.
+
+    ``after`` *(rows,)* are the confidences that are measured; ``confidence`` is what calibrates the saved model.
+    """
     right = scores.argmax(1) == truth
-    before, after = softmax(scores).max(1), calibrate(scores, confidence).max(1)
     return Calibration(
         confidence=confidence,
-        error_before=calibration_error(before, right),
+        error_before=calibration_error(softmax(scores).max(1), right),
         error_after=calibration_error(after, right),
         by_chance=_error_by_chance(after),
         bins=reliability_bins(after, right),

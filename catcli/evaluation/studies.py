@@ -143,7 +143,7 @@ class CategoryTurnover(Numbers):
 
 
 class CatalogDiff(Numbers):
-    """``catcli diff A B CATALOG --json``."""
+    """``catcli diff OLD NEW CATALOG --json``."""
 
     before: str
     """The adapter in use."""

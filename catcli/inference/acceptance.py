@@ -1,4 +1,4 @@
-"""``--precision``: the confidence that holds it, as the adapter's validation rows have shown."""
+"""``--precision``: the confidence that holds it, as the labeled rows of the adapter's fit have shown."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def acceptance_thresholds_by_category(info: VariantInfo, precision: float, folde
     if not cutoffs:
         tried = len(info.category_thresholds)
         raise GateMissed(
-            f"--precision {precision:g} --by-category: no category of {folder} holds it by itself ({tried:,} have enough validation rows "
+            f"--precision {precision:g} --by-category: no category of {folder} holds it by itself ({tried:,} have enough rows "
             "to be tried); leave out --by-category, or fit with more labeled rows; nothing was written."
         )
     LOGGER.info(f"{len(cutoffs):,} categories hold --precision {precision:g} by themselves; rows labeled with others are not accepted")

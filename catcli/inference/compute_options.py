@@ -16,7 +16,8 @@ class ComputeOptions(InputOptions):
     device: Annotated[str, Flag(metavar="DEVICE")] = "auto"
     """auto, cpu or cuda. auto takes the GPU if there is one."""
     variant: str = "auto"
-    """auto, fp32, fp16 or int8. auto takes the fastest that gives the same categories here."""
+    """auto, fp32, fp16 or int8. auto takes int8 on a CPU and fp16 on a GPU where the adapter has it and it gives the same categories on
+    this machine, else fp32."""
 
     def check_compute(self) -> None:
         """Raise `UsageError` for a device or a variant that there is not."""

@@ -165,7 +165,7 @@ def label_catalog(job: PredictJob, advance: Advance = no_progress) -> PredictSum
     """Label all rows and write them, to a pipe as they come, to a file complete at the end.
 
     Raises:
-        CatcliError: something that the user can fix; finished parts are kept for the same line to go on from.
+        CatcliError: something that the user can fix; finished parts are kept for the same command to go on from.
     """
     return (_label_to_pipe if is_pipe(job.options.output) else _label_to_file)(job, advance)
 
@@ -207,7 +207,7 @@ def _label_to_file(job: PredictJob, advance: Advance) -> PredictSummary:
             arrays=parts.stopped.arrays,
         )
         if predict_fingerprint(job) != fingerprint:
-            raise ChangedError(f"{source.name} was changed while it was read; run the same line again once it is finished.")
+            raise ChangedError(f"{source.name} was changed while it was read; run the same command again once it is finished.")
         _warn(summary, job, f": {bad_rows.file}" if bad_rows is not None and summary.bad else "")
         if bad_rows is not None:
             bad_rows.finish()
@@ -237,7 +237,7 @@ def _resumed(parts: Parts, options: PredictOptions) -> PredictSummary:
     if options.resume and not parts.stopped.parts:
         LOGGER.warning("there is nothing to resume: the run starts at the first row")
     elif parts.discarded:
-        reason = f"{' and '.join(parts.changed)} changed since" if parts.changed else "its files are not whole"
+        reason = f"{' and '.join(parts.changed)} changed since" if parts.changed else "its files are incomplete"
         LOGGER.warning(f"{parts.discarded:,} rows that a stopped run had labeled are labeled again: {reason}")
     if not parts.stopped.parts:
         return PredictSummary()
@@ -268,12 +268,14 @@ def _naming_kept_rows(parts: Parts, options: PredictOptions) -> Iterator[None]:
         rows = parts.kept
         kept = f"{count_noun(rows, 'labeled row')} {'is' if rows == 1 else 'are'} kept"
         if rows and isinstance(error, MemoryError):
-            raise CatcliError(f"memory ran out; {kept}: free some, and the same line continues.") from error
+            raise CatcliError(f"memory ran out; {kept}: free some, and the same command continues.") from error
         if rows and isinstance(error, RowError) and options.on_bad_row == "stop":  # a corrected file is another file
-            advice = "the same line with --on-bad-row skip, or null, continues past that row; with a corrected file the run starts again."
+            advice = (
+                "the same command with --on-bad-row skip, or null, continues past that row; with a corrected file the run starts again."
+            )
             raise type(error)(f"{error} {kept}: {advice}") from error
         if rows and isinstance(error, CatcliError):
-            raise type(error)(f"{error} {kept}: the same line continues.") from error
+            raise type(error)(f"{error} {kept}: the same command continues.") from error
         if rows and isinstance(error, KeyboardInterrupt | Terminated):
             LOGGER.warning(f"{kept} beside {parts.out}")
         raise

@@ -27,13 +27,13 @@ class PredictOptions(ComputeOptions):
     min_confidence: Annotated[float, Flag(minimum=0, maximum=1)] = 0.0
     """Below it the predicted category is null."""
     precision: float | None = None
-    """Accept only rows above the threshold that was found to hold this precision; exit code 3 where none was."""
+    """Accept only rows at or above the adapter's threshold for this precision; exit code 3 where it has none."""
     by_category: bool = False
-    """With --precision: hold it within each category; the others' rows are not accepted."""
+    """With --precision: use the thresholds by category; rows labeled with a category that has none are not accepted."""
     review: Annotated[str | None, Flag(metavar="FILE")] = None
     """A file that gets the rows that are not accepted, the most confident last."""
     keep: Annotated[str | None, Flag(metavar="COLUMN,COLUMN")] = None
-    """Write only these columns of the catalog, beside ours."""
+    """Write only these columns of the catalog, and the new ones."""
     previous: Annotated[str | None, Flag(metavar="LABELED")] = None
     """An earlier output: rows whose text is in it keep their labels, if this adapter gave them."""
     dedupe: Annotated[bool, Flag(names=(" /--no-dedupe",))] = True
@@ -41,24 +41,25 @@ class PredictOptions(ComputeOptions):
     safe_csv: bool = False
     """Put an apostrophe before what a spreadsheet would run as a formula."""
     trusted_key: Annotated[Sequence[str], Flag(metavar="KEY")] = ()
-    """Use the adapter only if this public key (ed25519) signed it. Repeat for several that may have."""
+    """Use the adapter only if this public key (ed25519) signed it. Repeat to trust several keys."""
     engine: str = "local"
     """local, or ray: workers on a Ray cluster label, to the same output (pip install 'catcli[ray]')."""
     batch_tokens: Annotated[int | None, Flag(minimum=1)] = None
     """Tokens of a batch; by the device by default."""
     workers: Annotated[int | None, Flag(minimum=1)] = None
-    """Batches at once, one a core by default; with --engine ray its workers, one a GPU."""
+    """Batches that are computed at once: by default one for each core; with --engine ray one worker for each GPU."""
     on_bad_row: Annotated[str, Flag(metavar="stop|skip|null")] = "stop"
     """A row that cannot be read stops the run, is left out (skip), or comes out with nulls (null); the last two list them in
     OUT.bad.jsonl."""
     allow_missing: bool = False
     """Go on where a text column of the adapter is not in the file."""
     replace_columns: bool = False
-    """Drop columns of the catalog that have the names of ours."""
+    """Drop columns of the catalog that have the names of the new ones."""
     no_clobber: bool = False
     """Stop if OUT exists."""
     resume: bool = False
-    """Go on with a run that was stopped or killed."""
+    """Stop, instead of starting again, if the catalog, the adapter or an option changed since the stopped run; it is continued without this
+    option, too."""
     output_as: Annotated[str | None, Flag(metavar="FORMAT", names=("--format",))] = None
     """csv, tsv, jsonl, parquet or arrow, where OUT's extension does not say."""
 

@@ -138,6 +138,6 @@ def _original_error(error: BaseException) -> BaseException:
         return error
     last_line = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__).strip()
     return CatcliError(
-        f"--engine ray: a worker failed ({last_line[:300]}); is the same catcli on all machines, with memory enough? Run the same line "
+        f"--engine ray: a worker failed ({last_line[:300]}); is the same catcli on all machines, with memory enough? Run the same command "
         "again; it continues from what was finished."
     )

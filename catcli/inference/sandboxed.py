@@ -31,7 +31,7 @@ def main(order: str) -> None:
     except CatcliError as error:
         problem = "memory" if _is_memory_short(error) else str(error)
     except OSError as error:
-        problem = f"{error.filename or folder}: {error.strerror or error}; mend that and run the same line again."
+        problem = f"{error.filename or folder}: {error.strerror or error}; fix that and run the same command again."
     except MemoryError:
         problem = "memory"
     except Exception as error:  # noqa: BLE001  # a crafted file met a bug: the parent tells of it without a traceback
@@ -44,7 +44,7 @@ def main(order: str) -> None:
 def _try(folder: Path, variant: Variant, fingerprint: str) -> None:
     adapter = load_adapter(folder)
     if adapter.fingerprint != fingerprint:
-        raise AdapterError(f"{folder} was changed while it was loaded; run the same line again.")
+        raise AdapterError(f"{folder} was changed while it was loaded; run the same command again.")
     Labeler(adapter, "cpu", variant, workers=1, vetting="as the child").label(TEXTS)
 
 

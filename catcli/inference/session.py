@@ -103,7 +103,7 @@ class Session:
             if len(batch.rows) == 1:
                 raise CatcliError(
                     f"memory is too short for one text of {batch.ids.shape[1]} tokens on {self.provider} ({error}); free some and run the "
-                    "same line again."
+                    "same command again."
                 ) from error
         with self._lock:
             self._halved += 1

@@ -44,7 +44,7 @@ def compare(
     grid, options = grid or Grid(), options or InputOptions()
     if all((Path(name) / MANIFEST).is_file() for name in products):
         raise UsageError(
-            "these are adapters: 'catcli diff A B CATALOG' compares them on a catalog, 'catcli report A B' shows their scores."
+            "these are adapters: 'catcli diff OLD NEW CATALOG' compares them on a catalog, 'catcli report A B' shows their scores."
         )
     runs = grid.runs(recipe)
     source = options.open(products)
@@ -75,7 +75,7 @@ def compare(
     on_result(result)
     if failed:
         reasons = "; ".join(f"{name} failed: {failure.why}" for name, failure in failed.items())
-        raise _error_class(failed)(f"{reasons}; the others are done, and the same line tries again what failed.")
+        raise _error_class(failed)(f"{reasons}; the others are done, and the same command tries again what failed.")
     return result
 
 

@@ -13,14 +13,16 @@ from catcli.adapter.folder import Adapter
 from catcli.arrays import FloatArray
 from catcli.errors import AdapterError
 from catcli.evaluation.bootstrap import Outcomes, estimate_interval
-from catcli.evaluation.calibration import BlendCalibration, cross_fitted_losses
+from catcli.evaluation.calibration import BlendCalibration, log_losses
 from catcli.evaluation.fit_metrics import FitMetrics
+from catcli.evaluation.fold_roles import FoldRoles
 from catcli.evaluation.heldout import HeldOutRows
 from catcli.evaluation.metrics import CategoryScores, Estimate
 from catcli.evaluation.scores import compare_runs, holm_corrected, mean_bootstrap, mean_metric
 from catcli.evaluation.studies import GridResult, ModelResult
 from catcli.inference.ngrams import LinearModel
 from catcli.reporting.grid_page import GridPageModel
+from catcli.reporting.scoring import scored_rows
 from catcli.training.grid import GridRun
 
 
@@ -47,17 +49,15 @@ class ScoredRun:
     def of(cls, adapter: Adapter) -> ScoredRun:
         """Read it from its folder."""
         manifest, metrics = adapter.manifest, FitMetrics.of(adapter)
-        heldout = HeldOutRows.load(adapter.file("heldout.parquet"), manifest.categories)
-        test, blend = heldout.part("test"), BlendCalibration.of(manifest)
-        of_all = blend.probabilities_of_all(test.lora, test.linear, metrics.variant)
+        test, by_model = scored_rows(adapter, metrics.variant)
         models = {
             name: RunProbabilities(probabilities, Outcomes.of(probabilities, test.classes, test.products))
-            for name, probabilities in of_all.items()
+            for name, probabilities in by_model.items()
         }
-
-        validation = heldout.part("validation")
-        halves = np.unique(validation.products, return_inverse=True)[1] % 2
-        losses = cross_fitted_losses(validation.lora, validation.linear, validation.classes, halves, manifest.blend)
+        validation = HeldOutRows.load(adapter.file("heldout.parquet"), manifest.categories).part("validation")
+        halves = FoldRoles.of(np.unique(validation.products, return_inverse=True)[1] % 2)
+        unseen = BlendCalibration.of(manifest).cross_fitted(validation.lora, validation.linear, validation.classes, halves)
+        losses = {name: float(log_losses(unseen[name], validation.classes).mean()) for name in ("blend", "linear")}
         return cls(adapter, metrics, **models, validation=losses)
 
 

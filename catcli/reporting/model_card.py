@@ -48,8 +48,7 @@ def front_matter(name: str, manifest: Manifest, metrics: FitMetrics) -> str:
 
 def model_card(name: str, manifest: Manifest, metrics: FitMetrics, recipe: Recipe) -> str:
     """Markdown with the front matter that the Hugging Face hub reads."""
-    rows, rare, training = metrics.rows, len(metrics.rare_categories), metrics.training
-    labeled = rows.train + rows.validation + rows.test
+    rows, training = metrics.rows, metrics.training
     split = sentences.random_split(metrics.random_split) if metrics.random_split else "No product has several rows."
     calibrated = "\n".join(f"- {sentences.calibration(variant, calibration)}" for variant, calibration in metrics.calibration.items())
     versions = plain(", ".join(f"{package} {version}" for package, version in manifest.versions.items()))
@@ -62,9 +61,9 @@ def model_card(name: str, manifest: Manifest, metrics: FitMetrics, recipe: Recip
 # {title}
 
 Labels products with one of {len(manifest.categories):,} categories from {columns}.
-Made by catcli {plain(manifest.versions.get("catcli", ""))} on {manifest.created:%Y-%m-%d} from {labeled:,} labeled rows.
+Made by catcli {plain(manifest.versions.get("catcli", ""))} on {manifest.created:%Y-%m-%d} from {rows.labeled:,} labeled rows.
 
-## Scores on {metrics.scored_rows:,} test rows, 95 % intervals
+## Scores on {metrics.scored_rows:,} {"out-of-fold" if rows.folds else "test"} rows, 95 % intervals
 
 | | {" | ".join(model_titles(metrics.method).values())} |
 |---|--:|--:|--:|
@@ -72,15 +71,14 @@ Made by catcli {plain(manifest.versions.get("catcli", ""))} on {manifest.created
 
 {sentences.headline(metrics)} {sentences.comparison(metrics.against_linear, metrics.method)}
 
-The rows were split {"/".join(map(str, recipe.split))} by product: {rows.train:,} training, {rows.validation:,} validation and
-{rows.test:,} test rows. The validation rows chose the epoch, the blend, its calibration and the thresholds. {split}
-{f"{rare:,} categories have too few products to score each of them; a sample of them is scored." if rare else "Every category is scored."}
+{_protocol(metrics, recipe)} {split}
+{_unscored(metrics)}
 
 ## Confidence
 
 {calibrated}
 
-| precision | confidence | accepted test rows | precision on them |
+| precision | confidence | accepted rows | precision on them |
 |---|--:|--:|---|
 {_thresholds(metrics)}
 
@@ -88,7 +86,7 @@ The rows were split {"/".join(map(str, recipe.split))} by product: {rows.train:,
 
 {_learned(manifest, recipe)}: after {epochs} over
 {training.lora_rows:,} rows{_unlabeled(training)}, at a learning rate of up to {recipe.lr:g},
-the validation loss was lowest. Beside it stand one-vs-rest
+{"the loss on the first fold's rows" if rows.folds else "the validation loss"} was lowest. Beside it stand one-vs-rest
 linear support vector machines over words and character n-grams. A product's probabilities are the softmax of
 {manifest.blend.lora:.3f} x its logits + {manifest.blend.linear:.3f} x the linear model's, with the offset of each category and the
 calibration in `adapter.json`. {REFIT if training.refit else "The models in this folder are those that were scored."}
@@ -115,6 +113,30 @@ def plain(text: str) -> str:
 def code(text: str) -> str:
     """Text of a file between backticks, of which it has none itself."""
     return f"`{' '.join(printable(text).replace('`', chr(39)).split())}`"
+
+
+def _protocol(metrics: FitMetrics, recipe: Recipe) -> str:
+    """Which rows chose and which were scored."""
+    rows = metrics.rows
+    if rows.folds:
+        return (
+            f"The rows were divided into {rows.folds} folds by product, and each fold was scored by models of the others. The blend, its\n"
+            "calibration and the thresholds were chosen by these out-of-fold rows; a row's scores are of what the other folds chose."
+        )
+    return (
+        f"The rows were split {'/'.join(map(str, recipe.split))} by product: {rows.train:,} training, {rows.validation:,} validation and\n"
+        f"{rows.test:,} test rows. The validation rows chose the epoch, the blend, its calibration and the thresholds."
+    )
+
+
+def _unscored(metrics: FitMetrics) -> str:
+    """Which categories the scores are not of."""
+    rare = len(metrics.rare_categories)
+    if not rare:
+        return "Every category is scored."
+    if metrics.rows.folds:
+        return f"Categories of a single product, which are not scored: {rare:,}."
+    return f"Categories with too few products to score each of them, so that a sample of their rows is scored: {rare:,}."
 
 
 def _unlabeled(training: Training) -> str:

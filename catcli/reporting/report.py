@@ -99,8 +99,11 @@ def _missing(report: Evaluation) -> list[RenderableType]:
     if not missing or not isinstance(report, FitReport):
         return []
     rows = report.rows
-    each = round((rows.train + rows.validation + rows.test) / max(missing[0].products, 1))
-    return [f"one labeled row in {each} is a validation product, so each missing product takes about {each} more labeled rows\n"]
+    each = round(rows.labeled / max(missing[0].products, 1))
+    if each < 2:
+        return []
+    kind = "tested" if rows.folds else "a validation"
+    return [f"one labeled row in {each} is {kind} product, so each missing product takes about {each} more labeled rows\n"]
 
 
 def _fit_report(report: FitReport) -> list[RenderableType]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from catcli.adapter.folder import Adapter
-from catcli.adapter.manifest import Manifest
+from catcli.adapter.manifest import Manifest, Variant
 from catcli.arrays import FloatArray
 from catcli.data.dataset.categories import has_label, normalized_name
 from catcli.data.dataset.column_mapping import map_text_columns, price_columns
@@ -62,9 +62,10 @@ class ReportView:
 
 
 def report_held_out(adapter: Adapter) -> ReportView:
-    """What the fit measured, and the test rows that it measured it on."""
-    metrics, test, names = FitMetrics.of(adapter), test_rows(adapter), adapter.manifest.categories
-    probabilities = BlendCalibration.of(adapter.manifest).probabilities(test.lora, test.linear, metrics.variant)
+    """What the fit measured, and the rows that it measured it on."""
+    metrics, names = FitMetrics.of(adapter), adapter.manifest.categories
+    test, by_model = scored_rows(adapter, metrics.variant)
+    probabilities = by_model["blend"]
     outcomes = Outcomes.of(probabilities, test.classes, test.products)
     texts, blend = test.texts, metrics.blend
     if test.has_texts:
@@ -76,9 +77,16 @@ def report_held_out(adapter: Adapter) -> ReportView:
     return ReportView(adapter, report, names, texts, probabilities, outcomes)
 
 
-def test_rows(adapter: Adapter) -> HeldOutRows:
-    """The rows that the adapter's scores are of."""
-    return HeldOutRows.load(adapter.file("heldout.parquet"), adapter.manifest.categories).part("test")
+def scored_rows(adapter: Adapter, variant: Variant) -> tuple[HeldOutRows, dict[str, FloatArray]]:
+    """The rows that the adapter's scores are of, and their probabilities *(rows, classes)* by the names of `Evaluation`, as the fit had."""
+    manifest = adapter.manifest
+    held_out = HeldOutRows.load(adapter.file("heldout.parquet"), manifest.categories)
+    roles, rows = held_out.roles, held_out.scored
+    # With folds all rows take part: what is chosen for a fold is chosen by the rows of the others, scored or not.
+    judged = rows if roles is None else held_out
+    scored = ScoredRows({variant: judged.lora}, judged.linear, judged.classes, judged.products, manifest.categories, manifest.method, roles)
+    probabilities = scored.probabilities(BlendCalibration.of(manifest), variant)
+    return rows, probabilities if roles is None else {name: values[roles.scored] for name, values in probabilities.items()}
 
 
 def add_examples(scores: Scores, outcomes: Outcomes, names: Sequence[str], texts: Sequence[str]) -> Scores:
@@ -204,17 +212,17 @@ def compare_adapters(adapters: Sequence[Adapter]) -> AdapterComparison:
     Only rows that no adapter was trained on are in all their test parts, so none has an advantage. A copy without texts has none to tell
     them by.
     """
-    tests = [test_rows(adapter) for adapter in adapters]
+    judged = [scored_rows(adapter, FitMetrics.of(adapter).variant) for adapter in adapters]
+    tests = [rows for rows, _ in judged]
     keyed = [_keyed(test, adapter.manifest.categories) for test, adapter in zip(tests, adapters, strict=True)]
     shared = [key for key in keyed[0] if all(key in other for other in keyed[1:])]
     comparable = len(shared) >= MIN_SHARED_ROWS
     # A product is one, whatever each adapter took for its key: those of the first count.
     products = tests[0].products[[keyed[0][key] for key in shared]]
     outcomes, reports = [], []
-    for adapter, test, row_of in zip(adapters, tests, keyed, strict=True):
+    for adapter, (test, by_model), row_of in zip(adapters, judged, keyed, strict=True):
         rows = np.array([row_of[key] for key in shared], np.int64) if comparable else np.arange(len(test.texts))
-        variant = FitMetrics.of(adapter).variant
-        probabilities = BlendCalibration.of(adapter.manifest).probabilities(test.lora[rows], test.linear[rows], variant)
+        probabilities = by_model["blend"][rows]
         outcome = Outcomes.of(probabilities, test.classes[rows], products if comparable else test.products)
         outcomes.append(outcome)
         blend = score_model(probabilities, outcome, adapter.manifest.categories)

@@ -64,14 +64,14 @@ def verdict(pair: Comparison, method: Method | None) -> str:
     gains = [title for title, difference in titled if difference.low > 0]
     losses = [title for title, difference in titled if difference.high < 0]
     if gains and not losses:
-        return f"A gain in {' and '.join(gains)} beyond chance."
+        return f"A significant gain in {' and '.join(gains)}."
     if losses and not gains:
-        return f"A loss in {' and '.join(losses)} beyond chance: on these rows {second} is better."
+        return f"A significant loss in {' and '.join(losses)}: on these rows {second} is better."
     if gains:
-        return f"Better in {gains[0]} and worse in {losses[0]}, both beyond chance."
+        return f"Better in {gains[0]} and worse in {losses[0]}, both significantly."
     if method is not None and (pair.of, pair.against) == ("blend", "linear"):
-        return f"These rows show no gain by {METHOD_TITLES[method]} beyond chance."
-    return f"These rows show no difference between {first} and {second} beyond chance."
+        return f"These rows show no significant gain by {METHOD_TITLES[method]}."
+    return f"These rows show no significant difference between {first} and {second}."
 
 
 def diff_summary(result: CatalogDiff) -> str:

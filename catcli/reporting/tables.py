@@ -89,11 +89,15 @@ def caption(evaluation: Evaluation) -> str:
     """What rows a score is of."""
     sentence = f"{count_noun(evaluation.scored_rows, 'row')} of {count_noun(evaluation.scored_products, 'product')}"
     if isinstance(evaluation, NewRowsReport):
-        sentence += f" of {evaluation.on}; the scores of rows that the adapter was trained on are too high"
+        sentence += f" of {evaluation.on}; rows that the adapter was trained on get scores that are too high"
     if isinstance(evaluation, FitMetrics):
-        sentence += " that no scored model was trained on"
         count = len(evaluation.rare_categories)
-        sentence += f"; rare categories, of which a sample is scored: {count:,}" if count else ""
+        if evaluation.rows.folds:
+            sentence += f", each scored by models of the other {evaluation.rows.folds - 1} of {evaluation.rows.folds} folds"
+            sentence += f"; categories of one product, which are not scored: {count:,}" if count else ""
+        else:
+            sentence += " that no scored model was trained on"
+            sentence += f"; rare categories, of which a sample is scored: {count:,}" if count else ""
         if evaluation.training.refit:
             sentence += "\nthe saved model was then refitted on all rows"
     return sentence
@@ -170,7 +174,7 @@ def trial_table(tuned: TuneResult) -> Table:
     result = table("Trials", "", TITLES[tuned.metric], *(SHORT_SETTINGS.get(name, name) for name in names), "s")
     result.padding = (0, 1, 0, 0)  # ten columns in 80 cells
     for trial in tuned.trials:
-        score = "given up" if trial.score is None else f"{trial.score:.4f}"
+        score = "pruned" if trial.score is None else f"{trial.score:.4f}"
         suffix = " best" if trial.number == tuned.best else ""
         result.add_row(f"{trial.number}{suffix}", score, *(f"{trial.settings[name]:.3g}" for name in names), f"{trial.seconds:.0f}")
     return result
@@ -239,7 +243,7 @@ MAX_CHANGES = 15
 
 def change_table(changes: CatalogDiff) -> Table:
     """From which category to which rows would change, the largest changes first."""
-    result = table("Largest changes", "category, and the one to come", "rows", *([changes.weight_column] if changes.weight_column else []))
+    result = table("Largest changes", "category → new category", "rows", *([changes.weight_column] if changes.weight_column else []))
     for flow in changes.flows[:MAX_CHANGES]:
         weight = [f"{flow.weight:,.0f}"] if changes.weight_column else []
         result.add_row(Text(f"{shortened(flow.before, 50)}\n  → {shortened(flow.after, 46)}"), f"{flow.rows:,}", *weight)
@@ -248,7 +252,7 @@ def change_table(changes: CatalogDiff) -> Table:
 
 def turnover_table(changes: CatalogDiff) -> Table:
     """Rows by category under both adapters, those with most changes first."""
-    result = table("By category", "category", "now", "then", "leave", "come")
+    result = table("By category", "category", "old", "new", "left", "joined")
     for category in changes.categories[:MAX_CHANGES]:
         result.add_row(
             Text(shortened(category.category, 40)),
@@ -262,7 +266,7 @@ def turnover_table(changes: CatalogDiff) -> Table:
 
 def importance_table(importances: Mapping[str, float]) -> Table:
     """The importance of each setting, the highest first."""
-    result = table("What mattered", "setting", "of the scores' variance")
+    result = table("Importance of the settings", "setting", "of the scores' variance")
     for name, value in sorted(importances.items(), key=lambda item: -item[1]):
         result.add_row(name.replace("_", " "), f"{value:.2f}")
     return result
@@ -270,7 +274,7 @@ def importance_table(importances: Mapping[str, float]) -> Table:
 
 def confusion_table(scores: Scores, limit: int = 10) -> Table:
     """The most frequent wrong pairs, each with a text that was labeled so."""
-    result = table("Most confused", "category, and what it was labeled", "for example", "rows", names=2)
+    result = table("Most confused", "category → label", "for example", "rows", names=2)
     for pair in scores.confusions[:limit]:
         example = pair.examples[0] if pair.examples else ""
         if pair.disagreeing:

@@ -38,7 +38,7 @@ class Checkpoint:
             temporary.unlink(missing_ok=True)
             problem = "the disk is full" if is_disk_full(error) else reason(error)
             raise OutputError(
-                f"{self.file}, which keeps the training, cannot be written: {problem}; free some space and run the same line again."
+                f"{self.file}, which keeps the training, cannot be written: {problem}; free some space and run the same command again."
             ) from error
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

@@ -131,10 +131,10 @@ class CrossValidation:
 
 def score_on_test_rows(data: TrainingData, recipe: Recipe, checkpoints: Path, advance: Advance) -> EvaluatedRows:
     """What a fit of ``recipe`` without a refit would report of the test rows; nothing is exported."""
-    setup = Setup.of(replace(data, recipe=recipe.but({"refit": False})), time.perf_counter(), advance)
+    setup = Setup.of(replace(data, recipe=recipe.but({"refit": False, "folds": 0})), time.perf_counter(), advance)
     labeled, held_out, validation = setup.labeled, setup.split.held_out, len(setup.split.validation)
     linear, encoder = LinearTraining(setup).train(), EncoderTraining(setup).train(checkpoints)
-    model = encoder.holdout
+    model = encoder.shipped
     logits = torch_logits(model.classifier.cpu(), model.tokenizer, model.tokenizer.encode(setup.held_out_texts))
     blend = fit_blend(setup, encoder, linear, {"fp32": logits})
     rows = held_out[validation:]

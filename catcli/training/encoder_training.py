@@ -1,4 +1,4 @@
-"""The encoders of a fit, the base with LoRA: the holdout model, which is scored, and the refit model, which is saved."""
+"""The encoders of a fit, the base with LoRA: those that are scored, a holdout model or one for each fold, and the refit model."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from catcli.adapter.folder import package_versions
-from catcli.arrays import DoubleArray, IntArray
+from catcli.arrays import DoubleArray, FloatArray, IntArray
 from catcli.atomic import atomic_write, read_small_file
 from catcli.config import METHOD_TITLES
 from catcli.data.dataset.examples import Examples, stratified_sample
-from catcli.export.trained_model import TrainedModel
+from catcli.data.dataset.split import FoldSplit
+from catcli.export.trained_model import TrainedModel, TrainingHistory
 from catcli.inference.tokens import Tokenizer
 from catcli.logs import LOGGER, Advance, no_progress
 from catcli.models.device import use_bf16
@@ -24,7 +26,7 @@ from catcli.models.losses import TeacherTargets
 from catcli.training.base_features import BaseFeatures, compute_base_features
 from catcli.training.checkpoint import Checkpoint
 from catcli.training.distributed import broadcast_float, is_main_rank, rank_count
-from catcli.training.loop import train_classifier
+from catcli.training.loop import classifier_logits, train_classifier
 from catcli.training.schedule import default_epochs
 from catcli.training.setup import Setup
 from catcli.training.task import TrainingTask
@@ -68,13 +70,17 @@ class TrainingInput:
 
 @dataclass(frozen=True)
 class EncoderResult:
-    """The ``holdout`` model and its ``refit``, None without one; ``shares`` *(classes,)* are of the holdout model's training rows.
+    """The models of a fit: ``holdout``, None with folds, and ``refit``, None without one.
 
-    ``rows`` are its training rows, ``unlabeled_rows`` its texts without a category.
+    ``out_of_fold`` are the logits *(held-out rows, classes)* by the models of the other folds, None with a holdout. ``history`` is that of
+    the holdout model or of the first fold's; ``shares`` *(classes,)* and ``rows`` are of the holdout model's training rows, with folds of
+    all rows; ``unlabeled_rows`` are the texts without a category.
     """
 
-    holdout: TrainedModel
+    holdout: TrainedModel | None
     refit: TrainedModel | None
+    out_of_fold: FloatArray | None
+    history: TrainingHistory
     shares: DoubleArray
     rows: int
     unlabeled_rows: int
@@ -83,7 +89,10 @@ class EncoderResult:
     @property
     def shipped(self) -> TrainedModel:
         """The model that is saved: the refit model, or the holdout model without a refit."""
-        return self.refit or self.holdout
+        model = self.refit or self.holdout
+        if model is None:
+            raise ValueError("a fit with folds has a refit model")
+        return model
 
 
 class EncoderTraining:
@@ -97,19 +106,58 @@ class EncoderTraining:
         started, setup, split = time.perf_counter(), self._setup, self._setup.split
         rows, unlabeled = self.select_rows(checkpoints)
         inputs = self.inputs(rows, unlabeled)
-        labeled_train, validation = (np.flatnonzero(np.isin(rows, part)) for part in (split.train, split.validation))
-        train, everything = np.concatenate((labeled_train, inputs.always)), np.arange(len(inputs.examples))
-        remaining = setup.budget.remaining
-        share = len(train) / (len(train) + len(everything)) if self._recipe.refit else 1.0
-        task = inputs.task(train, validation, setup.class_count, remaining and remaining * share)
-        checkpoint = Checkpoint(checkpoints / "held-out.safetensors", inputs.fingerprint)
-        holdout = train_classifier(task, setup.base, self._recipe, checkpoint, setup.advance)
+        everything = np.arange(len(inputs.examples))
+        holdout, out_of_fold = None, None
+        if isinstance(split, FoldSplit):
+            out_of_fold, history = self.train_folds(inputs, split, checkpoints)
+            shares, count = setup.shares, len(rows)
+        else:
+            labeled_train, validation = (np.flatnonzero(np.isin(rows, part)) for part in (split.train, split.validation))
+            train = np.concatenate((labeled_train, inputs.always))
+            remaining = setup.budget.remaining
+            share = len(train) / (len(train) + len(everything)) if self._recipe.refit else 1.0
+            task = inputs.task(train, validation, setup.class_count, remaining and remaining * share)
+            checkpoint = Checkpoint(checkpoints / "held-out.safetensors", inputs.fingerprint)
+            holdout = train_classifier(task, setup.base, self._recipe, checkpoint, setup.advance)
+            history, shares, count = holdout.history, task.shares, len(labeled_train)
         refit = None
         if self._recipe.refit:
             refit_task = inputs.task(everything, everything[:0], setup.class_count, setup.budget.remaining)
             checkpoint = Checkpoint(checkpoints / "refit.safetensors", inputs.fingerprint)
-            refit = train_classifier(refit_task, setup.base, self._recipe, checkpoint, setup.advance, repeat=holdout)
-        return EncoderResult(holdout, refit, task.shares, len(labeled_train), len(unlabeled), time.perf_counter() - started)
+            refit = train_classifier(refit_task, setup.base, self._recipe, checkpoint, setup.advance, repeat=history)
+        return EncoderResult(holdout, refit, out_of_fold, history, shares, count, len(unlabeled), time.perf_counter() - started)
+
+    def train_folds(self, inputs: TrainingInput, split: FoldSplit, checkpoints: Path) -> tuple[FloatArray, TrainingHistory]:
+        """Logits *(held-out rows, classes)* of the rows by the model of the other folds, and the history of the first fold's.
+
+        The first fold's rows say after how many epochs training is best, and every other training has as many. A fold that was trained
+        before a kill is not trained again: its logits are in ``checkpoints``.
+        """
+        setup, seed = self._setup, self._recipe.seed
+        logits = np.empty((len(setup.rows), setup.class_count), np.float32)
+        histories: list[TrainingHistory] = []
+        LOGGER.info(f"{split.count + 1} trainings of about the same length: one for each fold, and one on all rows")
+        for number in range(split.count):
+            done = Checkpoint(checkpoints / f"fold-{number}-logits.safetensors", inputs.fingerprint)
+            inside, saved = np.flatnonzero(split.fold == number), done.load()
+            if saved is not None:
+                logits[inside] = saved[0]["logits"].numpy()
+                histories.append(TrainingHistory.of(saved[1]))
+                continue
+            first = histories[0] if histories else None
+            train = np.concatenate((np.flatnonzero(split.fold != number), inputs.always))
+            scored = inside[:0] if first else split.test[split.fold[split.test] == number]
+            validation = stratified_sample(setup.rows.classes, scored, MAX_EPOCH_VALIDATION_ROWS, seed)
+            task = inputs.task(train, validation, setup.class_count)
+            checkpoint = Checkpoint(checkpoints / f"fold-{number}.safetensors", inputs.fingerprint)
+            log = LOGGER.debug if first else LOGGER.info
+            trained = train_classifier(task, setup.base, self._recipe, checkpoint, setup.advance, first, log)
+            logits[inside] = classifier_logits(trained, task, inside)
+            histories.append(trained.history)
+            if is_main_rank():
+                done.save({"logits": torch.from_numpy(logits[inside])}, trained.history.progress())
+                checkpoint.file.unlink(missing_ok=True)
+        return logits[split.held_out], histories[0]
 
     def select_rows(self, checkpoints: Path) -> tuple[IntArray, list[str]]:
         """The rows that the encoder reads, sorted: validation rows, and of the others as many as the limits allow.
@@ -117,7 +165,7 @@ class EncoderTraining:
         Unlabeled texts get what room the labeled rows leave.
         """
         setup, split, seed = self._setup, self._setup.split, self._recipe.seed
-        others = np.concatenate((split.train, split.test)) if self._recipe.refit else split.train
+        others = np.union1d(split.train, split.test) if self._recipe.refit else split.train
         note, fingerprint = checkpoints / "rows", self.fingerprint(others, setup.unlabeled)
         # A fit that goes on takes the rows it had taken: how many there is time for would not be measured alike again.
         limit = _noted_rows(note, fingerprint) or self.affordable_rows(others)

@@ -5,7 +5,8 @@
     files ── rows, columns, split ── linear model ─┐
                                └──── encoder ──────┤── ONNX ── blend, calibration, thresholds ── scores ── adapter folder
                                                    │
-    holdout models learn from the training rows, are weighed by the validation rows and scored on the test rows;
+    few rows: models of all folds but one score that fold, and these out-of-fold rows choose the blend and give the scores;
+    many rows: holdout models learn from the training rows, are weighed by the validation rows and scored on the test rows;
     refit models learn from all rows in the same way, and ship.
 """
 
@@ -19,18 +20,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from catcli.adapter.folder import Adapter, load_adapter, manifest_time, package_versions
 from catcli.adapter.manifest import FORMAT, BaseInfo, Manifest, ModelScales, Variant, VariantInfo
 from catcli.adapter.store import find_adapter
 from catcli.adapter.writer import AdapterDraft, adapter_draft, check_target, fit_lock
 from catcli.arrays import FloatArray
 from catcli.config import METHOD_TITLES, Recipe
+from catcli.data.dataset.examples import stratified_sample
 from catcli.data.dataset.labeled import conflicting_labels
 from catcli.data.dataset.prepare import TrainingData, load_training_data
+from catcli.data.dataset.split import FoldSplit, Split
 from catcli.data.io.input_options import InputOptions
 from catcli.evaluation.blend import blend_logits
 from catcli.evaluation.fit_metrics import FitMetrics, RowCounts, Training
-from catcli.evaluation.heldout import HeldOutRows
+from catcli.evaluation.fold_roles import FoldRoles
+from catcli.evaluation.heldout import HeldOutRows, fold_part
 from catcli.evaluation.requirements import Requirement, check_requirements
 from catcli.inference.labeler import PROBE_ROWS, save_probe
 from catcli.inference.session import peak_memory
@@ -52,6 +58,9 @@ IS_HELPER = (os.environ.get("WORLD_SIZE") or "1") != "1" and (os.environ.get("RA
 REFIT_PARITY_ROWS = 128
 """Held-out rows on which the forms of the refit model are compared; those of the holdout model were compared on more."""
 
+MAX_VARIANT_ROWS = 2_000
+"""Out-of-fold rows, at most, for which the logits of a smaller variant are computed."""
+
 ModelCard = Callable[[str, Manifest, FitMetrics, Recipe], str]
 """Called with the adapter's name and what the fit came to: the text of the model card."""
 
@@ -66,7 +75,7 @@ class FitResult:
 
 @dataclass(frozen=True)
 class FittedModels:
-    """What training and export gave. ``logits`` *(held-out rows, classes)* by variant are the holdout encoder's, validation rows first.
+    """What training and export gave. ``logits`` *(held-out rows, classes)* by variant are of the encoders that have not seen the rows.
 
     ``exported`` are the files of the model that ships, ``began`` is when training began, by `time.perf_counter`.
     """
@@ -118,7 +127,7 @@ def fit(
             setup, models = _train(data, draft.folder, checkpoints, started, advance)
             metrics, variants = _measure(setup, models)
             on_scores(metrics)
-            advice = "the training is kept: the same line without --require writes the adapter."
+            advice = "the training is kept: the same command without --require writes the adapter."
             check_requirements(metrics, requirements, f"nothing was written, and {advice}")
             _write(draft, data, setup, models, metrics, variants, model_card)
         delete_private_folder(checkpoints)
@@ -138,7 +147,7 @@ def _help(data: TrainingData, checkpoints: Path, started: float) -> None:
 
 
 def _train(data: TrainingData, folder: Path, checkpoints: Path, started: float, advance: Advance) -> tuple[Setup, FittedModels]:
-    """Train both models, export the encoder to ``folder``, and choose the blend on the validation rows."""
+    """Train both models, export the encoder to ``folder``, and choose the blend on validation rows or out-of-fold rows."""
     from catcli.models.device import translate_device_errors
     from catcli.training.encoder_training import EncoderTraining
     from catcli.training.linear_training import LinearTraining
@@ -147,7 +156,7 @@ def _train(data: TrainingData, folder: Path, checkpoints: Path, started: float, 
     setup = Setup.of(data, started, advance)
     began = time.perf_counter()
     linear = LinearTraining(setup).train()
-    with translate_device_errors("The training so far is kept: the same line continues it."):
+    with translate_device_errors("The training so far is kept: the same command continues it."):
         encoder = EncoderTraining(setup).train(checkpoints)
     _log_epochs(encoder)
     exported, logits = _export(setup, linear, encoder, folder)
@@ -156,31 +165,69 @@ def _train(data: TrainingData, folder: Path, checkpoints: Path, started: float, 
 
 
 def _log_epochs(encoder: EncoderResult) -> None:
-    for number, epoch in enumerate(encoder.holdout.epochs, 1):
+    for number, epoch in enumerate(encoder.history.epochs, 1):
         losses = f"training loss {epoch.train_loss:.4f}, validation loss {epoch.validation_loss:.4f}"
         LOGGER.debug(f"epoch {number}: {losses}, accuracy {epoch.validation_accuracy:.4f}, {epoch.seconds:.1f} s")
 
 
 def fit_blend(setup: Setup, encoder: EncoderResult, linear: LinearResult, logits: Mapping[Variant, FloatArray]) -> BlendCalibration:
-    """The blend and the calibration that the validation rows choose; ``logits`` are those of all held-out rows, by variant."""
+    """The blend and the calibration that the choosing rows ask for; ``logits`` are those of all held-out rows, by variant."""
     from catcli.evaluation.calibration import BlendCalibration
     from catcli.models.losses import implied_class_shares
 
-    truth = setup.labeled.classes[setup.split.validation]
-    of_validation = {variant: values[: len(truth)] for variant, values in logits.items()}
+    truth = setup.labeled.classes[setup.split.choosing]
+    of_choosing = {variant: values[: len(truth)] for variant, values in logits.items()}
     shares = implied_class_shares(setup.recipe.balance, encoder.shares)
-    return BlendCalibration.fit(of_validation, linear.logits[: len(truth)], truth, shares, linear.out_of_fold)
+    return BlendCalibration.fit(of_choosing, linear.logits[: len(truth)], truth, shares, linear.out_of_fold)
 
 
 def _export(setup: Setup, linear: LinearResult, encoder: EncoderResult, folder: Path) -> tuple[ExportedModel, Mapping[Variant, FloatArray]]:
-    """The model that ships, exported to ``folder``, and the holdout model's logits of the held-out rows by variant.
+    """The model that ships, exported to ``folder``, and logits of the held-out rows by variant, of models that have not seen them.
 
-    A smaller variant is kept where the blend gives the same categories with it. That is judged on the holdout model, and again on its
-    refit.
+    A smaller variant is kept where the blend gives the same categories with it.
+    """
+    if encoder.out_of_fold is None:
+        return _export_after_holdout(setup, linear, encoder, folder)
+    return _export_after_folds(setup, linear, encoder, encoder.out_of_fold, folder)
+
+
+def _export_after_folds(
+    setup: Setup, linear: LinearResult, encoder: EncoderResult, out_of_fold: FloatArray, folder: Path
+) -> tuple[ExportedModel, Mapping[Variant, FloatArray]]:
+    """The refit model alone is exported. What a smaller variant changes in its logits is added to the out-of-fold logits of the same texts.
+
+    So a variant is judged and calibrated on rows that the models are as unsure of as of a catalog's, and no fold's model is exported.
     """
     from catcli.export.parity import add_fp16, add_int8, export_fp32
 
-    texts, holdout, refit = setup.held_out_texts, encoder.holdout, encoder.refit
+    shipped, scored = encoder.shipped, setup.split.choosing
+    places = np.flatnonzero(np.isin(scored, stratified_sample(setup.rows.classes, scored, MAX_VARIANT_ROWS, setup.recipe.seed)))
+    texts = [setup.labeled.texts[row] for row in scored[places]]
+    weights = fit_blend(setup, encoder, linear, {"fp32": out_of_fold}).blend
+
+    def agreement(fp32: FloatArray, reduced: FloatArray) -> float:
+        unseen = out_of_fold[places]
+        first, second = (blend_logits(logits, linear.logits[places], weights).argmax(1) for logits in (unseen, unseen + reduced - fp32))
+        return float((first == second).mean())
+
+    exported = export_fp32(shipped, texts, folder, setup.advance)
+    exported = add_int8(exported, shipped.tokenizer, texts, folder, agreement)
+    exported = add_fp16(exported, shipped.tokenizer, texts, folder, agreement)
+    logits: dict[Variant, FloatArray] = {}
+    for variant, values in exported.logits.items():
+        logits[variant] = out_of_fold.copy()
+        logits[variant][places] += values - exported.logits["fp32"]
+    return exported, logits
+
+
+def _export_after_holdout(
+    setup: Setup, linear: LinearResult, encoder: EncoderResult, folder: Path
+) -> tuple[ExportedModel, Mapping[Variant, FloatArray]]:
+    """The holdout model is exported for its scores, and then its refit; a smaller variant is judged on both."""
+    from catcli.export.parity import add_fp16, add_int8, export_fp32
+
+    texts, refit = setup.held_out_texts, encoder.refit
+    holdout = encoder.holdout or encoder.shipped
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         scored_folder = Path(scratch) if refit else folder
         scored = export_fp32(holdout, texts, scored_folder, setup.advance)
@@ -208,7 +255,7 @@ def _export(setup: Setup, linear: LinearResult, encoder: EncoderResult, folder: 
 
 
 def _measure(setup: Setup, models: FittedModels) -> tuple[FitMetrics, dict[Variant, VariantInfo]]:
-    """The scores of the test rows by the variant that ships, and for every variant what the validation rows chose."""
+    """The scores of the test rows or out-of-fold rows by the variant that ships, and for every variant its calibration and thresholds."""
     from catcli.evaluation.evaluate import ScoredRows, evaluate_rows
     from catcli.export.onnx_files import MODEL_FILES
     from catcli.models.device import peak_device_memory
@@ -217,13 +264,17 @@ def _measure(setup: Setup, models: FittedModels) -> tuple[FitMetrics, dict[Varia
     labeled, split, names = setup.labeled, setup.split, setup.labeled.categories.names
     linear, encoder, exported = models.linear, models.encoder, models.exported
 
-    def scored(part: slice) -> ScoredRows:
+    def held_out(part: slice, roles: FoldRoles | None = None) -> ScoredRows:
         rows = split.held_out[part]
         logits = {variant: values[part] for variant, values in models.logits.items()}
-        return ScoredRows(logits, linear.logits[part], labeled.classes[rows], labeled.products(rows), names, setup.recipe.method)
+        return ScoredRows(logits, linear.logits[part], labeled.classes[rows], labeled.products(rows), names, setup.recipe.method, roles)
 
-    validation, test = scored(slice(0, len(split.validation))), scored(slice(len(split.validation), None))
-    variants = {variant: variant_info(validation, models.blend, variant, MODEL_FILES[variant]) for variant in models.logits}
+    if isinstance(split, FoldSplit):
+        # The same rows: each is judged by what the other folds chose.
+        choosing = test = held_out(slice(None), _roles(split))
+    else:
+        choosing, test = held_out(slice(0, len(split.validation))), held_out(slice(len(split.validation), None))
+    variants = {variant: variant_info(choosing, models.blend, variant, MODEL_FILES[variant]) for variant in models.logits}
     conflicts = conflicting_labels(labeled.texts, labeled.classes)
     evaluation = evaluate_rows(test, exported.ships, models.blend, variants[exported.ships], conflicts).evaluation
     shipped, random_split = encoder.shipped, LinearTraining(setup).compare_random_split()
@@ -239,6 +290,7 @@ def _measure(setup: Setup, models: FittedModels) -> tuple[FitMetrics, dict[Varia
             train=len(split.train),
             validation=len(split.validation),
             test=len(split.test),
+            folds=split.count if isinstance(split, FoldSplit) else 0,
         ),
         rare_categories=tuple(names[number] for number in split.rare),
         random_split=random_split,
@@ -247,10 +299,10 @@ def _measure(setup: Setup, models: FittedModels) -> tuple[FitMetrics, dict[Varia
         fp16=exported.fp16,
         training=Training(
             device=shipped.device,
-            epochs=encoder.holdout.epochs,
+            epochs=encoder.history.epochs,
             lora_rows=encoder.rows,
             unlabeled_rows=encoder.unlabeled_rows,
-            passes=encoder.holdout.passes,
+            passes=encoder.history.passes,
             refit=encoder.refit is not None,
             lora_seconds=encoder.seconds,
             linear_seconds=linear.seconds,
@@ -265,18 +317,23 @@ def _measure(setup: Setup, models: FittedModels) -> tuple[FitMetrics, dict[Varia
     return metrics, variants
 
 
-def variant_info(validation: ScoredRows, blend: BlendCalibration, variant: Variant, file: str) -> VariantInfo:
-    """A variant's calibration, and the thresholds that the validation rows show."""
+def variant_info(rows: ScoredRows, blend: BlendCalibration, variant: Variant, file: str) -> VariantInfo:
+    """A variant's calibration, and the thresholds that validation rows or out-of-fold rows show."""
     from catcli.evaluation.selective import ProductSample, find_category_thresholds, find_thresholds
 
-    probabilities = blend.probabilities(validation.lora[variant], validation.linear, variant)
-    sample = ProductSample.of(validation.outcomes(probabilities))
+    sample = ProductSample.of(rows.outcomes(rows.probabilities(blend, variant)["blend"]))
     return VariantInfo(
         file=file,
         confidence=blend.confidences[variant],
         thresholds=find_thresholds(sample),
-        category_thresholds=find_category_thresholds(sample, validation.names),
+        category_thresholds=find_category_thresholds(sample, rows.names),
     )
+
+
+def _roles(split: FoldSplit) -> FoldRoles:
+    """What each of the held-out rows is for."""
+    rows = split.held_out
+    return FoldRoles(split.fold[rows], np.isin(rows, split.test), np.isin(rows, split.choosing))
 
 
 # --- the adapter folder --------------------------------------------------------------------------------------------------------------
@@ -300,7 +357,7 @@ def _write(
     draft.manifest = _manifest(data, models, names, complete)
     held_out = HeldOutRows(
         texts=setup.held_out_texts,
-        parts=["validation"] * len(split.validation) + ["test"] * len(split.test),
+        parts=_part_names(split),
         products=labeled.products(split.held_out),
         classes=labeled.classes[split.held_out],
         lora=models.logits[models.exported.ships],
@@ -316,6 +373,15 @@ def _write(
         "README.md": model_card(draft.name, draft.manifest, metrics, recipe),
     }.items():
         (draft.folder / name).write_text(text, encoding="utf-8", newline="")
+
+
+def _part_names(split: Split) -> list[str]:
+    """What `HeldOutRows` calls the part of each held-out row."""
+    if isinstance(split, FoldSplit):
+        roles = _roles(split)
+        columns = zip(roles.folds.tolist(), roles.scored.tolist(), roles.choosing.tolist(), strict=True)
+        return [fold_part(fold, scored=scored, choosing=choosing) for fold, scored, choosing in columns]
+    return ["validation"] * len(split.validation) + ["test"] * len(split.test)
 
 
 def _manifest(data: TrainingData, models: FittedModels, names: Sequence[str], variants: Mapping[Variant, VariantInfo]) -> Manifest:

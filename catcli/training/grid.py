@@ -70,7 +70,7 @@ def _run(recipe: Recipe, base: str, method: str, balance: str, seed: int) -> Gri
     settings = {"base": base, "method": method, "balance": balance, "seed": seed, "refit": False}
     model = [Path(base).name or "base", method, *([balance] if balance != "none" else [])]
     name = "-".join([*model, *([f"seed{seed}"] if seed else [])]).replace("@", "_")
-    return GridRun(name, " ".join(model), recipe.without(*_of_other_models(recipe, base, method)).but(settings))
+    return GridRun(name, " ".join(model), recipe.without("folds", *_of_other_models(recipe, base, method)).but(settings))
 
 
 def _of_other_models(recipe: Recipe, base: str, method: str) -> set[str]:

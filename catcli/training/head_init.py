@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from catcli.arrays import FloatArray
 from catcli.data.dataset.examples import Examples
@@ -19,6 +21,9 @@ Weak on purpose: a probe that fits the training rows leaves LoRA no loss to lear
 
 MAX_OPERATIONS = 8e12
 """Floating-point operations that the probe may take, a minute of two cores: 52 rounds with 20,000 rows of 5,000 classes."""
+
+MAX_THREADS = 4
+"""Threads of its matrix products, which are too small for more: on a host of 16 cores all of them took eight times as long as four."""
 
 VECTOR_LENGTHS = (3.0, 5.0)
 """The mean length of vectors that `INITIAL_HEAD_C` is for; those of other bases, GPT-2's are a hundred long, are scaled to it."""
@@ -33,7 +38,7 @@ def fit_initial_head(vectors: FloatArray, examples: Examples, count: int) -> tup
     length = float(np.linalg.norm(vectors, axis=1).mean())
     scale = np.float32(np.clip(length, *VECTOR_LENGTHS) / max(length, 1e-6))
     rounds = int(np.clip(MAX_OPERATIONS / (4 * vectors.size * count), 15, 300))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), threadpool_limits(limits=min(MAX_THREADS, os.cpu_count() or 1)):
         # Where the rounds do not suffice the head starts a little short of the best; the training continues from there anyway.
         warnings.simplefilter("ignore", ConvergenceWarning)
         # With thousands of categories of a few rows each, scikit-learn takes class numbers for measurements.

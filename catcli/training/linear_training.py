@@ -9,6 +9,7 @@ import numpy as np
 
 from catcli.arrays import FloatArray, IntArray
 from catcli.data.dataset.examples import Examples, stratified_sample
+from catcli.data.dataset.split import FoldSplit
 from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.calibration import OutOfFold, fit_scale
 from catcli.evaluation.fit_metrics import RandomSplit, SplitScores
@@ -50,13 +51,15 @@ class LinearTraining:
     def train(self) -> LinearResult:
         """Fit the holdout model, score the held-out rows with it, and refit on all rows where the recipe says so."""
         started, setup = time.perf_counter(), self._setup
-        model = self.fit(setup.split.train, "the linear model")
-        logits = model.logits(setup.held_out_texts)
-        out_of_fold = self.cross_fit()
+        if isinstance(setup.split, FoldSplit):
+            logits, out_of_fold = self.fold_logits(setup.split), self._nothing
+        else:
+            model = self.fit(setup.split.train, "the linear model")
+            logits, out_of_fold = model.logits(setup.held_out_texts), self.cross_fit()
         if self._recipe.refit:
             model = self.fit(np.arange(len(setup.rows)), "refit of the linear model")
         if self._recipe.balance == "logit-adjust":
-            truth = setup.labeled.classes[setup.split.validation]
+            truth = setup.labeled.classes[setup.split.choosing]
             shift = logit_adjustment(setup.shares, fit_scale(logits[: len(truth)], truth, out_of_fold))
             model, logits = replace(model, bias=model.bias + shift), logits + shift
             out_of_fold = (out_of_fold[0] + shift, out_of_fold[1])
@@ -95,11 +98,25 @@ class LinearTraining:
             limit = min(limit, max(TIMED_LINEAR_ROWS, int(budget.linear_speed * seconds)))
         return stratified_sample(setup.rows.classes, rows, limit, self._recipe.seed)
 
+    def fold_logits(self, split: FoldSplit) -> FloatArray:
+        """Logits *(held-out rows, classes)* of the rows by the model of the other folds."""
+        setup = self._setup
+        logits = np.empty((len(setup.rows), setup.class_count), np.float32)
+        for number in range(split.count):
+            inside = np.flatnonzero(split.fold == number)
+            model = self.fit(np.flatnonzero(split.fold != number), f"fold {number + 1} of the linear model")
+            logits[inside] = model.logits([setup.rows.texts[row] for row in inside])
+        return logits[split.held_out]
+
+    @property
+    def _nothing(self) -> OutOfFold:
+        return np.empty((0, self._setup.class_count), np.float32), self._setup.split.train[:0]
+
     def cross_fit(self) -> OutOfFold:
         """Out-of-fold logits of training rows, and their classes; none where the validation rows are enough."""
         setup = self._setup
         if len(setup.split.validation) >= MAX_CROSS_FIT_ROWS:
-            return np.empty((0, setup.class_count), np.float32), setup.split.train[:0]
+            return self._nothing
         train = self.sample(setup.split.train, FOLDS)
         keys = np.unique(np.array([setup.labeled.keys[row] for row in train], dtype=object), return_inverse=True)[1]
         folds = np.random.default_rng(self._recipe.seed).permutation(keys.max() + 1)[keys] % FOLDS
@@ -117,11 +134,15 @@ class LinearTraining:
         if len(set(setup.labeled.keys)) == len(setup.labeled.keys):
             return None
         limit = TIMED_LINEAR_ROWS if self._recipe.time_budget else MAX_RANDOM_SPLIT_ROWS
+        split = setup.split
+        train, test = split.train, split.test
+        if isinstance(split, FoldSplit):
+            train, test = np.flatnonzero(split.fold != 0), test[split.fold[test] == 0]
         random = np.random.default_rng(self._recipe.split_seed)
-        test = random.permutation(len(setup.rows))[: len(setup.split.test)]
-        train = np.setdiff1d(np.arange(len(setup.rows)), test)
-        count = min(limit, len(setup.split.train), len(train))
-        by_product, at_random = self._score(setup.split.train, setup.split.test, count), self._score(train, test, count)
+        random_test = random.permutation(len(setup.rows))[: len(test)]
+        random_train = np.setdiff1d(np.arange(len(setup.rows)), random_test)
+        count = min(limit, len(train), len(random_train))
+        by_product, at_random = self._score(train, test, count), self._score(random_train, random_test, count)
         return RandomSplit(train=count, by_product=by_product, at_random=at_random)
 
     def _score(self, train: IntArray, test: IntArray, count: int) -> SplitScores:

@@ -16,7 +16,7 @@ from catcli.config import Recipe
 from catcli.errors import TrainingError
 from catcli.evaluation.fit_metrics import EpochScores
 from catcli.export.torch_inference import to_device
-from catcli.export.trained_model import TrainedModel
+from catcli.export.trained_model import TrainedModel, TrainingHistory
 from catcli.logs import LOGGER, Advance, no_progress
 from catcli.models.backbone import Backbone
 from catcli.models.classifier import Classifier, count_parameters
@@ -53,7 +53,7 @@ def train_classifier(
     recipe: Recipe,
     checkpoint: Checkpoint,
     advance: Advance = no_progress,
-    repeat: TrainedModel | None = None,
+    repeat: TrainingHistory | None = None,
     log: Callable[[str], None] = LOGGER.info,
 ) -> TrainedModel:
     """Train a classifier on ``base`` as ``recipe`` says; the validation rows say after how many passes it was best.
@@ -71,10 +71,8 @@ def train_classifier(
         bias -= np.log(task.shares).astype(np.float32)
     classifier.start_head(weight, bias)
     trainer = Trainer(classifier, base, recipe, task, device, advance, log)
-    epochs, passes, planned = trainer.train(checkpoint, repeat)
-    return TrainedModel(
-        classifier, base, task.features.tokenizer, recipe, str(device), tuple(epochs), passes, planned, *count_parameters(classifier)
-    )
+    history = trainer.train(checkpoint, repeat)
+    return TrainedModel(classifier, base, task.features.tokenizer, recipe, str(device), history, *count_parameters(classifier))
 
 
 def classifier_logits(trained: TrainedModel, task: TrainingTask, rows: IntArray) -> FloatArray:
@@ -124,10 +122,10 @@ class Trainer:
         self.lr = recipe.lr or default_learning_rate(base, recipe.method)
         self.trained = {name: parameter for name, parameter in classifier.named_parameters() if parameter.requires_grad}
 
-    def train(self, checkpoint: Checkpoint, repeat: TrainedModel | None) -> tuple[list[EpochScores], float, float]:
+    def train(self, checkpoint: Checkpoint, repeat: TrainingHistory | None) -> TrainingHistory:
         """Train on the task's rows; after every epoch score the validation rows, if any, and end with the weights of the lowest loss.
 
-        Returns the epochs, the passes over the rows up to the best weights, and those that the learning rate was scheduled for.
+        With ``repeat`` the learning rate has the same schedule, and as many passes are made as were best there.
         """
         with self.forward.ready():
             saved = checkpoint.load()
@@ -145,12 +143,12 @@ class Trainer:
                 for name, value in best.items():
                     self.trained[name].copy_(value)
         per_epoch = self._steps(len(self.task.train))
-        return state.history, state.best_step / per_epoch, state.schedule.horizon / per_epoch
+        return TrainingHistory(tuple(state.history), state.best_step / per_epoch, state.schedule.horizon / per_epoch)
 
     def _steps(self, rows: int) -> int:
         return max(1, -(-rows // self.recipe.batch_size))
 
-    def _schedule(self, repeat: TrainedModel | None) -> Schedule:
+    def _schedule(self, repeat: TrainingHistory | None) -> Schedule:
         """How many steps, after timing a few of them: a time limit shortens the run, and the learning rate then falls faster."""
         rows = len(self.task.train)
         per_epoch = self._steps(rows)

@@ -47,7 +47,7 @@ CHOICES: Mapping[str, tuple[float, ...]] = {
 """What else is looked for among these and what the recipe says; rank, alpha and dropout where the method has adapters."""
 
 MAX_KILLED = 3
-"""Times in a row that a trial's process may be killed before the trial is given up: it would be proposed, and killed, for ever."""
+"""Times in a row that a trial's process may be killed before the trial is pruned: it would be proposed, and killed, for ever."""
 
 ENDED_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -62,7 +62,7 @@ def translate_study_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, DatabaseError) as error:
-        raise OutputError(f"{file} cannot be written ({reason(error)}); mend that and run the same line with --resume.") from error
+        raise OutputError(f"{file} cannot be written ({reason(error)}); fix that and run the same command with --resume.") from error
 
 
 def open_study(file: Path, data: TrainingData, search: SearchOptions, fit_inputs: Mapping[str, str]) -> optuna.Study:
@@ -178,7 +178,7 @@ class Search:
         failed = [earlier.state == TrialState.FAIL for earlier in self.study.get_trials(deepcopy=False)[:-1]]
         score = None
         if len(failed) >= MAX_KILLED and all(failed[-MAX_KILLED:]):
-            LOGGER.warning(f"trial {done + 1} is given up: its process was killed {MAX_KILLED} times, as where memory runs out.")
+            LOGGER.warning(f"trial {done + 1} is pruned: its process was killed {MAX_KILLED} times, as where memory runs out.")
         else:
             try:
                 score = trials.score(recipe, self.checkpoints, go_on, self.options.metric)
@@ -189,7 +189,7 @@ class Search:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             self.study.tell(trial, score)
-        outcome = "given up" if score is None else f"{TITLES[self.options.metric]} {score:.4f}"
+        outcome = "pruned" if score is None else f"{TITLES[self.options.metric]} {score:.4f}"
         LOGGER.info(f"trial {done + 1} of {self.options.trials}: {outcome} ({_describe_settings(trial.params)})")
         self._stage = ""
 

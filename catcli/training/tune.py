@@ -37,7 +37,7 @@ def tune(
     it would have made. The test rows are looked at once, when the search has ended: for the best recipe, and for the one it began with.
 
     Raises:
-        CatcliError: something that the user can mend.
+        CatcliError: something that the user can fix.
     """
     search, options = search or SearchOptions(), options or InputOptions()
     search.check()
@@ -55,6 +55,7 @@ def tune(
     if recipe.time_budget is not None:
         LOGGER.warning("the recipe's time budget is left out: a trial that it cuts short would be of another recipe.")
         recipe = recipe.without("time_budget")
+    recipe = recipe.but({"folds": 0})  # trials have folds of their own, and the best one is scored on rows that none has seen
     data = load_training_data(source, recipe)
     with write_errors(str(file), "-o"), file_lock(hidden_path(target, "lock")) as alone:
         if not alone:
@@ -69,11 +70,11 @@ def tune(
         study = open_study(file, data, search, fit_inputs(recipe, options))
         with translate_study_errors(file), persistent_folder(checkpoints):
             running = Search(study, data, search, checkpoints, advance)
-            with translate_device_errors("The trials that are done are kept: the same line with --resume goes on."):
+            with translate_device_errors("The trials that are done are kept: the same command with --resume goes on."):
                 best = running.run()
                 result = running.result(best, target)
         with atomic_write(target) as path:
-            path.write_text(best.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            path.write_text(best.without("folds").model_dump_json(indent=2) + "\n", encoding="utf-8")
         delete_private_folder(checkpoints)
     return result
 

@@ -65,10 +65,10 @@ def fit(products: Path, output: Path, flags: Sequence[str]) -> tuple[float, int]
 def killed(products: Path, output: Path, flags: Sequence[str]) -> float:
     """Seconds of a fit until it has kept a pass, when it is killed."""
     command = [sys.executable, "-m", "catcli", "fit", str(products), "-o", str(output), "-q", *flags]
-    kept = output.with_name(f".{output.name}.catcli-resume") / "held-out.safetensors"
+    kept = output.with_name(f".{output.name}.catcli-resume")
     start = time.perf_counter()
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    while not kept.exists():
+    while not any(kept.glob("*.safetensors")):
         time.sleep(0.05)
     running.kill()
     running.wait()

@@ -1,37 +1,110 @@
-"""Does the precision contract hold on rows that nobody chose by? The linear model alone, over many split seeds.
+"""Do thresholds and intervals of a fit hold on rows that nobody chose by? Over many draws and split seeds.
 
-    python tests/bench/contract.py ../shared/data/pricerunner --rows 2000 [--seeds 20] [--peers ../shared/peers]
+    python tests/bench/contract.py ../shared/data/pricerunner --rows 2000 [--seeds 20] [--folds 3] [--peers ../shared/peers]
+    python tests/bench/contract.py ../shared/data/pricerunner --rows 2000 --seeds 2 --fit [flags of catcli fit]
 
-For each split seed: thresholds from the validation rows of that split, then the linear model refitted on all rows labels
-``test.parquet``, as ``predict --precision`` would. Prints a JSON line a seed, and at the end for each precision in how many seeds a
-threshold was found, in how many the accepted rows reached the precision (one without a threshold accepts none), and the mean share
-accepted.
+For each seed another draw of ``train.parquet``, split by that seed. Without ``--fit`` the linear model alone: thresholds, calibration and
+scores from its out-of-fold rows (``--folds 0``: from the validation rows of a holdout), and a model of all rows labels ``test.parquet`` as
+``predict --precision`` would. With ``--fit`` the adapter of a ``catcli fit`` of the draw, by the variant that serves. Prints a JSON line a
+seed, and at the end for each precision in how many seeds a threshold was found, in how many the accepted rows reached the precision (one
+without a threshold accepts none), the mean share accepted and that of an oracle that knows the test rows; then the calibration error on the
+test file, and in how many seeds the 95 % intervals of accuracy and macro F1 cover the test file's.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from accuracy import load_peers
+from accuracy import fit, load_peers
+from sklearn.metrics import f1_score
 
+from catcli.adapter.folder import load_adapter
+from catcli.adapter.manifest import Threshold
+from catcli.arrays import FloatArray, IntArray
 from catcli.config import Recipe
 from catcli.data.dataset.columns import choose_columns
 from catcli.data.dataset.gather import GatheredRows
 from catcli.data.dataset.prepare import TrainingData, select_labeled_rows
-from catcli.data.dataset.split import split_rows
+from catcli.data.dataset.split import FoldSplit, split_into_folds, split_rows
 from catcli.data.dataset.text import row_texts
 from catcli.evaluation.blend import calibrate
-from catcli.evaluation.bootstrap import Outcomes
+from catcli.evaluation.bootstrap import Outcomes, estimate_interval
 from catcli.evaluation.calibration import fit_calibration
+from catcli.evaluation.fit_metrics import FitMetrics
+from catcli.evaluation.metrics import Estimate
 from catcli.evaluation.reliability import calibration_error
-from catcli.evaluation.selective import TARGET_PRECISIONS, ProductSample, find_threshold
+from catcli.evaluation.selective import TARGET_PRECISIONS, ProductSample, find_thresholds
+from catcli.inference.labeler import Labeler
 from catcli.training.linear_training import LinearTraining
 from catcli.training.setup import Setup
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What is said of a catalog, and the probabilities *(rows, classes)* and classes *(rows,)* of the test file."""
+
+    thresholds: Sequence[Threshold]
+    scores: dict[str, Estimate]
+    probabilities: FloatArray
+    truth: IntArray
+    seconds: float
+
+
+def of_linear(train: pl.DataFrame, test: pl.DataFrame, name: str, folds: int, seed: int) -> Claims:
+    """Of the linear model alone."""
+    start = time.perf_counter()
+    columns = choose_columns(train, None, (), None, name)
+    labeled = select_labeled_rows(GatheredRows(train, len(train)), columns, name)
+    keys, classes = labeled.keys, labeled.classes
+    parts = split_into_folds(keys, classes, folds, seed) if folds else split_rows(keys, classes, (80, 10, 10), seed)
+    setup = Setup.of(TrainingData(labeled, parts, columns, Recipe(split_seed=seed)), time.perf_counter())
+    linear = LinearTraining(setup).train()
+    logits, truth = linear.logits, classes[parts.held_out]
+    choosing, scored, fold = np.isin(parts.held_out, parts.choosing), np.isin(parts.held_out, parts.test), np.zeros(len(truth), np.int64)
+    if isinstance(parts, FoldSplit):
+        fold = parts.fold[parts.held_out]
+    else:  # the validation rows choose
+        scored = choosing
+    confidence, unseen = fit_calibration(logits[choosing], truth[choosing]), np.empty_like(logits)
+    for number in np.unique(fold):
+        others = (fold != number) & choosing
+        unseen[fold == number] = calibrate(
+            logits[fold == number], fit_calibration(logits[others], truth[others]) if others.any() else confidence
+        )
+    tested = scored | isinstance(parts, FoldSplit)
+    sample = ProductSample.of(Outcomes.of(unseen[tested], truth[tested], labeled.products(parts.held_out[tested])))
+    outcomes = Outcomes.of(unseen[scored], truth[scored], labeled.products(parts.held_out[scored]))
+    scores = {
+        metric: estimate_interval(float(outcomes.point.metrics[metric][0]), outcomes.replicates.metrics[metric], outcomes.products)
+        for metric in ("accuracy", "macro_f1")
+    }
+    numbers = {category: number for number, category in enumerate(labeled.categories.names)}
+    known = np.array([numbers.get(category, len(numbers)) for category in test["category"].to_list()])
+    shipped = calibrate(linear.model.logits(row_texts(test, columns.text, columns.prices)), confidence)
+    return Claims(find_thresholds(sample), scores, shipped, known, time.perf_counter() - start)
+
+
+def of_fit(train: pl.DataFrame, test: pl.DataFrame, seed: int, flags: Sequence[str]) -> Claims:
+    """Of the adapter of a fit."""
+    with tempfile.TemporaryDirectory() as folder:
+        products, output = Path(folder) / "products.parquet", Path(folder) / "adapter"
+        train.write_parquet(products)
+        seconds, _ = fit(products, output, [*flags, "--split-seed", str(seed)])
+        adapter = load_adapter(output)
+        metrics, manifest, labeler = FitMetrics.of(adapter), adapter.manifest, Labeler(adapter, "cpu")
+        numbers = {category: number for number, category in enumerate(manifest.categories)}
+        known = np.array([numbers.get(category, len(numbers)) for category in test["category"].to_list()])
+        probabilities = labeler.probabilities(row_texts(test, manifest.text, manifest.prices))
+        scores = {"accuracy": metrics.blend.accuracy, "macro_f1": metrics.blend.macro_f1}
+        return Claims(manifest.variants[labeler.variant].thresholds, scores, probabilities, known, seconds)
 
 
 def main() -> None:
@@ -39,43 +112,48 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--fit", action="store_true")
     parser.add_argument("--peers", type=Path, default=Path("../shared/peers"))
-    options = parser.parse_args()
-    train, test = (pl.read_parquet(options.data / f"{part}.parquet") for part in ("train", "test"))
-    if options.rows < len(train):
-        train = train[load_peers(options.peers).draw(train["category"].to_numpy(), options.rows)]
-    columns = choose_columns(train, None, (), None, options.data.name)
-    labeled = select_labeled_rows(GatheredRows(train, len(train)), columns, options.data.name)
-    names = labeled.categories.names
-    numbers = {name: number for number, name in enumerate(names)}
-    truth = np.array([numbers.get(name, len(names)) for name in test["category"].to_list()])
-    texts = row_texts(test, columns.text, columns.prices)
+    options, flags = parser.parse_known_args()
+    whole, test = (pl.read_parquet(options.data / f"{part}.parquet") for part in ("train", "test"))
     found: dict[float, list[tuple[float, float]]] = {target: [] for target in TARGET_PRECISIONS}
-    errors = []
+    oracle: dict[float, list[float]] = {target: [] for target in TARGET_PRECISIONS}
+    errors, covered = [], {"accuracy": 0, "macro_f1": 0}
     for seed in range(options.seeds):
-        parts = split_rows(labeled.keys, labeled.classes, (80, 10, 10), seed)
-        setup = Setup.of(TrainingData(labeled, parts, columns, Recipe(split_seed=seed)), time.perf_counter())
-        choosing = parts.validation
-        linear = LinearTraining(setup).train()
-        model, logits = linear.model, linear.logits[: len(choosing)]
-        confidence = fit_calibration(logits, labeled.classes[choosing])
-        judged = ProductSample.of(Outcomes.of(calibrate(logits, confidence), labeled.classes[choosing], labeled.products(choosing)))
-        shipped = calibrate(model.logits(texts), confidence)
-        sure, right = shipped.max(1), shipped.argmax(1) == truth
-        errors.append(calibration_error(sure, right))
-        line: dict[str, object] = {"seed": seed, "products": len(judged.right), "calibration_error": round(errors[-1], 4)}
-        for target in TARGET_PRECISIONS:
-            made = find_threshold(judged, target)
-            if made.threshold is not None:
-                accepted = sure >= np.float32(made.threshold)
-                found[target].append((float(accepted.mean()), float(right[accepted].mean())))
-                line[str(target)] = [round(value, 4) for value in found[target][-1]]
+        train = whole
+        if options.rows < len(whole):
+            train = whole[load_peers(options.peers).draw(whole["category"].to_numpy(), options.rows, seed)]
+        claims = of_fit(train, test, seed, flags) if options.fit else of_linear(train, test, options.data.name, options.folds, seed)
+        confidence, guessed, truth = claims.probabilities.max(1), claims.probabilities.argmax(1), claims.truth
+        right = guessed == truth
+        order = np.argsort(-confidence, kind="stable")
+        share_right = np.cumsum(right[order]) / np.arange(1, len(right) + 1)
+        errors.append(calibration_error(confidence, right))
+        reached = {
+            "accuracy": float(right.mean()),
+            "macro_f1": float(f1_score(truth, guessed, average="macro", labels=np.unique(truth), zero_division=0)),
+        }
+        line: dict[str, object] = {"seed": seed, "seconds": round(claims.seconds), "calibration_error": round(errors[-1], 4)}
+        for metric, claimed in claims.scores.items():
+            covered[metric] += claimed.low <= reached[metric] <= claimed.high
+            line[metric] = [round(value, 4) for value in (reached[metric], claimed.value, claimed.low, claimed.high)]
+        for threshold in claims.thresholds:
+            attainable = np.flatnonzero(share_right >= threshold.precision)
+            oracle[threshold.precision].append((attainable[-1] + 1) / len(right) if len(attainable) else 0.0)
+            if threshold.threshold is not None:
+                accepted = confidence >= np.float32(threshold.threshold)
+                precision = float(right[accepted].mean()) if accepted.any() else 1.0
+                found[threshold.precision].append((float(accepted.mean()), precision))
+                line[str(threshold.precision)] = [round(value, 4) for value in found[threshold.precision][-1]]
         print(json.dumps(line), flush=True)
+    print(f"{options.data.name}, {options.rows:,} rows, {options.seeds} seeds")
     for target, kept in found.items():
         held = options.seeds - sum(precision < target for _, precision in kept)
-        share = sum(accepted for accepted, _ in kept) / options.seeds
-        print(f"{target}: found in {len(kept)} of {options.seeds}, held in {held}, {share:.3f} of rows accepted on average")
+        share, best = sum(accepted for accepted, _ in kept) / options.seeds, float(np.mean(oracle[target]))
+        print(f"{target}: found in {len(kept)}, held in {held}, {share:.3f} of rows accepted on average, an oracle {best:.3f}")
     print(f"calibration error on the test file: {np.mean(errors):.3f} on average, at most {max(errors):.3f}")
+    print(f"intervals that cover the test file: accuracy {covered['accuracy']}, macro F1 {covered['macro_f1']}")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def main() -> None:
         task = TrainingTask(reading, Examples.of(texts, categories.numbers(labels)), np.arange(len(texts)), nothing, len(categories))
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = Checkpoint(Path(folder) / "checkpoint.safetensors", "bench")
-            epochs = train_classifier(task, base, recipe, checkpoint).epochs
+            epochs = train_classifier(task, base, recipe, checkpoint).history.epochs
         if repeat:
             trained.append(len(texts) / epochs[0].seconds)
             with_reading.append(len(texts) / (epochs[0].seconds + seconds))

@@ -107,7 +107,7 @@ def _rows(catalog: Sequence[str], adapter: Adapter, rows: int) -> pl.DataFrame:
         heldout = HeldOutRows.load(adapter.file("heldout.parquet"), adapter.manifest.categories)
         if not heldout.has_texts:
             raise ProductsError(f"{adapter.folder} was exported without rows; name a catalog to measure with: catcli bench catalog.csv.")
-        texts = [*heldout.part("validation").texts, *heldout.part("test").texts]
+        texts = heldout.texts
         frame = pl.DataFrame({wanted[0]: (texts * (rows // max(len(texts), 1) + 1))[:rows]})
     if not len(frame):
         raise ProductsError("there are no rows to measure with; name a catalog that has some.")

@@ -16,6 +16,7 @@ from catcli.errors import CatcliError
 from catcli.logs import LOGGER
 from catcli.paths import store_folder
 from catcli.reporting import tables
+from catcli.wording import count_noun
 
 LABELS = {"embedded_model": "embedded model", "gpu_of_torch": "GPU (torch)", "gpu_of_onnxruntime": "GPU (onnxruntime)"}
 """What the table calls the facts whose names in JSON are not words to read."""
@@ -31,7 +32,7 @@ def doctor(*, as_json: bool = False, console: Console) -> dict[str, str]:
         **_gpu(),
         "embedded_model": _embedded(),
     }
-    facts["store"] = f"{store_folder().resolve()}, {len(adapter_folders())} adapters"
+    facts["store"] = f"{store_folder().resolve()}, {count_noun(len(adapter_folders()), 'adapter')}"
     facts["docs"] = str(resources.files("catcli") / "docs")
     facts.update(package_versions())
     if as_json:

@@ -19,15 +19,21 @@ from catcli.data.dataset.categories import Categories, canonical_names, has_labe
 from catcli.data.dataset.columns import ColumnRoles, choose_columns
 from catcli.data.dataset.gather import GatheredRows, gather_rows
 from catcli.data.dataset.labeled import LabeledRows
-from catcli.data.dataset.split import MAX_HELD_OUT, MIN_PRODUCTS, Split, product_keys, split_rows
+from catcli.data.dataset.split import MAX_HELD_OUT, MAX_LOGITS, MIN_PRODUCTS, Split, product_keys, split_into_folds, split_rows
 from catcli.data.dataset.text import column_cells, row_texts
 from catcli.data.dataset.unlabeled import UnlabeledTexts, sample_unlabeled
 from catcli.data.io.buckets import BucketObject
 from catcli.data.io.input_options import InputOptions
 from catcli.data.io.source import Source, open_source
-from catcli.errors import ProductsError, name_list
+from catcli.errors import ProductsError, UsageError, name_list
 from catcli.logs import LOGGER
 from catcli.wording import count_noun
+
+DEFAULT_FOLDS, MAX_DEFAULT_FOLD_ROWS = 3, 4_000
+"""Folds by default, and the labeled rows up to which there are some: see tests/bench/README.md."""
+
+MAX_FOLD_ROWS = 30_000
+"""Labeled rows up to which ``--folds`` is taken: the encoder learns from all of them, as a refit by default does on a CPU."""
 
 HELD_OUT_ROWS_PER_SECOND = 15
 """Rows of each held-out part for every second of a time budget: scoring them takes a fifth of it on two cores."""
@@ -153,7 +159,7 @@ def _check_lengths(categories: Categories, label: str, source_name: str) -> None
     if len(longest) > MAX_NAME_CHARACTERS:
         raise ProductsError(
             f"{source_name}: {label!r} has a cell of {len(longest):,} characters ({longest[:40]!r}…), which is no category; choose another "
-            "column with --label, or mend that row."
+            "column with --label, or correct that row."
         )
 
 
@@ -180,6 +186,56 @@ def _check_look_alikes(canonical: Mapping[str, str], merge: bool, source_name: s
 
 
 def _split_checked(labeled: LabeledRows, recipe: Recipe) -> Split:
+    folds = _fold_count(labeled, recipe)
+    split = _fold_split(labeled, folds, recipe) if folds else _holdout(labeled, recipe)
+    if len(split.test) < 50:
+        LOGGER.warning(f"only {len(split.test)} test rows: with more rows the scores can change by several points.")
+    return split
+
+
+def _fold_count(labeled: LabeledRows, recipe: Recipe) -> int:
+    """How many folds, 0 for a holdout: as many as the recipe says, or by default some where the rows are few and the saved model a refit.
+
+    Raises:
+        UsageError: more rows than folds are for.
+    """
+    rows, cells = len(labeled.texts), len(labeled.texts) * len(labeled.categories)
+    if recipe.folds is None:
+        # A teacher is clean of the rows that it held out itself, never of all rows.
+        suits = recipe.refit and recipe.time_budget is None and recipe.teacher is None
+        return DEFAULT_FOLDS if suits and rows <= MAX_DEFAULT_FOLD_ROWS and cells <= MAX_LOGITS else 0
+    if recipe.folds and (rows > MAX_FOLD_ROWS or cells > MAX_LOGITS):
+        most = min(MAX_FOLD_ROWS, MAX_LOGITS // len(labeled.categories))
+        raise UsageError(
+            f"--folds {recipe.folds}: {rows:,} labeled rows of {len(labeled.categories):,} categories are more than the {most:,} that "
+            "folds are for; a part that is held out says as much of them: choose --folds 0."
+        )
+    return recipe.folds
+
+
+def _fold_split(labeled: LabeledRows, folds: int, recipe: Recipe) -> Split:
+    """The folds.
+
+    Raises:
+        ProductsError: too few products for them.
+    """
+    split = split_into_folds(labeled.keys, labeled.classes, folds, recipe.split_seed)
+    products, scored = len(set(labeled.keys)), np.bincount(split.fold[split.test], minlength=folds)
+    least = min(len(np.unique(labeled.classes[split.fold != number])) for number in range(folds))
+    if not scored.all() or least < 2:
+        raise ProductsError(
+            f"{count_noun(products, 'different product')} of {len(labeled.categories):,} categories are too few for {folds} "
+            "folds that are scored by models of the other folds; add labeled rows, at least two products of each category."
+        )
+    LOGGER.info(f"{folds} folds by product: {len(split.test):,} rows are scored by models of the other folds")
+    if split.rare:
+        names = [labeled.categories.names[number] for number in split.rare]
+        verb = "category has" if len(names) == 1 else "categories have"
+        LOGGER.warning(f"{len(names):,} {verb} a single product, which trains and is not scored: {name_list(names, 3)}.")
+    return split
+
+
+def _holdout(labeled: LabeledRows, recipe: Recipe) -> Split:
     limit = MAX_HELD_OUT if recipe.time_budget is None else min(MAX_HELD_OUT, max(1, int(recipe.time_budget * HELD_OUT_ROWS_PER_SECOND)))
     split = split_rows(labeled.keys, labeled.classes, recipe.split, recipe.split_seed, limit)
     if not len(split.test) or not len(split.validation):
@@ -195,8 +251,6 @@ def _split_checked(labeled: LabeledRows, recipe: Recipe) -> Split:
         LOGGER.warning(
             f"{len(names)} categories have fewer than {split.fewest} products; a sample of their rows is scored: {name_list(names, 3)}."
         )
-    if len(split.test) < 50:
-        LOGGER.warning(f"only {len(split.test)} test rows: with more rows the scores can change by several points.")
     return split
 
 

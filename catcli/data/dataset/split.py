@@ -1,4 +1,4 @@
-"""Training, validation and test rows: split by product, stratified by category, stable when rows are added."""
+"""Training, validation and test rows, or folds: split by product, stratified by category, stable when rows are added."""
 
 from __future__ import annotations
 
@@ -42,6 +42,46 @@ class Split:
     def held_out(self) -> IntArray:
         """Validation rows, then test rows."""
         return np.concatenate((self.validation, self.test))
+
+    @property
+    def choosing(self) -> IntArray:
+        """The rows that choose blend, calibration and thresholds: the first of `held_out`."""
+        return self.validation
+
+
+@dataclass(frozen=True)
+class FoldSplit(Split):
+    """A split into folds: all rows are training rows, but for the models that score their own fold.
+
+    ``fold`` *(rows,)* is the fold of every row. ``test`` are the rows of a class that is in another fold too: they are scored. ``rare`` are
+    the classes that have none of them.
+    """
+
+    fold: IntArray
+
+    @property
+    def count(self) -> int:
+        """How many folds."""
+        return int(self.fold.max()) + 1
+
+    @property
+    def unknown(self) -> IntArray:
+        """The rows that models of the other folds know by the category's name alone."""
+        return np.setdiff1d(self.train, self.test)
+
+    @property
+    def choosing(self) -> IntArray:
+        """The rows that choose blend and calibration: those that are scored, and every second of the `unknown` ones.
+
+        How many rows of such categories a catalog has is not known: hardly any, where each category was labeled once on purpose, or as
+        large a share as here. Half of them is the least wrong of both: see tests/bench/README.md.
+        """
+        return np.concatenate((self.test, self.unknown[::2]))
+
+    @property
+    def held_out(self) -> IntArray:
+        """All rows, those that choose first, and of these those that are scored."""
+        return np.concatenate((self.choosing, self.unknown[1::2]))
 
 
 def text_key(text: str) -> str:
@@ -106,18 +146,31 @@ def split_rows(
     return Split(train, validation_rows, test_rows, tuple(int(number) for number in rare), fewest)
 
 
-def assign_folds(keys: Sequence[str], classes: IntArray, count: int, seed: int) -> IntArray:
+def split_into_folds(keys: Sequence[str], classes: IntArray, count: int, seed: int) -> FoldSplit:
+    """All rows in ``count`` folds by product key, dealt out as by `assign_folds`.
+
+    Rows of classes that no other fold has are not scored, so that scores are of categories that the models know. But thresholds are tested
+    on them, too: a catalog has rows of categories that were labeled once or never, and they are what a confident model gets wrong.
+    """
+    fold, everything = assign_folds(keys, classes, count, seed, single_keys=True), np.arange(len(classes))
+    folds_of_class = np.bincount(np.unique(np.stack((classes, fold)), axis=1)[0], minlength=int(classes.max()) + 1)
+    scored = np.flatnonzero(folds_of_class[classes] > 1)
+    rare = np.setdiff1d(classes, classes[scored])
+    return FoldSplit(everything, everything[:0], scored, tuple(int(number) for number in rare), 2, fold)
+
+
+def assign_folds(keys: Sequence[str], classes: IntArray, count: int, seed: int, *, single_keys: bool = False) -> IntArray:
     """A fold for every row *(rows,)*, from 0 to ``count`` - 1, by product key and stratified by category.
 
     -1 is for rows that are always training rows.
 
     The keys are dealt out one category after another, within it in the order of their hashes, so that folds have as many of each and as
     many in all but for one. A key with rows of several categories goes with the one that most of them name; the only key of a category is
-    in no fold, since no model that has not seen it could name it.
+    in no fold, since no model that has not seen it could name it, but for ``single_keys``.
     """
     key_of, _, _, major = _number_keys(keys, classes, int(classes.max()) + 1, seed)
     order = np.argsort(major, kind="stable")
-    dealt = order[ranks_within_classes(major[order])[1] > 1]
+    dealt = order if single_keys else order[ranks_within_classes(major[order])[1] > 1]
     fold = np.full(len(major), -1, np.int64)
     fold[dealt] = np.arange(len(dealt)) % count
     return fold[key_of]

@@ -148,7 +148,9 @@ class RangeReader(io.RawIOBase):
             try:
                 return interruptible(lambda: bytes(obstore.get(self._store, self._key, options=options).bytes()))
             except PreconditionError as error:
-                raise ChangedError(f"{self._source} was changed while it was read; run the same line again once it is finished.") from error
+                raise ChangedError(
+                    f"{self._source} was changed while it was read; run the same command again once it is finished."
+                ) from error
             except GenericError as error:
                 # A request is tried again by the library; what breaks off in the midst of its answer is tried again here.
                 if attempt == MAX_RETRIES or not _is_interrupted(error):
@@ -219,7 +221,7 @@ def _error_sentence(url: str, action: str, error: Exception) -> str:
         return f"{url} {action}: this is not a name of a bucket or an object ({message[:200]}); check how it is written."
     if "NoSuchBucket" in message or isinstance(error, FileNotFoundError):
         return f"{url} {action}: there is no such bucket; check its name, and the endpoint in AWS_ENDPOINT_URL."
-    return f"{url} {action}, after {MAX_RETRIES} tries: {message[:300]}; is the network up? Run the same line again."
+    return f"{url} {action}, after {MAX_RETRIES} tries: {message[:300]}; is the network up? Run the same command again."
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def _translate_errors(path: Location, wanted: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, EOFError, UnicodeError) as error:
-        raise ProductsError(f"{path} cannot be read as {wanted}: {reason(error)}; is it whole? Export or copy it again.") from error
+        raise ProductsError(f"{path} cannot be read as {wanted}: {reason(error)}; is it complete? Export or copy it again.") from error
 
 
 def _open(path: Location) -> pa.NativeFile:
@@ -170,7 +170,7 @@ def read_arrow(path: Location, rows: int) -> Iterator[tuple[pa.Table, float]]:
             step = _batch_rows(rows, len(batch), max(batch.nbytes, _decoded_bytes(path, batch)))
             for start in range(0, len(batch), step):
                 if file_size(path) != size:
-                    raise ChangedError(f"{path} was changed while it was read; run the same line again once it is finished.")
+                    raise ChangedError(f"{path} was changed while it was read; run the same command again once it is finished.")
                 piece = batch.slice(start, step)
                 piece.validate(full=True)  # a stranger's offsets may lead out of their buffers
                 done += len(piece)

@@ -103,7 +103,7 @@ def _line_problem(line: bytes) -> str | None:
     except OverflowError as error:
         return f"has the number {error}, beyond all that can be counted with; write that cell as text, in quotes."
     except ValueError as error:
-        return f"is not JSON: {error}; is the file whole? Export or copy it again."
+        return f"is not JSON: {error}; is the file complete? Export or copy it again."
     return None if isinstance(value, dict) else f"is not a JSON object but {type(value).__name__}; every line has to be one row, {{...}}."
 
 

@@ -93,10 +93,10 @@ def write_errors(out: str, option: str = "-o") -> Iterator[None]:
     except BrokenPipeError as error:
         if out == "-":  # as with | head: see `catcli.cli.lifecycle`
             raise
-        raise OutputError(f"{option} {out}: the reader closed it before the end; run the same line again.") from error
+        raise OutputError(f"{option} {out}: the reader closed it before the end; run the same command again.") from error
     except OSError as error:
         if is_disk_full(error):
-            raise OutputError(f"{option} {out}: the disk is full; free some space and run the same line again.") from error
+            raise OutputError(f"{option} {out}: the disk is full; free some space and run the same command again.") from error
         raise OutputError(f"{option} {out} cannot be written: {error.strerror or error}.") from error
     except pl.exceptions.PanicException as error:  # how polars' writers meet a type that they do not know
         raise OutputError(

@@ -7,7 +7,7 @@
     ├── memory-….npz      what the run knew when the last of them was kept
     └── whole             what will be renamed to the output: a file, or a folder of them
 
-A run that is killed leaves this folder; the same line continues from the last line of its journal.
+A run that is killed leaves this folder; the same command continues from the last line of its journal.
 """
 
 from __future__ import annotations

@@ -232,7 +232,10 @@ def check_unchanged(path: Location, batches: Iterator[Batch]) -> Iterator[Batch]
     Raises:
         ChangedError: it is not.
     """
-    before, changed = file_state(path), f"{display_name(path)} was changed while it was read; run the same line again once it is finished."
+    before, changed = (
+        file_state(path),
+        f"{display_name(path)} was changed while it was read; run the same command again once it is finished.",
+    )
     try:
         yield from batches
     except ProductsError as error:

@@ -137,7 +137,9 @@ def open_bytes(path: Location) -> Iterator[ByteStream]:
     except UnicodeError:
         raise
     except OSError as error:
-        raise ProductsError(f"{display_name(path)} cannot be read: {error.strerror or error}; is it whole, and may you read it?") from error
+        raise ProductsError(
+            f"{display_name(path)} cannot be read: {error.strerror or error}; is it complete, and may you read it?"
+        ) from error
 
 
 @contextmanager

@@ -30,9 +30,9 @@
         customdata: covered.confidence, hovertemplate: "%{x:.1%} accepted, %{y:.1%} right<br>confidence %{customdata:.3f}<extra></extra>" },
       { x: marks.map((mark) => mark.x), y: marks.map((mark) => mark.y), text: marks.map((mark) => mark.text), mode: "markers+text",
         textposition: "bottom left", marker: { color: color("--dim"), size: 8, symbol: "diamond" },
-        hovertemplate: "threshold of the %{text} contract<extra></extra>" },
+        hovertemplate: "threshold for a precision of %{text}<extra></extra>" },
       { x: [shares[here]], y: [precisions[here]], mode: "markers", marker: { color: color("--warm"), size: 14 }, hoverinfo: "skip" },
-    ], layout(axis("share of rows accepted", { tickformat: ".0%", range: [0, 1.01] }), axis("right among them", { tickformat: ".2~%" })), config);
+    ], layout(axis("share of rows accepted", { tickformat: ".0%", range: [0, 1.01] }), axis("precision of the accepted rows", { tickformat: ".2~%" })), config);
   };
   slider.addEventListener("input", () => {
     const here = read();
