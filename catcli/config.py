@@ -118,7 +118,7 @@ class Recipe(BaseModel):
     split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """The seed of the split; another one holds out other products."""
     folds: Annotated[Annotated[int, Field(ge=0, le=20)] | None, Flag(metavar="K", default="chosen by the number of rows")] = None
-    """Train both models also on the other K - 1 of K folds, so that every row is scored by models that have not seen it; 0 holds out a part
+    """Train both models also on the other K - 1 of K folds, so that rows are scored by models that have not seen them; 0 holds out a part
     of the rows (--split) instead."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """The seed of training; the split does not depend on it."""
@@ -167,10 +167,14 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _folds_are_refitted(self) -> Self:
-        if self.folds and not self.refit:
-            raise ValueError("--folds and --no-refit exclude each other: of a model for each fold none could be saved; leave one out")
-        if self.folds and self.time_budget:
-            raise ValueError("--folds and --time-budget exclude each other: a time budget pays for one holdout; leave one out")
+        reasons = {
+            "--no-refit": not self.refit and "of a model for each fold none could be saved",
+            "--time-budget": self.time_budget and "a time budget pays for one holdout",
+            "--teacher": self.teacher and "no teacher of these rows is clean of all of them",
+        }
+        for flag, reason in reasons.items():
+            if self.folds and reason:
+                raise ValueError(f"--folds and {flag} exclude each other: {reason}; leave {flag} out, or choose --folds 0")
         return self
 
     @model_validator(mode="after")

@@ -86,7 +86,7 @@ def test_every_wrong_flag_is_named_in_one_error() -> None:
             lambda frame: frame.with_columns(title=pl.lit("")).select("title", "category"),
             "are empty in every row; choose others with --text",
         ),
-        (lambda frame: frame.group_by("category").head(1), "4 different products of 4 categories are too few for 3 folds that are scored"),
+        (lambda frame: frame.group_by("category").head(1), "4 rows are too few to keep any back for scoring: no category has 5 different"),
         (lambda frame: frame.clear(), "and no rows; give a file with labeled rows"),
     ],
     ids=["one category", "no label", "no text", "too few", "no rows"],

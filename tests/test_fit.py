@@ -116,7 +116,7 @@ def test_twenty_rows_and_a_category_of_one_are_enough(tmp_path: Path, caplog: py
     fitted = fit([str(tmp_path / "few.csv")], recipe=Recipe.model_validate(SMALL), output=tmp_path / "few")
     told = caplog.text
     assert "only 20 test rows: with more rows the scores can change" in told
-    assert "1 category has a single product, which trains and is not scored: 'Vases'" in told
+    assert "1 category has products in one fold only, which train and are not scored: 'Vases'" in told
     labeler = Labeler(fitted.adapter, "cpu")
     labels = labeler.label(["oak vase", "green mug 9", "hammer drill 2"])
     assert [fitted.adapter.manifest.categories[number] for number in labels.classes[:, 0]] == ["Vases", "Mugs", "Drills"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,22 @@ from tiny import tiny_products
 from catcli.adapter.folder import load_adapter
 from catcli.adapter.manifest import FORMAT, Threshold
 from catcli.config import Recipe
-from catcli.data.dataset.split import split_into_folds
-from catcli.errors import UsageError
+from catcli.data.dataset.prepare import load_training_data
+from catcli.data.dataset.split import FoldSplit, split_into_folds
+from catcli.data.io.input_options import InputOptions
+from catcli.errors import ProductsError, UsageError
 from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.calibration import BlendCalibration
 from catcli.evaluation.fit_metrics import FitMetrics
 from catcli.evaluation.fold_roles import FoldRoles
 from catcli.evaluation.heldout import HeldOutRows, fold_part
 from catcli.evaluation.selective import ProductSample, find_threshold, measure_threshold
+from catcli.inference.labeler import Labeler
 from catcli.reporting.scoring import report_held_out, scored_rows
+from catcli.reporting.sentences import threshold_outcome
+from catcli.training.encoder_training import EncoderTraining
 from catcli.training.fit import FitResult
+from catcli.training.setup import Setup
 
 OPTIONS = ("--base", "tiny-bert", "--epochs", "2", "--max-tokens", "16", "--rank", "2", "--device", "cpu")
 
@@ -139,7 +146,7 @@ def test_a_threshold_is_measured_by_those_of_the_other_folds() -> None:
     folds = np.arange(3_000) % 3
     found = find_threshold(ProductSample.of(outcomes), 0.9)
     assert found.threshold is not None
-    measured = measure_threshold(found, outcomes, folds)
+    measured = measure_threshold(found, outcomes, FoldRoles.of(folds))
     assert measured.reached_in_test is not None
     assert measured.accepted_in_test == pytest.approx((confidence >= found.threshold).mean())
     # Each fold by hand: the threshold of the rows of the two others.
@@ -151,7 +158,35 @@ def test_a_threshold_is_measured_by_those_of_the_other_folds() -> None:
         accepted |= (folds == fold) & (confidence >= np.float32(own))
     assert measured.reached_in_test.value == pytest.approx(right[accepted].mean())
     none = Threshold(precision=0.99, threshold=None, accepted=None, products=9, missing=290, best=None)
-    assert measure_threshold(none, outcomes, folds).reached_in_test is None
+    assert measure_threshold(none, outcomes, FoldRoles.of(folds)).reached_in_test is None
+
+
+def test_a_threshold_that_the_other_folds_cannot_show_says_so() -> None:
+    probabilities = np.stack((np.linspace(0.992, 0.999, 380), np.linspace(0.008, 0.001, 380)), axis=1).astype(np.float32)
+    outcomes = Outcomes.of(probabilities, np.zeros(380, np.int64), np.arange(380))
+    found = find_threshold(ProductSample.of(outcomes), 0.99)
+    assert found.threshold is not None  # 299 products show .99 without an error, and two folds of three have 253
+    measured = measure_threshold(found, outcomes, FoldRoles.of(np.arange(380) % 3))
+    assert (measured.accepted_in_test, measured.reached_in_test) == (1.0, None)
+    assert threshold_outcome(measured) == "too few rows to measure it"
+
+
+def test_a_threshold_is_measured_on_scored_rows_and_found_on_all() -> None:
+    random = np.random.default_rng(1)
+    confidence = np.sort(random.random(3_000).astype(np.float32))
+    probabilities = np.stack((confidence, np.minimum(1 - confidence, confidence - 1e-3)), axis=1)
+    truth = np.where(random.random(3_000) < confidence, 0, 1)
+    outcomes, folds = Outcomes.of(probabilities, truth, np.arange(3_000)), np.arange(3_000) % 3
+    found = find_threshold(ProductSample.of(outcomes), 0.9)
+    scored = np.arange(3_000) % 5 > 0
+    # The rows that are not scored are all right here: left out of the folds' thresholds, these would be others.
+    measured = measure_threshold(found, outcomes, FoldRoles(folds, scored, scored))
+    accepted = np.zeros(3_000, np.bool_)
+    for fold in range(3):
+        own = find_threshold(ProductSample.of(outcomes.take(np.flatnonzero(folds != fold))), 0.9).threshold
+        accepted |= (folds == fold) & (confidence >= np.float32(own or 2))
+    assert measured.reached_in_test is not None
+    assert measured.reached_in_test.value == pytest.approx((truth == 0)[accepted & scored].mean())
 
 
 # --- a fit ---------------------------------------------------------------------------------------------------------------------------
@@ -173,10 +208,10 @@ def test_every_row_but_the_only_one_of_a_category_is_scored(fitted: FitResult, f
     # A threshold is tested on that row, too.
     assert all(single.products == 121 for single in manifest.variants["fp32"].thresholds)
     told = catcli("report", str(fitted.adapter.folder), cwd=folder).stdout
-    assert "each scored by models of the other 2 of 3 folds; categories of one product" in " ".join(told.split())
+    assert "each scored by models of the other 2 of 3 folds; categories with products in one fold only" in " ".join(told.split())
     card = (fitted.adapter.folder / "README.md").read_text()
     assert "divided into 3 folds by product" in card
-    assert "Categories of a single product, which are not scored: 1." in card
+    assert "Categories with products in one fold only, which are not scored: 1." in card
 
 
 def test_a_report_shows_the_rows_as_the_fit_scored_them(fitted: FitResult) -> None:
@@ -188,6 +223,42 @@ def test_a_report_shows_the_rows_as_the_fit_scored_them(fitted: FitResult) -> No
     for name, scored in (("lora", metrics.lora), ("linear", metrics.linear), ("blend", metrics.blend)):
         outcomes = Outcomes.of(probabilities[name], held.classes, held.products)
         assert outcomes.point.metrics["log_loss"][0] == pytest.approx(scored.log_loss.value, rel=1e-3), name
+
+
+def test_an_adapter_of_more_rows_than_its_variants_are_tried_on_loads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("catcli.training.fit.MAX_VARIANT_ROWS", 60)
+    recipe = Recipe(base=str(folder / "tiny-bert"), epochs=1, max_tokens=16, rank=2, device="cpu")
+    fitted = fit([str(folder / "products.csv")], recipe=recipe, output=folder / "adapters" / "sampled")
+    # The probe's texts are those that its logits are of: it is computed again wherever the adapter is loaded.
+    assert Labeler(fitted.adapter, "cpu").label(["red coffee mug"]).classes.shape == (1, 1)
+
+
+def test_fewer_scored_rows_than_a_probe_has_are_enough(folder: Path, tmp_path: Path) -> None:
+    rows = [(f"{thing} {color}", thing) for thing in ("mug", "drill", "lamp", "vase") for color in ("red", "blue")]
+    rows += [(f"single thing {number}", f"category {number}") for number in range(10)]
+    pl.DataFrame(rows, schema=["title", "category"], orient="row").write_csv(tmp_path / "few.csv")
+    recipe = Recipe(label="category", text=("title",), base=str(folder / "tiny-bert"), epochs=1, max_tokens=16, rank=2, device="cpu")
+    fitted = fit([str(tmp_path / "few.csv")], recipe=recipe, output=tmp_path / "few")
+    assert fitted.metrics.rows.folds == 3
+    assert Labeler(fitted.adapter, "cpu").label(["red mug"]).classes.shape == (1, 1)
+
+
+def test_where_folds_are_impossible_and_nobody_asked_for_them_a_part_is_held_out(tmp_path: Path) -> None:
+    rows = [(f"mug number {'abcdefghij'[number % 10]}{'klmno'[number // 10]}", "Mugs") for number in range(50)] + [("an oak vase", "Vases")]
+    pl.DataFrame(rows, schema=["title", "category"], orient="row").write_csv(tmp_path / "two.csv")
+    source = InputOptions().open([str(tmp_path / "two.csv")])
+    recipe = Recipe(label="category", text=("title",))
+    assert not isinstance(load_training_data(source, recipe).split, FoldSplit)
+    with pytest.raises(ProductsError, match=r"--folds 3: 51 different products of 2 categories are too few, .* --folds 0"):
+        load_training_data(source, recipe.but({"folds": 3}))
+
+
+def test_a_checkpoint_of_other_products_is_not_resumed(folder: Path) -> None:
+    data = load_training_data(InputOptions().open([str(folder / "products.csv")]), Recipe(base=str(folder / "tiny-bert"), device="cpu"))
+    rows = np.arange(len(data.labeled.texts))
+    other = replace(data, labeled=replace(data.labeled, keys=[f"group {row % 7}" for row in rows]))
+    first, second = (EncoderTraining(Setup.of(each, 0.0)).fingerprint(rows, []) for each in (data, other))
+    assert first != second
 
 
 @pytest.mark.slow
@@ -245,6 +316,7 @@ def test_without_folds_a_part_is_held_out(folder: Path) -> None:
         ({"folds": 1}, "at least 2 folds, or 0 for rows that are held out"),
         ({"folds": 3, "refit": False}, "--folds and --no-refit exclude each other"),
         ({"folds": 3, "time_budget": "10m"}, "--folds and --time-budget exclude each other"),
+        ({"folds": 3, "teacher": "adapters/shop"}, "--folds and --teacher exclude each other.*choose --folds 0"),
         ({"folds": 21}, "at most 20"),
     ],
 )
@@ -264,4 +336,4 @@ def test_too_few_products_for_so_many_folds_are_refused(tmp_path: Path) -> None:
     pl.DataFrame(rows, schema=["title", "category"], orient="row").write_csv(tmp_path / "few.csv")
     refused = catcli("fit", "few.csv", "--folds", "8", cwd=tmp_path)
     assert refused.returncode == 1
-    assert "error: 6 different products of 2 categories are too few for 8 folds" in " ".join(refused.stderr.split())
+    assert "error: --folds 8: 6 different products of 2 categories are too few" in " ".join(refused.stderr.split())

@@ -636,7 +636,7 @@ def test_what_became_of_fp16_is_said(shop: Path, monkeypatch: pytest.MonkeyPatch
     texts = ["blue mug", "drill 18V"]
     logits = encoder_logits(tokenizer, Session(shop / "made" / "model.onnx", "cpu"), texts)
     quantized = Int8Decision(kept=False, reason="not tried", speedup=None)
-    exported = parity.ExportedModel({"fp32": logits}, {"fp32": logits}, (), quantized, 0)
+    exported = parity.ExportedModel({"fp32": logits}, ["a text"], {"fp32": logits}, (), quantized, 0)
     monkeypatch.setattr(parity, "has_cuda", lambda: True)
     if provider == "CUDAExecutionProvider":
         monkeypatch.setattr(parity, "CUDA_PROVIDER", "CPUExecutionProvider")  # as if the session had got it

@@ -64,12 +64,12 @@ def evaluate_rows(
     """Score the blend by ``variant``, LoRA and the linear model, compare them, and measure the thresholds of ``info``."""
     names, roles = rows.names, rows.roles
     scored = np.ones(len(rows.truth), np.bool_) if roles is None else roles.scored
-    folds = None if roles is None else roles.folds[scored]
     truth, linear = rows.truth[scored], rows.linear[scored]
     by_variant = {name: rows.probabilities(blend_calibration, name) for name in rows.lora}
     all_probabilities = {name: probabilities[scored] for name, probabilities in by_variant[variant].items()}
     outcomes = {name: Outcomes.of(values, truth, rows.products[scored]) for name, values in all_probabilities.items()}
     blend = outcomes["blend"]
+    tested = blend if roles is None else rows.outcomes(by_variant[variant]["blend"])
     unknown, counts = np.unique(truth[truth >= linear.shape[1]], return_counts=True)
     evaluation = Evaluation(
         scored_rows=len(truth),
@@ -87,13 +87,13 @@ def evaluate_rows(
         calibration={
             name: measure_calibration(
                 blend_logits(values[scored], linear, blend_calibration.blend),
-                by_variant[name]["blend"][scored].max(1),
+                by_variant[name]["blend"][scored],
                 truth,
                 blend_calibration.confidences[name],
             )
             for name, values in rows.lora.items()
         },
-        promises=tuple(measure_threshold(single, blend, folds) for single in info.thresholds),
-        category_promises=measure_category_thresholds(info.category_thresholds, blend, names, folds),
+        promises=tuple(measure_threshold(single, tested, roles) for single in info.thresholds),
+        category_promises=measure_category_thresholds(info.category_thresholds, tested, names, roles),
     )
     return EvaluatedRows(evaluation, all_probabilities["blend"], blend)

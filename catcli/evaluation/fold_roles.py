@@ -26,3 +26,7 @@ class FoldRoles:
         """Of rows that are all scored and all choose."""
         every = np.ones(len(folds), np.bool_)
         return cls(folds, every, every)
+
+    def take(self, rows: IntArray) -> Self:
+        """Those of some of the rows."""
+        return type(self)(self.folds[rows], self.scored[rows], self.choosing[rows])

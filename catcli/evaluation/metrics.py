@@ -161,7 +161,8 @@ class MeasuredThreshold(Threshold):
     accepted_in_test: float | None = None
     """Share of the scored rows at or above the threshold (coverage)."""
     reached_in_test: Estimate | None = None
-    """Precision of those rows; null where there are none."""
+    """Precision of those rows; with folds of the rows of each fold that pass the threshold of the other folds' rows. Null where there are
+    none, or where the other folds' rows are too few for a threshold."""
 
 
 class MeasuredCategoryThresholds(Numbers):

@@ -33,15 +33,15 @@ def calibration_error(confidence: FloatArray, right: BoolArray) -> float:
     return sum(bin_.rows * abs(bin_.accuracy - bin_.confidence) for bin_ in reliability_bins(confidence, right)) / len(confidence)
 
 
-def measure_calibration(scores: FloatArray, after: FloatArray, truth: IntArray, confidence: CalibrationParameters) -> Calibration:
-    """Of ``scores`` *(rows, classes)* before they are calibrated, against class numbers *(rows,)*.
+def measure_calibration(scores: FloatArray, probabilities: FloatArray, truth: IntArray, confidence: CalibrationParameters) -> Calibration:
+    """Of ``scores`` before and ``probabilities`` after calibration, each *(rows, classes)*, against class numbers *(rows,)*.
 
-    ``after`` *(rows,)* are the confidences that are measured; ``confidence`` is what calibrates the saved model.
+    ``confidence`` is what calibrates the saved model.
     """
-    right = scores.argmax(1) == truth
+    after, right = probabilities.max(1), probabilities.argmax(1) == truth
     return Calibration(
         confidence=confidence,
-        error_before=calibration_error(softmax(scores).max(1), right),
+        error_before=calibration_error(softmax(scores).max(1), scores.argmax(1) == truth),
         error_after=calibration_error(after, right),
         by_chance=_error_by_chance(after),
         bins=reliability_bins(after, right),

@@ -20,6 +20,7 @@ from scipy import stats
 from catcli.adapter.manifest import CategoryThresholds, Threshold
 from catcli.arrays import BoolArray, FloatArray, IntArray
 from catcli.evaluation.bootstrap import Outcomes, estimate_interval, lower_bound
+from catcli.evaluation.fold_roles import FoldRoles
 from catcli.evaluation.metrics import MeasuredCategoryThresholds, MeasuredThreshold
 
 TARGET_PRECISIONS = (0.90, 0.95, 0.98, 0.99)
@@ -163,46 +164,49 @@ def find_category_thresholds(sample: ProductSample, names: Sequence[str]) -> tup
     )
 
 
-def measure_threshold(threshold: Threshold, scored: Outcomes, folds: IntArray | None = None, risk: float = RISK) -> MeasuredThreshold:
+def measure_threshold(threshold: Threshold, tested: Outcomes, roles: FoldRoles | None = None, risk: float = RISK) -> MeasuredThreshold:
     """A threshold with what became of it on rows that it was not found by.
 
-    ``scored`` are other rows, or with ``folds`` *(rows,)* the out-of-fold rows that it was found by: then the precision is that of the rows
-    of each fold that pass the threshold that the other folds' rows show at ``risk``.
+    ``tested`` are other rows; or, with ``roles``, the out-of-fold rows that it was found by. Then its coverage is that of the scored ones,
+    and its precision is measured on the scored rows of each fold that pass the threshold that the other folds' rows show at ``risk``; it is
+    unknown where none of the folds has such a threshold.
     """
     facts = threshold.model_dump()
-    if threshold.threshold is None or not len(scored.truth):
+    if threshold.threshold is None or not len(tested.truth):
         return MeasuredThreshold(**facts)
-    accepted = scored.confidence >= np.float32(threshold.threshold)
-    measured = accepted if folds is None else _accepted_by_others(threshold.precision, scored, folds, risk)
+    scored = np.ones(len(tested.truth), np.bool_) if roles is None else roles.scored
+    accepted = tested.confidence >= np.float32(threshold.threshold)
+    measured = scored & (accepted if roles is None else _accepted_by_others(threshold.precision, tested, roles.folds, risk))
     reached = None
     if measured.any():
-        selected = scored.take(np.flatnonzero(measured))
+        selected = tested.take(np.flatnonzero(measured))
         reached = estimate_interval(
             float(selected.point.metrics["accuracy"][0]), selected.replicates.metrics["accuracy"], selected.products
         )
-    return MeasuredThreshold(**facts, accepted_in_test=float(accepted.mean()), reached_in_test=reached)
+    coverage = float(accepted[scored].mean()) if scored.any() else None
+    return MeasuredThreshold(**facts, accepted_in_test=coverage, reached_in_test=reached)
 
 
-def _accepted_by_others(precision: float, scored: Outcomes, folds: IntArray, risk: float) -> BoolArray:
+def _accepted_by_others(precision: float, tested: Outcomes, folds: IntArray, risk: float) -> BoolArray:
     """Which rows *(rows,)* pass the threshold of the rows of other folds."""
     accepted = np.zeros(len(folds), np.bool_)
     for fold in np.unique(folds):
         others = np.flatnonzero(folds != fold)
-        found = find_threshold(ProductSample.of(scored.take(others)), precision, risk).threshold if len(others) else None
+        found = find_threshold(ProductSample.of(tested.take(others)), precision, risk).threshold if len(others) else None
         if found is not None:
-            accepted |= (folds == fold) & (scored.confidence >= np.float32(found))
+            accepted |= (folds == fold) & (tested.confidence >= np.float32(found))
     return accepted
 
 
 def measure_category_thresholds(
-    thresholds: Sequence[CategoryThresholds], scored: Outcomes, names: Sequence[str], folds: IntArray | None = None
+    thresholds: Sequence[CategoryThresholds], tested: Outcomes, names: Sequence[str], roles: FoldRoles | None = None
 ) -> tuple[MeasuredCategoryThresholds, ...]:
     """The same for the thresholds of categories, each on the rows that were labeled with it."""
     numbers = {name: number for number, name in enumerate(names)}
     measured = []
     for category in thresholds:
-        rows = np.flatnonzero(scored.predicted == numbers[category.category])
-        of_category, its_folds = scored.take(rows), None if folds is None else folds[rows]
-        promises = (measure_threshold(single, of_category, its_folds, RISK / len(thresholds)) for single in category.thresholds)
+        rows = np.flatnonzero(tested.predicted == numbers[category.category])
+        of_category, its_roles = tested.take(rows), None if roles is None else roles.take(rows)
+        promises = (measure_threshold(single, of_category, its_roles, RISK / len(thresholds)) for single in category.thresholds)
         measured.append(MeasuredCategoryThresholds(category=category.category, promises=tuple(promises)))
     return tuple(measured)

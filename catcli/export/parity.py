@@ -46,11 +46,12 @@ MIN_SPEEDUP = 1.1
 class ExportedModel:
     """The files that serve: what each gives for the held-out texts, how it compares, and which one serves on a CPU.
 
-    ``probe`` are the logits of the first `PROBE_ROWS` texts by themselves: int8 scales its activations by the batch, so its logits depend
-    on the other texts of the batch. ``learned_bytes`` is what the files take that hold what was learned.
+    ``probe`` are the logits of ``probe_texts``, the first `PROBE_ROWS` of the texts, by themselves: int8 scales its activations by the
+    batch, so its logits depend on the other texts of the batch. ``learned_bytes`` is what the files take that hold what was learned.
     """
 
     logits: Mapping[Variant, FloatArray]
+    probe_texts: Sequence[str]
     probe: Mapping[Variant, FloatArray]
     parity: tuple[Parity, ...]
     int8: Int8Decision
@@ -89,7 +90,8 @@ def export_fp32(trained: TrainedModel, texts: Sequence[str], folder: Path, advan
                 f"{MAX_LOGIT_DIFFERENCE:.0e}; nothing was written. Check the installed versions with 'catcli doctor'."
             )
     probe = encoder_logits(tokenizer, session, texts[:PROBE_ROWS])
-    return ExportedModel({"fp32": logits}, {"fp32": probe}, parity, Int8Decision(kept=False, reason="not tried", speedup=None), size)
+    not_tried = Int8Decision(kept=False, reason="not tried", speedup=None)
+    return ExportedModel({"fp32": logits}, texts[:PROBE_ROWS], {"fp32": probe}, parity, not_tried, size)
 
 
 def add_int8(
@@ -152,7 +154,7 @@ def _remove(file: Path) -> None:
 def _with_variant(exported: ExportedModel, variant: Variant, session: Session, tokenizer: Tokenizer, texts: Sequence[str]) -> ExportedModel:
     """With what a smaller form of the model gives for the same texts."""
     logits = encoder_logits(tokenizer, session, texts)
-    probe = encoder_logits(tokenizer, session, texts[:PROBE_ROWS])
+    probe = encoder_logits(tokenizer, session, exported.probe_texts)
     compared = _compare(f"ONNX {variant}", exported.logits["fp32"][:PARITY_ROWS], logits[:PARITY_ROWS])
     return replace(
         exported,

@@ -50,7 +50,7 @@ def compare(
     source = options.open(products)
     if source.piped:
         raise UsageError("compare reads its rows once for every fit; give them as a file, not through a pipe.")
-    load_training_data(source, recipe)  # what is wrong with the rows is wrong for every run: said once, before the first
+    load_training_data(source, runs[0].recipe)  # what is wrong with the rows is wrong for every run: said once, before the first
     folder = output or Path(f"{source.stem}.compared")
     grid_runs = GridRuns(folder, products, options, source_digest(source), strict, advance)
     adapters, failed = grid_runs.fit_all(runs, force=force)

@@ -121,7 +121,8 @@ def _protocol(metrics: FitMetrics, recipe: Recipe) -> str:
     if rows.folds:
         return (
             f"The rows were divided into {rows.folds} folds by product, and each fold was scored by models of the others. The blend, its\n"
-            "calibration and the thresholds were chosen by these out-of-fold rows; a row's scores are of what the other folds chose."
+            "calibration and the thresholds were chosen by these out-of-fold rows; a row's scores are of what the other folds chose, but\n"
+            "for the number of epochs, which the first fold chose."
         )
     return (
         f"The rows were split {'/'.join(map(str, recipe.split))} by product: {rows.train:,} training, {rows.validation:,} validation and\n"
@@ -135,7 +136,7 @@ def _unscored(metrics: FitMetrics) -> str:
     if not rare:
         return "Every category is scored."
     if metrics.rows.folds:
-        return f"Categories of a single product, which are not scored: {rare:,}."
+        return f"Categories with products in one fold only, which are not scored: {rare:,}."
     return f"Categories with too few products to score each of them, so that a sample of their rows is scored: {rare:,}."
 
 

@@ -124,6 +124,6 @@ def threshold_outcome(threshold: MeasuredThreshold) -> str:
     if threshold.threshold is None:
         return threshold.shortfall
     if threshold.reached_in_test is None:
-        return "no scored row has this confidence"
+        return "too few rows to measure it" if threshold.accepted_in_test else "no scored row has this confidence"
     reached = threshold.reached_in_test
     return f"{per_cent(reached.value)} ({100 * reached.low:.1f} to {100 * reached.high:.1f})"

@@ -94,7 +94,7 @@ def caption(evaluation: Evaluation) -> str:
         count = len(evaluation.rare_categories)
         if evaluation.rows.folds:
             sentence += f", each scored by models of the other {evaluation.rows.folds - 1} of {evaluation.rows.folds} folds"
-            sentence += f"; categories of one product, which are not scored: {count:,}" if count else ""
+            sentence += f"; categories with products in one fold only, which are not scored: {count:,}" if count else ""
         else:
             sentence += " that no scored model was trained on"
             sentence += f"; rare categories, of which a sample is scored: {count:,}" if count else ""

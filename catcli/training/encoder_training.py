@@ -42,7 +42,7 @@ TIMED_FEATURE_ROWS = 256
 MAX_TARGET_CELLS = 200_000_000
 """Texts times categories up to which unlabeled texts are added: the teacher's probabilities of so many take 400 MB."""
 
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 """Of what a checkpoint holds: one of an older format is not resumed."""
 
 MAX_EPOCH_VALIDATION_ROWS = 2_000
@@ -130,7 +130,8 @@ class EncoderTraining:
     def train_folds(self, inputs: TrainingInput, split: FoldSplit, checkpoints: Path) -> tuple[FloatArray, TrainingHistory]:
         """Logits *(held-out rows, classes)* of the rows by the model of the other folds, and the history of the first fold's.
 
-        The first fold's rows say after how many epochs training is best, and every other training has as many. A fold that was trained
+        The first fold's rows say after how many epochs training is best, and every other training has as many; so that one number is
+        chosen by rows that are scored, too. A fold that was trained
         before a kill is not trained again: its logits are in ``checkpoints``.
         """
         setup, seed = self._setup, self._recipe.seed
@@ -225,13 +226,14 @@ class EncoderTraining:
         return TrainingInput(examples, self.features(examples, setup.advance), targets, always, self.fingerprint(rows, unlabeled))
 
     def fingerprint(self, rows: IntArray, unlabeled: Sequence[str]) -> str:
-        """The SHA-256 of what a checkpoint depends on: texts, categories, options, packages and the number of processes."""
+        """The SHA-256 of what a checkpoint depends on: texts, categories, products, options, packages and the number of processes."""
         setup = self._setup
         teacher = setup.teacher.adapter.fingerprint if setup.teacher else None
         settings = [CHECKPOINT_FORMAT, self._recipe.model_dump(mode="json"), setup.base.sha256, package_versions(), rank_count(), teacher]
         digest = hashlib.sha256(json.dumps([*settings, setup.labeled.categories.names]).encode("utf-8", "surrogatepass"))
         for row in rows:
-            digest.update(f"{setup.rows.classes[row]} {setup.rows.texts[row]}\n".encode("utf-8", "surrogatepass"))
+            cells = setup.rows.classes[row], setup.labeled.keys[row], setup.rows.texts[row]  # the keys decide split and folds
+            digest.update(f"{cells}\n".encode("utf-8", "surrogatepass"))
         for text in unlabeled:
             digest.update(f"{text}\n".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()

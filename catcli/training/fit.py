@@ -38,7 +38,7 @@ from catcli.evaluation.fit_metrics import FitMetrics, RowCounts, Training
 from catcli.evaluation.fold_roles import FoldRoles
 from catcli.evaluation.heldout import HeldOutRows, fold_part
 from catcli.evaluation.requirements import Requirement, check_requirements
-from catcli.inference.labeler import PROBE_ROWS, save_probe
+from catcli.inference.labeler import save_probe
 from catcli.inference.session import peak_memory
 from catcli.logs import LOGGER, Advance, no_progress
 from catcli.paths import resume_folder, store_folder
@@ -364,7 +364,7 @@ def _write(
         linear=models.linear.logits,
     )
     held_out.save(draft.folder / "heldout.parquet", names)
-    save_probe(draft.folder / "probe.parquet", held_out.texts[:PROBE_ROWS], models.exported.probe)
+    save_probe(draft.folder / "probe.parquet", models.exported.probe_texts, models.exported.probe)
     models.linear.model.save(draft.folder / "linear.safetensors")
     for name, text in {
         "tokenizer.json": models.encoder.shipped.tokenizer.json,

@@ -1,4 +1,4 @@
-"""The linear models of a fit: the holdout model, which is scored, its out-of-fold logits, and the refit model, which is saved."""
+"""The linear models of a fit: those that are scored, a holdout model or one for each fold, and the refit model, which is saved."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ MAX_RANDOM_SPLIT_ROWS = 6_000
 
 @dataclass(frozen=True)
 class LinearResult:
-    """``model`` ships; ``logits`` *(held-out rows, classes)* are the holdout model's, and ``out_of_fold`` those of training rows."""
+    """``model`` ships; ``logits`` *(held-out rows, classes)* are of models that have not seen the rows.
+
+    ``out_of_fold`` are such logits of a holdout's training rows.
+    """
 
     model: LinearModel
     logits: FloatArray
@@ -49,7 +52,7 @@ class LinearTraining:
         self._setup, self._recipe = setup, setup.recipe
 
     def train(self) -> LinearResult:
-        """Fit the holdout model, score the held-out rows with it, and refit on all rows where the recipe says so."""
+        """Fit the holdout model or those of the folds, score the held-out rows, and refit on all rows where the recipe says so."""
         started, setup = time.perf_counter(), self._setup
         if isinstance(setup.split, FoldSplit):
             logits, out_of_fold = self.fold_logits(setup.split), self._nothing

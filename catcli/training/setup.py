@@ -88,7 +88,7 @@ class Setup:
 
     @property
     def held_out_texts(self) -> list[str]:
-        """The texts of the validation rows, then of the test rows."""
+        """The texts of `Split.held_out`."""
         return [self.labeled.texts[row] for row in self.split.held_out]
 
 

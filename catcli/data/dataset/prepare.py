@@ -187,7 +187,7 @@ def _check_look_alikes(canonical: Mapping[str, str], merge: bool, source_name: s
 
 def _split_checked(labeled: LabeledRows, recipe: Recipe) -> Split:
     folds = _fold_count(labeled, recipe)
-    split = _fold_split(labeled, folds, recipe) if folds else _holdout(labeled, recipe)
+    split = (_fold_split(labeled, folds, recipe) if folds else None) or _holdout(labeled, recipe)
     if len(split.test) < 50:
         LOGGER.warning(f"only {len(split.test)} test rows: with more rows the scores can change by several points.")
     return split
@@ -213,25 +213,27 @@ def _fold_count(labeled: LabeledRows, recipe: Recipe) -> int:
     return recipe.folds
 
 
-def _fold_split(labeled: LabeledRows, folds: int, recipe: Recipe) -> Split:
-    """The folds.
+def _fold_split(labeled: LabeledRows, folds: int, recipe: Recipe) -> Split | None:
+    """The folds; None where there are too few products for those that nobody asked for.
 
     Raises:
-        ProductsError: too few products for them.
+        ProductsError: there are too few for ``--folds``.
     """
     split = split_into_folds(labeled.keys, labeled.classes, folds, recipe.split_seed)
     products, scored = len(set(labeled.keys)), np.bincount(split.fold[split.test], minlength=folds)
     least = min(len(np.unique(labeled.classes[split.fold != number])) for number in range(folds))
     if not scored.all() or least < 2:
+        if recipe.folds is None:
+            return None
         raise ProductsError(
-            f"{count_noun(products, 'different product')} of {len(labeled.categories):,} categories are too few for {folds} "
-            "folds that are scored by models of the other folds; add labeled rows, at least two products of each category."
+            f"--folds {folds}: {count_noun(products, 'different product')} of {len(labeled.categories):,} categories are too few, since "
+            "every fold needs rows to score and two categories outside it; choose fewer folds or --folds 0, or add labeled rows."
         )
     LOGGER.info(f"{folds} folds by product: {len(split.test):,} rows are scored by models of the other folds")
     if split.rare:
         names = [labeled.categories.names[number] for number in split.rare]
         verb = "category has" if len(names) == 1 else "categories have"
-        LOGGER.warning(f"{len(names):,} {verb} a single product, which trains and is not scored: {name_list(names, 3)}.")
+        LOGGER.warning(f"{len(names):,} {verb} products in one fold only, which train and are not scored: {name_list(names, 3)}.")
     return split
 
 
