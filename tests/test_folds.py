@@ -29,10 +29,11 @@ from catcli.evaluation.calibration import BlendCalibration
 from catcli.evaluation.fit_metrics import FitMetrics
 from catcli.evaluation.fold_roles import FoldRoles
 from catcli.evaluation.heldout import HeldOutRows, fold_part
+from catcli.evaluation.metrics import MeasuredThreshold, RowsNeeded
 from catcli.evaluation.selective import ProductSample, find_threshold, measure_threshold
 from catcli.inference.labeler import Labeler
 from catcli.reporting.scoring import report_held_out, scored_rows
-from catcli.reporting.sentences import threshold_outcome
+from catcli.reporting.sentences import catalog_scores, rows_needed, threshold_outcome
 from catcli.training.encoder_training import EncoderTraining
 from catcli.training.fit import FitResult
 from catcli.training.setup import Setup
@@ -189,6 +190,26 @@ def test_a_threshold_is_measured_on_scored_rows_and_found_on_all() -> None:
     assert measured.reached_in_test.value == pytest.approx((truth == 0)[accepted & scored].mean())
 
 
+def test_rows_needed_are_said_where_too_few_are_accepted(fitted: FitResult) -> None:
+    needed = [
+        RowsNeeded(precision=0.9, coverage=0.8, rows=0, low=0, high=0),
+        RowsNeeded(precision=0.95, coverage=0.8, rows=0, low=0, high=60),
+        RowsNeeded(precision=0.98, coverage=0.8, rows=1_100, low=220, high=None),
+        RowsNeeded(precision=0.99, coverage=0.8, rows=None, low=None, high=None),
+    ]
+    none = Threshold(precision=0.95, threshold=None, accepted=None, products=9, missing=290, best=None)
+    promises = [MeasuredThreshold(**{**none.model_dump(), "precision": single.precision}) for single in needed]
+    metrics = fitted.metrics.model_copy(update={"promises": tuple(promises), "rows_needed": tuple(needed)})
+    assert rows_needed(metrics) == (
+        "To accept 80 % of rows, label more of the same kind; estimates and 95 % intervals: at 95% 0 (0 to 60), at 98% 1,100 (220 to more "
+        "than 4,000), at 99% more than 4,000 rows."
+    )
+    accepted = tuple(promise.model_copy(update={"accepted_in_test": 0.81}) for promise in promises)
+    assert rows_needed(metrics.model_copy(update={"promises": accepted})) == ""
+    assert rows_needed(metrics.model_copy(update={"rows_needed": ()})) == ""
+    assert catalog_scores(metrics.model_copy(update={"catalog": None})) == ""
+
+
 # --- a fit ---------------------------------------------------------------------------------------------------------------------------
 
 
@@ -209,7 +230,18 @@ def test_every_row_but_the_only_one_of_a_category_is_scored(fitted: FitResult, f
     assert all(single.products == 121 for single in manifest.variants["fp32"].thresholds)
     told = catcli("report", str(fitted.adapter.folder), cwd=folder).stdout
     assert "each scored by models of the other 2 of 3 folds; categories with products in one fold only" in " ".join(told.split())
+    assert metrics.catalog is not None
+    assert metrics.catalog.unscored_categories == 1
+    assert [needed.precision for needed in metrics.rows_needed] == [0.9, 0.95, 0.98, 0.99]
+    expected = "A fresh file of 120 products, labeled by the saved model, is expected to show accuracy"
+    assert expected in " ".join(told.split())
+    assert "In it the 1 category that is not scored counts as much as the smallest that are." in " ".join(told.split())
+    page = folder / "page.html"
+    catcli("report", str(fitted.adapter.folder), "--html", str(page), cwd=folder, check=True)
+    for sentence in (catalog_scores(metrics), rows_needed(metrics)):
+        assert sentence in page.read_text()
     card = (fitted.adapter.folder / "README.md").read_text()
+    assert expected in card
     assert "divided into 3 folds by product" in card
     assert "Categories with products in one fold only, which are not scored: 1." in card
 

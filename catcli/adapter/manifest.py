@@ -10,10 +10,10 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from catcli.config import Method
 from catcli.wording import count_noun, per_cent
 
-FORMAT = 5
-READABLE_FORMATS = (2, 3, 4, FORMAT)
+FORMAT = 6
+READABLE_FORMATS = (2, 3, 4, 5, FORMAT)
 """Formats that are read: one of format 2 says no revision of its base, and has no weights beside its models; before 4 a base had all its
-blocks; before 5 held-out rows were validation and test rows, never out-of-fold rows."""
+blocks; before 5 held-out rows were validation and test rows, never out-of-fold rows; before 6 all their logits were stored."""
 MANIFEST = "adapter.json"
 
 MAX_CATEGORIES, MAX_NAME_CHARACTERS = 1_000_000, 10_000

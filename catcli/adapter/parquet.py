@@ -26,9 +26,14 @@ MAX_TEXT_BYTES, MAX_NUMBER_BYTES = 2**27, 2**29
 """Bytes of all texts of a file, and of all its numbers: a fit holds out 5,000 rows, and 20 million logits, of each part at most."""
 
 
+def matrix_type(element: pa.DataType, width: int) -> pa.DataType:
+    """The type of a column *(rows, width)* of numbers."""
+    return pa.list_(pa.field("element", element), width)
+
+
 def logits_type(classes: int) -> pa.DataType:
     """The type of a column of logits *(rows, classes)*, float32."""
-    return pa.list_(pa.field("element", pa.float32()), classes)
+    return matrix_type(pa.float32(), classes)
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,18 @@ class StoredColumns:
 
     texts: Mapping[str, list[str]]
     numbers: Mapping[str, npt.NDArray[Any]]
+
+
+def column_names(file: Path) -> list[str]:
+    """The names of its columns.
+
+    Raises:
+        AdapterError: the file is not Parquet.
+    """
+    try:
+        return list(pq.read_schema(file).names)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(file, error) from error
 
 
 def read_columns(file: Path, types: Mapping[str, pa.DataType], max_rows: int) -> StoredColumns:
@@ -57,11 +74,15 @@ def read_columns(file: Path, types: Mapping[str, pa.DataType], max_rows: int) ->
             if len(table) != stored.metadata.num_rows or sum(map(_text_bytes, map(table.column, names))) > MAX_TEXT_BYTES:
                 raise _damaged(file, "has other rows than it says, or more text than any adapter's")
     except (pa.ArrowException, OSError, KeyError, ValueError, OverflowError) as error:
-        raise AdapterError(f"{file} cannot be read as Parquet: {reason(error)[:300]}; copy the adapter again, or fit a new one.") from error
+        raise _unreadable(file, error) from error
     numbers = {name: _numbers(table.column(name)) for name in types if name not in names}
     if not all(np.isfinite(values).all() for values in numbers.values()):
         raise _damaged(file, "has cells without a value")
     return StoredColumns({name: table.column(name).cast(TEXT_TYPE).to_pylist() for name in names}, numbers)
+
+
+def _unreadable(file: Path, error: Exception) -> AdapterError:
+    return AdapterError(f"{file} cannot be read as Parquet: {reason(error)[:300]}; copy the adapter again, or fit a new one.")
 
 
 def _damaged(file: Path, problem: str) -> AdapterError:
@@ -108,17 +129,17 @@ def _numbers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     if not pa.types.is_fixed_size_list(column.type):
         return np.frombuffer(array.buffers()[1] or b"", np.uint64)[array.offset :][: len(array)]
     flat = array.flatten()
-    values = np.frombuffer(flat.buffers()[1] or b"", np.float32)[flat.offset :][: len(flat)]
+    values = np.frombuffer(flat.buffers()[1] or b"", flat.type.to_pandas_dtype())[flat.offset :][: len(flat)]
     return values.reshape(len(array), column.type.list_size)
 
 
 def write_columns(file: Path, texts: Mapping[str, Sequence[str]], numbers: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Write what `read_columns` reads: ``numbers`` are *(rows,)* uint64, or logits *(rows, classes)*."""
+    """Write what `read_columns` reads: ``numbers`` are *(rows,)* uint64, or *(rows, width)* of any type."""
     columns: dict[str, pa.Array] = {name: pa.array(cells, TEXT_TYPE) for name, cells in texts.items()}
     for name, values in numbers.items():
         if values.ndim == 1:
             columns[name] = pa.array(values, HASH_TYPE)
         else:
-            flat = pa.array(np.ascontiguousarray(values, np.float32).ravel())
-            columns[name] = pa.FixedSizeListArray.from_arrays(flat, type=logits_type(values.shape[1]))
+            flat = pa.array(np.ascontiguousarray(values).ravel())
+            columns[name] = pa.FixedSizeListArray.from_arrays(flat, type=matrix_type(flat.type, values.shape[1]))
     pq.write_table(pa.table(columns), file, compression="zstd")

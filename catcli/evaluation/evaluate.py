@@ -51,11 +51,15 @@ class ScoredRows:
 
 @dataclass(frozen=True)
 class EvaluatedRows:
-    """The evaluation of rows, with the blend's ``probabilities`` *(rows, classes)* and ``outcomes``."""
+    """The evaluation of rows, with the blend's ``probabilities`` *(rows, classes)* and ``outcomes``.
+
+    ``tested`` are its outcomes on all rows, of which some out-of-fold rows are not scored.
+    """
 
     evaluation: Evaluation
     probabilities: FloatArray
     outcomes: Outcomes
+    tested: Outcomes
 
 
 def evaluate_rows(
@@ -96,4 +100,4 @@ def evaluate_rows(
         promises=tuple(measure_threshold(single, tested, roles) for single in info.thresholds),
         category_promises=measure_category_thresholds(info.category_thresholds, tested, names, roles),
     )
-    return EvaluatedRows(evaluation, all_probabilities["blend"], blend)
+    return EvaluatedRows(evaluation, all_probabilities["blend"], blend, tested)

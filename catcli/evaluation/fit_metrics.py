@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from catcli.adapter.folder import Adapter
 from catcli.errors import AdapterError
-from catcli.evaluation.metrics import Evaluation, Numbers
+from catcli.evaluation.metrics import CatalogScores, Evaluation, Numbers, RowsNeeded
 
 
 class RowCounts(Numbers):
@@ -129,6 +129,10 @@ class RandomSplit(Numbers):
 class FitMetrics(Evaluation):
     """Everything that a fit measured. The scores are those of the test rows or out-of-fold rows, by the variant that serves."""
 
+    catalog: CatalogScores | None = None
+    """What a fresh file shows, labeled by the saved model; null without folds, or where an older catcli made the adapter."""
+    rows_needed: tuple[RowsNeeded, ...] = ()
+    """For each precision how many labeled rows more it takes to accept most rows; none without folds."""
     rows: RowCounts
     """How many rows were read, and how many are training, validation and test rows."""
     rare_categories: tuple[str, ...]

@@ -10,9 +10,11 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+from scipy import special
 
-from catcli.adapter.parquet import HASH_TYPE, TEXT_TYPE, logits_type, read_columns, write_columns
-from catcli.arrays import BoolArray, FloatArray
+from catcli.adapter.parquet import HASH_TYPE, TEXT_TYPE, column_names, logits_type, matrix_type, read_columns, write_columns
+from catcli.arrays import BoolArray, FloatArray, IntArray
 from catcli.data.dataset.categories import UNKNOWN, Categories
 from catcli.errors import AdapterError
 from catcli.evaluation.fold_roles import FoldRoles
@@ -20,6 +22,14 @@ from catcli.evaluation.fold_roles import FoldRoles
 MAX_ROWS = 1_000_000
 """Rows that no fit holds out: see `catcli.data.dataset.split.MAX_HELD_OUT`."""
 
+MAX_LOGITS = 40_000_000
+"""Rows times categories, of both parts together, that no fit has."""
+
+STORED_CLASSES = 20
+"""Categories of each row whose logits are stored: the true one, and those that come first by either model."""
+
+SMALLEST = -60_000.0
+"""The smallest difference of logits that a float16 is given."""
 
 FOLD_PART = re.compile(r"fold ([0-9]{1,4})(, not scored)?(, tested alone)?")
 """The part of an out-of-fold row; see `fold_part`."""
@@ -61,11 +71,20 @@ class HeldOutRows:
         return FoldRoles(folds, *(np.array([not flag[number] for flag in fields]) for number in (1, 2)))
 
     def save(self, file: Path, names: Sequence[str]) -> None:
-        """As Parquet, categories by name."""
+        """As Parquet, categories by name, of each row the logits of `STORED_CLASSES` categories and what stands for the others.
+
+        So the file stays small however many categories there are. Logits are less than the row's largest one, and float16.
+        """
+        stored = _first_classes(self.lora, self.linear, self.classes)
         write_columns(
             file,
             {"text": self.texts, "part": self.parts, "category": [names[number] for number in self.classes]},
-            {"product": self.products, "lora_logits": self.lora, "linear_logits": self.linear},
+            {
+                "product": self.products,
+                "classes": stored.astype(np.int32),
+                "lora_logits": _packed(self.lora, stored),
+                "linear_logits": _packed(self.linear, stored),
+            },
         )
 
     @classmethod
@@ -75,19 +94,26 @@ class HeldOutRows:
         Raises:
             AdapterError: the file holds something else.
         """
-        logits = logits_type(len(names))
+        count = len(names)
+        width = min(STORED_CLASSES, count)
+        is_packed = "classes" in column_names(file)  # before format 6 every logit was stored
+        logits = matrix_type(pa.float16(), width + 1) if is_packed else logits_type(count)
         types = {
             **dict.fromkeys(("text", "part", "category"), TEXT_TYPE),
             "product": HASH_TYPE,
+            **({"classes": matrix_type(pa.int32(), width)} if is_packed else {}),
             "lora_logits": logits,
             "linear_logits": logits,
         }
-        stored = read_columns(file, types, MAX_ROWS)
+        stored = read_columns(file, types, min(MAX_ROWS, MAX_LOGITS // count))
         texts, numbers = stored.texts, stored.numbers
-        classes = Categories(tuple(names)).numbers(texts["category"])
-        if (classes == UNKNOWN).any() or not _are_parts(set(texts["part"])):
+        classes, places = Categories(tuple(names)).numbers(texts["category"]), numbers.get("classes", np.zeros((0, 0), np.int32))
+        if (classes == UNKNOWN).any() or not _are_parts(set(texts["part"])) or ((places < 0) | (places >= count)).any():
             raise AdapterError(f"{file} has rows of other categories or parts than its adapter; copy the adapter again, or fit a new one.")
-        return cls(texts["text"], texts["part"], numbers["product"], classes, numbers["lora_logits"], numbers["linear_logits"])
+        lora, linear = (
+            _unpacked(numbers[name], places, count) if is_packed else numbers[name] for name in ("lora_logits", "linear_logits")
+        )
+        return cls(texts["text"], texts["part"], numbers["product"], classes, lora, linear)
 
     def part(self, name: str) -> Self:
         """The rows of one part."""
@@ -104,6 +130,36 @@ class HeldOutRows:
         """The rows that the scores are of: test rows, or most of the out-of-fold rows."""
         roles = self.roles
         return self.part("test") if roles is None else self.take(roles.scored)
+
+
+def _first_classes(lora: FloatArray, linear: FloatArray, truth: IntArray) -> IntArray:
+    """The classes *(rows, classes stored)* that come first by either model, and the true one, rising."""
+    places = np.broadcast_to(np.arange(lora.shape[1]), lora.shape)
+    rank = np.full(lora.shape, lora.shape[1])
+    for logits in (lora, linear):
+        order = np.argsort(-logits, axis=1, kind="stable")
+        np.put_along_axis(rank, order, np.minimum(np.take_along_axis(rank, order, 1), places), 1)
+    rank[np.arange(len(truth)), truth] = -1
+    return np.sort(np.argsort(rank, axis=1, kind="stable")[:, :STORED_CLASSES], axis=1)
+
+
+def _packed(logits: FloatArray, stored: IntArray) -> npt.NDArray[np.float16]:
+    """Logits *(rows, classes stored + 1)* less the row's largest; the last has as much probability as the mean of the other classes."""
+    below = logits - logits.max(1, keepdims=True)
+    values = np.zeros((len(logits), stored.shape[1] + 1), np.float32)
+    values[:, :-1] = np.take_along_axis(below, stored, 1)
+    others = logits.shape[1] - stored.shape[1]
+    if others:
+        np.put_along_axis(below, stored, -np.inf, 1)
+        values[:, -1] = special.logsumexp(below, axis=1) - np.log(others)
+    return np.maximum(values, SMALLEST).astype(np.float16)
+
+
+def _unpacked(values: npt.NDArray[np.float16], stored: npt.NDArray[np.int32], count: int) -> FloatArray:
+    """Logits *(rows, classes)* from what `_packed` gave."""
+    logits = np.repeat(values[:, -1:].astype(np.float32), count, axis=1)
+    np.put_along_axis(logits, stored.astype(np.int64), values[:, :-1].astype(np.float32), 1)
+    return logits
 
 
 def _are_parts(parts: set[str]) -> bool:

@@ -165,6 +165,36 @@ class MeasuredThreshold(Threshold):
     none, or where the other folds' rows are too few for a threshold."""
 
 
+MAX_FACTOR = 30.0
+"""Times the labeled rows, past which no learning curve is trusted."""
+
+
+class RowsNeeded(Numbers):
+    """How many labeled rows more it takes until ``coverage`` of all rows can be accepted at ``precision``, and its 95 % interval."""
+
+    precision: float
+    """The precision."""
+    coverage: float
+    """The share of rows to accept."""
+    rows: int | None
+    """Labeled rows more, of the same kind; 0 where it is reached, null where 30 times the rows would not be enough."""
+    low: int | None
+    """Lower end of the 95 % interval; null as above."""
+    high: int | None
+    """Upper end of it; null as above."""
+
+
+class CatalogScores(Numbers):
+    """What a fresh file of as many products shows, labeled by the saved model: estimates, with the 95 % intervals of one such file."""
+
+    accuracy: Estimate
+    """Share of rows labeled right."""
+    macro_f1: Estimate
+    """Mean F1 over its categories."""
+    unscored_categories: int
+    """Categories with products in one fold only, which are not scored; theirs are taken to be the scores of the smallest that are."""
+
+
 class MeasuredCategoryThresholds(Numbers):
     """The same for the rows labeled with one category; the risk holds for all such categories together (Bonferroni)."""
 

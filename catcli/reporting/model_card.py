@@ -53,6 +53,8 @@ def model_card(name: str, manifest: Manifest, metrics: FitMetrics, recipe: Recip
     calibrated = "\n".join(f"- {sentences.calibration(variant, calibration)}" for variant, calibration in metrics.calibration.items())
     versions = plain(", ".join(f"{package} {version}" for package, version in manifest.versions.items()))
     columns, title = ", ".join(map(code, manifest.text)), plain(name)
+    told = sentences.headline(metrics), sentences.catalog_scores(metrics), sentences.comparison(metrics.against_linear, metrics.method)
+    needed = sentences.rows_needed(metrics)
     epochs = "one epoch" if training.passes == 1 else f"{training.passes:.3g} epochs"
     return f"""---
 {front_matter(name, manifest, metrics)}
@@ -69,7 +71,7 @@ Made by catcli {plain(manifest.versions.get("catcli", ""))} on {manifest.created
 |---|--:|--:|--:|
 {_scores(metrics)}
 
-{sentences.headline(metrics)} {sentences.comparison(metrics.against_linear, metrics.method)}
+{" ".join(filter(None, told))}
 
 {_protocol(metrics, recipe)} {split}
 {_unscored(metrics)}
@@ -81,7 +83,7 @@ Made by catcli {plain(manifest.versions.get("catcli", ""))} on {manifest.created
 | precision | confidence | accepted rows | precision on them |
 |---|--:|--:|---|
 {_thresholds(metrics)}
-
+{f"{chr(10)}{needed}{chr(10)}" if needed else ""}
 ## Training
 
 {_learned(manifest, recipe)}: after {epochs} over

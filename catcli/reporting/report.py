@@ -75,7 +75,8 @@ def report_tables(report: Report) -> list[RenderableType]:
 def _summary(report: Evaluation) -> list[RenderableType]:
     """What comes before the tables, of any rows."""
     compared = (sentences.comparison(pair, report.method) for pair in (report.against_linear, report.against_lora))
-    return [sentences.headline(report) + "\n", tables.score_table(report), "", *compared]
+    expected = [sentences.catalog_scores(report)] if isinstance(report, FitReport) and report.catalog else []
+    return [sentences.headline(report) + "\n", tables.score_table(report), *expected, "", *compared]
 
 
 def _details(report: Evaluation) -> list[RenderableType]:
@@ -85,6 +86,7 @@ def _details(report: Evaluation) -> list[RenderableType]:
         "",
         tables.threshold_table(report.promises),
         *_missing(report),
+        *_rows_needed(report),
         *([tables.category_threshold_table(accepting)] if accepting else []),
         *(sentences.calibration(variant, calibration) for variant, calibration in report.calibration.items()),
         "",
@@ -104,6 +106,11 @@ def _missing(report: Evaluation) -> list[RenderableType]:
         return []
     kind = "tested" if rows.folds else "a validation"
     return [f"one labeled row in {each} is {kind} product, so each missing product takes about {each} more labeled rows\n"]
+
+
+def _rows_needed(report: Evaluation) -> list[RenderableType]:
+    sentence = sentences.rows_needed(report) if isinstance(report, FitReport) else ""
+    return [sentence + "\n"] if sentence else []
 
 
 def _fit_report(report: FitReport) -> list[RenderableType]:

@@ -66,6 +66,8 @@ def report_page(
             fresh=isinstance(report, NewRowsReport),
             caption=caption(report).replace("\n", "; "),
             headline=sentences.headline(report),
+            expected=sentences.catalog_scores(report) if isinstance(report, FitReport) else "",
+            rows_needed=sentences.rows_needed(report) if isinstance(report, FitReport) else "",
             compared=[sentences.comparison(item, report.method) for item in (report.against_linear, report.against_lora)],
             random_split=sentences.random_split(report.random_split) if isinstance(report, FitReport) and report.random_split else "",
             calibrated=[sentences.calibration(variant, item) for variant, item in report.calibration.items()],

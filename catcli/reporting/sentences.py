@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from catcli.config import METHOD_TITLES, Method
 from catcli.evaluation.fit_metrics import FitMetrics, RandomSplit
-from catcli.evaluation.metrics import Calibration, Comparison, Estimate, Evaluation, MeasuredThreshold
+from catcli.evaluation.metrics import MAX_FACTOR, Calibration, Comparison, Estimate, Evaluation, MeasuredThreshold
 from catcli.evaluation.studies import CatalogDiff, GridResult
 from catcli.wording import count_noun, per_cent
 
@@ -33,6 +33,42 @@ def headline(evaluation: Evaluation) -> str:
         return f"{sentence} No threshold is shown to hold a precision yet: see the thresholds."
     best = next((threshold for threshold in shown if threshold.precision >= 0.95), shown[-1])
     return f"{sentence} With --precision {best.precision:g}, {per_cent(best.accepted_in_test or 0)} of them are accepted without review."
+
+
+def catalog_scores(metrics: FitMetrics) -> str:
+    """What a fresh file shows; empty where the fit did not estimate it."""
+    expected = metrics.catalog
+    if expected is None:
+        return ""
+    scores = " and ".join(
+        f"{title} {score.value:.3f} (95 % interval {score.low:.3f} to {score.high:.3f})"
+        for title, score in (("accuracy", expected.accuracy), ("macro F1", expected.macro_f1))
+    )
+    sentence = (
+        f"A fresh file of {count_noun(metrics.scored_products, 'product')}, labeled by the saved model, is expected to show {scores}."
+    )
+    if not expected.unscored_categories:
+        return sentence
+    counted = "category that is not scored counts" if expected.unscored_categories == 1 else "categories that are not scored count"
+    return f"{sentence} In it the {expected.unscored_categories:,} {counted} as much as the smallest that are."
+
+
+def rows_needed(metrics: FitMetrics) -> str:
+    """How many labeled rows more it takes to accept most rows; empty where they are accepted, or the fit did not estimate it."""
+    accepted = {threshold.precision: threshold.accepted_in_test or 0.0 for threshold in metrics.promises}
+    parts = []
+    for needed in metrics.rows_needed:
+        if accepted.get(needed.precision, 0.0) >= needed.coverage or needed.high == 0:
+            continue
+        limit = f"more than {round((MAX_FACTOR - 1) * metrics.rows.labeled, -3):,.0f}"
+        rows, low, high = (limit if count is None else f"{count:,}" for count in (needed.rows, needed.low, needed.high))
+        parts.append(f"at {needed.precision:.0%} {rows}" + (f" ({low} to {high})" if low != rows or high != rows else ""))
+    if not parts:
+        return ""
+    return (
+        f"To accept {100 * metrics.rows_needed[0].coverage:.0f} % of rows, label more of the same kind; estimates and 95 % intervals: "
+        f"{', '.join(parts)} rows."
+    )
 
 
 def comparison(pair: Comparison, method: Method | None) -> str:

@@ -37,6 +37,7 @@ from catcli.evaluation.blend import blend_logits
 from catcli.evaluation.fit_metrics import FitMetrics, RowCounts, Training
 from catcli.evaluation.fold_roles import FoldRoles
 from catcli.evaluation.heldout import HeldOutRows, fold_part
+from catcli.evaluation.metrics import CatalogScores, RowsNeeded
 from catcli.evaluation.requirements import Requirement, check_requirements
 from catcli.inference.labeler import save_probe
 from catcli.inference.session import peak_memory
@@ -45,6 +46,7 @@ from catcli.paths import resume_folder, store_folder
 from catcli.private_folder import delete_private_folder, persistent_folder
 
 if TYPE_CHECKING:
+    from catcli.evaluation.bootstrap import Outcomes
     from catcli.evaluation.calibration import BlendCalibration
     from catcli.evaluation.evaluate import ScoredRows
     from catcli.export.parity import ExportedModel
@@ -276,14 +278,17 @@ def _measure(setup: Setup, models: FittedModels) -> tuple[FitMetrics, dict[Varia
         choosing, test = held_out(slice(0, len(split.validation))), held_out(slice(len(split.validation), None))
     variants = {variant: variant_info(choosing, models.blend, variant, MODEL_FILES[variant]) for variant in models.logits}
     conflicts = conflicting_labels(labeled.texts, labeled.classes)
-    evaluation = evaluate_rows(test, exported.ships, models.blend, variants[exported.ships], conflicts).evaluation
+    evaluated = evaluate_rows(test, exported.ships, models.blend, variants[exported.ships], conflicts)
+    catalog, rows_needed = _expect(setup, linear, test, evaluated.tested)
     shipped, random_split = encoder.shipped, LinearTraining(setup).compare_random_split()
     LOGGER.debug(
         f"blend: {models.blend.blend.lora:.3f} x {METHOD_TITLES[setup.recipe.method]}'s logits + {models.blend.blend.linear:.3f} x the "
         "linear model's"
     )
     metrics = FitMetrics(
-        **dict(evaluation),
+        **dict(evaluated.evaluation),
+        catalog=catalog,
+        rows_needed=rows_needed,
         rows=RowCounts(
             read=labeled.read,
             unlabeled=labeled.unlabeled,
@@ -315,6 +320,22 @@ def _measure(setup: Setup, models: FittedModels) -> tuple[FitMetrics, dict[Varia
         ),
     )
     return metrics, variants
+
+
+def _expect(setup: Setup, linear: LinearResult, rows: ScoredRows, blend: Outcomes) -> tuple[CatalogScores | None, tuple[RowsNeeded, ...]]:
+    """What a fresh file shows, and how many more labeled rows it takes to accept most of it; ``rows`` are all out-of-fold rows.
+
+    A holdout says neither: that takes models of fewer rows, and with thousands of rows rows are seldom what is missing.
+    """
+    from catcli.evaluation.catalog_scores import estimate_catalog_scores
+    from catcli.evaluation.learning_curve import LearningCurve, find_rows_needed
+
+    split, roles = setup.split, rows.roles
+    if roles is None or not isinstance(split, FoldSplit):
+        return None, ()
+    logits = [(1 - 1 / split.count, linear.logits), *((model.share, model.logits) for model in linear.smaller)]
+    curve = LearningCurve.of(logits, rows.truth, rows.products, roles, len(setup.rows))
+    return estimate_catalog_scores(curve, blend, split.count), find_rows_needed(curve, blend)
 
 
 def variant_info(rows: ScoredRows, blend: BlendCalibration, variant: Variant, file: str) -> VariantInfo:

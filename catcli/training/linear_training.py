@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from catcli.arrays import FloatArray, IntArray
+from catcli.arrays import BoolArray, FloatArray, IntArray
 from catcli.data.dataset.examples import Examples, stratified_sample
 from catcli.data.dataset.split import FoldSplit
 from catcli.evaluation.bootstrap import Outcomes
@@ -33,16 +33,25 @@ MAX_RANDOM_SPLIT_ROWS = 6_000
 
 
 @dataclass(frozen=True)
+class SmallerModel:
+    """Logits *(held-out rows, classes)* of models that have not seen the rows, and learned from this ``share`` of the labeled ones."""
+
+    share: float
+    logits: FloatArray
+
+
+@dataclass(frozen=True)
 class LinearResult:
     """``model`` ships; ``logits`` *(held-out rows, classes)* are of models that have not seen the rows.
 
-    ``out_of_fold`` are such logits of a holdout's training rows.
+    ``out_of_fold`` are such logits of a holdout's training rows, ``smaller`` are of models of fewer rows than those of the folds.
     """
 
     model: LinearModel
     logits: FloatArray
     out_of_fold: OutOfFold
     seconds: float
+    smaller: tuple[SmallerModel, ...] = ()
 
 
 class LinearTraining:
@@ -54,8 +63,9 @@ class LinearTraining:
     def train(self) -> LinearResult:
         """Fit the holdout model or those of the folds, score the held-out rows, and refit on all rows where the recipe says so."""
         started, setup = time.perf_counter(), self._setup
+        smaller: tuple[SmallerModel, ...] = ()
         if isinstance(setup.split, FoldSplit):
-            logits, out_of_fold = self.fold_logits(setup.split), self._nothing
+            logits, out_of_fold, smaller = self.fold_logits(setup.split), self._nothing, self.smaller_models(setup.split)
         else:
             model = self.fit(setup.split.train, "the linear model")
             logits, out_of_fold = model.logits(setup.held_out_texts), self.cross_fit()
@@ -66,7 +76,8 @@ class LinearTraining:
             shift = logit_adjustment(setup.shares, fit_scale(logits[: len(truth)], truth, out_of_fold))
             model, logits = replace(model, bias=model.bias + shift), logits + shift
             out_of_fold = (out_of_fold[0] + shift, out_of_fold[1])
-        return LinearResult(model, logits, out_of_fold, time.perf_counter() - started)
+            smaller = tuple(replace(each, logits=each.logits + shift) for each in smaller)
+        return LinearResult(model, logits, out_of_fold, time.perf_counter() - started, smaller)
 
     def fit(self, rows: IntArray, stage: str) -> LinearModel:
         """Fit on ``rows``, or a sample of them, and on the categories' names."""
@@ -101,15 +112,23 @@ class LinearTraining:
             limit = min(limit, max(TIMED_LINEAR_ROWS, int(budget.linear_speed * seconds)))
         return stratified_sample(setup.rows.classes, rows, limit, self._recipe.seed)
 
-    def fold_logits(self, split: FoldSplit) -> FloatArray:
-        """Logits *(held-out rows, classes)* of the rows by the model of the other folds."""
+    def fold_logits(self, split: FoldSplit, part: BoolArray | None = None) -> FloatArray:
+        """Logits *(held-out rows, classes)* of the rows by the model of the other folds, or of their rows in a ``part`` *(rows,)*."""
         setup = self._setup
         logits = np.empty((len(setup.rows), setup.class_count), np.float32)
         for number in range(split.count):
             inside = np.flatnonzero(split.fold == number)
-            model = self.fit(np.flatnonzero(split.fold != number), f"fold {number + 1} of the linear model")
+            others = split.fold != number if part is None else (split.fold != number) & part
+            model = self.fit(np.flatnonzero(others), f"fold {number + 1} of the linear model")
             logits[inside] = model.logits([setup.rows.texts[row] for row in inside])
         return logits[split.held_out]
+
+    def smaller_models(self, split: FoldSplit) -> tuple[SmallerModel, ...]:
+        """Each fold scored by models of halves and quarters of the other folds' products; two of each, since one says little."""
+        products = np.unique(np.array(self._setup.labeled.keys, dtype=object), return_inverse=True)[1]
+        quarter = np.random.default_rng(self._recipe.split_seed).permutation(products.max() + 1)[products] % 4
+        parts = (quarter < 2, quarter >= 2, quarter == 0, quarter == 2)
+        return tuple(SmallerModel(float(part.mean()) * (1 - 1 / split.count), self.fold_logits(split, part)) for part in parts)
 
     @property
     def _nothing(self) -> OutOfFold:

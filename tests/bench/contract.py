@@ -38,8 +38,11 @@ from catcli.data.dataset.text import row_texts
 from catcli.evaluation.blend import calibrate
 from catcli.evaluation.bootstrap import Outcomes, estimate_interval
 from catcli.evaluation.calibration import fit_calibration
+from catcli.evaluation.catalog_scores import estimate_catalog_scores
 from catcli.evaluation.fit_metrics import FitMetrics
-from catcli.evaluation.metrics import Estimate
+from catcli.evaluation.fold_roles import FoldRoles
+from catcli.evaluation.learning_curve import LearningCurve, find_rows_needed
+from catcli.evaluation.metrics import Estimate, RowsNeeded
 from catcli.evaluation.reliability import calibration_error
 from catcli.evaluation.selective import TARGET_PRECISIONS, ProductSample, find_thresholds
 from catcli.inference.labeler import Labeler
@@ -52,6 +55,7 @@ class Claims:
     """What is said of a catalog, and the probabilities *(rows, classes)* and classes *(rows,)* of the test file."""
 
     thresholds: Sequence[Threshold]
+    rows_needed: Sequence[RowsNeeded]
     scores: dict[str, Estimate]
     probabilities: FloatArray
     truth: IntArray
@@ -79,17 +83,25 @@ def of_linear(train: pl.DataFrame, test: pl.DataFrame, name: str, folds: int, se
         unseen[fold == number] = calibrate(
             logits[fold == number], fit_calibration(logits[others], truth[others]) if others.any() else confidence
         )
-    tested = scored | isinstance(parts, FoldSplit)
-    sample = ProductSample.of(Outcomes.of(unseen[tested], truth[tested], labeled.products(parts.held_out[tested])))
-    outcomes = Outcomes.of(unseen[scored], truth[scored], labeled.products(parts.held_out[scored]))
-    scores = {
-        metric: estimate_interval(float(outcomes.point.metrics[metric][0]), outcomes.replicates.metrics[metric], outcomes.products)
-        for metric in ("accuracy", "macro_f1")
-    }
+    products = labeled.products(parts.held_out)
+    needed: Sequence[RowsNeeded] = ()
+    if isinstance(parts, FoldSplit):
+        roles, logits_by_share = FoldRoles(fold, scored, choosing), [(1 - 1 / folds, logits)]
+        logits_by_share += [(model.share, model.logits) for model in linear.smaller]
+        curve = LearningCurve.of(logits_by_share, truth, products, roles, len(classes))
+        tested = Outcomes.of(unseen, truth, products)
+        catalog = estimate_catalog_scores(curve, tested, folds)
+        needed, scores = find_rows_needed(curve, tested), {"accuracy": catalog.accuracy, "macro_f1": catalog.macro_f1}
+    else:
+        tested = Outcomes.of(unseen[scored], truth[scored], products[scored])
+        scores = {
+            metric: estimate_interval(float(tested.point.metrics[metric][0]), tested.replicates.metrics[metric], tested.products)
+            for metric in ("accuracy", "macro_f1")
+        }
     numbers = {category: number for number, category in enumerate(labeled.categories.names)}
     known = np.array([numbers.get(category, len(numbers)) for category in test["category"].to_list()])
     shipped = calibrate(linear.model.logits(row_texts(test, columns.text, columns.prices)), confidence)
-    return Claims(find_thresholds(sample), scores, shipped, known, time.perf_counter() - start)
+    return Claims(find_thresholds(ProductSample.of(tested)), needed, scores, shipped, known, time.perf_counter() - start)
 
 
 def of_fit(train: pl.DataFrame, test: pl.DataFrame, seed: int, flags: Sequence[str]) -> Claims:
@@ -103,8 +115,10 @@ def of_fit(train: pl.DataFrame, test: pl.DataFrame, seed: int, flags: Sequence[s
         numbers = {category: number for number, category in enumerate(manifest.categories)}
         known = np.array([numbers.get(category, len(numbers)) for category in test["category"].to_list()])
         probabilities = labeler.probabilities(row_texts(test, manifest.text, manifest.prices))
-        scores = {"accuracy": metrics.blend.accuracy, "macro_f1": metrics.blend.macro_f1}
-        return Claims(manifest.variants[labeler.variant].thresholds, scores, probabilities, known, seconds)
+        said = metrics.catalog or metrics.blend
+        scores = {"accuracy": said.accuracy, "macro_f1": said.macro_f1}
+        thresholds = manifest.variants[labeler.variant].thresholds
+        return Claims(thresholds, metrics.rows_needed, scores, probabilities, known, seconds)
 
 
 def main() -> None:
@@ -138,6 +152,7 @@ def main() -> None:
         for metric, claimed in claims.scores.items():
             covered[metric] += claimed.low <= reached[metric] <= claimed.high
             line[metric] = [round(value, 4) for value in (reached[metric], claimed.value, claimed.low, claimed.high)]
+        line["rows_more"] = {str(needed.precision): [needed.rows, needed.low, needed.high] for needed in claims.rows_needed}
         for threshold in claims.thresholds:
             attainable = np.flatnonzero(share_right >= threshold.precision)
             oracle[threshold.precision].append((attainable[-1] + 1) / len(right) if len(attainable) else 0.0)
