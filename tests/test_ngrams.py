@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from catcli.data.dataset.examples import Examples
-from catcli.inference.ngrams import LinearModel, Ngrams
+from catcli.inference.ngrams import LinearModel, Ngrams, Vocabulary
 from catcli.training.linear import fit_linear
 
 TITLES = [
@@ -72,3 +72,26 @@ def test_a_saved_model_gives_the_same_logits_and_never_favors_a_class_without_ro
     assert np.allclose(logits, model.logits(["a mug", "", "drill"]), atol=1e-6)
     assert set(logits.argmax(1)) <= set(present)
     assert (model.logits(texts).argmax(1) == classes).all()
+
+
+@pytest.mark.parametrize("spread", ["even", "one prefix"])
+def test_hashes_are_found_as_a_binary_search_finds_them(spread: str) -> None:
+    random = np.random.default_rng(0)
+    hashes = np.unique(random.integers(0, 2**64, 5_000, dtype=np.uint64))
+    if spread == "one prefix":  # as no vocabulary has them, and a crafted one may
+        hashes >>= np.uint64(40)
+        hashes = np.unique(hashes)
+    vocabulary = Vocabulary(hashes, np.ones(len(hashes), np.float32))
+    sought = random.permutation(np.concatenate((hashes[::2], hashes + np.uint64(1), random.integers(0, 2**64, 500, dtype=np.uint64))))
+    places, columns = vocabulary.find(sought)
+    assert places.tolist() == np.flatnonzero(np.isin(sought, hashes)).tolist()
+    assert (hashes[columns] == sought[places]).all()
+
+
+def test_dense_and_sparse_weights_give_the_same_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"{thing} no {row}" for row in range(10) for thing in ("mug", "drill", "soap")]
+    model = fit_linear(Examples.of(texts, np.arange(30) % 3), 3, seed=0)
+    dense = model.logits([*texts, "", "another mug"])
+    monkeypatch.setattr("catcli.inference.ngrams.MAX_DENSE_BYTES", 0)
+    again = LinearModel(model.ngrams, model.weights, model.bias)
+    assert np.array_equal(again.logits([*texts, "", "another mug"]), dense)
