@@ -66,6 +66,10 @@ class Flag:
 COLUMN = Flag(metavar="COLUMN")
 
 
+DEFAULT_MAX_CHANGE = 0.005
+"""``--max-change``: the share of rows that may get another category where the linear model decides alone."""
+
+
 class Recipe(BaseModel):
     """Everything that decides what a fit trains. Each field is a flag of ``catcli fit``, and its docstring that flag's help.
 

@@ -13,7 +13,8 @@ from catcli.wording import count_noun, per_cent
 FORMAT = 6
 READABLE_FORMATS = (2, 3, 4, 5, FORMAT)
 """Formats that are read: one of format 2 says no revision of its base, and has no weights beside its models; before 4 a base had all its
-blocks; before 5 held-out rows were validation and test rows, never out-of-fold rows; before 6 all their logits were stored."""
+blocks; before 5 held-out rows were validation and test rows, never out-of-fold rows; before 6 all their logits were stored, and there were
+no cascades."""
 MANIFEST = "adapter.json"
 
 MAX_CATEGORIES, MAX_NAME_CHARACTERS = 1_000_000, 10_000
@@ -103,10 +104,26 @@ class CalibrationParameters(_Section):
     """What is added to them then."""
 
 
+class Cascade(_Section):
+    """How rows are served of which the linear model decides some alone: those whose two best logits of it are ``margin`` apart or more.
+
+    So at most the share ``max_change`` of rows gets another category than by both models. ``decided`` is the share of the products tested
+    that it decides; ``confidence`` calibrates its logits for them, and the thresholds are for all rows, served so.
+    """
+
+    max_change: Share
+    margin: Annotated[float, Field(ge=0, le=1e9)]
+    decided: Share
+    confidence: CalibrationParameters
+    thresholds: tuple[Threshold, ...] = ()
+    category_thresholds: tuple[CategoryThresholds, ...] = ()
+
+
 class VariantInfo(_Section):
     """One exported form of the model, what calibrates it, and the thresholds that its confidences have to pass.
 
-    ``data`` names the files beside ``file`` that hold its weights, where those pass 2 GiB.
+    ``data`` names the files beside ``file`` that hold its weights, where those pass 2 GiB. Where the blend labels every row, ``thresholds``
+    are for its confidences; ``cascades`` are the other ways to serve.
     """
 
     file: FileName
@@ -114,6 +131,12 @@ class VariantInfo(_Section):
     data: tuple[FileName, ...] = ()
     thresholds: tuple[Threshold, ...] = ()
     category_thresholds: tuple[CategoryThresholds, ...] = ()
+    cascades: tuple[Cascade, ...] = ()
+
+    def cascade(self, max_change: float) -> Cascade | None:
+        """The cascade that changes the most rows, ``max_change`` of them at most; None where there is none."""
+        allowed = [cascade for cascade in self.cascades if cascade.max_change <= max_change]
+        return max(allowed, key=lambda cascade: cascade.max_change, default=None)
 
 
 class BlendWeights(_Section):

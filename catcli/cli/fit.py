@@ -116,7 +116,7 @@ def _show(result: FitResult, as_json: bool, console: Console) -> None:
     for decision in sentences.variant_decisions(metrics):
         console.info(decision)
     console.print(tables.score_table(metrics, tables.SHORT_METRICS))
-    for sentence in filter(None, (sentences.catalog_scores(metrics), sentences.rows_needed(metrics))):
+    for sentence in filter(None, (sentences.catalog_scores(metrics), sentences.rows_needed(metrics), sentences.cascade(metrics))):
         console.print(sentence)
     console.info(f"trained in {training.seconds:.0f} s on {training.device}")
     console.print(f"adapter: {adapter.folder}", f"next:    {line}")

@@ -60,7 +60,7 @@ def run_dry(catalog: Sequence[str], options: PredictOptions, *, as_json: bool = 
     """Show what the run would take; see `catcli.inference.dry_run.dry_run`."""
     _start_check(options, as_json)
     from catcli.inference.dry_run import dry_run
-    from catcli.wording import duration
+    from catcli.wording import duration, per_cent
 
     estimate = dry_run(catalog, options)
     if as_json:
@@ -72,6 +72,8 @@ def run_dry(catalog: Sequence[str], options: PredictOptions, *, as_json: bool = 
         f"{rows} rows{seconds} at {estimate.rows_per_second:,.0f} rows/s ({estimate.variant} on {estimate.provider}); "
         f"{estimate.memory / 2**20:,.0f} MiB of memory"
     )
+    if estimate.decided:
+        console.info(f"{per_cent(estimate.decided)} of texts decided by the linear model alone")
     console.info("nothing was written; repeated texts and the rows of --previous make it faster")
     return estimate
 
@@ -102,10 +104,13 @@ def _show(summary: PredictSummary, job: PredictJob, as_json: bool, console: Cons
             "rows_per_second": speed,
             "variant": engine.variant,
             "provider": engine.provider,
+            "max_change": engine.cascade.max_change if engine.cascade else 0.0,
         }
         console.print_json(json.dumps(facts, ensure_ascii=False))
         return
     console.info(f"{count_noun(summary.rows, 'row')} labeled in {summary.seconds:.1f} s ({speed:,.0f} rows/s, {engine.description})")
+    if engine.cascade is not None and summary.labeled:
+        console.info(_cascade_outcome(summary))
     if options.previous:
         labeled = summary.rows - summary.taken_over
         console.info(f"{count_noun(summary.taken_over, 'row')} taken over from {options.previous}, {labeled:,} labeled")
@@ -117,3 +122,17 @@ def _show(summary: PredictSummary, job: PredictJob, as_json: bool, console: Cons
         console.info(f"those rows, the most confident last: {options.review}")
     if options.output != "-":
         console.info(f"written: {options.output}")
+
+
+def _cascade_outcome(summary: PredictSummary) -> str:
+    """How many texts the linear model decided alone, and what the checked ones of them say of it."""
+    from catcli.wording import count_noun, per_cent
+
+    told = f"{per_cent(summary.decided / summary.labeled)} of {count_noun(summary.labeled, 'text')} decided by the linear model alone"
+    if not summary.checked:
+        return told
+    share, low, high = summary.changed_share()
+    return (
+        f"{told}; both models labeled {summary.checked:,} of these, too: {per_cent(share)} of all texts have another category than by both "
+        f"(95 % interval {per_cent(low)} to {per_cent(high)})"
+    )

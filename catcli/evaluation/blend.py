@@ -20,6 +20,12 @@ def blend_logits(lora: FloatArray, linear: FloatArray, blend: BlendWeights) -> F
     return np.asarray(scores, dtype=np.float32)
 
 
+def margins(logits: FloatArray) -> FloatArray:
+    """How far the two largest of each row's logits *(rows, classes)* are apart *(rows,)*."""
+    largest = np.partition(logits, -2, axis=1)[:, -2:]
+    return np.asarray(largest[:, 1] - largest[:, 0], dtype=np.float32)
+
+
 def softmax(scores: FloatArray) -> FloatArray:
     """Each row's exponentials, divided by their sum; shifted by the row's maximum so that none overflows."""
     raised = np.exp(scores - scores.max(axis=1, keepdims=True))

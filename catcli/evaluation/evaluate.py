@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from catcli.adapter.manifest import Variant, VariantInfo
+from catcli.adapter.manifest import Cascade, Variant, VariantInfo
 from catcli.arrays import FloatArray, IntArray
-from catcli.config import Method
+from catcli.config import DEFAULT_MAX_CHANGE, Method
 from catcli.evaluation.blend import blend_logits
 from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.calibration import BlendCalibration
+from catcli.evaluation.cascade import measure_cascade, serve
 from catcli.evaluation.fold_roles import FoldRoles
 from catcli.evaluation.metrics import Evaluation, UnknownCategory
 from catcli.evaluation.reliability import measure_calibration
@@ -36,6 +37,10 @@ class ScoredRows:
     names: Sequence[str]
     method: Method
     roles: FoldRoles | None = None
+
+    def served(self, blend: FloatArray, cascade: Cascade | None) -> FloatArray:
+        """The probabilities *(rows, classes)* that the rows are served with, of those of the ``blend``."""
+        return blend if cascade is None else serve(self.linear, blend, cascade, self.truth, self.roles)
 
     def outcomes(self, probabilities: FloatArray) -> Outcomes:
         """The outcomes of probabilities *(rows, classes)* for the rows."""
@@ -65,11 +70,13 @@ class EvaluatedRows:
 def evaluate_rows(
     rows: ScoredRows, variant: Variant, blend_calibration: BlendCalibration, info: VariantInfo, conflicts: ConflictCounts | None = None
 ) -> EvaluatedRows:
-    """Score the blend by ``variant``, LoRA and the linear model, compare them, and measure the thresholds of ``info``."""
+    """Score the blend by ``variant``, as it serves by default, LoRA and the linear model, compare them, and measure its thresholds."""
     names, roles = rows.names, rows.roles
     scored = np.ones(len(rows.truth), np.bool_) if roles is None else roles.scored
     truth, linear = rows.truth[scored], rows.linear[scored]
     by_variant = {name: rows.probabilities(blend_calibration, name) for name in rows.lora}
+    exact, cascade = by_variant[variant]["blend"], info.cascade(DEFAULT_MAX_CHANGE)
+    by_variant[variant]["blend"] = rows.served(exact, cascade)
     all_probabilities = {name: probabilities[scored] for name, probabilities in by_variant[variant].items()}
     outcomes = {name: Outcomes.of(values, truth, rows.products[scored]) for name, values in all_probabilities.items()}
     blend = outcomes["blend"]
@@ -97,7 +104,8 @@ def evaluate_rows(
             )
             for name, values in rows.lora.items()
         },
-        promises=tuple(measure_threshold(single, tested, roles) for single in info.thresholds),
-        category_promises=measure_category_thresholds(info.category_thresholds, tested, names, roles),
+        cascade=None if cascade is None else measure_cascade(cascade, linear, exact[scored], blend),
+        promises=tuple(measure_threshold(single, tested, roles) for single in (cascade or info).thresholds),
+        category_promises=measure_category_thresholds((cascade or info).category_thresholds, tested, names, roles),
     )
     return EvaluatedRows(evaluation, all_probabilities["blend"], blend, tested)

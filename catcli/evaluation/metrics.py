@@ -204,6 +204,19 @@ class MeasuredCategoryThresholds(Numbers):
     """A threshold for each precision."""
 
 
+class CascadeScores(Numbers):
+    """What it changes that the linear model decides some of the scored rows alone."""
+
+    max_change: float
+    """The share of rows that may get another category (predict --max-change)."""
+    decided: float
+    """The share of rows that the linear model decides alone."""
+    changed: float
+    """The share of rows that get another category than by both models."""
+    exact_accuracy: float
+    """Accuracy where both models label every row (predict --exact)."""
+
+
 class UnknownCategory(Numbers):
     """A category of scored rows that the adapter does not know."""
 
@@ -227,7 +240,9 @@ class Evaluation(Numbers):
     unknown_categories: tuple[UnknownCategory, ...]
     """Categories among them that the adapter does not know."""
     blend: Scores
-    """What `predict` labels with."""
+    """What `predict` labels with: the blend, and the linear model alone where it decides."""
+    cascade: CascadeScores | None = None
+    """Which rows the linear model decides alone; null where both models label every row."""
     lora: Scores
     """LoRA's model alone, calibrated by itself."""
     linear: Scores

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from catcli.adapter.manifest import Threshold, VariantInfo
+from catcli.adapter.manifest import Cascade, Threshold, VariantInfo
 from catcli.errors import GateMissed, UsageError
 from catcli.logs import LOGGER
 from catcli.wording import format_confidence
 
 
-def acceptance_threshold(info: VariantInfo, precision: float, folder: Path) -> float:
+def acceptance_threshold(info: VariantInfo | Cascade, precision: float, folder: Path) -> float:
     """The threshold of the lowest precision on record that is not lower than ``precision``.
 
     Raises:
@@ -35,7 +35,7 @@ def acceptance_threshold(info: VariantInfo, precision: float, folder: Path) -> f
     raise GateMissed(f"--precision {precision:g}: {folder} has no threshold that holds it ({shortfall}); {instead}; nothing was written.")
 
 
-def acceptance_thresholds_by_category(info: VariantInfo, precision: float, folder: Path) -> Mapping[str, float]:
+def acceptance_thresholds_by_category(info: VariantInfo | Cascade, precision: float, folder: Path) -> Mapping[str, float]:
     """Thresholds of the categories that hold ``precision`` by themselves.
 
     Raises:

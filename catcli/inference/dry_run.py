@@ -14,7 +14,10 @@ from catcli.inference.session import peak_memory
 
 @dataclass(frozen=True)
 class RunEstimate:
-    """What a run would take: seconds and bytes of memory, measured on a sample of its first rows."""
+    """What a run would take: seconds and bytes of memory, measured on a sample of its first rows.
+
+    ``decided`` is the share of texts that the linear model decides alone.
+    """
 
     rows: int | None
     seconds: float | None
@@ -22,6 +25,7 @@ class RunEstimate:
     memory: int
     variant: str
     provider: str
+    decided: float
 
 
 def dry_run(catalog: Sequence[str], options: PredictOptions) -> RunEstimate:
@@ -37,8 +41,9 @@ def dry_run(catalog: Sequence[str], options: PredictOptions) -> RunEstimate:
         sample = next(job.batches).slice(0, 4 * engine.texts_per_call)
         summary = run_pipeline(engine, source, iter([sample]), _NoOutput(), job.plan, lambda *_: None)
     speed = summary.rows / summary.seconds if summary.rows else 0.0
+    decided = summary.decided / max(summary.labeled, 1)
     rows = None if source.piped else source.count()
-    return RunEstimate(rows, rows / speed if rows and speed else None, speed, peak_memory(), engine.variant, engine.provider)
+    return RunEstimate(rows, rows / speed if rows and speed else None, speed, peak_memory(), engine.variant, engine.provider, decided)
 
 
 class _NoOutput:

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from catcli.adapter.folder import Adapter
+from catcli.adapter.manifest import Cascade
 from catcli.data.io.batch import Batch
 from catcli.data.io.source import Source
 from catcli.inference.concurrency import READ_AHEAD, read_ahead, thread_pool
@@ -40,6 +41,10 @@ class Engine(Protocol):
     @property
     def provider(self) -> str:
         """The ONNX Runtime provider that it computes on."""
+
+    @property
+    def cascade(self) -> Cascade | None:
+        """Which texts the linear model decides alone; None where both models label all."""
 
     @property
     def texts_per_call(self) -> int:
@@ -72,6 +77,7 @@ class LocalEngine:
         self._labeler = labeler
         self.categories, self.notes = labeler.categories, labeler.notes
         self.variant, self.provider, self.texts_per_call = labeler.variant, labeler.provider, labeler.texts_per_call
+        self.cascade = labeler.cascade
         self.description = f"{labeler.variant} on {labeler.provider}"
 
     def label(self, texts: Sequence[str], top_k: int = 1) -> Labels:
@@ -118,8 +124,9 @@ def open_engine(adapter: Adapter, options: PredictOptions) -> Engine:
         CatcliError: the adapter cannot be loaded, or the cluster cannot be joined.
     """
     arguments = (adapter, options.device, options.variant, options.batch_tokens, options.workers)
+    max_change = options.allowed_change
     if options.engine == "ray":
         from catcli.inference.ray_engine import RayEngine
 
-        return RayEngine(*arguments)
-    return LocalEngine(Labeler(*arguments))
+        return RayEngine(*arguments, max_change)
+    return LocalEngine(Labeler(*arguments, max_change=max_change))

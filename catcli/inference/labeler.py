@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +18,9 @@ from catcli.adapter.manifest import Variant
 from catcli.adapter.parquet import TEXT_TYPE, StoredColumns, logits_type, read_columns, write_columns
 from catcli.adapter.vetting import check_model
 from catcli.arrays import FloatArray
+from catcli.config import DEFAULT_MAX_CHANGE
 from catcli.errors import AdapterError, name_list
-from catcli.evaluation.blend import blend_logits, calibrate
+from catcli.evaluation.blend import blend_logits, calibrate, margins
 from catcli.inference.cuda import has_cuda
 from catcli.inference.ngrams import LinearModel
 from catcli.inference.sandbox import check_adapter, start_check
@@ -26,6 +29,9 @@ from catcli.inference.tokens import Tokenizer
 
 MAX_CELLS = 2**22
 """Texts are labeled so many at a time that rows times classes stays below this: 16 MiB a float32 matrix."""
+
+CHECKED_SHARE = 128
+"""Of so many texts that the linear model decides, one is labeled by both models all the same."""
 
 PROBE_ROWS = 16
 """Rows whose logits an adapter carries, to be computed again where it is used."""
@@ -44,13 +50,18 @@ class Labels:
     """Labels of texts: the ``k`` most probable classes, the most probable first.
 
     ``classes`` and ``confidences`` have shape *(texts, k)*; ``confidences`` are calibrated probabilities. ``cut`` counts texts of more
-    tokens than the model reads, ``halved`` batches that memory was too short for.
+    tokens than the encoder reads, of those that it read, ``halved`` batches that memory was too short for. ``decided`` counts texts that
+    the linear model decided alone, ``checked`` those of them that both models labeled all the same, and ``changed`` those of these that
+    both gave another category.
     """
 
     classes: npt.NDArray[np.int64]
     confidences: FloatArray
     cut: int = 0
     halved: int = 0
+    decided: int = 0
+    checked: int = 0
+    changed: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,14 @@ class ModelLogits:
 
     lora: FloatArray
     linear: FloatArray
+
+
+@dataclass(frozen=True)
+class _Served:
+    """Probabilities *(texts, classes)*, and the counts of `Labels`."""
+
+    probabilities: FloatArray
+    counts: Counter[str]
 
 
 class Labeler:
@@ -72,8 +91,11 @@ class Labeler:
         batch_tokens: int | None = None,
         workers: int | None = None,
         vetting: Vetting = "in a child",
+        max_change: float = DEFAULT_MAX_CHANGE,
     ) -> None:
         """Load the adapter's models and compute its probe rows again. ``variant`` is one that the adapter has, or ``auto`` for the fastest.
+
+        The linear model decides texts alone as long as no more than ``max_change`` of them get another category; with 0 both label all.
 
         ``vetting`` says where its models are tested and vetted first: in a child process (`catcli.inference.sandbox`), here, or not at
         all where somebody else has done it.
@@ -97,7 +119,7 @@ class Labeler:
         ):
             adapter.file(name)  # hashed while the child works
         self._is_vetted(adapter, first)  # before anything of it is loaded
-        self.categories = manifest.categories
+        self.categories, self.device = manifest.categories, device
         self.notes: list[str] = []
         self._blend = manifest.blend
         self._tokenizer = Tokenizer.load(adapter.file("tokenizer.json"), manifest.max_tokens, manifest.pad_id)
@@ -112,6 +134,7 @@ class Labeler:
         probe = read_columns(adapter.file("probe.parquet"), types, PROBE_ROWS)
         self.variant, self._session = self._open(adapter, device, variant, probe)
         self._confidence = manifest.variants[self.variant].confidence
+        self.cascade = manifest.variants[self.variant].cascade(max_change)
 
     def _open(self, adapter: Adapter, device: str, requested: str, probe: StoredColumns) -> tuple[Variant, Session]:
         """The session of the fastest variant that gives here what it gave where the adapter was made."""
@@ -164,7 +187,9 @@ class Labeler:
     @property
     def texts_per_call(self) -> int:
         """Texts that are worth labeling in one call: enough to fill batches, few enough that no worker is long alone at the end."""
-        return 256 if self._session.provider == CPU_PROVIDER else 8192
+        if self._session.provider != CPU_PROVIDER:
+            return 8192
+        return 256 if self.cascade is None else 1024
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of every text."""
@@ -183,32 +208,65 @@ class Labeler:
         return ModelLogits(self.lora(self.tokenize(texts)), self.linear(texts))
 
     def probabilities(self, texts: Sequence[str]) -> FloatArray:
-        """Calibrated probabilities *(texts, classes)*."""
-        return self._probabilities(texts, self._tokenizer.encode(texts))
-
-    def _probabilities(self, texts: Sequence[str], ids: Sequence[Sequence[int]]) -> FloatArray:
-        lora = session_logits(self._tokenizer, self._session, ids, workers=1)
-        scores = blend_logits(lora, self._linear.logits(texts), self._blend)
-        if not np.isfinite(scores).all():
-            raise AdapterError(
-                f"the adapter's {self.variant} model and its linear model give scores that are no finite numbers on {self.provider}; pass "
-                "--variant fp32, or fit the adapter again."
-            )
-        return calibrate(scores, self._confidence)
+        """Calibrated probabilities *(texts, classes)*, as `label` has them."""
+        parts = [self._serve(texts[rows]).probabilities for rows in self._chunks(len(texts))]
+        return np.concatenate([np.empty((0, len(self.categories)), np.float32), *parts])
 
     def label(self, texts: Sequence[str], top_k: int = 1) -> Labels:
         """The ``top_k`` most probable classes of every text. Several threads may call this at once; each call runs on its own."""
         k = min(top_k, len(self.categories))
         classes, confidences = np.empty((len(texts), k), np.int64), np.empty((len(texts), k), np.float32)
-        ids, cut = self._tokenizer.encode_counting(texts)
-        size = max(1, MAX_CELLS // max(len(self.categories), 1))
-        for start in range(0, len(texts), size):
-            rows = slice(start, start + size)
-            probabilities = self._probabilities(texts[rows], ids[rows])
+        counts: Counter[str] = Counter()
+        for rows in self._chunks(len(texts)):
+            served = self._serve(texts[rows])
+            probabilities = served.probabilities
             best = probabilities.argmax(1)[:, None] if k == 1 else np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
             classes[rows] = best
             confidences[rows] = np.take_along_axis(probabilities, best, axis=1)
-        return Labels(classes, confidences, cut, self._session.halvings())
+            counts += served.counts
+        return Labels(classes, confidences, halved=self._session.halvings(), **counts)
+
+    def _chunks(self, count: int) -> Iterator[slice]:
+        size = max(1, MAX_CELLS // max(len(self.categories), 1))
+        return (slice(start, start + size) for start in range(0, count, size))
+
+    def _serve(self, texts: Sequence[str]) -> _Served:
+        """Label texts: those that the linear model decides by it alone, the others by both models, and of the former a sample too.
+
+        Which texts are in the sample follows from the texts, so a run that goes on, or runs elsewhere, has the same.
+        """
+        linear = self._linear.logits(texts)
+        if self.cascade is None:
+            probabilities, cut = self._both(texts, linear)
+            return _Served(probabilities, Counter(cut=cut))
+        decided = margins(linear) >= np.float32(self.cascade.margin)
+        sampled = decided & np.fromiter(
+            (zlib.crc32(text.encode("utf-8", "surrogatepass")) % CHECKED_SHARE == 0 for text in texts), np.bool_
+        )
+        encoded = np.flatnonzero(~decided | sampled)
+        by_both, cut = self._both([texts[row] for row in encoded.tolist()], linear[encoded])
+        probabilities = np.empty_like(linear)
+        probabilities[encoded] = by_both
+        probabilities[decided] = calibrate(linear[decided], self.cascade.confidence)
+        changed = (by_both.argmax(1) != linear[encoded].argmax(1)) & sampled[encoded]
+        return _Served(
+            probabilities,
+            Counter(cut=cut, decided=int(decided.sum()), checked=int(sampled.sum()), changed=int(changed.sum())),
+        )
+
+    def _both(self, texts: Sequence[str], linear: FloatArray) -> tuple[FloatArray, int]:
+        """Probabilities *(texts, classes)* by both models, and how many texts have more tokens than the encoder reads."""
+        if not len(texts):
+            return np.empty((0, len(self.categories)), np.float32), 0
+        ids, cut = self._tokenizer.encode_counting(texts)
+        lora = session_logits(self._tokenizer, self._session, ids, workers=1)
+        scores = blend_logits(lora, linear, self._blend)
+        if not np.isfinite(scores).all():
+            raise AdapterError(
+                f"the adapter's {self.variant} model and its linear model give scores that are no finite numbers on {self.provider}; pass "
+                "--variant fp32, or fit the adapter again."
+            )
+        return calibrate(scores, self._confidence), cut
 
 
 def candidate_variants(adapter: Adapter, device: str, wanted: str) -> list[Variant]:

@@ -45,7 +45,7 @@ from catcli.inference.result_columns import ALTERNATIVES, CONFIDENCE, PREDICTED,
 from catcli.inference.results import PipeOutput, PredictSummary
 from catcli.logs import LOGGER, Advance, no_progress
 from catcli.paths import is_pipe
-from catcli.wording import count_noun
+from catcli.wording import count_noun, per_cent
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def open_job(catalog: Sequence[str], options: PredictOptions, *, engine: Engine 
         LOGGER.debug(f"adapter {adapter.folder}, {used.variant} on {used.provider}, ready in {time.perf_counter() - started:.2f} s")
         batches = with_notes(source.batches(rows_per_batch(used.texts_per_call)))
         first = next(batches)
-        plan = _accepting(_plan(source, first, adapter, options, output_format), adapter, used.variant, options)
+        plan = _accepting(_plan(source, first, adapter, options, output_format), adapter, used, options)
         yield PredictJob(options, source, output_format, adapter, used, plan, itertools.chain([first], batches), first.slice(0, 0))
 
 
@@ -148,11 +148,11 @@ def _plan(source: Source, first: Batch, adapter: Adapter, options: PredictOption
     )
 
 
-def _accepting(plan: LabelingPlan, adapter: Adapter, variant: str, options: PredictOptions) -> LabelingPlan:
+def _accepting(plan: LabelingPlan, adapter: Adapter, engine: Engine, options: PredictOptions) -> LabelingPlan:
     """The plan with the thresholds that ``--precision`` asks for."""
     if options.precision is None:
         return plan
-    info = next(info for name, info in adapter.manifest.variants.items() if name == variant)
+    info = engine.cascade or next(info for name, info in adapter.manifest.variants.items() if name == engine.variant)
     if options.by_category:
         return replace(plan, by_category=acceptance_thresholds_by_category(info, options.precision, adapter.folder))
     return replace(plan, min_confidence=acceptance_threshold(info, options.precision, adapter.folder))
@@ -316,6 +316,14 @@ def _warn(summary: PredictSummary, job: PredictJob, bad_rows: str) -> None:
         tokens = job.adapter.manifest.max_tokens
         LOGGER.warning(
             f"{summary.cut:,} of {summary.labeled:,} different texts have more than the {tokens} tokens that are read; the rest is cut."
+        )
+    cascade = job.engine.cascade
+    if cascade is not None and summary.checked and summary.changed_share()[1] > cascade.max_change:
+        share, low, high = summary.changed_share()
+        LOGGER.warning(
+            f"the catalog is unlike the labeled products: the linear model alone gives {per_cent(share)} of texts (95 % interval "
+            f"{per_cent(low)} to {per_cent(high)}) another category than both models, more than the {per_cent(cascade.max_change)} of "
+            "--max-change; --exact labels all by both."
         )
     if summary.short:
         LOGGER.warning(f"{count_noun(summary.short, 'row')} with fewer cells than the header; the missing ones are read as empty.")

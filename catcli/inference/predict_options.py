@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from catcli.config import Flag
+from catcli.config import DEFAULT_MAX_CHANGE, Flag
 from catcli.errors import UsageError
 from catcli.inference.compute_options import ComputeOptions
 from catcli.paths import is_folder, is_pipe
@@ -28,6 +28,10 @@ class PredictOptions(ComputeOptions):
     """Below it the predicted category is null."""
     precision: float | None = None
     """Accept only rows at or above the adapter's threshold for this precision; exit code 3 where it has none."""
+    max_change: Annotated[float | None, Flag(metavar="SHARE", default=f"{DEFAULT_MAX_CHANGE}")] = None
+    """Let the linear model decide rows alone as long as at most this share of all rows gets another category than by both models."""
+    exact: bool = False
+    """Label every row by both models."""
     by_category: bool = False
     """With --precision: use the thresholds by category; rows labeled with a category that has none are not accepted."""
     review: Annotated[str | None, Flag(metavar="FILE")] = None
@@ -63,11 +67,22 @@ class PredictOptions(ComputeOptions):
     output_as: Annotated[str | None, Flag(metavar="FORMAT", names=("--format",))] = None
     """csv, tsv, jsonl, parquet or arrow, where OUT's extension does not say."""
 
+    @property
+    def allowed_change(self) -> float:
+        """``--max-change``, or 0 for ``--exact``."""
+        if self.exact:
+            return 0.0
+        return DEFAULT_MAX_CHANGE if self.max_change is None else self.max_change
+
     def check(self) -> None:
         """Raise `UsageError` for options that are wrong by themselves or together."""
         self.check_compute()
         if not 0 <= self.min_confidence <= 1:
             raise UsageError(f"--min-confidence {self.min_confidence}: a probability, from 0 to 1.")
+        if self.max_change is not None and not 0 <= self.max_change < 1:
+            raise UsageError(f"--max-change {self.max_change:g}: a share from 0 to below 1, such as {DEFAULT_MAX_CHANGE}.")
+        if self.exact and self.max_change is not None:
+            raise UsageError("--exact and --max-change exclude each other: --exact lets no row change; leave one out.")
         self._check_acceptance()
         for option, value in (("--top-k", self.top_k), ("--workers", self.workers), ("--batch-tokens", self.batch_tokens)):
             if value is not None and value < 1:

@@ -62,7 +62,9 @@ class WorkerInfo:
 class RayEngine:
     """An adapter on the workers of a Ray cluster."""
 
-    def __init__(self, adapter: Adapter, device: str, variant: str, batch_tokens: int | None, workers: int | None) -> None:
+    def __init__(
+        self, adapter: Adapter, device: str, variant: str, batch_tokens: int | None, workers: int | None, max_change: float
+    ) -> None:
         """Join the cluster that ``RAY_ADDRESS`` names or that runs here, or start one of this machine, and load the adapter on a worker.
 
         ``workers`` are as many as there are GPUs, or on CPUs one for every `MAX_WORKER_CORES` cores by default.
@@ -73,7 +75,7 @@ class RayEngine:
             DeviceError: ``device`` is ``cuda`` and the cluster has no GPU.
         """
         self.categories, self.notes = adapter.manifest.categories, list[str]()
-        self._ray = connect()
+        self._ray, self._max_change = connect(), max_change
         with silence():
             try:
                 facts = self._joined(adapter, device, variant, batch_tokens, workers)
@@ -82,6 +84,7 @@ class RayEngine:
                 raise
         self._made["variant"] = facts.variant  # of all workers: labels of several variants are not alike
         self.variant, self.provider, self.texts_per_call = facts.variant, facts.provider, facts.texts_per_call
+        self.cascade = adapter.manifest.variants[facts.variant].cascade(max_change)
         self.description = f"{facts.variant} on {facts.provider}, {self.workers} Ray workers"
         self.notes += facts.notes
 
@@ -107,6 +110,7 @@ class RayEngine:
             "vetting": "done" if tried else "here",
             "device": "cuda" if on_gpu else "cpu",
             "batch_tokens": batch_tokens,
+            "max_change": self._max_change,
             "threads": None if on_gpu else self._cpus,
         }
         remote = self._ray.remote(num_cpus=self._cpus, num_gpus=self._gpus)(_LoadedAdapter)
@@ -244,8 +248,9 @@ class _LoadedAdapter:
         variant: str,
         batch_tokens: int | None,
         threads: int | None,
+        max_change: float,
     ) -> None:
-        self._files, self._options = files, (device, variant, batch_tokens, threads, vetting)
+        self._files, self._options = files, (device, variant, batch_tokens, threads, vetting, max_change)
         self._labeler: Labeler | None = None
 
     @property

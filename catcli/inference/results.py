@@ -34,7 +34,8 @@ class PredictSummary:
     ``below`` counts rows whose confidence was below the threshold, ``blank`` those without any text, ``short`` those of CSV with fewer
     cells than the header, ``bad`` those that could not be read. ``labeled`` counts texts that a model looked at, ``cut`` those of them with
     more tokens than it reads, and ``taken_over`` rows that an earlier output had; ``halved`` counts batches that memory was too short for.
-    ``resumed`` are rows that a run before had done; ``seconds`` are this run's.
+    ``decided``, ``checked`` and ``changed`` are those of `Labels`. ``resumed`` are rows that a run before had done; ``seconds`` are this
+    run's.
     """
 
     rows: int = 0
@@ -46,9 +47,23 @@ class PredictSummary:
     taken_over: int = 0
     bad: int = 0
     halved: int = 0
+    decided: int = 0
+    checked: int = 0
+    changed: int = 0
     resumed: int = 0
     seconds: float = 0.0
     categories: dict[str, int] = field(default_factory=dict)
+
+    def changed_share(self) -> tuple[float, float, float]:
+        """The share of texts that got another category than by both models: an estimate from the checked ones, and its 95 % interval.
+
+        The interval is Clopper and Pearson's. Texts that both models labeled did not change.
+        """
+        from catcli.evaluation.bootstrap import lower_bound  # imports scipy
+
+        share, unchanged = self.decided / max(self.labeled, 1), self.checked - self.changed
+        low, high = lower_bound(self.changed, self.checked, 0.025), 1 - lower_bound(unchanged, self.checked, 0.025)
+        return self.changed / max(self.checked, 1) * share, low * share, high * share
 
 
 class RowOutput(Protocol):
@@ -203,6 +218,9 @@ class ResultWriter:
         self.summary.labeled += len(batch.fresh)
         self.summary.cut += sum(part.cut for part in labels)
         self.summary.halved += sum(part.halved for part in labels)
+        self.summary.decided += sum(part.decided for part in labels)
+        self.summary.checked += sum(part.checked for part in labels)
+        self.summary.changed += sum(part.changed for part in labels)
         self.summary.taken_over += int(np.isin(batch.owner, batch.previous).sum())
         suggested = self._names.gather(classes[:, 0]).alias(PREDICTED) if self._review is not None else None
         added = result_columns(self._names, classes, confidences, accepted, self._plan)

@@ -45,7 +45,7 @@ def _try(folder: Path, variant: Variant, fingerprint: str) -> None:
     adapter = load_adapter(folder)
     if adapter.fingerprint != fingerprint:
         raise AdapterError(f"{folder} was changed while it was loaded; run the same command again.")
-    Labeler(adapter, "cpu", variant, workers=1, vetting="as the child").label(TEXTS)
+    Labeler(adapter, "cpu", variant, workers=1, vetting="as the child", max_change=0).label(TEXTS)
 
 
 MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate", "memory is too short", "out of memory", "worker thread")

@@ -53,7 +53,8 @@ def model_card(name: str, manifest: Manifest, metrics: FitMetrics, recipe: Recip
     calibrated = "\n".join(f"- {sentences.calibration(variant, calibration)}" for variant, calibration in metrics.calibration.items())
     versions = plain(", ".join(f"{package} {version}" for package, version in manifest.versions.items()))
     columns, title = ", ".join(map(code, manifest.text)), plain(name)
-    told = sentences.headline(metrics), sentences.catalog_scores(metrics), sentences.comparison(metrics.against_linear, metrics.method)
+    compared = sentences.comparison(metrics.against_linear, metrics.method)
+    told = sentences.headline(metrics), sentences.catalog_scores(metrics), sentences.cascade(metrics), compared
     needed = sentences.rows_needed(metrics)
     epochs = "one epoch" if training.passes == 1 else f"{training.passes:.3g} epochs"
     return f"""---

@@ -76,7 +76,8 @@ def _summary(report: Evaluation) -> list[RenderableType]:
     """What comes before the tables, of any rows."""
     compared = (sentences.comparison(pair, report.method) for pair in (report.against_linear, report.against_lora))
     expected = [sentences.catalog_scores(report)] if isinstance(report, FitReport) and report.catalog else []
-    return [sentences.headline(report) + "\n", tables.score_table(report), *expected, "", *compared]
+    notes = [*expected, *filter(None, [sentences.cascade(report)])]
+    return [sentences.headline(report) + "\n", tables.score_table(report), *notes, "", *compared]
 
 
 def _details(report: Evaluation) -> list[RenderableType]:

@@ -67,6 +67,7 @@ def report_page(
             caption=caption(report).replace("\n", "; "),
             headline=sentences.headline(report),
             expected=sentences.catalog_scores(report) if isinstance(report, FitReport) else "",
+            cascade=sentences.cascade(report),
             rows_needed=sentences.rows_needed(report) if isinstance(report, FitReport) else "",
             compared=[sentences.comparison(item, report.method) for item in (report.against_linear, report.against_lora)],
             random_split=sentences.random_split(report.random_split) if isinstance(report, FitReport) and report.random_split else "",

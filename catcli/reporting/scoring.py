@@ -14,6 +14,7 @@ import polars as pl
 from catcli.adapter.folder import Adapter
 from catcli.adapter.manifest import Manifest, Variant
 from catcli.arrays import FloatArray
+from catcli.config import DEFAULT_MAX_CHANGE
 from catcli.data.dataset.categories import has_label, normalized_name
 from catcli.data.dataset.column_mapping import map_text_columns, price_columns
 from catcli.data.dataset.columns import find_column, similar_columns
@@ -86,6 +87,7 @@ def scored_rows(adapter: Adapter, variant: Variant) -> tuple[HeldOutRows, dict[s
     judged = rows if roles is None else held_out
     scored = ScoredRows({variant: judged.lora}, judged.linear, judged.classes, judged.products, manifest.categories, manifest.method, roles)
     probabilities = scored.probabilities(BlendCalibration.of(manifest), variant)
+    probabilities["blend"] = scored.served(probabilities["blend"], manifest.variants[variant].cascade(DEFAULT_MAX_CHANGE))
     return rows, probabilities if roles is None else {name: values[roles.scored] for name, values in probabilities.items()}
 
 

@@ -53,6 +53,17 @@ def catalog_scores(metrics: FitMetrics) -> str:
     return f"{sentence} In it the {expected.unscored_categories:,} {counted} as much as the smallest that are."
 
 
+def cascade(evaluation: Evaluation) -> str:
+    """How many rows the linear model decides alone, and what that changes; empty where it decides none."""
+    scores = evaluation.cascade
+    if scores is None:
+        return ""
+    return (
+        f"{per_cent(scores.decided)} of rows are decided by the linear model alone. So {per_cent(scores.changed)} of rows get another "
+        f"category than by both models (--exact), whose accuracy is {scores.exact_accuracy:.3f}."
+    )
+
+
 def rows_needed(metrics: FitMetrics) -> str:
     """How many labeled rows more it takes to accept most rows; empty where they are accepted, or the fit did not estimate it."""
     accepted = {threshold.precision: threshold.accepted_in_test or 0.0 for threshold in metrics.promises}

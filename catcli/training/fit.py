@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -276,7 +276,8 @@ def _measure(setup: Setup, models: FittedModels) -> tuple[FitMetrics, dict[Varia
         choosing = test = held_out(slice(None), _roles(split))
     else:
         choosing, test = held_out(slice(0, len(split.validation))), held_out(slice(len(split.validation), None))
-    variants = {variant: variant_info(choosing, models.blend, variant, MODEL_FILES[variant]) for variant in models.logits}
+    unseen = held_out(slice(None), choosing.roles)  # what a cascade changes needs no label: test rows may say it, too
+    variants = {variant: variant_info(choosing, models.blend, variant, MODEL_FILES[variant], unseen) for variant in models.logits}
     conflicts = conflicting_labels(labeled.texts, labeled.classes)
     evaluated = evaluate_rows(test, exported.ships, models.blend, variants[exported.ships], conflicts)
     catalog, rows_needed = _expect(setup, linear, test, evaluated.tested)
@@ -338,16 +339,31 @@ def _expect(setup: Setup, linear: LinearResult, rows: ScoredRows, blend: Outcome
     return estimate_catalog_scores(curve, blend, split.count), find_rows_needed(curve, blend)
 
 
-def variant_info(rows: ScoredRows, blend: BlendCalibration, variant: Variant, file: str) -> VariantInfo:
-    """A variant's calibration, and the thresholds that validation rows or out-of-fold rows show."""
+def variant_info(rows: ScoredRows, blend: BlendCalibration, variant: Variant, file: str, unseen: ScoredRows | None = None) -> VariantInfo:
+    """A variant's calibration, and the thresholds that validation rows or out-of-fold rows show; its cascades by ``unseen`` rows.
+
+    The first of these are ``rows``.
+    """
+    from catcli.evaluation.cascade import fit_cascades
     from catcli.evaluation.selective import ProductSample, find_category_thresholds, find_thresholds
 
-    sample = ProductSample.of(rows.outcomes(rows.probabilities(blend, variant)["blend"]))
+    unseen = unseen or rows
+    exact = unseen.probabilities(blend, variant)["blend"]
+    first = np.arange(len(unseen.truth)) < len(rows.truth)
+    choosing = first if rows.roles is None else rows.roles.choosing
+
+    def thresholds(probabilities: FloatArray) -> dict[str, Any]:
+        sample = ProductSample.of(rows.outcomes(probabilities))
+        return {"thresholds": find_thresholds(sample), "category_thresholds": find_category_thresholds(sample, rows.names)}
+
     return VariantInfo(
         file=file,
         confidence=blend.confidences[variant],
-        thresholds=find_thresholds(sample),
-        category_thresholds=find_category_thresholds(sample, rows.names),
+        **thresholds(exact[first]),
+        cascades=tuple(
+            cascade.model_copy(update=thresholds(rows.served(exact[first], cascade)))
+            for cascade in fit_cascades(unseen.linear, exact, unseen.products, unseen.truth, choosing)
+        ),
     )
 
 

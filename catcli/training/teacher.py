@@ -31,7 +31,7 @@ class Teacher:
             AdapterError: it is not an adapter, or knows none of ``categories``.
         """
         self.adapter = find_adapter(name)
-        self._labeler = Labeler(self.adapter, device)
+        self._labeler = Labeler(self.adapter, device, max_change=0)
         for note in self._labeler.notes:
             LOGGER.warning(note)
         known = {category: number for number, category in enumerate(self._labeler.categories)}

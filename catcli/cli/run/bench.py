@@ -7,7 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import polars as pl
@@ -29,6 +29,7 @@ from catcli.inference.planning import rows_per_batch
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
 from catcli.reporting.tables import table
+from catcli.wording import per_cent
 
 TRANSFORMERS_ROWS = 512
 """Rows for the transformers pipeline, which is many times slower."""
@@ -46,12 +47,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Speeds:
-    """What was measured, and on what. ``startup`` are the seconds until the adapter is ready."""
+    """What was measured, and on what.
+
+    ``startup`` are the seconds until the adapter is ready, ``decided`` is the share of texts that the linear model decides alone.
+    """
 
     rows: int
     variant: str
     provider: str
     startup: float
+    decided: float
     stages: tuple[Stage, ...]
 
 
@@ -87,7 +92,8 @@ def bench(
         for name, count, run in _stages(frame, file, loaded, labeler, against):
             console.info(f"timing {name}")
             stages.append(_timed(name, count, run, repeats))
-    speeds = Speeds(len(frame), labeler.variant, labeler.provider, startup, tuple(stages))
+        decided = labeler.label(row_texts(frame, frame.columns, loaded.manifest.prices)).decided / len(frame)
+    speeds = Speeds(len(frame), labeler.variant, labeler.provider, startup, decided, tuple(stages))
     _show(speeds, as_json, console)
     return speeds
 
@@ -132,6 +138,9 @@ def _stages(
     yield "writing", count, lambda: _written(frame, file.with_name("written.parquet"))
     options = PredictOptions(str(file.with_name("labeled.parquet")), str(adapter.folder), dedupe=False, allow_missing=True)
     yield "from file to file", count, lambda: predict([str(file)], options, engine=LocalEngine(labeler))
+    if labeler.cascade is not None:
+        exact = Labeler(adapter, labeler.device, labeler.variant, vetting="done", max_change=0)
+        yield "the same, --exact", count, lambda: predict([str(file)], replace(options, exact=True), engine=LocalEngine(exact))
     if peer is not None:
         yield "transformers pipeline", len(peer_texts), peer
 
@@ -190,4 +199,6 @@ def _show(speeds: Speeds, as_json: bool, console: Console) -> None:
     for stage in speeds.stages:
         shown.add_row(stage.name, f"{stage.median:,.0f}", f"{stage.lowest:,.0f}", f"{stage.highest:,.0f}")
     console.print(shown)
+    if speeds.decided:
+        console.print(f"{per_cent(speeds.decided)} of texts decided by the linear model alone")
     console.print(f"start-up, not in these: {speeds.startup:.2f} s until the adapter is ready")
