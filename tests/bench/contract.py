@@ -8,7 +8,8 @@ scores from its out-of-fold rows (``--folds 0``: from the validation rows of a h
 ``predict --precision`` would. With ``--fit`` the adapter of a ``catcli fit`` of the draw, by the variant that serves. Prints a JSON line a
 seed, and at the end for each precision in how many seeds a threshold was found, in how many the accepted rows reached the precision (one
 without a threshold accepts none), the mean share accepted and that of an oracle that knows the test rows; then the calibration error on the
-test file, and in how many seeds the 95 % intervals of accuracy and macro F1 cover the test file's.
+test file, in how many seeds a cascade changes no more labels than it may, and in how many the expected accuracy and macro F1 of a fresh
+file cover the test file's (without folds the intervals of the scores).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from sklearn.metrics import f1_score
 from catcli.adapter.folder import load_adapter
 from catcli.adapter.manifest import Threshold
 from catcli.arrays import FloatArray, IntArray
-from catcli.config import Recipe
+from catcli.config import DEFAULT_MAX_CHANGE, Recipe
 from catcli.data.dataset.columns import choose_columns
 from catcli.data.dataset.gather import GatheredRows
 from catcli.data.dataset.prepare import TrainingData, select_labeled_rows
@@ -60,6 +61,7 @@ class Claims:
     probabilities: FloatArray
     truth: IntArray
     seconds: float
+    cascade: dict[str, float] = field(default_factory=dict)
 
 
 def of_linear(train: pl.DataFrame, test: pl.DataFrame, name: str, folds: int, seed: int) -> Claims:
@@ -114,11 +116,19 @@ def of_fit(train: pl.DataFrame, test: pl.DataFrame, seed: int, flags: Sequence[s
         metrics, manifest, labeler = FitMetrics.of(adapter), adapter.manifest, Labeler(adapter, "cpu")
         numbers = {category: number for number, category in enumerate(manifest.categories)}
         known = np.array([numbers.get(category, len(numbers)) for category in test["category"].to_list()])
-        probabilities = labeler.probabilities(row_texts(test, manifest.text, manifest.prices))
+        texts = row_texts(test, manifest.text, manifest.prices)
+        probabilities, cascade = labeler.probabilities(texts), {}
+        if labeler.cascade is not None:
+            exact = Labeler(adapter, "cpu", labeler.variant, max_change=0).probabilities(texts).argmax(1)
+            cascade = {
+                "decided": labeler.label(texts).decided / len(texts),
+                "changed": float((probabilities.argmax(1) != exact).mean()),
+                "exact_accuracy": float((exact == known).mean()),
+            }
         said = metrics.catalog or metrics.blend
         scores = {"accuracy": said.accuracy, "macro_f1": said.macro_f1}
-        thresholds = manifest.variants[labeler.variant].thresholds
-        return Claims(thresholds, metrics.rows_needed, scores, probabilities, known, seconds)
+        thresholds = (labeler.cascade or manifest.variants[labeler.variant]).thresholds
+        return Claims(thresholds, metrics.rows_needed, scores, probabilities, known, seconds, cascade)
 
 
 def main() -> None:
@@ -133,7 +143,7 @@ def main() -> None:
     whole, test = (pl.read_parquet(options.data / f"{part}.parquet") for part in ("train", "test"))
     found: dict[float, list[tuple[float, float]]] = {target: [] for target in TARGET_PRECISIONS}
     oracle: dict[float, list[float]] = {target: [] for target in TARGET_PRECISIONS}
-    errors, covered = [], {"accuracy": 0, "macro_f1": 0}
+    errors, covered, changed = [], {"accuracy": 0, "macro_f1": 0}, list[float]()
     for seed in range(options.seeds):
         train = whole
         if options.rows < len(whole):
@@ -152,6 +162,8 @@ def main() -> None:
         for metric, claimed in claims.scores.items():
             covered[metric] += claimed.low <= reached[metric] <= claimed.high
             line[metric] = [round(value, 4) for value in (reached[metric], claimed.value, claimed.low, claimed.high)]
+        line["cascade"] = {name: round(value, 5) for name, value in claims.cascade.items()}
+        changed += [claims.cascade["changed"]] if claims.cascade else []
         line["rows_more"] = {str(needed.precision): [needed.rows, needed.low, needed.high] for needed in claims.rows_needed}
         for threshold in claims.thresholds:
             attainable = np.flatnonzero(share_right >= threshold.precision)
@@ -168,6 +180,9 @@ def main() -> None:
         share, best = sum(accepted for accepted, _ in kept) / options.seeds, float(np.mean(oracle[target]))
         print(f"{target}: found in {len(kept)}, held in {held}, {share:.3f} of rows accepted on average, an oracle {best:.3f}")
     print(f"calibration error on the test file: {np.mean(errors):.3f} on average, at most {max(errors):.3f}")
+    if changed:
+        within = sum(share <= DEFAULT_MAX_CHANGE for share in changed)
+        print(f"cascade: in {len(changed)}; changed labels at most {DEFAULT_MAX_CHANGE} in {within} of them, the most {max(changed):.4f}")
     print(f"intervals that cover the test file: accuracy {covered['accuracy']}, macro F1 {covered['macro_f1']}")
 
 

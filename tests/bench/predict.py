@@ -22,8 +22,10 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from catcli.adapter.folder import Adapter, load_adapter
@@ -32,6 +34,7 @@ from catcli.inference.engines import LocalEngine
 from catcli.inference.labeler import Labeler
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
+from catcli.inference.result_columns import PREDICTED
 
 
 def distinct(data: str, wanted: list[str]) -> pl.DataFrame:
@@ -54,10 +57,12 @@ def speed(adapter: Adapter, texts: pl.DataFrame, rows: int, repeats: int, folder
     strings = texts.select(pl.concat_str(pl.all(), separator=" ", ignore_nulls=True))[:, 0].fill_null("").to_list()
     tokens = labeler.tokenize(sorted(strings, key=len))
     asked = PredictOptions(str(folder / "out.parquet"), str(adapter.folder), dedupe=False, allow_missing=True)
+    to_compare, exact = replace(asked, output=str(folder / "exact.parquet"), exact=True), Labeler(adapter, device, max_change=0)
     few = strings[:TRANSFORMERS_ROWS]
     peer = pipeline_of(adapter, labeler, few)
     labeler.lora(tokens[:512]), labeler.linear(strings[:512]), peer()  # warm-up
-    spans = [strings[start : start + 256] for start in range(0, len(strings), 256)]
+    size = labeler.texts_per_call
+    spans = [strings[start : start + size] for start in range(0, len(strings), size)]
 
     def linear_on_all_cores() -> None:
         with ThreadPoolExecutor(labeler.workers) as pool:
@@ -70,6 +75,7 @@ def speed(adapter: Adapter, texts: pl.DataFrame, rows: int, repeats: int, folder
             ("linear alone, one core", len(strings), lambda: [labeler.linear(span) for span in spans]),
             ("linear alone, all cores", len(strings), linear_on_all_cores),
             ("from file to file", len(strings), lambda: predict([str(folder / "in.parquet")], asked, engine=LocalEngine(labeler))),
+            ("the same, --exact", len(strings), lambda: predict([str(folder / "in.parquet")], to_compare, engine=LocalEngine(exact))),
             ("transformers pipeline", len(few), peer),
         ):
             start = time.perf_counter()
@@ -84,8 +90,12 @@ def speed(adapter: Adapter, texts: pl.DataFrame, rows: int, repeats: int, folder
     middle = {name: statistics.median(seconds) for name, seconds in took.items()}
     for linear in ("one core", "all cores"):
         alone = middle["session alone"] + middle[f"linear alone, {linear}"]
-        print(f"  of session, then linear on {linear}: {alone / middle['from file to file']:.2f}")
-    print(f"  times the transformers pipeline: {middle['transformers pipeline'] / middle['from file to file']:.1f}")
+        print(f"  of session, then linear on {linear}, --exact: {alone / middle['the same, --exact']:.2f}")
+    for way in ("from file to file", "the same, --exact"):
+        print(f"  times the transformers pipeline, {way}: {middle['transformers pipeline'] / middle[way]:.1f}")
+    labels, exactly = (pl.read_parquet(folder / name)[PREDICTED] for name in ("out.parquet", "exact.parquet"))
+    decided = labeler.label(strings).decided / len(strings)
+    print(f"  decided by the linear model alone: {decided:.1%}; labels changed: {np.mean((labels != exactly).to_numpy()):.3%}")
 
 
 def measured(*arguments: str) -> tuple[int, float, float, str]:
