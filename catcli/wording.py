@@ -10,9 +10,9 @@ JOINERS = "\u200c\u200d"
 """Format characters that shape letters and emoji and do nothing else; those that turn a line around are not among them."""
 
 
-def per_cent(value: float) -> str:
-    """``95.2 %``."""
-    return f"{100 * value:.1f} %"
+def per_cent(value: float, digits: int = 1) -> str:
+    """``95.2 %``; with two ``digits``, for shares near 0, ``0.14 %``."""
+    return f"{100 * value:.{digits}f} %"
 
 
 def count_noun(number: int, noun: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from catcli.evaluation.blend import calibrate, margins
 from catcli.evaluation.bootstrap import lower_bound
 from catcli.evaluation.cascade import find_margin, fit_cascades, serve
 from catcli.evaluation.fold_roles import FoldRoles
+from catcli.evaluation.heldout import HeldOutRows
+from catcli.inference.adapter_copy import copy_adapter
 from catcli.inference.labeler import Labeler
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
@@ -218,13 +221,76 @@ def test_wrong_shares_are_named(flags: dict[str, float], sentence: str) -> None:
         PredictOptions("out.csv", **flags).check()  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("margin", ["-0.5", "NaN", "1e300", '"wide"'])
-def test_a_crafted_margin_is_refused(tmp_path: Path, margin: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("margin", "-0.5"), ("margin", "NaN"), ("margin", "1e300"), ("margin", '"wide"'), ("max_change", "0"), ("max_change", "1")],
+)
+def test_a_crafted_cascade_is_refused(tmp_path: Path, name: str, value: str) -> None:
     folder = cascaded(tmp_path / "adapter", 0.5)
     text = (folder / "adapter.json").read_text()
-    (folder / "adapter.json").write_text(text.replace('"margin": 0.5', f'"margin": {margin}'))
+    before = {"margin": "0.5", "max_change": "0.005"}[name]
+    assert f'"{name}": {before}' in text
+    (folder / "adapter.json").write_text(text.replace(f'"{name}": {before}', f'"{name}": {value}'))
     with pytest.raises(AdapterError):
         load_adapter(folder)
+
+
+def test_a_cascade_s_thresholds_are_of_the_adapter_s_categories(tmp_path: Path) -> None:
+    folder = cascaded(tmp_path / "adapter", 0.5)
+    facts = json.loads((folder / "adapter.json").read_text())
+    facts["variants"]["fp32"]["cascades"][0]["category_thresholds"] = [{"category": "Unheard of", "thresholds": []}]
+    (folder / "adapter.json").write_text(json.dumps(facts))
+    with pytest.raises(AdapterError, match="thresholds of a category that it does not have"):
+        load_adapter(folder)
+
+
+def test_a_run_that_goes_on_counts_what_the_one_before_decided(tmp_path: Path, texts: list[str], middle: float) -> None:
+    adapter = cascaded(tmp_path / "adapter", middle)
+    pl.DataFrame({"title": texts}).write_csv(tmp_path / "catalog.csv")
+    options = PredictOptions(str(tmp_path / "out.csv"), str(adapter), device="cpu")
+    whole = predict([str(tmp_path / "catalog.csv")], options)
+    expected = (tmp_path / "out.csv").read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        # 8 texts a call, so that parts are kept; the run is stopped after some of them.
+        patch.setattr(Labeler, "texts_per_call", 8)
+        small = predict([str(tmp_path / "catalog.csv")], replace(options, output=str(tmp_path / "small.csv")))
+
+        def stop(_: str, done: float, __: float) -> None:
+            if done >= 400:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            predict([str(tmp_path / "catalog.csv")], replace(options, output=str(tmp_path / "stopped.csv")), advance=stop)
+        resumed = predict([str(tmp_path / "catalog.csv")], replace(options, output=str(tmp_path / "stopped.csv")))
+    assert resumed.resumed
+    counts = [(run.decided, run.checked, run.changed) for run in (whole, small, resumed)]
+    assert counts[0] == counts[1] == counts[2]
+    assert (tmp_path / "stopped.csv").read_bytes() == (tmp_path / "small.csv").read_bytes()
+    assert len(expected.splitlines()) == len((tmp_path / "stopped.csv").read_bytes().splitlines())
+
+
+def test_labels_of_exact_runs_are_not_taken_for_those_of_a_cascade(tmp_path: Path, texts: list[str]) -> None:
+    adapter = cascaded(tmp_path / "adapter", 0.0)
+    pl.DataFrame({"title": texts}).write_csv(tmp_path / "catalog.csv")
+    line = ["predict", "catalog.csv", "--adapter", str(adapter), "--device", "cpu", "--variant", "fp32"]
+    catcli(*line, "-o", "exact.csv", "--exact", cwd=tmp_path, check=True)
+    refused = catcli(*line, "-o", "next.csv", "--previous", "exact.csv", cwd=tmp_path, check=True).stderr
+    assert "from other text or with another --max-change" in " ".join(refused.split())
+    kept = catcli(*line, "-o", "again.csv", "--exact", "--previous", "exact.csv", "--json", cwd=tmp_path, check=True)
+    assert json.loads(kept.stdout)["taken_over"] == 600
+
+
+def test_an_explicit_share_without_a_cascade_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pl.DataFrame({"title": ["blue mug"]}).write_csv(tmp_path / "catalog.csv")
+    predict([str(tmp_path / "catalog.csv")], PredictOptions(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu", max_change=0.01))
+    assert "has no cascade that changes so few; both models label all rows" in caplog.text
+
+
+def test_a_copy_without_rows_of_an_older_adapter_is_of_the_format_that_it_is_written_in(tmp_path: Path) -> None:
+    copy_adapter(str(FIXTURE), tmp_path / "copy", without_rows=True)
+    copy = load_adapter(tmp_path / "copy")
+    assert copy.manifest.format == FORMAT
+    HeldOutRows.load(copy.file("heldout.parquet"), copy.manifest.categories)
 
 
 # --- from a fit ----------------------------------------------------------------------------------------------------------------------
@@ -252,5 +318,27 @@ def test_a_fit_finds_a_cascade_with_thresholds_of_its_own_and_scores_what_serves
     told = " ".join(catcli("report", "shop", cwd=tmp_path, check=True).stdout.split())
     assert "of rows are decided by the linear model alone" in told
     assert "of rows are decided by the linear model alone" in (fitted.adapter.folder / "README.md").read_text()
+    line = ["predict", "products.csv", "-o", "strict.csv", "--adapter", "shop", "--precision", "0.9", "--by-category", "--json"]
+    assert json.loads(catcli(*line, cwd=tmp_path, check=True).stdout)["below"] < 720
+    more = [*rows[:300], *[(f"brass lamp {number}", "Lamps") for number in range(9)]]
+    pl.DataFrame(more, schema=["title", "category"], orient="row").write_csv(tmp_path / "more.csv")
+    fresh = json.loads(catcli("report", "shop", "--on", "more.csv", "--json", cwd=tmp_path, check=True).stdout)
+    assert [unknown["category"] for unknown in fresh["unknown_categories"]] == ["Lamps"]
+    assert fresh["cascade"]["decided"] > 0.5
     run = catcli("predict", "products.csv", "-o", "out.csv", "--adapter", "shop", "--precision", "0.95", "--json", cwd=tmp_path, check=True)
     assert json.loads(run.stdout)["decided"] > 300
+
+
+def test_a_holdout_finds_a_cascade_by_validation_and_test_rows(tmp_path: Path) -> None:
+    things = {"Mugs": "coffee mug", "Tools > Drills": "hammer drill", "Shampoo": "hair shampoo", "Chairs": "oak chair"}
+    colors = ("red", "blue", "green", "black", "white", "grey")
+    sizes = [f"{chr(97 + size % 26)}{size}" for size in range(50)]
+    rows = [(f"{color} {thing} {size}", name) for color in colors for size in sizes for name, thing in things.items()]
+    pl.DataFrame(rows, schema=["title", "category"], orient="row").write_csv(tmp_path / "products.csv")
+    save_base("bert", tmp_path / "tiny-bert")
+    recipe = Recipe(base=str(tmp_path / "tiny-bert"), epochs=1, max_tokens=16, rank=2, device="cpu", folds=0, split=(40, 30, 30))
+    fitted = fit([str(tmp_path / "products.csv")], recipe=recipe, output=tmp_path / "shop")
+    assert fitted.metrics.rows.folds == 0
+    assert fitted.metrics.rows.validation < 598 <= fitted.metrics.rows.validation + fitted.metrics.rows.test
+    assert fitted.metrics.cascade is not None
+    assert fitted.metrics.catalog is None

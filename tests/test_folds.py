@@ -201,8 +201,8 @@ def test_rows_needed_are_said_where_too_few_are_accepted(fitted: FitResult) -> N
     promises = [MeasuredThreshold(**{**none.model_dump(), "precision": single.precision}) for single in needed]
     metrics = fitted.metrics.model_copy(update={"promises": tuple(promises), "rows_needed": tuple(needed)})
     assert rows_needed(metrics) == (
-        "To accept 80 % of rows, label more of the same kind; estimates and 95 % intervals: at 95% 0 (0 to 60), at 98% 1,100 (220 to more "
-        "than 4,000), at 99% more than 4,000 rows."
+        "To accept 80 % of rows, label more of the same kind; estimates and 95 % intervals: at 95 % 0 (0 to 60), at 98 % 1,100 (220 to "
+        "more than 3,509), at 99 % more than 3,509 rows."
     )
     accepted = tuple(promise.model_copy(update={"accepted_in_test": 0.81}) for promise in promises)
     assert rows_needed(metrics.model_copy(update={"promises": accepted})) == ""
@@ -233,7 +233,7 @@ def test_every_row_but_the_only_one_of_a_category_is_scored(fitted: FitResult, f
     assert metrics.catalog is not None
     assert metrics.catalog.unscored_categories == 1
     assert [needed.precision for needed in metrics.rows_needed] == [0.9, 0.95, 0.98, 0.99]
-    expected = "A fresh file of 120 products, labeled by the saved model, is expected to show accuracy"
+    expected = "A fresh file of 121 products, labeled by the saved model, is expected to show accuracy"
     assert expected in " ".join(told.split())
     assert "In it the 1 category that is not scored counts as much as the smallest that are." in " ".join(told.split())
     page = folder / "page.html"

@@ -62,6 +62,8 @@ def test_a_fresh_file_shows_what_models_of_all_rows_label() -> None:
     curve = curve_of(rows, 0.1, 0.5)
     blend = outcomes(np.random.default_rng(2).random(rows) > 0.1)
     expected = estimate_catalog_scores(curve, blend, 3)
+    assert expected is not None
+    assert expected.products == rows
     wrong = float((~blend.right).mean()) * (2 / 3) ** 0.5
     assert expected.accuracy.value == pytest.approx(1 - wrong, abs=0.005)
     assert expected.macro_f1.value == pytest.approx(expected.accuracy.value, abs=0.005)
@@ -79,6 +81,7 @@ def test_categories_that_are_not_scored_count_as_the_smallest_that_are() -> None
     right = truth < 10
     curve = LearningCurve([CurvePoint(share, outcomes(right, truth)) for share in SHARES], scored, len(truth))
     expected = estimate_catalog_scores(curve, outcomes(right, truth), 3)
+    assert expected is not None
     assert expected.unscored_categories == 20
     # Half of the 20 rows count, as wrong as the smallest are; the errors do not fall.
     assert expected.accuracy.value == pytest.approx(980 / (1_000 + 10))
@@ -89,3 +92,19 @@ def test_categories_that_are_not_scored_count_as_the_smallest_that_are() -> None
     # All of the 20 may be there, or none; some of the smallest are in no replicate.
     assert f1.sum() / 40 < expected.macro_f1.low < f1.sum() / 35
     assert f1.mean() < expected.macro_f1.high < f1.mean() * 1.25
+
+
+def test_scores_of_a_few_rows_that_are_all_right_are_not_certain() -> None:
+    truth = np.arange(60) % 2
+    curve = LearningCurve([CurvePoint(share, outcomes(truth >= 0, truth)) for share in SHARES], np.arange(60) < 30, 60)
+    expected = estimate_catalog_scores(curve, outcomes(truth >= 0, truth), 3)
+    assert expected is not None
+    assert expected.accuracy.value == 1
+    assert expected.accuracy.low == pytest.approx(0.025 ** (1 / 30))  # Clopper and Pearson's end for 30 products
+    assert expected.macro_f1.low == expected.accuracy.low
+
+
+def test_too_few_scored_products_give_no_expectation() -> None:
+    truth = np.arange(60) % 2
+    curve = LearningCurve([CurvePoint(share, outcomes(truth >= 0, truth)) for share in SHARES], np.arange(60) < 19, 60)
+    assert estimate_catalog_scores(curve, outcomes(truth >= 0, truth), 3) is None

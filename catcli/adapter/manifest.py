@@ -98,7 +98,7 @@ class CalibrationParameters(_Section):
 
     temperature: Annotated[float, Field(ge=1e-9, le=1e9)]
     """What scores are divided by before their softmax."""
-    slope: Number = 1.0
+    slope: Annotated[float, Field(gt=0, le=1e9)] = 1.0
     """What the log-odds of the best category are multiplied by."""
     shift: Number = 0.0
     """What is added to them then."""
@@ -111,7 +111,7 @@ class Cascade(_Section):
     that it decides; ``confidence`` calibrates its logits for them, and the thresholds are for all rows, served so.
     """
 
-    max_change: Share
+    max_change: Annotated[float, Field(gt=0, lt=1)]
     margin: Annotated[float, Field(ge=0, le=1e9)]
     decided: Share
     confidence: CalibrationParameters
@@ -186,6 +186,11 @@ class Manifest(_Section):
             raise ValueError(f"the blend has {len(self.blend.offset)} offsets for {len(self.categories)} categories")
         if not set(self.prices) <= set(self.text):
             raise ValueError("prices that are no text column")
+        cascades = [cascade for info in self.variants.values() for cascade in info.cascades]
+        served_ways: list[VariantInfo | Cascade] = [*self.variants.values(), *cascades]
+        by_category = [single for way in served_ways for single in way.category_thresholds]
+        if not {single.category for single in by_category} <= set(self.categories):
+            raise ValueError("thresholds of a category that it does not have")
         served = {name for info in self.variants.values() for name in (info.file, *info.data)}
         if self.files and ("fp32" not in self.variants or not served <= set(self.files)):  # a draft has no hashes yet
             raise ValueError("a model that serves is not among its files")

@@ -128,11 +128,11 @@ def _cascade_outcome(summary: PredictSummary) -> str:
     """How many texts the linear model decided alone, and what the checked ones of them say of it."""
     from catcli.wording import count_noun, per_cent
 
-    told = f"{per_cent(summary.decided / summary.labeled)} of {count_noun(summary.labeled, 'text')} decided by the linear model alone"
+    decided = f"{per_cent(summary.decided / summary.labeled)} of {count_noun(summary.labeled, 'text')} decided by the linear model alone"
     if not summary.checked:
-        return told
+        return decided
     share, low, high = summary.changed_share()
     return (
-        f"{told}; both models labeled {summary.checked:,} of these, too: {per_cent(share)} of all texts have another category than by both "
-        f"(95 % interval {per_cent(low)} to {per_cent(high)})"
+        f"{decided}; both models labeled {summary.checked:,} of these, too: {per_cent(share, 2)} of all texts have another category than "
+        f"by both (95 % interval {per_cent(low, 2)} to {per_cent(high, 2)})"
     )

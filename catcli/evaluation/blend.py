@@ -47,7 +47,7 @@ def calibrate(scores: FloatArray, confidence: CalibrationParameters) -> FloatArr
     # Without the best: what is left of 1 would be lost to rounding.
     others = np.maximum(raised.sum(axis=1, dtype=np.float64), 1e-30)
     odds = -np.log(others)
-    top = 1 / (1 + np.exp(-np.clip(confidence.slope * odds + confidence.shift, -500, 500)))
+    top = 1 / (1 + np.exp(-np.clip(confidence.slope * odds + confidence.shift, -80, 80)))
     raised *= ((1 - top) / others).astype(np.float32)[:, None]
     np.minimum(raised, (top * (1 - 1e-6)).astype(np.float32)[:, None], out=raised)
     raised[rows, best] = top

@@ -48,12 +48,12 @@ def find_margin(margin: FloatArray, changed: BoolArray, max_change: float, risk:
     order = np.argsort(-margin, kind="stable")
     falling, changes = margin[order], np.cumsum(changed[order])
     counts = np.unique(np.ceil(np.arange(MARGIN_STEP, 1 + MARGIN_STEP / 2, MARGIN_STEP) * count).astype(np.int64).clip(1, count))
-    found = None
+    last = None
     for cutoff in np.unique(np.searchsorted(-falling, -falling[counts - 1], side="right")):  # equal margins are decided together
         if 1 - lower_bound(count - int(changes[cutoff - 1]), count, risk) > max_change:
             break
-        found = float(falling[cutoff - 1]), cutoff / count
-    return found
+        last = float(falling[cutoff - 1]), cutoff / count
+    return last
 
 
 def fit_cascades(
@@ -74,11 +74,12 @@ def fit_cascades(
     margin, changed = margins(linear), linear.argmax(1) != blend.argmax(1)
     cascades = []
     for target in targets:
-        found = find_margin(margin[rows], changed[rows], target)
-        if found is None:
+        shown = find_margin(margin[rows], changed[rows], target)
+        if shown is None:
             continue
-        confidence = _calibrated(linear, truth, choosing, margin >= np.float32(found[0]))
-        cascades.append(Cascade(max_change=target, margin=found[0], decided=found[1], confidence=confidence))
+        smallest, share = shown
+        confidence = _calibrated(linear, truth, choosing, margin >= np.float32(smallest))
+        cascades.append(Cascade(max_change=target, margin=smallest, decided=share, confidence=confidence))
     return tuple(cascades)
 
 

@@ -14,19 +14,29 @@ Out-of-fold rows differ from a catalog's in three ways, and each is put into the
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from catcli.arrays import BoolArray, DoubleArray, IntArray
-from catcli.evaluation.bootstrap import LEVEL, Outcomes
+from catcli.evaluation.bootstrap import Outcomes, estimate_interval
 from catcli.evaluation.learning_curve import LearningCurve, Replicates
 from catcli.evaluation.metrics import CatalogScores, Estimate
+
+MIN_SCORED_PRODUCTS = 20
+"""Scored products, at least: of fewer, a replicate may have none."""
 
 MIN_DONORS = 5
 """Scored categories, at least, that the scores of the others are taken from: those with the fewest products."""
 
 
-def estimate_catalog_scores(curve: LearningCurve, blend: Outcomes, folds: int) -> CatalogScores:
-    """Accuracy and macro F1 of a fresh file; ``blend`` are the outcomes of all out-of-fold rows, by models of the other ``folds``."""
+def estimate_catalog_scores(curve: LearningCurve, blend: Outcomes, folds: int) -> CatalogScores | None:
+    """Accuracy and macro F1 of a fresh file; None where too few products are scored.
+
+    ``blend`` are the outcomes of all out-of-fold rows, by models of the other ``folds``.
+    """
+    if len(np.unique(blend.product[curve.scored])) < MIN_SCORED_PRODUCTS:
+        return None
     scored, replicates, truth = curve.scored, curve.replicates, blend.truth
     rows = replicates.count(blend, scored)
 
@@ -35,20 +45,26 @@ def estimate_catalog_scores(curve: LearningCurve, blend: Outcomes, folds: int) -
         return wrong
 
     # Errors of a model of all rows over those of a model of the other folds.
-    fall = (1 - 1 / folds) ** curve.exponent([share_wrong(point.outcomes) for point in curve.points])
+    factor = (1 - 1 / folds) ** curve.exponent([share_wrong(point.outcomes) for point in curve.points])
     known, unknown = np.unique(truth[scored]), np.unique(truth[~scored])
     donors = _fewest_products(blend, known)
     recall, f1 = _by_class(blend, scored, replicates, known)
-    with np.errstate(invalid="ignore"):
-        of_donors = [np.nan_to_num(np.nanmean(values[:, donors], axis=1)) for values in (recall, f1)]
-    accuracy = replicates.count(blend, scored & blend.right) / rows
-    macro_f1 = np.nanmean(f1, axis=1)
+    accuracy, macro_f1 = replicates.count(blend, scored & blend.right) / rows, _mean(f1, np.zeros(len(f1)))
     row_odds, class_odds = (~scored).sum() / scored.sum(), len(unknown) / len(known)
+    predicted = partial(_predicted, factor=factor, weight=replicates.unscored, products=len(np.unique(blend.product[scored])))
     return CatalogScores(
-        accuracy=_predicted(accuracy, fall, of_donors[0], float(row_odds), replicates.unscored),
-        macro_f1=_predicted(macro_f1, fall, of_donors[1], class_odds, replicates.unscored),
+        accuracy=predicted(accuracy, donors=_mean(recall[:, donors], accuracy), odds=float(row_odds)),
+        macro_f1=predicted(macro_f1, donors=_mean(f1[:, donors], macro_f1), odds=class_odds),
+        products=blend.products,
         unscored_categories=len(unknown),
     )
+
+
+def _mean(values: DoubleArray, otherwise: DoubleArray) -> DoubleArray:
+    """The mean over the classes that a replicate has *(replicates,)*, of ``values`` *(replicates, classes)*, or ``otherwise``."""
+    there = ~np.isnan(values)
+    means: DoubleArray = np.where(there.any(1), np.where(there, values, 0).sum(1) / np.maximum(there.sum(1), 1), otherwise)
+    return means
 
 
 def _fewest_products(outcomes: Outcomes, classes: IntArray) -> IntArray:
@@ -76,20 +92,19 @@ def _by_class(outcomes: Outcomes, scored: BoolArray, replicates: Replicates, cla
     return recall, f1
 
 
-def _predicted(scored: DoubleArray, fall: DoubleArray, donors: DoubleArray, odds: float, weight: DoubleArray) -> Estimate:
+def _predicted(
+    scored: DoubleArray, *, factor: DoubleArray, donors: DoubleArray, odds: float, weight: DoubleArray, products: int
+) -> Estimate:
     """A score of a fresh file, from replicates *(replicates,)* of which the first is the rows themselves.
 
-    ``scored`` is the score of scored rows or categories, ``fall`` what its errors are multiplied by, ``donors`` the score of those that are
-    not scored, of which there are ``odds`` for each scored one, counted by ``weight``.
+    ``scored`` is the score of scored rows or categories, of so many ``products``; its errors are multiplied by ``factor``. ``donors`` is
+    the score of those that are not scored, of which there are ``odds`` for each scored one, counted by ``weight``.
     """
 
-    def mixed(scored: DoubleArray, fall: DoubleArray | float, donors: DoubleArray, weight: DoubleArray | float) -> DoubleArray:
-        mean: DoubleArray = (1 - (1 - scored) * fall + weight * odds * donors) / (1 + weight * odds)
+    def mixed(factor: DoubleArray | float, weight: DoubleArray | float) -> DoubleArray:
+        mean: DoubleArray = (1 - (1 - scored) * factor + weight * odds * donors) / (1 + weight * odds)
         return mean
 
-    replicates = mixed(scored, fall, donors, weight)
-    samples = mixed(scored, fall[0], donors, weight[0])
+    replicates, samples = mixed(factor, weight), mixed(factor[0], weight[0])
     fresh = replicates[1:] + np.roll(samples[1:] - samples[0], len(samples) // 2)
-    low, high = np.clip(np.quantile(fresh, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)), 0, 1)
-    value = float(replicates[0])
-    return Estimate(value=value, low=min(float(low), value), high=max(float(high), value))
+    return estimate_interval(float(replicates[0]), np.clip(fresh, 0, 1), products)

@@ -98,7 +98,7 @@ def evaluate_rows(
         calibration={
             name: measure_calibration(
                 blend_logits(values[scored], linear, blend_calibration.blend),
-                by_variant[name]["blend"][scored],
+                (exact if name == variant else by_variant[name]["blend"])[scored],
                 truth,
                 blend_calibration.confidences[name],
             )

@@ -6,17 +6,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from scipy import special
 
+from catcli.adapter.manifest import BlendWeights
 from catcli.adapter.parquet import HASH_TYPE, TEXT_TYPE, column_names, logits_type, matrix_type, read_columns, write_columns
 from catcli.arrays import BoolArray, FloatArray, IntArray
 from catcli.data.dataset.categories import UNKNOWN, Categories
 from catcli.errors import AdapterError
+from catcli.evaluation.blend import blend_logits
 from catcli.evaluation.fold_roles import FoldRoles
 
 MAX_ROWS = 1_000_000
@@ -26,7 +28,10 @@ MAX_LOGITS = 40_000_000
 """Rows times categories, of both parts together, that no fit has."""
 
 STORED_CLASSES = 20
-"""Categories of each row whose logits are stored: the true one, and those that come first by either model."""
+"""Categories of each row whose logits are stored: the true one, and those that come first by both models or by either."""
+
+CHUNK_ROWS = 1_000
+"""Rows that are packed at once: some arrays of all their logits are held besides."""
 
 SMALLEST = -60_000.0
 """The smallest difference of logits that a float16 is given."""
@@ -70,20 +75,20 @@ class HeldOutRows:
         folds = np.array([int(fold or 0) for fold, _, _ in fields], np.int64)
         return FoldRoles(folds, *(np.array([not flag[number] for flag in fields]) for number in (1, 2)))
 
-    def save(self, file: Path, names: Sequence[str]) -> None:
+    def save(self, file: Path, names: Sequence[str], blend: BlendWeights) -> None:
         """As Parquet, categories by name, of each row the logits of `STORED_CLASSES` categories and what stands for the others.
 
-        So the file stays small however many categories there are. Logits are less than the row's largest one, and float16.
+        So the file stays small however many categories there are. Logits are less than the row's largest one, and float16. ``blend`` says
+        which categories come first where both models are blended, so that its labels are those of all logits.
         """
-        stored = _first_classes(self.lora, self.linear, self.classes)
+        chunks = [slice(start, start + CHUNK_ROWS) for start in range(0, len(self.texts), CHUNK_ROWS)]
+        packed = [_packed(self.lora[rows], self.linear[rows], self.classes[rows], blend) for rows in chunks]
         write_columns(
             file,
             {"text": self.texts, "part": self.parts, "category": [names[number] for number in self.classes]},
             {
                 "product": self.products,
-                "classes": stored.astype(np.int32),
-                "lora_logits": _packed(self.lora, stored),
-                "linear_logits": _packed(self.linear, stored),
+                **{name: np.concatenate([part[name] for part in packed]) for name in ("classes", "lora_logits", "linear_logits")},
             },
         )
 
@@ -132,27 +137,47 @@ class HeldOutRows:
         return self.part("test") if roles is None else self.take(roles.scored)
 
 
-def _first_classes(lora: FloatArray, linear: FloatArray, truth: IntArray) -> IntArray:
-    """The classes *(rows, classes stored)* that come first by either model, and the true one, rising."""
-    places = np.broadcast_to(np.arange(lora.shape[1]), lora.shape)
-    rank = np.full(lora.shape, lora.shape[1])
-    for logits in (lora, linear):
-        order = np.argsort(-logits, axis=1, kind="stable")
+def _packed(lora: FloatArray, linear: FloatArray, truth: IntArray, blend: BlendWeights) -> dict[str, npt.NDArray[Any]]:
+    """The columns of rows: the classes *(rows, classes stored)* and each model's logits of them *(rows, classes stored + 1)*.
+
+    The last logit stands for each of the other classes: it has as much probability as their mean, and less where one of them would come
+    before the blend's best.
+    """
+    scores = blend_logits(lora, linear, blend)
+    stored = _first_classes((scores, lora, linear), truth)
+    below = [logits - logits.max(1, keepdims=True) for logits in (lora, linear)]
+    values = [np.concatenate((np.take_along_axis(logits, stored, 1), _mean_of_others(logits, stored)), 1) for logits in below]
+    if stored.shape[1] < lora.shape[1]:
+        offset = np.broadcast_to(np.asarray(blend.offset or np.zeros(lora.shape[1]), np.float32), lora.shape).copy()
+        best = (blend.lora * below[0] + blend.linear * below[1] + offset).max(1)
+        np.put_along_axis(offset, stored, -np.inf, 1)
+        others = blend.lora * values[0][:, -1] + blend.linear * values[1][:, -1] + offset.max(1)
+        excess = np.maximum(others - best + 1e-2, 0) / max(blend.lora + blend.linear, 1e-6)
+        for model in values:
+            model[:, -1] -= excess
+    lora_logits, linear_logits = (np.maximum(model, SMALLEST).astype(np.float16) for model in values)
+    return {"classes": stored.astype(np.int32), "lora_logits": lora_logits, "linear_logits": linear_logits}
+
+
+def _first_classes(scores: Sequence[FloatArray], truth: IntArray) -> IntArray:
+    """The classes *(rows, classes stored)* that come first by any of the ``scores``, each *(rows, classes)*, and the true one, rising."""
+    places = np.broadcast_to(np.arange(scores[0].shape[1]), scores[0].shape)
+    rank = np.full(places.shape, places.shape[1])
+    for values in scores:
+        order = np.argsort(-values, axis=1, kind="stable")
         np.put_along_axis(rank, order, np.minimum(np.take_along_axis(rank, order, 1), places), 1)
     rank[np.arange(len(truth)), truth] = -1
     return np.sort(np.argsort(rank, axis=1, kind="stable")[:, :STORED_CLASSES], axis=1)
 
 
-def _packed(logits: FloatArray, stored: IntArray) -> npt.NDArray[np.float16]:
-    """Logits *(rows, classes stored + 1)* less the row's largest; the last has as much probability as the mean of the other classes."""
-    below = logits - logits.max(1, keepdims=True)
-    values = np.zeros((len(logits), stored.shape[1] + 1), np.float32)
-    values[:, :-1] = np.take_along_axis(below, stored, 1)
+def _mean_of_others(logits: FloatArray, stored: IntArray) -> FloatArray:
+    """The logit *(rows, 1)* with the mean probability of the classes that are not ``stored``; 0 where all are."""
     others = logits.shape[1] - stored.shape[1]
-    if others:
-        np.put_along_axis(below, stored, -np.inf, 1)
-        values[:, -1] = special.logsumexp(below, axis=1) - np.log(others)
-    return np.maximum(values, SMALLEST).astype(np.float16)
+    if not others:
+        return np.zeros((len(logits), 1), np.float32)
+    left = logits.copy()
+    np.put_along_axis(left, stored, -np.inf, 1)
+    return np.asarray(special.logsumexp(left, axis=1, keepdims=True) - np.log(others), np.float32)
 
 
 def _unpacked(values: npt.NDArray[np.float16], stored: npt.NDArray[np.int32], count: int) -> FloatArray:

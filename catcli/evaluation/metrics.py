@@ -191,6 +191,8 @@ class CatalogScores(Numbers):
     """Share of rows labeled right."""
     macro_f1: Estimate
     """Mean F1 over its categories."""
+    products: int
+    """Products of the file."""
     unscored_categories: int
     """Categories with products in one fold only, which are not scored; theirs are taken to be the scores of the smallest that are."""
 
@@ -252,7 +254,7 @@ class Evaluation(Numbers):
     against_lora: Comparison
     """The blend beside LoRA's model alone."""
     calibration: Mapping[Variant, Calibration]
-    """Of the blend, for each form of the model that can serve."""
+    """Of the blend where both models label every row, for each form of the model that can serve."""
     promises: tuple[MeasuredThreshold, ...]
     """Thresholds for selective prediction (predict --precision)."""
     category_promises: tuple[MeasuredCategoryThresholds, ...]

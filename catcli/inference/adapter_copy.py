@@ -8,7 +8,7 @@ from pathlib import Path
 
 from catcli.adapter import signing
 from catcli.adapter.folder import Adapter, load_adapter
-from catcli.adapter.manifest import Variant
+from catcli.adapter.manifest import FORMAT, Variant
 from catcli.adapter.store import find_adapter
 from catcli.adapter.writer import adapter_draft, check_target
 from catcli.arrays import FloatArray
@@ -46,7 +46,7 @@ def copy_adapter(name: str, output: Path, *, without_rows: bool = False, key: Pa
                 shutil.copyfile(adapter.file(file), draft.folder / file)
         if without_rows:
             _write_without_rows(adapter, draft.folder)
-        draft.manifest = adapter.manifest
+        draft.manifest = adapter.manifest.model_copy(update={"format": FORMAT} if without_rows else {})
         if private is not None:
             draft.finish = lambda folder: signing.sign_adapter(folder, private)
     log_event("exported", bytes=size, adapter=adapter.fingerprint, folder=str(output))
@@ -56,7 +56,7 @@ def copy_adapter(name: str, output: Path, *, without_rows: bool = False, key: Pa
 def _write_without_rows(adapter: Adapter, folder: Path) -> None:
     manifest = adapter.manifest
     heldout = HeldOutRows.load(adapter.file("heldout.parquet"), manifest.categories)
-    replace(heldout, texts=[""] * len(heldout.texts)).save(folder / "heldout.parquet", manifest.categories)
+    replace(heldout, texts=[""] * len(heldout.texts)).save(folder / "heldout.parquet", manifest.categories, manifest.blend)
     texts, logits = manifest.categories[:PROBE_ROWS], dict[Variant, FloatArray]()
     for variant in manifest.variants:
         # Loaded as predict does, vetted and tried out: what is written has to be what the adapter computes.

@@ -28,6 +28,7 @@ def predict_fingerprint(job: PredictJob) -> dict[str, str]:
     options = replace(
         job.options, output="", previous=None, resume=False, no_clobber=False, adapter=None, workers=None, engine="local", trusted_key=()
     )
+    options = replace(options, exact=False, max_change=options.allowed_change)
     options = replace(options, input_format=None, delimiter=None, encoding=None, on_bad_row="stop")
     facts = {
         "the catalog": canonical_json([files, source]),

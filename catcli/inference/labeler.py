@@ -135,6 +135,7 @@ class Labeler:
         self.variant, self._session = self._open(adapter, device, variant, probe)
         self._confidence = manifest.variants[self.variant].confidence
         self.cascade = manifest.variants[self.variant].cascade(max_change)
+        self._linear.logits(["a text"])  # its tables are made once, not by every thread
 
     def _open(self, adapter: Adapter, device: str, requested: str, probe: StoredColumns) -> tuple[Variant, Session]:
         """The session of the fastest variant that gives here what it gave where the adapter was made."""

@@ -109,6 +109,10 @@ def open_job(catalog: Sequence[str], options: PredictOptions, *, engine: Engine 
         for note in used.notes:
             LOGGER.warning(note)
         LOGGER.debug(f"adapter {adapter.folder}, {used.variant} on {used.provider}, ready in {time.perf_counter() - started:.2f} s")
+        if options.max_change and used.cascade is None:
+            LOGGER.info(
+                f"--max-change {options.max_change:g}: {adapter.folder} has no cascade that changes so few; both models label all rows"
+            )
         batches = with_notes(source.batches(rows_per_batch(used.texts_per_call)))
         first = next(batches)
         plan = _accepting(_plan(source, first, adapter, options, output_format), adapter, used, options)
@@ -318,12 +322,13 @@ def _warn(summary: PredictSummary, job: PredictJob, bad_rows: str) -> None:
             f"{summary.cut:,} of {summary.labeled:,} different texts have more than the {tokens} tokens that are read; the rest is cut."
         )
     cascade = job.engine.cascade
-    if cascade is not None and summary.checked and summary.changed_share()[1] > cascade.max_change:
+    allowed = job.options.allowed_change
+    if cascade is not None and summary.checked and summary.changed_share()[1] > allowed:
         share, low, high = summary.changed_share()
         LOGGER.warning(
-            f"the catalog is unlike the labeled products: the linear model alone gives {per_cent(share)} of texts (95 % interval "
-            f"{per_cent(low)} to {per_cent(high)}) another category than both models, more than the {per_cent(cascade.max_change)} of "
-            "--max-change; --exact labels all by both."
+            f"the catalog is unlike the labeled products: the linear model alone gives {per_cent(share, 2)} of texts (95 % interval "
+            f"{per_cent(low, 2)} to {per_cent(high, 2)}) another category than both models, more than --max-change {allowed:g}; --exact "
+            "labels all by both."
         )
     if summary.short:
         LOGGER.warning(f"{count_noun(summary.short, 'row')} with fewer cells than the header; the missing ones are read as empty.")

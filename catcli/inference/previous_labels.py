@@ -64,8 +64,8 @@ def load_previous_labels(file: str, engine: Engine, plan: LabelingPlan) -> Previ
     same = float(((now.classes[:, 0] == before[:, 0]) & close).mean())
     if same < MIN_AGREEMENT:
         LOGGER.warning(
-            f"--previous {source.name} was labeled by another adapter or from other text: {same:.0%} of {len(sample)} rows tried "
-            "again come out alike; all rows are labeled"
+            f"--previous {source.name} was labeled by another adapter, from other text or with another --max-change: {same:.0%} of "
+            f"{len(sample)} rows tried again come out alike; all rows are labeled"
         )
         return None
     return previous

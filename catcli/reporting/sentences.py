@@ -44,9 +44,7 @@ def catalog_scores(metrics: FitMetrics) -> str:
         f"{title} {score.value:.3f} (95 % interval {score.low:.3f} to {score.high:.3f})"
         for title, score in (("accuracy", expected.accuracy), ("macro F1", expected.macro_f1))
     )
-    sentence = (
-        f"A fresh file of {count_noun(metrics.scored_products, 'product')}, labeled by the saved model, is expected to show {scores}."
-    )
+    sentence = f"A fresh file of {count_noun(expected.products, 'product')}, labeled by the saved model, is expected to show {scores}."
     if not expected.unscored_categories:
         return sentence
     counted = "category that is not scored counts" if expected.unscored_categories == 1 else "categories that are not scored count"
@@ -59,7 +57,7 @@ def cascade(evaluation: Evaluation) -> str:
     if scores is None:
         return ""
     return (
-        f"{per_cent(scores.decided)} of rows are decided by the linear model alone. So {per_cent(scores.changed)} of rows get another "
+        f"{per_cent(scores.decided)} of rows are decided by the linear model alone. So {per_cent(scores.changed, 2)} of rows get another "
         f"category than by both models (--exact), whose accuracy is {scores.exact_accuracy:.3f}."
     )
 
@@ -71,9 +69,9 @@ def rows_needed(metrics: FitMetrics) -> str:
     for needed in metrics.rows_needed:
         if accepted.get(needed.precision, 0.0) >= needed.coverage or needed.high == 0:
             continue
-        limit = f"more than {round((MAX_FACTOR - 1) * metrics.rows.labeled, -3):,.0f}"
+        limit = f"more than {int((MAX_FACTOR - 1) * metrics.rows.labeled):,}"
         rows, low, high = (limit if count is None else f"{count:,}" for count in (needed.rows, needed.low, needed.high))
-        parts.append(f"at {needed.precision:.0%} {rows}" + (f" ({low} to {high})" if low != rows or high != rows else ""))
+        parts.append(f"at {100 * needed.precision:.0f} % {rows}" + (f" ({low} to {high})" if low != rows or high != rows else ""))
     if not parts:
         return ""
     return (

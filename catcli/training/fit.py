@@ -332,7 +332,7 @@ def _expect(setup: Setup, linear: LinearResult, rows: ScoredRows, blend: Outcome
     from catcli.evaluation.learning_curve import LearningCurve, find_rows_needed
 
     split, roles = setup.split, rows.roles
-    if roles is None or not isinstance(split, FoldSplit):
+    if roles is None or not isinstance(split, FoldSplit) or not linear.smaller:
         return None, ()
     logits = [(1 - 1 / split.count, linear.logits), *((model.share, model.logits) for model in linear.smaller)]
     curve = LearningCurve.of(logits, rows.truth, rows.products, roles, len(setup.rows))
@@ -400,7 +400,7 @@ def _write(
         lora=models.logits[models.exported.ships],
         linear=models.linear.logits,
     )
-    held_out.save(draft.folder / "heldout.parquet", names)
+    held_out.save(draft.folder / "heldout.parquet", names, models.blend.blend)
     save_probe(draft.folder / "probe.parquet", models.exported.probe_texts, models.exported.probe)
     models.linear.model.save(draft.folder / "linear.safetensors")
     for name, text in {

@@ -28,6 +28,9 @@ MAX_LINEAR_CHARACTERS = 12_000_000
 TIMED_LINEAR_ROWS = 2_000
 """Rows on which the linear model is timed before a time budget is shared out."""
 
+MIN_CURVE_PRODUCTS = 16
+"""Products below which a learning curve would be of models of one or two."""
+
 MAX_RANDOM_SPLIT_ROWS = 6_000
 """Rows that the linear model learns from, at most, where a split by product is compared with one at random."""
 
@@ -127,6 +130,8 @@ class LinearTraining:
         """Each fold scored by models of halves and quarters of the other folds' products; two of each, since one says little."""
         products = np.unique(np.array(self._setup.labeled.keys, dtype=object), return_inverse=True)[1]
         quarter = np.random.default_rng(self._recipe.split_seed).permutation(products.max() + 1)[products] % 4
+        if products.max() < MIN_CURVE_PRODUCTS:
+            return ()
         parts = (quarter < 2, quarter >= 2, quarter == 0, quarter == 2)
         return tuple(SmallerModel(float(part.mean()) * (1 - 1 / split.count), self.fold_logits(split, part)) for part in parts)
 

@@ -93,6 +93,7 @@ def of_linear(train: pl.DataFrame, test: pl.DataFrame, name: str, folds: int, se
         curve = LearningCurve.of(logits_by_share, truth, products, roles, len(classes))
         tested = Outcomes.of(unseen, truth, products)
         catalog = estimate_catalog_scores(curve, tested, folds)
+        assert catalog is not None
         needed, scores = find_rows_needed(curve, tested), {"accuracy": catalog.accuracy, "macro_f1": catalog.macro_f1}
     else:
         tested = Outcomes.of(unseen[scored], truth[scored], products[scored])
