@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +139,12 @@ def test_a_gpu_that_is_hidden_is_not_there(monkeypatch: pytest.MonkeyPatch, hidd
     assert has_gpu()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
     assert not has_gpu()
+
+
+@pytest.mark.parametrize("asked", [None, "ACTIVE"])
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(asked: str | None) -> None:
+    inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment = inherited if asked is None else {**inherited, "OMP_WAIT_POLICY": asked}
+    code = "import os, sys, catcli.__main__; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == [asked or "PASSIVE", "False"]

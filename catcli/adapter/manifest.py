@@ -80,7 +80,7 @@ class Threshold(_Section):
             "too few rows to test" if self.best is None else f"the most confident rows that were tested are {per_cent(self.best)} right"
         )
         if self.missing is None:
-            return f"{tested}; more rows alone would not reach it"
+            return f"{tested}; no number of products that are as often right would show it"
         return f"{tested}; label at least {count_noun(self.missing, 'more product')} to find this threshold"
 
 

@@ -15,6 +15,9 @@ from catcli.cli.options import Catalog, Flags, Json
 from catcli.errors import UsageError
 from catcli.inference.predict_options import PredictOptions
 
+MIN_CHECKED = 100
+"""Checked texts below which the share of changed ones says nothing."""
+
 if TYPE_CHECKING:
     from catcli.cli.console import Console
     from catcli.inference.dry_run import RunEstimate
@@ -129,7 +132,7 @@ def _cascade_outcome(summary: PredictSummary) -> str:
     from catcli.wording import count_noun, per_cent
 
     decided = f"{per_cent(summary.decided / summary.labeled)} of {count_noun(summary.labeled, 'text')} decided by the linear model alone"
-    if not summary.checked:
+    if summary.checked < MIN_CHECKED:
         return decided
     share, low, high = summary.changed_share()
     return (
