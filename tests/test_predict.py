@@ -228,7 +228,7 @@ def test_an_output_of_another_adapter_is_not_taken_over(
     pl.read_csv(labeled, infer_schema=False).with_columns(pl.col(CONFIDENCE).cast(pl.Float64) / 2).write_csv(tmp_path / "other.csv")
     summary = predict([str(catalog)], PredictOptions(str(labeled), shop.adapter, previous=str(tmp_path / "other.csv")))
     assert summary.taken_over == 0
-    assert "was labeled by another adapter or from other text" in caplog.text
+    assert "was labeled by another adapter, from other text or with another --max-change" in caplog.text
     with pytest.raises(ProductsError, match="has no column 'predicted_category'; it has to be an output of catcli predict"):
         predict([str(catalog)], PredictOptions(str(labeled), shop.adapter, previous=str(catalog)))
     with pytest.raises(UsageError, match="--previous takes over one category a row"):

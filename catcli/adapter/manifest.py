@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from typing import Annotated, Literal, Self
 
@@ -131,7 +132,7 @@ class VariantInfo(_Section):
     data: tuple[FileName, ...] = ()
     thresholds: tuple[Threshold, ...] = ()
     category_thresholds: tuple[CategoryThresholds, ...] = ()
-    cascades: tuple[Cascade, ...] = ()
+    cascades: Annotated[tuple[Cascade, ...], Field(exclude_if=operator.not_)] = ()  # a copy of an older adapter has its bytes
 
     def cascade(self, max_change: float) -> Cascade | None:
         """The cascade that changes the most rows, ``max_change`` of them at most; None where there is none."""

@@ -113,7 +113,7 @@ def _show(summary: PredictSummary, job: PredictJob, as_json: bool, console: Cons
         return
     console.info(f"{count_noun(summary.rows, 'row')} labeled in {summary.seconds:.1f} s ({speed:,.0f} rows/s, {engine.description})")
     if engine.cascade is not None and summary.labeled:
-        console.info(_cascade_outcome(summary))
+        console.info(cascade_outcome(summary))
     if options.previous:
         labeled = summary.rows - summary.taken_over
         console.info(f"{count_noun(summary.taken_over, 'row')} taken over from {options.previous}, {labeled:,} labeled")
@@ -127,7 +127,7 @@ def _show(summary: PredictSummary, job: PredictJob, as_json: bool, console: Cons
         console.info(f"written: {options.output}")
 
 
-def _cascade_outcome(summary: PredictSummary) -> str:
+def cascade_outcome(summary: PredictSummary) -> str:
     """How many texts the linear model decided alone, and what the checked ones of them say of it."""
     from catcli.wording import count_noun, per_cent
 
