@@ -170,7 +170,7 @@ class Recipe(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _folds_are_refitted(self) -> Self:
+    def _folds_alone(self) -> Self:
         reasons = {
             "--no-refit": not self.refit and "of a model for each fold none could be saved",
             "--time-budget": self.time_budget and "a time budget pays for one holdout",

@@ -1,4 +1,4 @@
-"""The cascade: rows that the linear model decides alone, how they are found, served, counted and told of."""
+"""The cascade: rows that the linear model decides alone, how they are found, served, counted and reported."""
 
 from __future__ import annotations
 
@@ -115,9 +115,9 @@ def test_a_fold_s_confidences_are_calibrated_by_the_other_folds() -> None:
 def cascaded(folder: Path, margin: float, max_change: float = 0.005) -> Path:
     """The fixture with a cascade that decides from this margin on."""
     shutil.copytree(FIXTURE, folder)
-    told = json.loads((folder / "adapter.json").read_text())
-    told["format"] = FORMAT
-    for info in told["variants"].values():
+    facts = json.loads((folder / "adapter.json").read_text())
+    facts["format"] = FORMAT
+    for info in facts["variants"].values():
         info["cascades"] = [
             {
                 "max_change": max_change,
@@ -127,7 +127,7 @@ def cascaded(folder: Path, margin: float, max_change: float = 0.005) -> Path:
                 "thresholds": info["thresholds"],
             }
         ]
-    (folder / "adapter.json").write_text(json.dumps(told))
+    (folder / "adapter.json").write_text(json.dumps(facts))
     return folder
 
 
@@ -172,17 +172,17 @@ def test_a_run_says_what_the_linear_model_decided(tmp_path: Path, texts: list[st
     cascaded(tmp_path / "adapter", middle)
     pl.DataFrame({"title": texts}).write_csv(tmp_path / "catalog.csv")
     line = ["predict", "catalog.csv", "--adapter", "adapter", "--device", "cpu", "--variant", "fp32"]
-    told = catcli(*line, "-o", "out.csv", cwd=tmp_path, check=True).stderr
-    assert "of 600 texts decided by the linear model alone" in told
-    assert "both models labeled" not in told  # too few are checked to say more
+    shown = catcli(*line, "-o", "out.csv", cwd=tmp_path, check=True).stderr
+    assert "of 600 texts decided by the linear model alone" in shown
+    assert "both models labeled" not in shown  # too few are checked to say more
     facts = json.loads(catcli(*line, "-o", "out.csv", "--json", cwd=tmp_path, check=True).stdout)
     assert facts["max_change"] == 0.005
     assert 250 < facts["decided"] < 350
     exact = json.loads(catcli(*line, "-o", "exact.csv", "--exact", "--json", cwd=tmp_path, check=True).stdout)
     assert (exact["max_change"], exact["decided"]) == (0.0, 0)
     assert (tmp_path / "out.csv").read_bytes() != (tmp_path / "exact.csv").read_bytes()
-    told = catcli(*line, "-o", "none.csv", "--max-change", "0.001", cwd=tmp_path, check=True).stderr
-    assert "decided by the linear model alone" not in told
+    shown = catcli(*line, "-o", "none.csv", "--max-change", "0.001", cwd=tmp_path, check=True).stderr
+    assert "decided by the linear model alone" not in shown
     assert (tmp_path / "none.csv").read_bytes() == (tmp_path / "exact.csv").read_bytes()
     estimate = catcli(*line, "-o", "dry.csv", "--dry-run", cwd=tmp_path, check=True).stderr
     assert "of texts decided by the linear model alone" in estimate
@@ -319,8 +319,8 @@ def test_a_fit_finds_a_cascade_with_thresholds_of_its_own_and_scores_what_serves
     assert metrics.promises[0].threshold == cascade.thresholds[0].threshold
     view = report_held_out(fitted.adapter)
     assert view.outcomes.right.mean() == pytest.approx(metrics.blend.accuracy.value, abs=1e-6)
-    told = " ".join(catcli("report", "shop", cwd=tmp_path, check=True).stdout.split())
-    assert "of rows are decided by the linear model alone" in told
+    shown = " ".join(catcli("report", "shop", cwd=tmp_path, check=True).stdout.split())
+    assert "of rows are decided by the linear model alone" in shown
     assert "of rows are decided by the linear model alone" in (fitted.adapter.folder / "README.md").read_text()
     line = ["predict", "products.csv", "-o", "strict.csv", "--adapter", "shop", "--precision", "0.9", "--by-category", "--json"]
     assert json.loads(catcli(*line, cwd=tmp_path, check=True).stdout)["below"] < 720
@@ -348,7 +348,7 @@ def test_a_holdout_finds_a_cascade_by_validation_and_test_rows(tmp_path: Path) -
     assert fitted.metrics.catalog is None
 
 
-def test_the_share_of_changed_texts_is_told_with_its_interval() -> None:
+def test_the_share_of_changed_texts_is_shown_with_its_interval() -> None:
     summary = PredictSummary(labeled=100_000, decided=90_000, checked=700, changed=2)
     low, high = binomtest(2, 700).proportion_ci(0.95, "exact")
     assert summary.changed_share() == pytest.approx((0.9 * 2 / 700, 0.9 * low, 0.9 * high))

@@ -141,10 +141,10 @@ def test_a_gpu_that_is_hidden_is_not_there(monkeypatch: pytest.MonkeyPatch, hidd
     assert not has_gpu()
 
 
-@pytest.mark.parametrize("asked", [None, "ACTIVE"])
-def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(asked: str | None) -> None:
+@pytest.mark.parametrize("policy", [None, "ACTIVE"])
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(policy: str | None) -> None:
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    environment = inherited if asked is None else {**inherited, "OMP_WAIT_POLICY": asked}
+    environment = inherited if policy is None else {**inherited, "OMP_WAIT_POLICY": policy}
     code = "import os, sys, catcli.__main__; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert ran.stdout.split() == [asked or "PASSIVE", "False"]
+    assert ran.stdout.split() == [policy or "PASSIVE", "False"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from catcli.adapter.manifest import BlendWeights, CalibrationParameters
-from catcli.arrays import FloatArray
+from catcli.arrays import BoolArray, FloatArray
 
 
 def blend_logits(lora: FloatArray, linear: FloatArray, blend: BlendWeights) -> FloatArray:
@@ -24,6 +24,12 @@ def margins(logits: FloatArray) -> FloatArray:
     """How far the two largest of each row's logits *(rows, classes)* are apart *(rows,)*."""
     largest = np.partition(logits, -2, axis=1)[:, -2:]
     return np.asarray(largest[:, 1] - largest[:, 0], dtype=np.float32)
+
+
+def decided_alone(linear: FloatArray, margin: float) -> BoolArray:
+    """Which rows *(rows,)* the linear model decides alone, by its logits *(rows, classes)*."""
+    decided: BoolArray = margins(linear) >= np.float32(margin)
+    return decided
 
 
 def softmax(scores: FloatArray) -> FloatArray:

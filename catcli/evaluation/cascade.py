@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from catcli.adapter.manifest import CalibrationParameters, Cascade
 from catcli.arrays import BoolArray, FloatArray, IntArray
-from catcli.evaluation.blend import calibrate, margins
+from catcli.evaluation.blend import calibrate, decided_alone, margins
 from catcli.evaluation.bootstrap import Outcomes, lower_bound
 from catcli.evaluation.calibration import fit_calibration
 from catcli.evaluation.fold_roles import FoldRoles
 from catcli.evaluation.metrics import CascadeScores
-from catcli.evaluation.selective import RISK
+from catcli.evaluation.selective import RISK, one_row_each
 
 MAX_CHANGES = (0.001, 0.002, 0.005, 0.01, 0.02)
 """Shares of changed rows for which a fit looks for a cascade."""
@@ -31,12 +31,6 @@ MARGIN_STEP = 0.01
 
 MIN_DECIDED_ROWS = 50
 """Rows that the linear model decides, at least, for their confidences to be calibrated by them."""
-
-
-def decided_alone(linear: FloatArray, margin: float) -> BoolArray:
-    """Which rows *(rows,)* the linear model decides alone, by its logits *(rows, classes)*."""
-    decided: BoolArray = margins(linear) >= np.float32(margin)
-    return decided
 
 
 def find_margin(margin: FloatArray, changed: BoolArray, max_change: float, risk: float = RISK) -> tuple[float, float] | None:
@@ -69,8 +63,7 @@ def fit_cascades(
     ``linear`` are its logits and ``blend`` the probabilities of both models, each *(rows, classes)*, of rows that neither has seen; of each
     of the ``products`` *(rows,)* a random row is tested. Rows that are ``choosing`` calibrate, by their classes ``truth``.
     """
-    shuffled = np.random.default_rng(0).permutation(len(products))
-    rows = shuffled[np.unique(products[shuffled], return_index=True)[1]]
+    rows = one_row_each(products)
     margin, changed = margins(linear), linear.argmax(1) != blend.argmax(1)
     cascades = []
     for target in targets:
@@ -78,7 +71,7 @@ def fit_cascades(
         if shown is None:
             continue
         smallest, share = shown
-        confidence = _calibrated(linear, truth, choosing, margin >= np.float32(smallest))
+        confidence = _calibrated(linear, truth, choosing, decided_alone(linear, smallest))
         cascades.append(Cascade(max_change=target, margin=smallest, decided=share, confidence=confidence))
     return tuple(cascades)
 

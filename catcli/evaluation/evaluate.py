@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +15,18 @@ from catcli.config import DEFAULT_MAX_CHANGE, Method
 from catcli.evaluation.blend import blend_logits
 from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.calibration import BlendCalibration
-from catcli.evaluation.cascade import measure_cascade, serve
+from catcli.evaluation.cascade import fit_cascades, measure_cascade, serve
 from catcli.evaluation.fold_roles import FoldRoles
 from catcli.evaluation.metrics import Evaluation, UnknownCategory
 from catcli.evaluation.reliability import measure_calibration
 from catcli.evaluation.scores import ConflictCounts, compare_models, score_model
-from catcli.evaluation.selective import measure_category_thresholds, measure_threshold
+from catcli.evaluation.selective import (
+    ProductSample,
+    find_category_thresholds,
+    find_thresholds,
+    measure_category_thresholds,
+    measure_threshold,
+)
 
 
 @dataclass(frozen=True)
@@ -109,3 +116,26 @@ def evaluate_rows(
         category_promises=measure_category_thresholds((cascade or info).category_thresholds, tested, names, roles),
     )
     return EvaluatedRows(evaluation, all_probabilities["blend"], blend, tested)
+
+
+def variant_info(rows: ScoredRows, unseen: ScoredRows, calibration: BlendCalibration, variant: Variant, file: str) -> VariantInfo:
+    """A variant's calibration, the thresholds that validation rows or out-of-fold rows show, and the cascades that ``unseen`` rows show.
+
+    The first of the latter are ``rows``.
+    """
+    exact, count = unseen.probabilities(calibration, variant)["blend"], len(rows.truth)
+    choosing = np.arange(len(exact)) < count if rows.roles is None else rows.roles.choosing
+
+    def thresholds(probabilities: FloatArray) -> dict[str, Any]:
+        sample = ProductSample.of(rows.outcomes(probabilities))
+        return {"thresholds": find_thresholds(sample), "category_thresholds": find_category_thresholds(sample, rows.names)}
+
+    return VariantInfo(
+        file=file,
+        confidence=calibration.confidences[variant],
+        **thresholds(exact[:count]),
+        cascades=tuple(
+            cascade.model_copy(update=thresholds(rows.served(exact[:count], cascade)))
+            for cascade in fit_cascades(unseen.linear, exact, unseen.products, unseen.truth, choosing)
+        ),
+    )

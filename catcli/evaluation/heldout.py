@@ -143,16 +143,15 @@ def _packed(lora: FloatArray, linear: FloatArray, truth: IntArray, blend: BlendW
     The last logit stands for each of the other classes: it has as much probability as their mean, and less where one of them would come
     before the blend's best.
     """
-    scores = blend_logits(lora, linear, blend)
-    stored = _first_classes((scores, lora, linear), truth)
     below = [logits - logits.max(1, keepdims=True) for logits in (lora, linear)]
+    scores = blend_logits(below[0], below[1], blend)
+    stored = _first_classes((scores, *below), truth)
     values = [np.concatenate((np.take_along_axis(logits, stored, 1), _mean_of_others(logits, stored)), 1) for logits in below]
     if stored.shape[1] < lora.shape[1]:
         offset = np.broadcast_to(np.asarray(blend.offset or np.zeros(lora.shape[1]), np.float32), lora.shape).copy()
-        best = (blend.lora * below[0] + blend.linear * below[1] + offset).max(1)
         np.put_along_axis(offset, stored, -np.inf, 1)
         others = blend.lora * values[0][:, -1] + blend.linear * values[1][:, -1] + offset.max(1)
-        excess = np.maximum(others - best + 1e-2, 0) / max(blend.lora + blend.linear, 1e-6)
+        excess = np.maximum(others - scores.max(1) + 1e-2, 0) / max(blend.lora + blend.linear, 1e-6)
         for model in values:
             model[:, -1] -= excess
     lora_logits, linear_logits = (np.maximum(model, SMALLEST).astype(np.float16) for model in values)

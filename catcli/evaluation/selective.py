@@ -13,8 +13,10 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 from catcli.adapter.manifest import CategoryThresholds, Threshold
@@ -56,15 +58,23 @@ class ProductSample:
 
     @classmethod
     def of(cls, outcomes: Outcomes) -> ProductSample:
-        """A random row of every product: the first in a file may be of another kind than the rest, the shortest title say."""
-        shuffled = np.random.default_rng(0).permutation(len(outcomes.product))
-        rows = np.sort(shuffled[np.unique(outcomes.product[shuffled], return_index=True)[1]])
+        """A random row of every product."""
+        rows = one_row_each(outcomes.product)
         return cls(outcomes.confidence[rows], outcomes.right[rows], outcomes.predicted[rows])
 
     def of_class(self, number: int) -> ProductSample:
         """Those labeled with one class."""
         is_class = self.predicted == number
         return ProductSample(self.confidence[is_class], self.right[is_class], self.predicted[is_class])
+
+
+def one_row_each(products: npt.NDArray[np.integer[Any]]) -> IntArray:
+    """A random row of every one of ``products`` *(rows,)*, rising.
+
+    The first in a file may be of another kind than the rest, the shortest title say.
+    """
+    shuffled = np.random.default_rng(0).permutation(len(products))
+    return np.sort(shuffled[np.unique(products[shuffled], return_index=True)[1]])
 
 
 def find_threshold(sample: ProductSample, precision: float, risk: float = RISK) -> Threshold:

@@ -17,10 +17,10 @@ from catcli.adapter.folder import Adapter
 from catcli.adapter.manifest import Variant
 from catcli.adapter.parquet import TEXT_TYPE, StoredColumns, logits_type, read_columns, write_columns
 from catcli.adapter.vetting import check_model
-from catcli.arrays import FloatArray
+from catcli.arrays import BoolArray, FloatArray
 from catcli.config import DEFAULT_MAX_CHANGE
 from catcli.errors import AdapterError, name_list
-from catcli.evaluation.blend import blend_logits, calibrate, margins
+from catcli.evaluation.blend import blend_logits, calibrate, decided_alone
 from catcli.inference.cuda import has_cuda
 from catcli.inference.ngrams import LinearModel
 from catcli.inference.sandbox import check_adapter, start_check
@@ -204,6 +204,12 @@ class Labeler:
         """Logits *(texts, classes)* of the linear model."""
         return self._linear.logits(texts)
 
+    def decided(self, texts: Sequence[str]) -> BoolArray:
+        """Which texts *(texts,)* the linear model decides alone."""
+        if self.cascade is None:
+            return np.zeros(len(texts), np.bool_)
+        return decided_alone(self.linear(texts), self.cascade.margin)
+
     def logits(self, texts: Sequence[str]) -> ModelLogits:
         """Logits of both models for ``texts``."""
         return ModelLogits(self.lora(self.tokenize(texts)), self.linear(texts))
@@ -240,7 +246,7 @@ class Labeler:
         if self.cascade is None:
             probabilities, cut = self._both(texts, linear)
             return _Served(probabilities, Counter(cut=cut))
-        decided = margins(linear) >= np.float32(self.cascade.margin)
+        decided = decided_alone(linear, self.cascade.margin)
         sampled = decided & np.fromiter(
             (zlib.crc32(text.encode("utf-8", "surrogatepass")) % CHECKED_SHARE == 0 for text in texts), np.bool_
         )

@@ -321,10 +321,9 @@ def _warn(summary: PredictSummary, job: PredictJob, bad_rows: str) -> None:
         LOGGER.warning(
             f"{summary.cut:,} of {summary.labeled:,} different texts have more than the {tokens} tokens that are read; the rest is cut."
         )
-    cascade = job.engine.cascade
     allowed = job.options.allowed_change
-    if cascade is not None and summary.checked and summary.changed_share()[1] > allowed:
-        share, low, high = summary.changed_share()
+    share, low, high = summary.changed_share() if summary.checked else (0.0, 0.0, 0.0)
+    if low > allowed:
         LOGGER.warning(
             f"the catalog is unlike the labeled products: the linear model alone gives {per_cent(share, 2)} of texts (95 % interval "
             f"{per_cent(low, 2)} to {per_cent(high, 2)}) another category than both models, more than --max-change {allowed:g}; --exact "

@@ -54,7 +54,7 @@ def model_card(name: str, manifest: Manifest, metrics: FitMetrics, recipe: Recip
     versions = plain(", ".join(f"{package} {version}" for package, version in manifest.versions.items()))
     columns, title = ", ".join(map(code, manifest.text)), plain(name)
     compared = sentences.comparison(metrics.against_linear, metrics.method)
-    told = sentences.headline(metrics), sentences.catalog_scores(metrics), sentences.cascade(metrics), compared
+    summary = sentences.headline(metrics), sentences.catalog_scores(metrics), sentences.cascade(metrics), compared
     needed = sentences.rows_needed(metrics)
     epochs = "one epoch" if training.passes == 1 else f"{training.passes:.3g} epochs"
     return f"""---
@@ -72,7 +72,7 @@ Made by catcli {plain(manifest.versions.get("catcli", ""))} on {manifest.created
 |---|--:|--:|--:|
 {_scores(metrics)}
 
-{" ".join(filter(None, told))}
+{" ".join(filter(None, summary))}
 
 {_protocol(metrics, recipe)} {split}
 {_unscored(metrics)}

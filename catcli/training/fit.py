@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -258,7 +258,7 @@ def _export_after_holdout(
 
 def _measure(setup: Setup, models: FittedModels) -> tuple[FitMetrics, dict[Variant, VariantInfo]]:
     """The scores of the test rows or out-of-fold rows by the variant that ships, and for every variant its calibration and thresholds."""
-    from catcli.evaluation.evaluate import ScoredRows, evaluate_rows
+    from catcli.evaluation.evaluate import ScoredRows, evaluate_rows, variant_info
     from catcli.export.onnx_files import MODEL_FILES
     from catcli.models.device import peak_device_memory
     from catcli.training.linear_training import LinearTraining
@@ -273,11 +273,11 @@ def _measure(setup: Setup, models: FittedModels) -> tuple[FitMetrics, dict[Varia
 
     if isinstance(split, FoldSplit):
         # The same rows: each is judged by what the other folds chose.
-        choosing = test = held_out(slice(None), _roles(split))
+        choosing = test = unseen = held_out(slice(None), _roles(split))
     else:
         choosing, test = held_out(slice(0, len(split.validation))), held_out(slice(len(split.validation), None))
-    unseen = held_out(slice(None), choosing.roles)  # what a cascade changes needs no label: test rows may say it, too
-    variants = {variant: variant_info(choosing, models.blend, variant, MODEL_FILES[variant], unseen) for variant in models.logits}
+        unseen = held_out(slice(None))  # what a cascade changes needs no label: test rows may say it, too
+    variants = {variant: variant_info(choosing, unseen, models.blend, variant, MODEL_FILES[variant]) for variant in models.logits}
     conflicts = conflicting_labels(labeled.texts, labeled.classes)
     evaluated = evaluate_rows(test, exported.ships, models.blend, variants[exported.ships], conflicts)
     catalog, rows_needed = _expect(setup, linear, test, evaluated.tested)
@@ -332,39 +332,10 @@ def _expect(setup: Setup, linear: LinearResult, rows: ScoredRows, blend: Outcome
     from catcli.evaluation.learning_curve import LearningCurve, find_rows_needed
 
     split, roles = setup.split, rows.roles
-    if roles is None or not isinstance(split, FoldSplit) or not linear.smaller:
+    if roles is None or not isinstance(split, FoldSplit) or not linear.by_share:
         return None, ()
-    logits = [(1 - 1 / split.count, linear.logits), *((model.share, model.logits) for model in linear.smaller)]
-    curve = LearningCurve.of(logits, rows.truth, rows.products, roles, len(setup.rows))
+    curve = LearningCurve.of(linear.by_share, rows.truth, rows.products, roles, len(setup.rows))
     return estimate_catalog_scores(curve, blend, split.count), find_rows_needed(curve, blend)
-
-
-def variant_info(rows: ScoredRows, blend: BlendCalibration, variant: Variant, file: str, unseen: ScoredRows | None = None) -> VariantInfo:
-    """A variant's calibration, and the thresholds that validation rows or out-of-fold rows show; its cascades by ``unseen`` rows.
-
-    The first of these are ``rows``.
-    """
-    from catcli.evaluation.cascade import fit_cascades
-    from catcli.evaluation.selective import ProductSample, find_category_thresholds, find_thresholds
-
-    unseen = unseen or rows
-    exact = unseen.probabilities(blend, variant)["blend"]
-    first = np.arange(len(unseen.truth)) < len(rows.truth)
-    choosing = first if rows.roles is None else rows.roles.choosing
-
-    def thresholds(probabilities: FloatArray) -> dict[str, Any]:
-        sample = ProductSample.of(rows.outcomes(probabilities))
-        return {"thresholds": find_thresholds(sample), "category_thresholds": find_category_thresholds(sample, rows.names)}
-
-    return VariantInfo(
-        file=file,
-        confidence=blend.confidences[variant],
-        **thresholds(exact[first]),
-        cascades=tuple(
-            cascade.model_copy(update=thresholds(rows.served(exact[first], cascade)))
-            for cascade in fit_cascades(unseen.linear, exact, unseen.products, unseen.truth, choosing)
-        ),
-    )
 
 
 def _roles(split: FoldSplit) -> FoldRoles:

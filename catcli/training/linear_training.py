@@ -36,25 +36,18 @@ MAX_RANDOM_SPLIT_ROWS = 6_000
 
 
 @dataclass(frozen=True)
-class SmallerModel:
-    """Logits *(held-out rows, classes)* of models that have not seen the rows, and learned from this ``share`` of the labeled ones."""
-
-    share: float
-    logits: FloatArray
-
-
-@dataclass(frozen=True)
 class LinearResult:
     """``model`` ships; ``logits`` *(held-out rows, classes)* are of models that have not seen the rows.
 
-    ``out_of_fold`` are such logits of a holdout's training rows, ``smaller`` are of models of fewer rows than those of the folds.
+    ``out_of_fold`` are such logits of a holdout's training rows. ``by_share`` are logits of the folds' models, and of models of fewer rows,
+    each behind the share of the labeled rows that they learned from; nothing for a holdout, or where there are too few products.
     """
 
     model: LinearModel
     logits: FloatArray
     out_of_fold: OutOfFold
     seconds: float
-    smaller: tuple[SmallerModel, ...] = ()
+    by_share: tuple[tuple[float, FloatArray], ...] = ()
 
 
 class LinearTraining:
@@ -66,9 +59,10 @@ class LinearTraining:
     def train(self) -> LinearResult:
         """Fit the holdout model or those of the folds, score the held-out rows, and refit on all rows where the recipe says so."""
         started, setup = time.perf_counter(), self._setup
-        smaller: tuple[SmallerModel, ...] = ()
+        by_share: tuple[tuple[float, FloatArray], ...] = ()
         if isinstance(setup.split, FoldSplit):
-            logits, out_of_fold, smaller = self.fold_logits(setup.split), self._nothing, self.smaller_models(setup.split)
+            logits, out_of_fold = self.fold_logits(setup.split), self._nothing
+            by_share = self._by_share(setup.split, logits)
         else:
             model = self.fit(setup.split.train, "the linear model")
             logits, out_of_fold = model.logits(setup.held_out_texts), self.cross_fit()
@@ -79,8 +73,8 @@ class LinearTraining:
             shift = logit_adjustment(setup.shares, fit_scale(logits[: len(truth)], truth, out_of_fold))
             model, logits = replace(model, bias=model.bias + shift), logits + shift
             out_of_fold = (out_of_fold[0] + shift, out_of_fold[1])
-            smaller = tuple(replace(each, logits=each.logits + shift) for each in smaller)
-        return LinearResult(model, logits, out_of_fold, time.perf_counter() - started, smaller)
+            by_share = tuple((share, values + shift) for share, values in by_share)
+        return LinearResult(model, logits, out_of_fold, time.perf_counter() - started, by_share)
 
     def fit(self, rows: IntArray, stage: str) -> LinearModel:
         """Fit on ``rows``, or a sample of them, and on the categories' names."""
@@ -126,14 +120,14 @@ class LinearTraining:
             logits[inside] = model.logits([setup.rows.texts[row] for row in inside])
         return logits[split.held_out]
 
-    def smaller_models(self, split: FoldSplit) -> tuple[SmallerModel, ...]:
-        """Each fold scored by models of halves and quarters of the other folds' products; two of each, since one says little."""
+    def _by_share(self, split: FoldSplit, logits: FloatArray) -> tuple[tuple[float, FloatArray], ...]:
+        """``logits`` of the folds' models, and those of models of halves and quarters of their products; two of each: one says little."""
         products = np.unique(np.array(self._setup.labeled.keys, dtype=object), return_inverse=True)[1]
-        quarter = np.random.default_rng(self._recipe.split_seed).permutation(products.max() + 1)[products] % 4
         if products.max() < MIN_CURVE_PRODUCTS:
             return ()
-        parts = (quarter < 2, quarter >= 2, quarter == 0, quarter == 2)
-        return tuple(SmallerModel(float(part.mean()) * (1 - 1 / split.count), self.fold_logits(split, part)) for part in parts)
+        quarter = np.random.default_rng(self._recipe.split_seed).permutation(products.max() + 1)[products] % 4
+        parts, share = (quarter < 2, quarter >= 2, quarter == 0, quarter == 2), 1 - 1 / split.count
+        return ((share, logits), *((share * float(part.mean()), self.fold_logits(split, part)) for part in parts))
 
     @property
     def _nothing(self) -> OutOfFold:

@@ -88,9 +88,7 @@ def of_linear(train: pl.DataFrame, test: pl.DataFrame, name: str, folds: int, se
     products = labeled.products(parts.held_out)
     needed: Sequence[RowsNeeded] = ()
     if isinstance(parts, FoldSplit):
-        roles, logits_by_share = FoldRoles(fold, scored, choosing), [(1 - 1 / folds, logits)]
-        logits_by_share += [(model.share, model.logits) for model in linear.smaller]
-        curve = LearningCurve.of(logits_by_share, truth, products, roles, len(classes))
+        curve = LearningCurve.of(linear.by_share, truth, products, FoldRoles(fold, scored, choosing), len(classes))
         tested = Outcomes.of(unseen, truth, products)
         catalog = estimate_catalog_scores(curve, tested, folds)
         assert catalog is not None
@@ -122,7 +120,7 @@ def of_fit(train: pl.DataFrame, test: pl.DataFrame, seed: int, flags: Sequence[s
         if labeler.cascade is not None:
             exact = Labeler(adapter, "cpu", labeler.variant, max_change=0).probabilities(texts).argmax(1)
             cascade = {
-                "decided": labeler.label(texts).decided / len(texts),
+                "decided": float(labeler.decided(texts).mean()),
                 "changed": float((probabilities.argmax(1) != exact).mean()),
                 "exact_accuracy": float((exact == known).mean()),
             }

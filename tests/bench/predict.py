@@ -25,12 +25,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from catcli.adapter.folder import Adapter, load_adapter
 from catcli.cli.run.bench import TRANSFORMERS_ROWS, pipeline_of
-from catcli.evaluation.blend import margins
 from catcli.inference.engines import LocalEngine
 from catcli.inference.labeler import Labeler
 from catcli.inference.predict import predict
@@ -97,7 +95,7 @@ def speed(adapter: Adapter, texts: pl.DataFrame, rows: int, repeats: int, folder
     labels, exactly = (pl.read_parquet(folder / name)[PREDICTED] for name in ("out.parquet", "exact.parquet"))
     if labeler.cascade is None:
         return
-    decided = margins(labeler.linear(strings)) >= np.float32(labeler.cascade.margin)
+    decided = labeler.decided(strings)
     changed = (labels != exactly).to_numpy()
     print(f"  decided by the linear model alone: {decided.mean():.1%}; labels changed of these {(changed & decided).mean():.3%} of all")
     # Others change, too: int8 scales its numbers by the batch, and here a batch holds other rows.

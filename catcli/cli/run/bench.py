@@ -92,7 +92,7 @@ def bench(
         for name, count, run in _stages(frame, file, loaded, labeler, against):
             console.info(f"timing {name}")
             stages.append(_timed(name, count, run, repeats))
-        decided = labeler.label(row_texts(frame, frame.columns, loaded.manifest.prices)).decided / len(frame)
+        decided = float(labeler.decided(row_texts(frame, frame.columns, loaded.manifest.prices)).mean())
     speeds = Speeds(len(frame), labeler.variant, labeler.provider, startup, decided, tuple(stages))
     _show(speeds, as_json, console)
     return speeds
