@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from typer.testing import CliRunner
 
 from catcli.adapter.folder import load_adapter
 from catcli.adapter.manifest import READABLE_FORMATS
+from catcli.arrays import FloatArray
 from catcli.atomic import replace_folder, restore_folder
 from catcli.cli.main import app
 from catcli.errors import AdapterError, CatcliError, DeviceError
@@ -33,6 +36,7 @@ from catcli.inference.engines import LocalEngine
 from catcli.inference.labeler import Labeler
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
+from catcli.inference.tokens import TokenBatch
 
 pytestmark = pytest.mark.slow
 
@@ -65,12 +69,12 @@ def failing(monkeypatch: pytest.MonkeyPatch, fails: Callable[[np.ndarray[Any, An
         def __getattr__(self, name: str) -> object:
             return getattr(self._session, name)
 
-        def run(self, names: list[str], feeds: dict[str, np.ndarray[Any, Any]]) -> object:
+        def run(self, names: list[str], feeds: dict[str, np.ndarray[Any, Any]], options: object = None) -> object:
             ids = feeds["input_ids"]
             if fails(ids):
                 raise OutOfMemoryError(said)
             computed.append(len(ids))
-            return self._session.run(names, feeds)
+            return self._session.run(names, feeds, options)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Failing)
     return computed
@@ -96,10 +100,38 @@ def test_a_batch_that_memory_is_too_short_for_is_halved_and_said_once(
     assert ran.stderr.count("memory is too short for some batches, which are halved") == 1
 
 
+def test_halves_run_alone_and_a_text_gets_a_second_try_when_the_other_threads_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU of which other batches hold the memory: it is free again once they have ended."""
+    labeler = Labeler(load_adapter(FIXTURE), "cpu", batch_tokens=64)
+    real, running, alone = labeler._session._computed, set[int](), list[int]()
+    both_run = threading.Barrier(2, timeout=60)
+
+    def computed(batch: TokenBatch, *, shrink: bool = False) -> FloatArray:
+        if shrink:
+            alone.append(len(running))
+            return real(batch, shrink=shrink)
+        row = int(batch.rows[0])
+        running.add(row)
+        try:
+            both_run.wait()
+            if row:
+                return real(batch)
+            raise session._OutOfMemory("bad allocation")
+        finally:
+            running.remove(row)
+
+    monkeypatch.setattr(labeler._session, "_computed", computed)
+    batches = [TokenBatch(np.array([[101, 102]]), np.ones((1, 2), np.int64), np.array([row])) for row in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        shapes = [logits.shape for logits in pool.map(labeler._session.logits, batches)]
+    assert shapes == [(1, len(labeler.categories))] * 2
+    assert alone == [0]
+
+
 def test_memory_that_is_too_short_for_one_text_is_a_sentence(monkeypatch: pytest.MonkeyPatch, catalog: Path, tmp_path: Path) -> None:
     labeler = Labeler(load_adapter(FIXTURE), "cpu")
     monkeypatch.setattr(labeler._session, "_session", None)
-    monkeypatch.setattr(labeler._session, "_computed", lambda _: (_ for _ in ()).throw(session._OutOfMemory("bad allocation")))
+    monkeypatch.setattr(labeler._session, "_computed", lambda _, **__: (_ for _ in ()).throw(session._OutOfMemory("bad allocation")))
     with pytest.raises(
         CatcliError, match=r"memory is too short for one text of \d+ tokens on CPU.*; free some and run the same command again"
     ):

@@ -6,8 +6,8 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,38 @@ class _OutOfMemory(Exception):  # noqa: N818  (no error yet: the batch is halved
         self.surely = surely
 
 
+class _Turns:
+    """Calls that run at once, and one that runs alone after all that run have ended."""
+
+    def __init__(self) -> None:
+        self._changed, self._running, self._waiting = threading.Condition(), 0, 0
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Run beside others, after those that want to run alone."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting)
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Run while no other does."""
+        with self._changed:
+            self._waiting += 1
+            try:
+                self._changed.wait_for(lambda: not self._running)
+                yield
+            finally:
+                self._waiting -= 1
+                self._changed.notify_all()
+
+
 class Session:
     """One ONNX file, loaded; ``provider`` is what it really got."""
 
@@ -60,7 +92,7 @@ class Session:
             DeviceError: ``device`` is ``cuda`` and the session did not get it.
             AdapterError: ONNX Runtime cannot load the file.
         """
-        self._file, self._lock, self._halved, self._classes = file, threading.Lock(), 0, 0
+        self._file, self._lock, self._turns, self._halved, self._classes = file, threading.Lock(), _Turns(), 0, 0
         options = onnxruntime.SessionOptions()
         # One thread a batch and as many batches at once as there are cores: threads that share a batch of titles wait for one another at
         # every one of its hundred matrix products.
@@ -88,27 +120,40 @@ class Session:
     def logits(self, batch: TokenBatch) -> FloatArray:
         """Logits *(rows, classes)*, float32. Threads that call this at once each get a stream of the GPU's.
 
-        A batch that memory is too short for is computed in halves, and those to come are made smaller: see `halvings`.
+        A batch that memory is too short for is computed in halves, and those to come are made smaller: see `halvings`. Halves run alone,
+        and what ONNX Runtime's memory pool does not use goes back after each: it keeps what it once had, in pieces that a batch of
+        another size may not fit in, and what other threads hold is free when they have ended.
 
         Raises:
             DeviceError: the GPU failed.
             AdapterError: the model cannot be computed with these tokens.
             CatcliError: memory is too short for a single text.
         """
-        try:
+        with suppress(_OutOfMemory), self._turns.shared():
             return self._computed(batch)
-        except _OutOfMemory as error:
-            if len(batch.rows) == 1 and not error.surely:
-                raise self._failed(str(error)) from error
-            if len(batch.rows) == 1:
-                raise CatcliError(
-                    f"memory is too short for one text of {batch.ids.shape[1]} tokens on {self.provider} ({error}); free some and run the "
-                    "same command again."
-                ) from error
+        with self._turns.alone():
+            return self._in_halves(batch)
+
+    def _in_halves(self, batch: TokenBatch) -> FloatArray:
+        """Logits of a batch that memory was too short for; a single text is tried once more, with the pool emptied."""
+        pieces = batch.halves() if len(batch.rows) > 1 else [batch]
         with self._lock:
-            self._halved += 1
-            self.budget = max(1, min(self.budget, batch.ids.size // 2))
-        return np.concatenate([self.logits(half) for half in batch.halves()])
+            self._halved += len(pieces) - 1
+            self.budget = max(1, min(self.budget, batch.ids.size // len(pieces)))
+        return np.concatenate([self._alone(piece) for piece in pieces])
+
+    def _alone(self, batch: TokenBatch) -> FloatArray:
+        try:
+            return self._computed(batch, shrink=True)
+        except _OutOfMemory as error:
+            if len(batch.rows) > 1:
+                return self._in_halves(batch)
+            if not error.surely:
+                raise self._failed(str(error)) from error
+            raise CatcliError(
+                f"memory is too short for one text of {batch.ids.shape[1]} tokens on {self.provider} ({error}); free some and run the "
+                "same command again."
+            ) from error
 
     def halvings(self) -> int:
         """How many batches were halved since this was asked last."""
@@ -116,10 +161,15 @@ class Session:
             count, self._halved = self._halved, 0
         return count
 
-    def _computed(self, batch: TokenBatch) -> FloatArray:
-        feeds = {"input_ids": batch.ids, "attention_mask": batch.mask}
+    def _computed(self, batch: TokenBatch, *, shrink: bool = False) -> FloatArray:
+        """Logits of a batch; with ``shrink`` the memory pool gives back what it does not use, also where the batch fails."""
+        feeds, options = {"input_ids": batch.ids, "attention_mask": batch.mask}, None
+        gpu = self.provider == CUDA_PROVIDER
+        if shrink:
+            options = onnxruntime.RunOptions()
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "gpu:0" if gpu else "cpu:0")
         try:
-            logits = run_bound(self._session, feeds, "cuda") if self.provider == CUDA_PROVIDER else self._session.run(["logits"], feeds)[0]
+            logits = run_bound(self._session, feeds, "cuda", options) if gpu else self._session.run(["logits"], feeds, options)[0]
         except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
             raise self._told(error) from error
         self._check(logits, len(batch.rows))
@@ -183,7 +233,9 @@ def _open_session(file: Path, options: onnxruntime.SessionOptions, *, cuda: bool
         raise AdapterError(f"{file} cannot be loaded by ONNX Runtime: {reason(error)}; fit the adapter again.") from error
 
 
-def run_bound(session: onnxruntime.InferenceSession, feeds: Mapping[str, IntArray], device: str) -> FloatArray:
+def run_bound(
+    session: onnxruntime.InferenceSession, feeds: Mapping[str, IntArray], device: str, options: onnxruntime.RunOptions | None = None
+) -> FloatArray:
     """Logits by inputs and an output that are bound to the memory of ``device``, ``cuda`` or ``cpu``.
 
     Without it the ids and masks, which only the GPU reads, enter the graph in the host's memory, and it waits at a copy before each of
@@ -193,7 +245,7 @@ def run_bound(session: onnxruntime.InferenceSession, feeds: Mapping[str, IntArra
     for name, values in feeds.items():
         binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(values, device, 0))
     binding.bind_output("logits", device, 0)
-    session.run_with_iobinding(binding)
+    session.run_with_iobinding(binding, options)
     logits: FloatArray = binding.get_outputs()[0].numpy()
     return logits
 

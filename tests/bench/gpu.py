@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from catcli.adapter.folder import load_adapter
+from catcli.paths import hidden_path
 
 HERE = Path(__file__).parent
 
@@ -79,15 +80,15 @@ class Setting:
         return titles["title"].drop_nulls().unique(maintain_order=True).sample(fraction=1, shuffle=True, seed=0).to_list()
 
     def catalog(self, count: int, ending: str) -> Path:
-        """A file of so many different titles: real ones, and from the second round on with a number behind each."""
+        """A file of so many different products of flipkart: real ones, and from the second round on with a number behind each title."""
         import polars as pl
 
         file = self.out / f"titles-{count}.{ending}"
         if not file.exists():
-            titles = self.titles()
-            rounds = -(-count // len(titles))
-            many = [title if not number else f"{title} {number}" for number in range(rounds) for title in titles][:count]
-            frame = pl.DataFrame({"sku": pl.Series(range(count)), "title": many})
+            real = pl.read_parquet(self.data / "flipkart" / "train.parquet").drop("category").unique("title", maintain_order=True)
+            rounds = -(-count // len(real))
+            many = [real, *(real.with_columns(pl.col("title") + f" {number}") for number in range(1, rounds))]
+            frame = pl.concat(many).head(count).with_row_index("sku")
             frame.write_parquet(file) if ending == "parquet" else frame.write_csv(file)
         return file
 
@@ -269,8 +270,9 @@ def stages(setting: Setting) -> Facts:
 
 
 def predict(setting: Setting) -> Facts:
-    """File to file, different titles, and how much of the time the GPU computes."""
-    return measured(setting, setting.catalog(setting.rows(600_000), "parquet"))
+    """File to file, different titles, by default and by both models for all; how much of the time the GPU computes; what is decided."""
+    catalog = setting.catalog(setting.rows(600_000), "parquet")
+    return measured(setting, catalog) | measured(setting, catalog, "--exact")
 
 
 def workers(setting: Setting) -> Facts:
@@ -282,6 +284,36 @@ def workers(setting: Setting) -> Facts:
     return found | measured(setting, setting.catalog(setting.rows(200_000), "csv"))
 
 
+def processes(setting: Setting) -> Facts:
+    """Several runs of the command side by side, each over a file of its own: what one process cannot do. Start-up counts."""
+    import polars as pl
+
+    found: Facts = {}
+    whole = pl.read_parquet(setting.catalog(setting.rows(1_600_000), "parquet"))
+    for count in (1, 2, 4, 8) if not setting.rehearse else (2,):
+        for exact in (False, True):
+            size = len(whole) // 8
+            running, start = [], time.perf_counter()
+            for number in range(count):
+                catalog = setting.out / f"shard-{number}.parquet"
+                if not catalog.exists():
+                    whole.slice(number * size, size).write_parquet(catalog)
+                line = ["predict", catalog, "-o", setting.out / f"shard-{number}-labeled.parquet", "--adapter", setting.adapter]
+                line += ["--device", setting.device, "--json", "--workers", 2, *(["--exact"] if exact else [])]
+                command = [sys.executable, "-m", "catcli", *map(str, line)]
+                running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+            told = []
+            for process in running:
+                said, errors = process.communicate()
+                if process.returncode:
+                    raise SystemExit(f"{count} processes: {errors[-2000:]}")
+                told.append(json.loads(said))
+            seconds, name = time.perf_counter() - start, f"{count} processes{', --exact' if exact else ''}"
+            found[f"{name}: rows/s, the sum of what each says"] = round(sum(one["rows_per_second"] for one in told))
+            found[f"{name}: rows/s with start-up"] = round(count * size / seconds)
+    return found
+
+
 def measured(setting: Setting, catalog: Path, *options: object) -> Facts:
     """Rows a second of a run of the command, the seconds of all of it, and how much of them the GPU computes."""
     with utilization(setting) as busy:
@@ -291,6 +323,7 @@ def measured(setting: Setting, catalog: Path, *options: object) -> Facts:
         f"{name}: rows/s, {told['variant']} on {told['provider'][:4]}": round(told["rows_per_second"]),
         f"{name}: the whole command, s": round(told["wall"], 1),
         f"{name}: GPU busy": round(statistics.mean(busy or [0.0]), 2),
+        f"{name}: decided by the linear model alone": round(told["decided"] / told["rows"], 3),
     }
 
 
@@ -315,11 +348,9 @@ def training(setting: Setting) -> Facts:
     """Rows a second of the training loop, beside the usual way to fine-tune the same base."""
     found: Facts = {}
     train = setting.data / "pricerunner" / "train.parquet"
-    for dtype, size in (
-        (("bf16", 32), ("bf16", 256), ("bf16", 1024), ("fp32", 32), ("fp32", 256)) if not setting.rehearse else (("fp32", 32),)
-    ):
+    for dtype, size in (("bf16", 32), ("bf16", 256), ("bf16", 1024), ("fp32", 256)) if not setting.rehearse else (("fp32", 32),):
         line = [sys.executable, str(HERE / "fit_speed.py"), str(train), "--text", "title", "--device", setting.device, "--dtype", dtype]
-        line += ["--batch-size", str(size), "--rows", str(setting.rows(8_192) if not setting.rehearse else 64), "--repeats", "2"]
+        line += ["--batch-size", str(size), "--rows", str(setting.rows(4_096) if not setting.rehearse else 64), "--repeats", "2"]
         line += ["--peers", str(setting.peers if (dtype, size) == ("bf16", 32) else "none")]
         ran = subprocess.run(line, capture_output=True, text=True, check=False)
         if ran.returncode:
@@ -421,10 +452,13 @@ def kill(setting: Setting) -> Facts:
     """A run that is killed and goes on writes the bytes of one that was not."""
     catalog = setting.catalog(setting.rows(600_000), "parquet")
     whole, out = setting.out / "whole.csv", setting.out / "killed.csv"
-    told = setting.predict(catalog, whole)
+    setting.predict(catalog, whole)
     line = ["predict", catalog, "-o", out, "--adapter", setting.adapter, "--device", setting.device, "--allow-missing"]
+    journal = hidden_path(out, "catcli-parts") / "journal.jsonl"
     with subprocess.Popen([sys.executable, "-m", "catcli", *map(str, line)], stderr=subprocess.DEVNULL) as running:
-        time.sleep(told["wall"] * 0.7)
+        # Until a part is kept; a run that is done before is killed too late, which the line about kept rows shows.
+        while running.poll() is None and not (journal.exists() and journal.read_text().count("\n") > 1):
+            time.sleep(0.05)
         running.send_signal(signal.SIGKILL)
     early = out.exists()
     again = setting.predict(catalog, out, "--resume")
@@ -442,7 +476,7 @@ def limits(setting: Setting) -> Facts:
     import torch
 
     held = torch.empty(torch.cuda.mem_get_info()[0] - 1_500 * 2**20, dtype=torch.uint8, device="cuda")
-    told = setting.predict(catalog, out, "--batch-tokens", 1_000_000, "--workers", 6)
+    told = setting.predict(catalog, out, "--exact", "--batch-tokens", 1_000_000, "--workers", 6)
     found["1.5 GB of memory, 1,000,000 tokens a batch: halved"] = told["halved"]
     found["rows"] = told["rows"]
     held.zero_()
@@ -455,6 +489,7 @@ STEPS: dict[str, tuple[Callable[[Setting], Facts], int]] = {
     "fit": (fit, 180),
     "parity": (parity, 60),
     "predict": (predict, 90),
+    "processes": (processes, 180),
     "workers": (workers, 120),
     "stages": (stages, 40),
     "session": (session, 90),
