@@ -32,6 +32,7 @@ from catcli.atomic import replace_folder, restore_folder
 from catcli.cli.main import app
 from catcli.errors import AdapterError, CatcliError, DeviceError
 from catcli.inference import session
+from catcli.inference.cuda import CUDA_PROVIDER
 from catcli.inference.engines import LocalEngine
 from catcli.inference.labeler import Labeler
 from catcli.inference.predict import predict
@@ -126,6 +127,43 @@ def test_halves_run_alone_and_a_text_gets_a_second_try_when_the_other_threads_ha
         shapes = [logits.shape for logits in pool.map(labeler._session.logits, batches)]
     assert shapes == [(1, len(labeler.categories))] * 2
     assert alone == [0]
+
+
+def test_a_session_on_a_gpu_is_opened_again_for_one_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU is played by the CPU: what a session that ran out of memory holds is never free, and a new one has room for 16 texts."""
+    labeler, opened = Labeler(load_adapter(FIXTURE), "cpu"), list[object]()
+    first, real_bound, real_open = labeler._session._session, session.run_bound, session._open_session
+
+    def bound(used: object, feeds: dict[str, np.ndarray[Any, Any]], device: str, *_: object) -> FloatArray:
+        assert device == "cuda"
+        if used is first or len(feeds["input_ids"]) > 16:
+            raise OutOfMemoryError("Failed to allocate memory for requested buffer of size 4096")
+        return real_bound(used, feeds, "cpu")
+
+    def reopened(file: Path, options: object, *, cuda: bool) -> tuple[object, str]:
+        assert cuda
+        assert not hasattr(labeler._session, "_session")  # its memory is free by now
+        opened.append(OnGpu(real_open(file, options, cuda=False)[0]))
+        return opened[-1], ""
+
+    class OnGpu:
+        def __init__(self, opened: object) -> None:
+            self._opened = opened
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._opened, name)
+
+        def get_providers(self) -> list[str]:
+            return [CUDA_PROVIDER, session.CPU_PROVIDER]
+
+    texts = tiny_products()["title"].to_list() * 4
+    expected = labeler.lora(labeler.tokenize(texts))
+    monkeypatch.setattr(labeler._session, "provider", CUDA_PROVIDER)
+    monkeypatch.setattr(labeler._session, "budget", 4096)
+    monkeypatch.setattr(session, "run_bound", bound)
+    monkeypatch.setattr(session, "_open_session", reopened)
+    assert np.abs(labeler.lora(labeler.tokenize(texts)) - expected).max() < 1e-4
+    assert (len(opened), labeler._session.halvings() > 0) == (1, True)
 
 
 def test_memory_that_is_too_short_for_one_text_is_a_sentence(monkeypatch: pytest.MonkeyPatch, catalog: Path, tmp_path: Path) -> None:

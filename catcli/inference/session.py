@@ -93,7 +93,8 @@ class Session:
             AdapterError: ONNX Runtime cannot load the file.
         """
         self._file, self._lock, self._turns, self._halved, self._classes = file, threading.Lock(), _Turns(), 0, 0
-        options = onnxruntime.SessionOptions()
+        self._one_at_a_time = False
+        self._options = options = onnxruntime.SessionOptions()
         # One thread a batch and as many batches at once as there are cores: threads that share a batch of titles wait for one another at
         # every one of its hundred matrix products.
         options.intra_op_num_threads = 1
@@ -129,10 +130,27 @@ class Session:
             AdapterError: the model cannot be computed with these tokens.
             CatcliError: memory is too short for a single text.
         """
-        with suppress(_OutOfMemory), self._turns.shared():
-            return self._computed(batch)
+        if not self._one_at_a_time:
+            with suppress(_OutOfMemory), self._turns.shared():
+                return self._computed(batch)
         with self._turns.alone():
+            if self._one_at_a_time:
+                with suppress(_OutOfMemory):
+                    return self._computed(batch)
+            elif self.provider == CUDA_PROVIDER:
+                self._start_again()
             return self._in_halves(batch)
+
+    def _start_again(self) -> None:
+        """Open the session anew, for one batch at a time: each that runs at once holds memory of its own for good, some 70 MB on an H100.
+
+        One at a time is nearly as fast there (tests/bench/README.md).
+        """
+        self._one_at_a_time = True
+        del self._session  # what it holds is free before the other is opened
+        self._session, problem = _open_session(self._file, self._options, cuda=True)
+        if self._session.get_providers()[0] != CUDA_PROVIDER:
+            raise self._failed(problem)
 
     def _in_halves(self, batch: TokenBatch) -> FloatArray:
         """Logits of a batch that memory was too short for; a single text is tried once more, with the pool emptied."""

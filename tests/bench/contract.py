@@ -119,9 +119,11 @@ def of_fit(train: pl.DataFrame, test: pl.DataFrame, seed: int, flags: Sequence[s
         probabilities, cascade = labeler.probabilities(texts), {}
         if labeler.cascade is not None:
             exact = Labeler(adapter, "cpu", labeler.variant, max_change=0).probabilities(texts).argmax(1)
+            decided, changed = labeler.decided(texts), probabilities.argmax(1) != exact
             cascade = {
-                "decided": float(labeler.decided(texts).mean()),
-                "changed": float((probabilities.argmax(1) != exact).mean()),
+                "decided": float(decided.mean()),
+                "changed": float((changed & decided).mean()),
+                "changed_by_batches": float((changed & ~decided).mean()),  # int8 scales its numbers by the batch
                 "exact_accuracy": float((exact == known).mean()),
             }
         said = metrics.catalog or metrics.blend
