@@ -133,11 +133,12 @@ class Recipe(BaseModel):
     teacher: Annotated[Annotated[str, Field(min_length=1)] | None, Flag(metavar="ADAPTER")] = None
     """Learn from this adapter's probabilities for every text, beside the labels (KD-LoRA)."""
     unlabeled: Annotated[Annotated[str, Field(min_length=1)] | None, Flag(metavar="FILE")] = None
-    """Rows without categories (a file or a glob), labeled by the teacher and used for training."""
+    """Rows without categories (a file or a glob): a teacher labels them for training; without one they take part in choosing which
+    rows the linear model decides alone."""
     device: Annotated[Device, Flag(metavar="DEVICE")] = "auto"
     """auto, cpu or cuda. auto takes the GPU if there is one."""
     dtype: Annotated[Dtype, Flag(metavar="DTYPE")] = "auto"
-    """auto, fp32 or bf16. auto takes bf16 where the device has instructions for it."""
+    """auto, fp32 or bf16. auto takes bf16 where the device is faster with it."""
 
     @field_validator("targets", mode="before")
     @classmethod
@@ -179,12 +180,6 @@ class Recipe(BaseModel):
         for flag, reason in reasons.items():
             if self.folds and reason:
                 raise ValueError(f"--folds and {flag} exclude each other: {reason}; leave {flag} out, or choose --folds 0")
-        return self
-
-    @model_validator(mode="after")
-    def _taught(self) -> Self:
-        if self.unlabeled and not self.teacher:
-            raise ValueError("--unlabeled rows are for a teacher to label; say which adapter it is with --teacher")
         return self
 
     @classmethod

@@ -13,15 +13,19 @@ import pytest
 from conftest import FIXTURE, catcli, fit
 from scipy.stats import binomtest
 from small_bases import save_base
+from tiny import tiny_products
 
 from catcli.adapter.folder import load_adapter
 from catcli.adapter.manifest import FORMAT, CalibrationParameters, Cascade
 from catcli.cli.predict import cascade_outcome
 from catcli.config import Recipe
+from catcli.data.dataset.columns import choose_columns
+from catcli.data.dataset.gather import GatheredRows
+from catcli.data.dataset.prepare import select_labeled_rows
 from catcli.errors import AdapterError, UsageError
 from catcli.evaluation.blend import calibrate, margins
 from catcli.evaluation.bootstrap import lower_bound
-from catcli.evaluation.cascade import find_margin, fit_cascades, serve
+from catcli.evaluation.cascade import ChangeSample, find_margin, fit_cascades, serve
 from catcli.evaluation.fold_roles import FoldRoles
 from catcli.evaluation.heldout import HeldOutRows
 from catcli.inference.adapter_copy import copy_adapter
@@ -86,6 +90,60 @@ def test_cascades_of_rising_change_decide_rising_shares() -> None:
         alone = margins(linear) >= np.float32(cascade.margin)
         changed = (alone & (linear.argmax(1) != blend.argmax(1))).sum()
         assert 1 - lower_bound(len(rows) - int(changed), len(rows), 0.05) <= cascade.max_change
+
+
+def test_rows_without_a_category_show_cutoffs_that_labeled_rows_are_too_few_for() -> None:
+    linear, blend, truth = sample(500)
+    rows, none = np.arange(500), np.empty((0, 4), np.float32)
+    assert 0.005 not in [cascade.max_change for cascade in fit_cascades(linear, blend, rows, truth, rows < 500)]
+    same = fit_cascades(linear, blend, rows, truth, rows < 500, ChangeSample.of(none, none))
+    assert same == fit_cascades(linear, blend, rows, truth, rows < 500)
+    more = ChangeSample.of(*sample(1_500)[:2])
+    cascade = next(cascade for cascade in fit_cascades(linear, blend, rows, truth, rows < 500, more) if cascade.max_change == 0.005)
+    together = ChangeSample.of(linear, blend).plus(more)
+    assert (cascade.margin, cascade.decided) == find_margin(together.margin, together.changed, 0.005)
+    worse = replace(more, changed=np.ones(1_500, np.bool_))
+    assert 0.005 not in [cascade.max_change for cascade in fit_cascades(linear, blend, rows, truth, rows < 500, worse)]
+
+
+def test_unlabeled_texts_are_one_of_each_product_that_no_labeled_row_is_of() -> None:
+    rows = [
+        ("red mug", "g1", "Mugs"),
+        ("blue drill", "g2", "Drills"),
+        ("RED mug!", "g9", None),  # the text of a labeled row
+        ("red mug XL", "g1", ""),  # the group of one
+        ("lamp", "g3", None),
+        ("lamp, small", "g3", " "),  # the group of the lamp
+        ("", "g4", None),
+        ("sofa", None, None),
+    ]
+    frame = pl.DataFrame(rows, schema=["title", "group", "category"], orient="row")
+    for group, texts in (("group", {"lamp", "sofa"}), (None, {"red mug XL", "lamp", "lamp, small", "sofa"})):
+        columns = choose_columns(frame, "category", ["title"], group, "products.csv")
+        labeled = select_labeled_rows(GatheredRows(frame, len(frame)), columns, "products.csv")
+        found = {"lamp" if group and text == "lamp, small" else text for text in labeled.unlabeled_texts}  # either of the two
+        assert (found, len(labeled.unlabeled_texts), labeled.unlabeled) == (texts, len(texts), 6)
+
+
+def test_a_fit_chooses_its_cascade_by_rows_without_a_category_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_base("bert", tmp_path / "base")
+    unlabeled = pl.DataFrame({"title": [f"{color} {thing} of 2 {number}" for color in "abcde" for thing in "xyz" for number in range(60)]})
+    frame = pl.concat([tiny_products(), unlabeled], how="diagonal")
+    recipe = Recipe(base=str(tmp_path / "base"), epochs=1, max_tokens=16, rank=2, device="cpu", text=("title",))
+    frame.write_csv(tmp_path / "products.csv")
+    unlabeled.with_columns(pl.col("title") + " more").write_csv(tmp_path / "catalog.csv")
+    with caplog.at_level("INFO"):
+        fit([str(tmp_path / "products.csv")], recipe=recipe, output=tmp_path / "one")
+        assert "900 texts without a category, which no model learns from, take part in choosing the cascade" in caplog.text
+        fit([str(tmp_path / "products.csv")], recipe=recipe.but({"unlabeled": str(tmp_path / "catalog.csv")}), output=tmp_path / "two")
+        assert "1,800 texts without a category" in caplog.text
+    one, two = (load_adapter(tmp_path / name) for name in ("one", "two"))
+    assert (one.folder / "linear.safetensors").read_bytes() == (two.folder / "linear.safetensors").read_bytes()
+    shown = [{cascade.max_change for cascade in adapter.manifest.variants["fp32"].cascades} for adapter in (one, two)]
+    # 120 products alone show no share below .025; .005 takes 598 of them, and .002 takes 1,497.
+    assert 0.005 in shown[0]
+    assert 0.002 not in shown[0]
+    assert 0.002 in shown[1]
 
 
 def test_rows_that_it_decides_get_the_linear_model_s_confidence_and_others_the_blend_s() -> None:

@@ -81,7 +81,7 @@ def test_published_files_are_fitted_on_title_features_and_description(published:
     said = " ".join(result.stderr.split())
     assert "517 rows read, 490 labeled with 3 categories" in said
     assert "160 of them are sampled, evenly over the categories" in said
-    assert "27 rows without a category, left out" in said
+    assert "27 rows without a category, not used for training" in said
     manifest = load_adapter(tmp_path / "amazon").manifest
     assert manifest.text == ("title", "features", "description")
     assert manifest.categories == ("All Beauty", "Grocery", "Industrial & Scientific")

@@ -28,10 +28,11 @@ from catcli.export.torch_inference import batch_tensors
 from catcli.export.trained_model import TrainedModel, TrainingHistory
 from catcli.inference.session import Session
 from catcli.inference.tokens import TokenBatch, Tokenizer
+from catcli.models import device
 from catcli.models.backbone import Backbone
 from catcli.models.bases import MINILM
 from catcli.models.classifier import Classifier, count_parameters
-from catcli.models.device import pick_device
+from catcli.models.device import pick_device, use_bf16
 from catcli.models.lora import RowDropout
 from catcli.models.methods import load_model, merge_model, prepare_model, save_model
 from catcli.training import forward, loop
@@ -439,6 +440,20 @@ def test_a_gpu_that_is_not_there_gets_a_sentence() -> None:
     assert pick_device("auto") == torch.device("cpu")
     with pytest.raises(DeviceError, match="--device cuda: torch sees no CUDA device here; 'catcli doctor' shows"):
         pick_device("cuda")
+
+
+@pytest.mark.parametrize(("instructions", "speedup", "taken"), [(True, 1.9, True), (True, 0.5, False), (False, 1.9, False)])
+def test_a_cpu_trains_in_bfloat16_where_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch, instructions: bool, speedup: float, taken: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
+    monkeypatch.setattr(device, "_bf16_speedup", lambda: speedup)
+    assert use_bf16("auto", torch.device("cpu")) == taken
+    assert (use_bf16("bf16", torch.device("cpu")), use_bf16("fp32", torch.device("cpu"))) == (True, False)
+
+
+def test_the_speed_of_bfloat16_is_measured() -> None:
+    assert device._bf16_speedup() > 0
 
 
 def test_a_duration_is_as_precise_as_an_estimate() -> None:

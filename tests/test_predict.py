@@ -7,10 +7,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,7 @@ from catcli.errors import AdapterError, ProductsError, UsageError
 from catcli.inference import planning
 from catcli.inference.engines import LocalEngine
 from catcli.inference.label_cache import CacheSlots, LabelCache, PreviousLabels, is_among
-from catcli.inference.labeler import Labeler
+from catcli.inference.labeler import Labeler, Labels
 from catcli.inference.pipeline import run_pipeline
 from catcli.inference.planning import LabelingPlan
 from catcli.inference.predict import predict
@@ -296,6 +298,23 @@ def test_columns_types_and_order_come_out_as_they_came_in(shop: Shop, tmp_path: 
         theirs = pl.DataFrame([after.get_column(name) for name in before.columns])  # select takes a name such as * for a pattern
         assert theirs.equals(before)
         assert theirs.schema == before.schema
+
+
+def test_batches_of_one_call_each_keep_all_workers_busy() -> None:
+    """As of many small files: all eight calls have to be in work at once for the first of them to end."""
+    all_in_work = threading.Barrier(8, timeout=60)
+
+    def label(texts: list[str], top_k: int) -> Labels:
+        all_in_work.wait()
+        return Labels(np.zeros((len(texts), top_k), np.int64), np.ones((len(texts), top_k), np.float32))
+
+    labeler = SimpleNamespace(
+        categories=("a",), notes=[], variant="fp32", provider="CPU", texts_per_call=256, cascade=None, workers=8, label=label
+    )
+    planner = planning.BatchPlanner(LabelingPlan(("title",)), 256)
+    batches = [Batch(pl.DataFrame({"title": [f"mug {number} {row}" for row in range(3)]}), 1.0) for number in range(16)]
+    labeled = LocalEngine(labeler).label_planned(map(planner.plan, batches), 1)  # type: ignore[arg-type]
+    assert [len(batch.rows) for batch, _ in labeled] == [3] * 16
 
 
 LABELER: list[Labeler] = []

@@ -9,6 +9,7 @@ bound of the share of all rows that would change category; the first that fails 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,26 @@ MARGIN_STEP = 0.01
 
 MIN_DECIDED_ROWS = 50
 """Rows that the linear model decides, at least, for their confidences to be calibrated by them."""
+
+
+@dataclass(frozen=True)
+class ChangeSample:
+    """What cutoffs are tested on, a row of each product: the linear model's ``margin`` and whether both models ``changed`` its category.
+
+    Both have shape *(products,)*, of rows that neither model has seen.
+    """
+
+    margin: FloatArray
+    changed: BoolArray
+
+    @classmethod
+    def of(cls, linear: FloatArray, blend: FloatArray) -> ChangeSample:
+        """Of the linear model's logits and of what the blend gives, each *(products, classes)*."""
+        return cls(margins(linear), linear.argmax(1) != blend.argmax(1))
+
+    def plus(self, other: ChangeSample) -> ChangeSample:
+        """These and others."""
+        return ChangeSample(np.concatenate((self.margin, other.margin)), np.concatenate((self.changed, other.changed)))
 
 
 def find_margin(margin: FloatArray, changed: BoolArray, max_change: float, risk: float = RISK) -> tuple[float, float] | None:
@@ -56,18 +77,22 @@ def fit_cascades(
     products: npt.NDArray[np.integer[Any]],
     truth: IntArray,
     choosing: BoolArray,
+    unlabeled: ChangeSample | None = None,
     targets: Sequence[float] = MAX_CHANGES,
 ) -> tuple[Cascade, ...]:
     """A cascade for each of ``targets`` that can be shown, without thresholds.
 
     ``linear`` are its logits and ``blend`` the probabilities of both models, each *(rows, classes)*, of rows that neither has seen; of each
-    of the ``products`` *(rows,)* a random row is tested. Rows that are ``choosing`` calibrate, by their classes ``truth``.
+    of the ``products`` *(rows,)* a random row is tested, and with them ``unlabeled`` ones. Rows that are ``choosing`` calibrate, by their
+    classes ``truth``.
     """
     rows = one_row_each(products)
-    margin, changed = margins(linear), linear.argmax(1) != blend.argmax(1)
+    sample = ChangeSample.of(linear[rows], blend[rows])
+    if unlabeled is not None:
+        sample = sample.plus(unlabeled)
     cascades = []
     for target in targets:
-        shown = find_margin(margin[rows], changed[rows], target)
+        shown = find_margin(sample.margin, sample.changed, target)
         if shown is None:
             continue
         smallest, share = shown

@@ -15,7 +15,7 @@ from catcli.config import DEFAULT_MAX_CHANGE, Method
 from catcli.evaluation.blend import blend_logits
 from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.calibration import BlendCalibration
-from catcli.evaluation.cascade import fit_cascades, measure_cascade, serve
+from catcli.evaluation.cascade import ChangeSample, fit_cascades, measure_cascade, serve
 from catcli.evaluation.fold_roles import FoldRoles
 from catcli.evaluation.metrics import Evaluation, UnknownCategory
 from catcli.evaluation.reliability import measure_calibration
@@ -118,10 +118,17 @@ def evaluate_rows(
     return EvaluatedRows(evaluation, all_probabilities["blend"], blend, tested)
 
 
-def variant_info(rows: ScoredRows, unseen: ScoredRows, calibration: BlendCalibration, variant: Variant, file: str) -> VariantInfo:
+def variant_info(
+    rows: ScoredRows,
+    unseen: ScoredRows,
+    calibration: BlendCalibration,
+    variant: Variant,
+    file: str,
+    unlabeled: ChangeSample | None = None,
+) -> VariantInfo:
     """A variant's calibration, the thresholds that validation rows or out-of-fold rows show, and the cascades that ``unseen`` rows show.
 
-    The first of the latter are ``rows``.
+    The first of the latter are ``rows``; ``unlabeled`` are more for the cascades.
     """
     exact, count = unseen.probabilities(calibration, variant)["blend"], len(rows.truth)
     choosing = np.arange(len(exact)) < count if rows.roles is None else rows.roles.choosing
@@ -136,6 +143,6 @@ def variant_info(rows: ScoredRows, unseen: ScoredRows, calibration: BlendCalibra
         **thresholds(exact[:count]),
         cascades=tuple(
             cascade.model_copy(update=thresholds(rows.served(exact[:count], cascade)))
-            for cascade in fit_cascades(unseen.linear, exact, unseen.products, unseen.truth, choosing)
+            for cascade in fit_cascades(unseen.linear, exact, unseen.products, unseen.truth, choosing, unlabeled)
         ),
     )

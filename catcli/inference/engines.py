@@ -6,7 +6,6 @@ every engine gives the same output.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -21,6 +20,9 @@ from catcli.inference.labeler import Labeler, Labels
 from catcli.inference.planning import BatchPlanner, PlannedBatch, rows_per_batch
 from catcli.inference.predict_options import PredictOptions
 from catcli.inference.results import LabeledBatch
+
+MAX_WAITING_BATCHES = 4
+"""Rows of so many full batches, at most, are in work at once, where these have few texts to label."""
 
 
 class Engine(Protocol):
@@ -97,9 +99,18 @@ class LocalEngine:
 
     def label_planned(self, planned: Iterable[PlannedBatch], top_k: int) -> Generator[LabeledBatch]:
         """Planned batches with their labels; a bounded number of them is in work at once."""
-        size, workers = self.texts_per_call, self._labeler.workers
-        limit = max(2, math.ceil(2 * workers * size / rows_per_batch(size)))
+        workers, max_rows = self._labeler.workers, MAX_WAITING_BATCHES * rows_per_batch(self.texts_per_call)
         waiting: deque[tuple[PlannedBatch, list[Future[Labels]]]] = deque()
+
+        def is_due() -> bool:
+            """Whether the oldest batch is to be waited for: it is ready, or every worker has a call in work and one to come.
+
+            A batch of a small file has a single call, and one whose texts have mostly been labeled before has few.
+            """
+            if all(call.done() for call in waiting[0][1]):
+                return True
+            calls = sum(not call.done() for _, calls in waiting for call in calls)
+            return len(waiting) > 1 and (calls >= 2 * workers or sum(len(batch.rows) for batch, _ in waiting) >= max_rows)
 
         def oldest() -> LabeledBatch:
             batch, calls = waiting.popleft()
@@ -108,7 +119,7 @@ class LocalEngine:
         with thread_pool(workers) as pool:
             for batch in planned:
                 waiting.append((batch, [pool.submit(self._labeler.label, texts, top_k) for texts in batch.calls]))
-                if len(waiting) >= limit:
+                while waiting and is_due():
                     yield oldest()
             while waiting:
                 yield oldest()

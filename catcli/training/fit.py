@@ -39,15 +39,17 @@ from catcli.evaluation.fold_roles import FoldRoles
 from catcli.evaluation.heldout import HeldOutRows, fold_part
 from catcli.evaluation.metrics import CatalogScores, RowsNeeded
 from catcli.evaluation.requirements import Requirement, check_requirements
-from catcli.inference.labeler import save_probe
-from catcli.inference.session import peak_memory
+from catcli.inference.labeler import encoder_logits, save_probe
+from catcli.inference.session import Session, peak_memory
 from catcli.logs import LOGGER, Advance, no_progress
 from catcli.paths import resume_folder, store_folder
 from catcli.private_folder import delete_private_folder, persistent_folder
+from catcli.wording import count_noun
 
 if TYPE_CHECKING:
     from catcli.evaluation.bootstrap import Outcomes
     from catcli.evaluation.calibration import BlendCalibration
+    from catcli.evaluation.cascade import ChangeSample
     from catcli.evaluation.evaluate import ScoredRows
     from catcli.export.parity import ExportedModel
     from catcli.training.encoder_training import EncoderResult
@@ -127,7 +129,7 @@ def fit(
             LOGGER.info("there is nothing to resume; the fit starts from the beginning.")
         with adapter_draft(target, sealed=True) as draft, persistent_folder(checkpoints):
             setup, models = _train(data, draft.folder, checkpoints, started, advance)
-            metrics, variants = _measure(setup, models)
+            metrics, variants = _measure(setup, models, draft.folder)
             on_scores(metrics)
             advice = "the training is kept: the same command without --require writes the adapter."
             check_requirements(metrics, requirements, f"nothing was written, and {advice}")
@@ -256,8 +258,11 @@ def _export_after_holdout(
 # --- scores --------------------------------------------------------------------------------------------------------------------------
 
 
-def _measure(setup: Setup, models: FittedModels) -> tuple[FitMetrics, dict[Variant, VariantInfo]]:
-    """The scores of the test rows or out-of-fold rows by the variant that ships, and for every variant its calibration and thresholds."""
+def _measure(setup: Setup, models: FittedModels, folder: Path) -> tuple[FitMetrics, dict[Variant, VariantInfo]]:
+    """The scores of the test rows or out-of-fold rows by the variant that ships, and for every variant its calibration and thresholds.
+
+    The exported files are in ``folder``.
+    """
     from catcli.evaluation.evaluate import ScoredRows, evaluate_rows, variant_info
     from catcli.export.onnx_files import MODEL_FILES
     from catcli.models.device import peak_device_memory
@@ -277,7 +282,11 @@ def _measure(setup: Setup, models: FittedModels) -> tuple[FitMetrics, dict[Varia
     else:
         choosing, test = held_out(slice(0, len(split.validation))), held_out(slice(len(split.validation), None))
         unseen = held_out(slice(None))  # what a cascade changes needs no label: test rows may say it, too
-    variants = {variant: variant_info(choosing, unseen, models.blend, variant, MODEL_FILES[variant]) for variant in models.logits}
+    unlabeled = _label_unseen_texts(setup, models, folder)
+    variants = {
+        variant: variant_info(choosing, unseen, models.blend, variant, MODEL_FILES[variant], unlabeled.get(variant))
+        for variant in models.logits
+    }
     conflicts = conflicting_labels(labeled.texts, labeled.classes)
     evaluated = evaluate_rows(test, exported.ships, models.blend, variants[exported.ships], conflicts)
     catalog, rows_needed = _expect(setup, linear, test, evaluated.tested)
@@ -321,6 +330,22 @@ def _measure(setup: Setup, models: FittedModels) -> tuple[FitMetrics, dict[Varia
         ),
     )
     return metrics, variants
+
+
+def _label_unseen_texts(setup: Setup, models: FittedModels, folder: Path) -> Mapping[Variant, ChangeSample]:
+    """What the blend changes among texts without a category, by the models that ship, for each variant; nothing without such texts."""
+    from catcli.evaluation.cascade import ChangeSample
+    from catcli.export.onnx_files import MODEL_FILES
+
+    texts = setup.unseen_texts
+    if not texts:
+        return {}
+    LOGGER.info(f"{count_noun(len(texts), 'text')} without a category, which no model learns from, take part in choosing the cascade")
+    linear, tokenizer, samples = models.linear.model.logits(texts), models.encoder.shipped.tokenizer, dict[Variant, ChangeSample]()
+    for variant in models.logits:
+        session = Session(folder / MODEL_FILES[variant], "cuda" if variant == "fp16" else "cpu")
+        samples[variant] = ChangeSample.of(linear, blend_logits(encoder_logits(tokenizer, session, texts), linear, models.blend.blend))
+    return samples
 
 
 def _expect(setup: Setup, linear: LinearResult, rows: ScoredRows, blend: Outcomes) -> tuple[CatalogScores | None, tuple[RowsNeeded, ...]]:

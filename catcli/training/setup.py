@@ -10,7 +10,7 @@ from catcli.arrays import DoubleArray
 from catcli.config import Recipe
 from catcli.data.dataset.examples import Examples, category_name_examples
 from catcli.data.dataset.labeled import LabeledRows
-from catcli.data.dataset.prepare import TrainingData
+from catcli.data.dataset.prepare import MAX_UNSEEN_TEXTS, TrainingData
 from catcli.data.dataset.split import Split
 from catcli.errors import UsageError
 from catcli.evaluation.calibration import class_shares
@@ -31,12 +31,14 @@ SAMPLED_TEXTS = 20_000
 class Setup:
     """One fit: ``rows`` are all labeled rows as examples, ``names`` the categories' names as examples of their own.
 
+    ``unlabeled`` are texts for a teacher to label, ``unseen_texts`` other ones without a category, which no model learns from.
     ``shares`` *(classes,)* is each class's share of the training rows.
     """
 
     labeled: LabeledRows
     split: Split
     unlabeled: list[str]
+    unseen_texts: list[str]
     recipe: Recipe
     base: Backbone
     device: torch.device
@@ -60,7 +62,8 @@ class Setup:
             CatcliError: the base or the teacher cannot be used.
         """
         labeled, split, recipe = data.labeled, data.split, data.recipe
-        unlabeled = data.unlabeled.texts if data.unlabeled else []
+        texts = data.unlabeled.texts if data.unlabeled else []
+        unlabeled, unseen = (texts, []) if recipe.teacher else ([], texts)
         base = find_base(recipe.base)
         recipe = resolve_recipe(recipe, base, labeled, len(split.train) + len(unlabeled))
         if base is not MINILM or recipe.method != "lora":
@@ -75,6 +78,7 @@ class Setup:
             labeled=labeled,
             split=split,
             unlabeled=unlabeled,
+            unseen_texts=list(dict.fromkeys([*labeled.unlabeled_texts, *unseen]))[:MAX_UNSEEN_TEXTS],
             recipe=recipe,
             base=base.used_by(recipe),
             device=pick_device(recipe.device),

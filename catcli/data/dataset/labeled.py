@@ -16,7 +16,10 @@ from catcli.data.dataset.split import key_hash, text_key
 
 @dataclass(frozen=True)
 class LabeledRows:
-    """One text, one class number and one product key a row; ``read`` rows there were, of which ``unlabeled`` had no category."""
+    """One text, one class number and one product key a row; ``read`` rows there were, of which ``unlabeled`` had no category.
+
+    ``unlabeled_texts`` are of some of the latter, one of each product that no labeled row is of, in a random order.
+    """
 
     texts: list[str]
     classes: npt.NDArray[np.int64]
@@ -24,6 +27,7 @@ class LabeledRows:
     categories: Categories
     read: int
     unlabeled: int
+    unlabeled_texts: Sequence[str] = ()
 
     def products(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
         """Hashes of the product keys of some rows."""

@@ -21,7 +21,7 @@ from catcli.data.dataset.gather import GatheredRows, gather_rows
 from catcli.data.dataset.labeled import LabeledRows
 from catcli.data.dataset.split import MAX_HELD_OUT, MAX_LOGITS, MIN_PRODUCTS, Split, product_keys, split_into_folds, split_rows
 from catcli.data.dataset.text import column_cells, row_texts
-from catcli.data.dataset.unlabeled import UnlabeledTexts, sample_unlabeled
+from catcli.data.dataset.unlabeled import MAX_TEXTS, UnlabeledTexts, sample_unlabeled
 from catcli.data.io.buckets import BucketObject
 from catcli.data.io.input_options import InputOptions
 from catcli.data.io.source import Source, open_source
@@ -34,6 +34,9 @@ DEFAULT_FOLDS, MAX_DEFAULT_FOLD_ROWS = 3, 4_000
 
 MAX_FOLD_ROWS = 30_000
 """Labeled rows up to which ``--folds`` is taken: the encoder learns from all of them, as a refit by default does on a CPU."""
+
+MAX_UNSEEN_TEXTS = 2_000
+"""Texts without a category, at most, by which a cascade is tested: as many as there are labeled rows in a usual fit."""
 
 HELD_OUT_ROWS_PER_SECOND = 15
 """Rows of each held-out part for every second of a time budget: scoring them takes a fifth of it on two cores."""
@@ -146,12 +149,24 @@ def select_labeled_rows(gathered: GatheredRows, columns: ColumnRoles, source_nam
     if len(rows) < read - unlabeled:
         LOGGER.info(f"{len(rows):,} of them are sampled, evenly over the categories")
     if unlabeled:
-        LOGGER.warning(f"{count_noun(unlabeled, 'row')} without a category, left out.")
+        LOGGER.warning(f"{count_noun(unlabeled, 'row')} without a category, not used for training.")
     if blank:
         LOGGER.warning(f"{count_noun(blank, 'row')} without text.")
     _check_look_alikes(canonical, merge, source_name)
     keys = product_keys(texts, column_cells(rows, columns.group) if columns.group else None)
-    return LabeledRows(texts, categories.numbers(labels), keys, categories, read, unlabeled)
+    unseen = _other_products(rows, frame.filter(~has_label(column_cells(frame, columns.label))), columns, texts)
+    return LabeledRows(texts, categories.numbers(labels), keys, categories, read, unlabeled, unseen)
+
+
+def _other_products(rows: pl.DataFrame, others: pl.DataFrame, columns: ColumnRoles, texts: list[str]) -> list[str]:
+    """A text of each product of ``others``, or of a sample of them, that is none of the labeled ``rows``, whose ``texts`` these are."""
+    if not len(others):
+        return []
+    others = others.sample(min(len(others), MAX_UNSEEN_TEXTS), shuffle=True, seed=0)
+    other_texts = row_texts(others, columns.text, columns.prices)
+    keys = product_keys(texts + other_texts, column_cells(pl.concat([rows, others]), columns.group) if columns.group else None)
+    known = set(keys[: len(rows)])
+    return list({key: text for key, text in zip(keys[len(rows) :], other_texts, strict=True) if text and key not in known}.values())
 
 
 def _check_lengths(categories: Categories, label: str, source_name: str) -> None:
@@ -258,7 +273,8 @@ def _holdout(labeled: LabeledRows, recipe: Recipe) -> Split:
 
 def _unlabeled(recipe: Recipe, columns: ColumnRoles, labeled: LabeledRows) -> UnlabeledTexts:
     source = open_source([recipe.unlabeled or ""])
-    sample = sample_unlabeled(source, columns.text, columns.prices, columns.group, labeled, recipe.split_seed)
+    limit = MAX_TEXTS if recipe.teacher else MAX_UNSEEN_TEXTS
+    sample = sample_unlabeled(source, columns.text, columns.prices, columns.group, labeled, recipe.split_seed, limit)
     left_out = f"; {sample.known:,} more are products of the labeled rows and are left out" if sample.known else ""
     LOGGER.info(f"{sample.read:,} rows of {source.name} without categories, {len(sample.texts):,} different texts sampled{left_out}")
     return sample
