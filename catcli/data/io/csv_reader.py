@@ -1,7 +1,7 @@
-"""Delimited text → frames, by Python's ``csv``.
+"""Delimited text → frames, by polars where it reads the same cells as Python's ``csv``, and by the latter elsewhere.
 
-Shops' exports hold unescaped inch marks (``55" TV``) that polars' and Arrow's readers stop at and Python's takes as they are meant. Its
-cells stay the text they are, so that the SKU ``00123`` remains one. Some hundred thousand rows a second are more than a model labels.
+Shops' exports hold unescaped inch marks (``55" TV``) that polars' and Arrow's readers stop at and Python's takes as they are meant, rows
+with too few cells, and quotes that are not closed. Cells stay the text they are, so that the SKU ``00123`` remains one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import polars as pl
 
 from catcli.data.io.batch import BadRow, BadRowPolicy, Batch, check_column_names, escape_undecodable
 from catcli.data.io.buckets import Location
+from catcli.data.io.csv_blocks import BLOCK_CHARACTERS, parse_block
 from catcli.data.io.streams import (
     ByteStream,
     check_signature,
@@ -31,6 +32,7 @@ from catcli.data.io.streams import (
     split_encoding,
 )
 from catcli.errors import ProductsError, RowError
+from catcli.logs import LOGGER
 
 _EXCEL = re.compile(r"sep=(.)\r?\n?$")
 
@@ -63,11 +65,11 @@ class CsvOptions:
 class _RecordLines:
     """The lines of a file, remembering those of the record at hand and counting characters."""
 
-    def __init__(self, path: Location, text: io.TextIOWrapper, limit: int = MAX_RECORD) -> None:
+    def __init__(self, path: Location, text: io.TextIOWrapper, limit: int, *, in_blocks: bool) -> None:
         self._path = path
         self._text = text
         self._waiting: deque[str] = deque()
-        self._limit = limit
+        self._limit, self._in_blocks = limit, in_blocks
         self._size = 0
         self.record: list[str] = []
         self.characters = 0
@@ -80,6 +82,22 @@ class _RecordLines:
         """Have lines come again."""
         self._waiting.extendleft(reversed(lines))
         self.number -= len(lines)
+
+    def block(self) -> str:
+        """So much text as `BLOCK_CHARACTERS`, to the end of a line; nothing where lines are to come again, and at the end."""
+        if self._waiting or not self._in_blocks:
+            return ""
+        text = self._text.read(BLOCK_CHARACTERS)
+        if text and not text.endswith("\n"):
+            text += self._text.readline(MAX_RECORD + 1)
+        self.characters += len(text)
+        return text
+
+    def divide(self, text: str, rest: str) -> None:
+        """Of a block's ``text`` the ``rest`` is to come as lines; the lines before it have been read."""
+        passed = text[: len(text) - len(rest)]
+        self.number += passed.count("\n") + (passed.count("\r") - passed.count("\r\n") if "\r" in passed else 0)
+        self._waiting.extend(io.StringIO(rest, newline=""))
 
     def taken(self) -> list[str]:
         """The lines of the record that was just read; the next one starts empty."""
@@ -142,10 +160,12 @@ def _open_table(path: Location, layout: CsvOptions, *, whole: bool = True) -> It
         stops = layout.on_bad_row == "stop"
         encoding = layout.encoding or detect_encoding(stream, damaged=not stops, whole=whole)
         name, errors = split_encoding(encoding)
-        if not (stops and whole) and errors == "strict" and not name.lower().replace("_", "-").startswith(("utf-16", "utf-32")):
+        wide = name.lower().replace("_", "-").startswith(("utf-16", "utf-32"))
+        if not (stops and whole) and errors == "strict" and not wide:
             errors = "surrogateescape"  # so that the rows with such bytes can be told, and a header be read without the rows behind it
         with io.TextIOWrapper(stream.file, name, errors, newline="") as text:
-            lines = _RecordLines(path, text, MAX_RECORD if stops else MAX_REREAD_CHARACTERS)
+            # A file of UTF-16 that breaks off in mid-character has an error behind its last line, which a block would hide.
+            lines = _RecordLines(path, text, MAX_RECORD if stops else MAX_REREAD_CHARACTERS, in_blocks=not wide)
             try:
                 first = next((line for line in lines if line.strip("\r\n")), None)
                 match = _EXCEL.match(first or "")
@@ -162,6 +182,55 @@ def _open_table(path: Location, layout: CsvOptions, *, whole: bool = True) -> It
                 raise RowError(f"{display_name(path)} line {lines.number} is not CSV: {error}.") from error
 
 
+class _BatchRows:
+    """The rows of a batch, while they are read."""
+
+    def __init__(self, header: list[str]) -> None:
+        self._header, self._frames, self._records = header, list[pl.DataFrame](), list[list[str]]()
+        self._rows = self._short = 0
+        self.bad: list[BadRow] = []
+        self._nulls: list[int] = []
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def add(self, record: list[str] | BadRow, *, null: bool) -> None:
+        """Add a row; one that could not be read as a row of empty cells, with ``null``."""
+        width = len(self._header)
+        if isinstance(record, BadRow):
+            self.bad.append(record)
+            if not null:
+                return
+            self._nulls.append(self._rows)
+            record = [""] * width
+        else:
+            self._short += len(record) < width
+        self._records.append(record if len(record) == width else (record + [""] * width)[:width])
+        self._rows += 1
+
+    def add_frame(self, frame: pl.DataFrame, limit: int) -> pl.DataFrame | None:
+        """Add rows until there are ``limit``; the others come back, None if there are none."""
+        if self._records:
+            self._flush()
+        taken = frame.head(limit - self._rows)
+        self._frames.append(taken)
+        self._rows += len(taken)
+        return frame.slice(len(taken)) if len(frame) > len(taken) else None
+
+    def batch(self) -> Batch:
+        """The batch of these rows."""
+        if self._records or not self._frames:
+            self._flush()
+        return Batch(pl.concat(self._frames, rechunk=True), 0.0, self._short, bad=tuple(self.bad), nulls=tuple(self._nulls))
+
+    def _flush(self) -> None:
+        """The records as a frame behind the others."""
+        columns = zip(*self._records, strict=True) if self._records else ((),) * len(self._header)
+        named = zip(self._header, columns, strict=True)
+        self._frames.append(pl.DataFrame([pl.Series(name, [cell or None for cell in cells], dtype=pl.String) for name, cells in named]))
+        self._records = []
+
+
 class _Table:
     """Records under a header."""
 
@@ -170,6 +239,8 @@ class _Table:
         self._lines = lines
         self._delimiter = delimiter
         self._on_bad_row = on_bad_row
+        self._ahead: pl.DataFrame | None = None
+        self._by_polars = 0
         lines.record = [first]
         self._reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter)
         self.header = next(self._reader)
@@ -180,25 +251,39 @@ class _Table:
         check_column_names(path, self.header)
 
     def batches(self, count: int) -> Iterator[Batch]:
-        width, given, short = len(self.header), False, 0
-        records: list[list[str]] = []
-        bad: list[BadRow] = []
-        nulls: list[int] = []
-        for record in self._records():
-            if isinstance(record, BadRow):
-                bad.append(record)
-                if self._on_bad_row == "null":
-                    nulls.append(len(records))
-                    records.append([""] * width)
+        width, given = len(self.header), False
+        limit = min(count, max(1, MAX_BATCH_CELLS // width))
+        rows = _BatchRows(self.header)
+        one_by_one = self._records()
+        while True:
+            frame = self._block()
+            if frame is not None:
+                self._ahead = rows.add_frame(frame, limit)
             else:
-                short += len(record) < width
-                records.append(record if len(record) == width else (record + [""] * width)[:width])
-            if len(records) >= min(count, max(1, MAX_BATCH_CELLS // width)) or self._lines.characters >= MAX_BATCH_CHARACTERS:
+                record = next(one_by_one, None)
+                if record is None:
+                    break
+                rows.add(record, null=self._on_bad_row == "null")
+            if len(rows) >= limit or self._lines.characters >= MAX_BATCH_CHARACTERS:
                 given = True
-                yield Batch(self._frame(records), 0.0, short, bad=tuple(bad), nulls=tuple(nulls))
-                records, bad, nulls, short, self._lines.characters = [], [], [], 0, 0
-        if records or bad or not given:
-            yield Batch(self._frame(records), 0.0, short, bad=tuple(bad), nulls=tuple(nulls))
+                yield rows.batch()
+                rows, self._lines.characters = _BatchRows(self.header), 0
+        if len(rows) or rows.bad or not given:
+            yield rows.batch()
+        LOGGER.debug(f"{self._path}: polars read {self._by_polars:,} rows, and Python's csv those that polars would read otherwise")
+
+    def _block(self) -> pl.DataFrame | None:
+        """Rows that polars has read; None where the next one is to be read by ``csv``."""
+        if self._ahead is not None:
+            return self._ahead
+        text = self._lines.block()
+        parsed = parse_block(text, self._delimiter, len(self.header)) if text else None
+        frame, rest = parsed or (None, text)
+        self._lines.divide(text, rest)
+        if frame is not None:
+            frame.columns = self.header
+            self._by_polars += len(frame)
+        return frame
 
     def _records(self) -> Iterator[list[str] | BadRow]:
         """The cells of each row, or why they cannot be had where that does not stop the run."""
@@ -270,11 +355,6 @@ class _Table:
         except csv.Error:
             cells = next(csv.reader([line], delimiter=self._delimiter, quoting=csv.QUOTE_NONE), record)
             return list(map(_strip_quotes, cells)) if len(cells) == len(self.header) else record
-
-    def _frame(self, records: list[list[str]]) -> pl.DataFrame:
-        columns = zip(*records, strict=True) if records else ((),) * len(self.header)
-        named = zip(self.header, columns, strict=True)
-        return pl.DataFrame({name: pl.Series(name, [cell or None for cell in cells], dtype=pl.String) for name, cells in named})
 
     def _check_closed(self, raw: list[str]) -> None:
         """Python's csv takes a quote that is not closed as the start of a cell that runs on over the next lines: rows would be lost."""
