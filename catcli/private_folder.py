@@ -21,7 +21,7 @@ MARKER = ".made-by-catcli"
 """The file in each private folder that names the folder's inode: one that came out of an archive or was copied has another."""
 
 PRIVATE_NAMES = re.compile(
-    r"lock|journal\.(jsonl|new)|\d{6}|memory-\d{6}\.npz|whole|new|old|review-\d{6}|range-\d{3}|whole-review|bad-\d{6}|whole-bad"
+    r"lock|journal\.(jsonl|new)|[0-9a-f]{12}-\d{6}-\d{6}(\.review|\.bad|\.known)?(\.[0-9a-f]{8}\.new)?|token|whole|new|old|range-\d{3}|whole-review|whole-bad"
     r"|rows|[a-z0-9-]+\.safetensors|tuned|first|\..+\.part"
 )
 """The names that catcli gives to what it puts into a private folder. Nothing else in one is ever deleted."""

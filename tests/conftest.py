@@ -13,13 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
 
 from catcli.config import Recipe
-from catcli.data.io.parts import Parts
+from catcli.data.io import parts, source
+from catcli.data.io.batch import Batch
+from catcli.data.io.journal import PartRecord
+from catcli.data.io.part_file import PartFile, PartOptions
+from catcli.data.io.parts import Parts, PartsInput
 from catcli.reporting.model_card import model_card
 from catcli.training.fit import FitResult
 from catcli.training.fit import fit as fit_adapter
@@ -97,12 +100,32 @@ def killed_once(kept: Path, *arguments: str | Path, cwd: Path) -> None:
 
 
 def stopped_after(times: int) -> Callable[..., None]:
-    """In the place of `Parts.keep`: the same, and Ctrl-C once parts were kept so many times."""
-    keep, calls = Parts.keep, itertools.count(1)
+    """In the place of `Parts.commit`: the same, and Ctrl-C once parts were committed so many times."""
+    commit, calls = Parts.commit, itertools.count(1)
 
-    def stopped(parts: Parts, *arguments: Any) -> None:  # noqa: ANN401  (those of keep)
-        keep(parts, *arguments)
+    def stopped(parts: Parts) -> None:
+        commit(parts)
         if next(calls) == times:
             raise KeyboardInterrupt
 
     return stopped
+
+
+def small_shards(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """Shards of so many rows, each noted in the journal as soon as it is done."""
+    monkeypatch.setattr(source, "SHARD_ROWS", rows)
+    monkeypatch.setattr(parts, "COMMIT_ROWS", 1)
+
+
+def part_inputs(*places: str) -> tuple[PartsInput, ...]:
+    """Inputs of an output, by their places."""
+    return tuple(PartsInput(Path(place), f"{number:012x}", place) for number, place in enumerate(places))
+
+
+def add_part(parts: Parts, rows: Batch, keep: Sequence[str] | None = None, added: pl.DataFrame | None = None) -> None:
+    """Write a part and note it; ``rows`` say of which input and shard it is."""
+    options = PartOptions(parts.out, parts.folder, parts.form, [f"{number:012x}" for number in range(9)])
+    path = options.path(rows.part, rows.span, rows.index)
+    with PartFile(path, options) as part:
+        part.write(rows, rows.columns if keep is None else keep, pl.DataFrame() if added is None else added)
+    parts.add(PartRecord(path.name, {"rows": len(rows)}))

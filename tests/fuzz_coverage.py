@@ -7,7 +7,6 @@ end it with another, and leave the input beside. Options are libFuzzer's. Figure
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -90,11 +89,12 @@ def heldout(data: bytes) -> None:
 
 def journal(data: bytes) -> None:
     with suppress(ValueError, TypeError, KeyError):  # what `Parts` makes a sentence of
-        read_journal(put("journal.jsonl", data), 3)
+        read_journal(put("journal.jsonl", data))
 
 
-JOURNAL = "\n".join(
-    json.dumps(line) for line in ({"mark": {"the catalog": "0a"}}, {"file": "000000", "input": 0, "rows": 9, "memory": "memory-000000.npz"})
+JOURNAL = (
+    '{"made_from": {"the options": "0a"}, "files": {"0123456789ab": "x.csv"}}\n'
+    '{"part": "0123456789ab-000000-000000", "counts": {"rows": 9, "categories": {"mug": 9}}}'
 )
 
 TARGETS: dict[str, tuple[Callable[[bytes], None], bytes]] = {

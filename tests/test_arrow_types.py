@@ -11,11 +11,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import FIXTURE
+from conftest import FIXTURE, small_shards
 
 from catcli.data.io.arrow_types import decode_dictionaries, plain_types
 from catcli.errors import CatcliError
-from catcli.inference import planning
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
 
@@ -75,7 +74,7 @@ def catalog(path: Path, column: pa.Array) -> pa.Table:
 @pytest.mark.parametrize("kind", COLUMNS)
 @pytest.mark.parametrize("ending", ["arrow", "parquet", "jsonl", "csv"])
 def test_a_column_of_any_type_passes_or_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, ending: str) -> None:
-    monkeypatch.setattr(planning, "MAX_PART_ROWS", 12)  # several parts, and spills of the review
+    small_shards(monkeypatch, 12)  # several parts, and spills of the review
     try:
         came = catalog(tmp_path / ("catalog.parquet" if ending == "parquet" else "catalog.arrow"), COLUMNS[kind])
     except pa.ArrowNotImplementedError:

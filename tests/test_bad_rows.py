@@ -9,15 +9,13 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest import FIXTURE, catcli, stopped_after
+from conftest import FIXTURE, catcli, small_shards, stopped_after
 
-from catcli.data.io.batch import BadRow, Batch
 from catcli.data.io.parts import Parts
 from catcli.errors import OutputError, ProductsError, UsageError
-from catcli.inference import planning
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
-from catcli.inference.results import PredictSummary
+from catcli.inference.summary import PredictSummary
 
 GOOD = [f"{number},mug {number}" for number in range(1, 41)]
 
@@ -100,8 +98,7 @@ def test_of_lines_that_a_quote_swallows_only_the_first_is_lost(tmp_path: Path, m
 
 
 def test_a_run_that_a_bad_row_stopped_goes_on_past_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "MAX_PART_ROWS", 8)
-    monkeypatch.setattr("catcli.data.io.csv_reader.MAX_BATCH_CELLS", 16)
+    small_shards(monkeypatch, 8)
     (tmp_path / "catalog.csv").write_text("\n".join(["sku,title", *GOOD[:30], "9,too,many", *GOOD[30:]]) + "\n")
     with pytest.raises(
         ProductsError, match=r"labeled rows are kept: the same command with --on-bad-row skip, or null, continues past that row"
@@ -135,12 +132,11 @@ def test_the_command_says_how_many_and_where_they_are(tmp_path: Path) -> None:
 
 def test_a_run_does_not_go_on_with_another_policy_once_a_row_was_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left out and what is written as nulls are other rows: the number of rows that are done means something else."""
-    monkeypatch.setattr(planning, "MAX_PART_ROWS", 8)
-    monkeypatch.setattr("catcli.data.io.csv_reader.MAX_BATCH_CELLS", 16)
+    small_shards(monkeypatch, 8)
     lines = [line for row in GOOD for line in (row, *(["9,too,many"] if row.startswith(("5,", "15,", "25,")) else []))]
     (tmp_path / "catalog.csv").write_text("\n".join(["sku,title", *lines]) + "\n")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Parts, "keep", stopped_after(3))
+        patch.setattr(Parts, "commit", stopped_after(3))
         labeled(tmp_path, "catalog.csv", "out.csv", "null")
     with pytest.raises(OutputError, match=r"--resume: --on-bad-row changed since"):
         labeled(tmp_path, "catalog.csv", "out.csv", "skip", resume=True)
@@ -183,14 +179,3 @@ def test_the_list_replaces_nothing_but_an_older_list(tmp_path: Path) -> None:
     (tmp_path / "catalog.csv").write_text("sku,title\n1,mug\n")
     labeled(tmp_path, "catalog.csv", "out.csv", "skip")
     assert (tmp_path / "out.csv.bad.jsonl").read_text() == ""
-
-
-def test_batches_without_rows_are_passed_by_their_bad_ones() -> None:
-    def batch(rows: int, bad: int) -> Batch:
-        return Batch(pl.DataFrame({"title": ["mug"] * rows}), 0.0, bad=(BadRow("x", 1, "why", "what"),) * bad)
-
-    batches = [batch(4, 1), batch(0, 2), batch(4, 0), batch(0, 1)]
-    assert [len(one) for one in planning._skip_done(iter(batches), 4, 1)] == [0, 4, 0]  # kept before the second was written
-    assert [len(one) for one in planning._skip_done(iter(batches), 4, 3)] == [4, 0]  # and after it
-    assert [len(one) for one in planning._skip_done(iter(batches), 8, 4)] == []
-    assert [(len(one), len(one.bad)) for one in planning._skip_done(iter(batches), 2, 1)] == [(2, 0), (0, 2), (4, 0), (0, 1)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from conftest import FIXTURE, catcli, fit
+from conftest import FIXTURE, catcli, fit, small_shards
 from scipy.stats import binomtest
 from small_bases import save_base
 from tiny import tiny_products
@@ -32,7 +32,7 @@ from catcli.inference.adapter_copy import copy_adapter
 from catcli.inference.labeler import Labeler
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
-from catcli.inference.results import PredictSummary
+from catcli.inference.summary import PredictSummary
 from catcli.reporting.scoring import report_held_out
 
 # --- how it is found -----------------------------------------------------------------------------------------------------------------
@@ -313,8 +313,9 @@ def test_a_run_that_goes_on_counts_what_the_one_before_decided(tmp_path: Path, t
     whole = predict([str(tmp_path / "catalog.csv")], options)
     expected = (tmp_path / "out.csv").read_bytes()
     with pytest.MonkeyPatch.context() as patch:
-        # 8 texts a call, so that parts are kept; the run is stopped after some of them.
+        # Shards of 64 rows; the run is stopped after some of them.
         patch.setattr(Labeler, "texts_per_call", 8)
+        small_shards(patch, 64)
         small = predict([str(tmp_path / "catalog.csv")], replace(options, output=str(tmp_path / "small.csv")))
 
         def stop(_: str, done: float, __: float) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import catcli
+from conftest import add_part, catcli, part_inputs
 
 from catcli.atomic import temporary_path
 from catcli.cli.console import Console
@@ -25,10 +25,9 @@ from catcli.private_folder import claim
 def stopped(folder: Path) -> None:
     """A predict and a fit that were killed, a page that was not finished, and what is somebody else's."""
     frame = pl.DataFrame({"title": ["mug"]})
-    with Parts(str(folder / "out.csv"), FileFormat("csv"), [Path("in.csv")], {"the catalog": "1"}, resume=False) as parts:
-        parts.write(Batch(frame, 1.0), frame.columns, pl.DataFrame())
-        parts.finish_part(1)
-        parts.keep({"rows": 1}, {})
+    with Parts(str(folder / "out.csv"), FileFormat("csv"), part_inputs("in.csv"), {}, resume=False) as parts:
+        add_part(parts, Batch(frame, 1.0))
+        parts.commit()
     claim(resume_folder(folder / "made"))
     (resume_folder(folder / "made") / "rows").write_text("{}")
     name = temporary_path(folder / "page.html").name.replace(f"-{os.getpid()}-", f"-{2**22 + 1}-")
@@ -60,7 +59,7 @@ def test_what_a_run_is_at_work_on_stays(tmp_path: Path) -> None:
         found = clean(tmp_path, yes=True, console=Console())
         assert [left.in_use for left in found] == [True, True, False]
         assert (tmp_path / ".made.catcli-resume" / "rows").exists()
-        assert (tmp_path / ".out.csv.catcli-parts" / "000000").exists()
+        assert (tmp_path / ".out.csv.catcli-parts" / "000000000000-000000-000000").exists()
 
 
 def test_the_store_is_looked_at_too_and_nothing_is_said_of_nothing(tmp_path: Path) -> None:

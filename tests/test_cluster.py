@@ -1,4 +1,4 @@
-"""Labeling on a Ray cluster: the very bytes of a run on one machine, whoever is lost on the way."""
+"""Labeling in other processes and on a Ray cluster: the very bytes of a run in this process, whoever is lost on the way."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -19,20 +20,35 @@ import pytest
 from conftest import FIXTURE, catcli
 from s3 import server
 
+from catcli.adapter.folder import Adapter
+from catcli.adapter.store import find_adapter
+from catcli.config import DEFAULT_MAX_CHANGE
 from catcli.errors import CatcliError, DeviceError
+from catcli.inference import remote
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
+from catcli.inference.remote import LabelerOptions, RemoteWorker, RunOptions
+from catcli.inference.remote_engine import RemoteEngine, WorkerHandle
+from catcli.inference.shards import ShardWork, SpanWork
 
 pytestmark = pytest.mark.slow
 
-pytest.importorskip("ray.data", reason="labeling on a cluster is Ray's: pip install '.[ray]'")
+pytest.importorskip("ray", reason="labeling on a cluster is Ray's: pip install '.[ray]'")
 
-WORKERS = ("--engine", "ray", "--workers", "2", "--device", "cpu")
+ENGINES = ("processes", "ray")
+
+
+def workers(engine: str) -> tuple[str, ...]:
+    return ("--engine", engine, "--workers", "2", "--device", "cpu")
+
+
+WORKERS = workers("ray")
+KEEP = ("--keep", "id,title")
 
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40,000 rows as one file and as a folder of two parts, some of them alike, some without text."""
+    """40,000 rows, some alike, some without text: as one file of ten shards, since its rows are long, and in two and in 16 files."""
     folder = tmp_path_factory.mktemp("catalog")
     chosen = random.Random(3)
     words = [f"word{number}" for number in range(3000)]
@@ -41,14 +57,17 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "parts").mkdir()
     frame[:15_000].write_csv(folder / "parts" / "a.csv")
     frame[15_000:].write_csv(folder / "parts" / "b.csv")
-    frame.write_parquet(folder / "catalog.parquet")
+    frame.with_columns(pad=pl.lit("x" * 8192)).write_parquet(folder / "catalog.parquet")
+    (folder / "many").mkdir()
+    for number in range(16):
+        frame[number * 2_500 : (number + 1) * 2_500].write_csv(folder / "many" / f"{number:02}.csv")
     return folder
 
 
 @pytest.fixture(scope="module")
 def local(catalog: Path) -> bytes:
     """What this machine makes of the catalog."""
-    predict([str(catalog / "catalog.parquet")], PredictOptions(str(catalog / "local.csv"), str(FIXTURE), device="cpu"))
+    predict([str(catalog / "catalog.parquet")], PredictOptions(str(catalog / "local.csv"), str(FIXTURE), device="cpu", keep="id,title"))
     return (catalog / "local.csv").read_bytes()
 
 
@@ -57,7 +76,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
-def started(catalog: Path, out: Path) -> psutil.Popen:
+def started(catalog: Path, out: Path, engine: str) -> psutil.Popen:
     line = [
         sys.executable,
         "-m",
@@ -68,7 +87,8 @@ def started(catalog: Path, out: Path) -> psutil.Popen:
         str(out),
         "--adapter",
         str(FIXTURE),
-        *WORKERS,
+        *KEEP,
+        *workers(engine),
     ]
     return psutil.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "300"})
 
@@ -81,27 +101,80 @@ def title(process: psutil.Process) -> str:
         return ""
 
 
-def kill_midway(run: psutil.Popen, what: str) -> None:
-    """Kill the process of a run that has the name, a moment after it has got to work."""
+def wait_for_part(run: psutil.Popen, out: Path) -> None:
+    """Until the first parts of an output are noted in its journal."""
+    journal = out.with_name(f".{out.name}.catcli-parts") / "journal.jsonl"
     deadline = time.monotonic() + 120
-    while not (found := [process for process in run.children(recursive=True) if title(process).startswith(what)]):
+    while not (journal.exists() and len(journal.read_text().splitlines()) > 1):
         assert run.poll() is None, "the run was over before it could be disturbed"
         assert time.monotonic() < deadline
-        time.sleep(0.02)
-    time.sleep(0.7)
-    found[0].kill()
+        time.sleep(0.01)
 
 
 # --- the same rows -------------------------------------------------------------------------------------------------------------------
 
 
-def test_two_workers_give_the_bytes_of_one_machine(catalog: Path, local: bytes, tmp_path: Path) -> None:
-    ran = catcli(
-        *("predict", catalog / "catalog.parquet", "-o", "out.csv", "--adapter", FIXTURE, *WORKERS, "--json"), cwd=tmp_path, check=True
-    )
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_workers_give_the_bytes_of_one_process(catalog: Path, local: bytes, tmp_path: Path, engine: str) -> None:
+    asked = (*KEEP, *workers(engine), "--json")
+    ran = catcli("predict", catalog / "catalog.parquet", "-o", "out.csv", "--adapter", FIXTURE, *asked, cwd=tmp_path, check=True)
     assert (tmp_path / "out.csv").read_bytes() == local
     assert json.loads(ran.stdout)["rows"] == 40_000
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_workers_read_files_by_themselves(catalog: Path, tmp_path: Path, engine: str) -> None:
+    asked = ("--adapter", FIXTURE, "--min-confidence", "0.4")
+    catcli("predict", catalog / "many", "-o", "here.csv", *asked, "--device", "cpu", "--review", "a.csv", cwd=tmp_path, check=True)
+    catcli("predict", catalog / "many", "-o", "there.csv", *asked, "--review", "b.csv", *workers(engine), cwd=tmp_path, check=True)
+    assert (tmp_path / "here.csv").read_bytes() == (tmp_path / "there.csv").read_bytes()
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+@pytest.mark.parametrize("hidden", ["files", "parts"])
+def test_what_a_worker_does_not_see_is_read_and_written_here(
+    catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: str
+) -> None:
+    """As on another machine, without this one's disk."""
+    options = PredictOptions(str(tmp_path / "here.csv"), str(FIXTURE), device="cpu", min_confidence=0.4, review=str(tmp_path / "a.csv"))
+    predict([str(catalog / "many")], options)
+    adapter = find_adapter(str(FIXTURE))
+    monkeypatch.setattr(remote, "file_state", lambda _: None) if hidden == "files" else monkeypatch.setattr(remote, "TOKEN", "nothing")
+    engine = InThisProcess(adapter)
+    there = replace(options, output=str(tmp_path / "there.csv"), review=str(tmp_path / "b.csv"))
+    predict([str(catalog / "many")], there, engine=engine)
+    assert engine.asked == {SpanWork, ShardWork} if hidden == "files" else {SpanWork}
+    assert (tmp_path / "here.csv").read_bytes() == (tmp_path / "there.csv").read_bytes()
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+class InThisProcess(RemoteEngine):
+    """An engine of one worker, which lives here."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._worker = RemoteWorker(
+            str(adapter.folder), LabelerOptions(adapter.fingerprint, "cpu", "auto", None, 1, "done", DEFAULT_MAX_CHANGE)
+        )
+        self.asked: set[type] = set()
+        super().__init__(adapter, self._worker.info(), 1, "worker", DEFAULT_MAX_CHANGE)
+
+    def first_worker(self) -> WorkerHandle:
+        return self
+
+    def open_workers(self, run: RunOptions) -> list[WorkerHandle]:
+        self._worker.start(run)
+        return [self]
+
+    def call(self, method: str, *arguments: object) -> object:
+        self.asked.add(type(arguments[0]))
+        return getattr(self._worker, method)(*arguments)
+
+    def stop(self) -> None:
+        self._worker.stop()
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def test_parts_keep_their_order_and_are_written_as_parts(catalog: Path, tmp_path: Path) -> None:
@@ -129,8 +202,8 @@ def test_an_earlier_output_is_taken_over(catalog: Path, local: bytes, tmp_path: 
 def test_from_a_bucket_into_a_bucket(catalog: Path, local: bytes, tmp_path: Path) -> None:
     with server() as running:
         running.client.upload_file(str(catalog / "catalog.parquet"), "shop", "in/catalog.parquet")
-        line = ("predict", "s3://shop/in/catalog.parquet", "-o", "s3://shop/out.csv", "--adapter", FIXTURE, *WORKERS)
-        catcli(*line, cwd=tmp_path, check=True, **running.environment)
+        asked = ("predict", "s3://shop/in/catalog.parquet", "-o", "s3://shop/out.csv", *KEEP, *WORKERS)
+        catcli(*asked, "--adapter", FIXTURE, cwd=tmp_path, check=True, **running.environment)
         assert running.client.get_object(Bucket="shop", Key="out.csv")["Body"].read() == local
     logs = [file.read_bytes() for file in Path("/tmp/ray/session_latest/logs").resolve().rglob("*") if file.is_file()]
     assert logs
@@ -140,33 +213,37 @@ def test_from_a_bucket_into_a_bucket(catalog: Path, local: bytes, tmp_path: Path
 # --- what is lost on the way ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("what", "heard"),
-    [
-        ("ray::MapWorker(MapBatches(_LabelingWorker)).submit", "a worker was lost; another has taken its place"),
-        ("ray::ReadPlannedBatches", ""),
-    ],
-)
-def test_who_is_killed_midway_costs_no_row(catalog: Path, local: bytes, tmp_path: Path, what: str, heard: str) -> None:
-    run = started(catalog, tmp_path / "out.csv")
-    kill_midway(run, what)
+def test_a_worker_of_a_cluster_that_is_killed_costs_no_row(catalog: Path, local: bytes, tmp_path: Path) -> None:
+    run = started(catalog, tmp_path / "out.csv", "ray")
+    wait_for_part(run, tmp_path / "out.csv")
+    next(process for process in run.children(recursive=True) if title(process).startswith("ray::_RayWorker")).kill()
     said = run.communicate()[1]
     assert run.returncode == 0, said
     assert (tmp_path / "out.csv").read_bytes() == local
-    assert heard in said
+    assert "a worker was lost; another has taken its place" in said
 
 
+def test_a_process_that_is_killed_ends_the_run_in_a_sentence_and_no_part_is_lost(catalog: Path, local: bytes, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    run = started(catalog, out, "processes")
+    wait_for_part(run, out)
+    next(process for process in run.children() if "catcli.inference.process_engine" in process.cmdline()).kill()
+    said = run.communicate()[1]
+    assert run.returncode == 1, said
+    assert "a process that labels ended by signal 9; is there memory enough? Fewer --workers take less." in said
+    assert "labeled rows are kept: the same command continues." in said
+    ran = catcli("predict", catalog / "catalog.parquet", "-o", out, "--adapter", FIXTURE, *KEEP, *workers("processes"), cwd=tmp_path)
+    assert (ran.returncode, "going on after" in ran.stderr, out.read_bytes() == local) == (0, True, True)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_stopped_takes_its_cluster_along_and_goes_on_here(
-    catalog: Path, local: bytes, tmp_path: Path, stop: signal.Signals
+def test_a_run_that_is_stopped_takes_its_workers_along_and_goes_on_here(
+    catalog: Path, local: bytes, tmp_path: Path, stop: signal.Signals, engine: str
 ) -> None:
-    out, journal = tmp_path / "out.csv", tmp_path / ".out.csv.catcli-parts" / "journal.jsonl"
-    run = started(catalog, out)
-    deadline = time.monotonic() + 120
-    while not (journal.exists() and len(journal.read_text().splitlines()) > 1):
-        assert run.poll() is None, "the run was over before it could be disturbed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    out = tmp_path / "out.csv"
+    run = started(catalog, out, engine)
+    wait_for_part(run, out)
     # Ray's own agents ask for a minute after a cluster that was killed, and then go.
     others = [process for process in run.children(recursive=True) if "Agent" not in title(process)]
     run.send_signal(stop)
@@ -174,9 +251,8 @@ def test_a_run_that_is_stopped_takes_its_cluster_along_and_goes_on_here(
     assert run.returncode == (-stop if stop == signal.SIGKILL else 128 + stop), said
     assert not out.exists()
     assert not psutil.wait_procs(others, timeout=60)[1]
-    ran = catcli(
-        *("predict", catalog / "catalog.parquet", "-o", out, "--adapter", FIXTURE, "--device", "cpu", "--resume"), cwd=tmp_path, check=True
-    )
+    line = ("predict", catalog / "catalog.parquet", "-o", out, "--adapter", FIXTURE, *KEEP, "--device", "cpu", "--resume")
+    ran = catcli(*line, cwd=tmp_path, check=True)
     assert out.read_bytes() == local
     assert "going on after" in ran.stderr
 
@@ -197,7 +273,7 @@ def test_what_is_wrong_with_a_row_is_said_as_it_is_here(tmp_path: Path) -> None:
     def ask(engine: str) -> str:
         return sentence(lambda: predict([str(bad)], PredictOptions(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu", engine=engine)))
 
-    assert ask("ray") == ask("local")
+    assert ask("ray") == ask("processes") == ask("local")
     assert [path.name for path in tmp_path.iterdir()] == ["bad.csv"]
 
 

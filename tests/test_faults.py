@@ -33,7 +33,7 @@ from catcli.cli.main import app
 from catcli.errors import AdapterError, CatcliError, DeviceError
 from catcli.inference import session
 from catcli.inference.cuda import CUDA_PROVIDER
-from catcli.inference.engines import LocalEngine
+from catcli.inference.engines import ThreadEngine
 from catcli.inference.labeler import Labeler
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
@@ -173,7 +173,7 @@ def test_memory_that_is_too_short_for_one_text_is_a_sentence(monkeypatch: pytest
     with pytest.raises(
         CatcliError, match=r"memory is too short for one text of \d+ tokens on CPU.*; free some and run the same command again"
     ):
-        predict([str(catalog)], PredictOptions(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu"), engine=LocalEngine(labeler))
+        predict([str(catalog)], PredictOptions(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu"), engine=ThreadEngine(labeler))
     assert not (tmp_path / "out.csv").exists()
 
 

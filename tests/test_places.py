@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from attempts import Tools
-from conftest import FIXTURE, catcli
+from conftest import FIXTURE, catcli, small_shards
 from corpus import ROWS, delimited
 from typer.testing import CliRunner, Result
 
@@ -82,11 +82,10 @@ def test_a_full_disk_ends_predict_in_a_sentence_and_the_old_output_stands(shop: 
 
 
 def test_what_a_full_disk_kept_is_gone_on_from_once_there_is_room(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from catcli.inference import planning
     from catcli.inference.labeler import Labeler
 
     monkeypatch.setattr(Labeler, "texts_per_call", 32)
-    monkeypatch.setattr(planning, "MAX_PART_CALLS", 8)
+    small_shards(monkeypatch, 256)
     line = ("predict", shop / "catalog.csv", "--adapter", FIXTURE, "--device", "cpu")
     run(*line, "-o", shop / "whole.csv")
     with disk(shop / "disk", 2 * 2**20) as small:

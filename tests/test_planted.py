@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import FIXTURE
 from test_places import run
@@ -20,6 +21,7 @@ from tiny import tiny_products
 from catcli import atomic
 from catcli.adapter.store import only_adapter
 from catcli.atomic import atomic_write, copy_mode_and_owner, delete_folder, temporary_path
+from catcli.data.io.journal import read_arrays
 from catcli.errors import OutputError, Terminated
 from catcli.private_folder import MARKER, claim, delete_private_folder
 
@@ -56,7 +58,7 @@ def someone_elses(place: Path, victim: Path) -> None:
 
 def plain(place: Path, _: Path) -> None:
     place.mkdir()
-    (place / "journal.jsonl").write_text('{"mark": {}}\n')
+    (place / "journal.jsonl").write_text('{"made_from": {}, "files": {}}\n')
 
 
 def copied(place: Path, _: Path) -> None:
@@ -207,16 +209,18 @@ def test_a_private_folder_is_private_and_keeps_what_it_did_not_make(tmp_path: Pa
 
 # --- a journal that is damaged ---------------------------------------------------------------------------------------------------------
 
+HEAD = '{"made_from": {}, "files": {}}'
+PART = "0123456789ab-000000-000000"
 JOURNALS = {
     "no JSON": "{",
     "a list": "[]",
-    "no mark": "{}",
-    "a mark that is a number": '{"mark": 7}',
-    "a part elsewhere": '{"mark": {}}\n{"file": "../../etc/passwd", "input": 0, "rows": 1, "memory": ""}\n{}',
-    "a part of no input": '{"mark": {}}\n{"file": "000000", "input": 9, "rows": 1, "memory": ""}\n{}',
-    "rows below none": '{"mark": {}}\n{"file": "000000", "input": 0, "rows": -1, "memory": ""}\n{}',
-    "a field of its own": '{"mark": {}}\n{"file": "000000", "input": 0, "rows": 1, "memory": "", "x": 1}\n{}',
-    "a file that is a number": '{"mark": {}}\n{"file": 7, "input": 0, "rows": 1, "memory": ""}\n{}',
+    "nothing that it is made from": '{"files": {}}',
+    "a fingerprint that is a number": '{"made_from": 7, "files": {}}',
+    "a part elsewhere": f'{HEAD}\n{{"part": "../../etc/passwd", "counts": {{}}}}\n{{}}',
+    "rows below none": f'{HEAD}\n{{"part": "{PART}", "counts": {{"rows": -1}}}}\n{{}}',
+    "counts that are none": f'{HEAD}\n{{"part": "{PART}", "counts": [1]}}\n{{}}',
+    "a field of its own": f'{HEAD}\n{{"part": "{PART}", "counts": {{}}, "x": 1}}\n{{}}',
+    "a part that is a number": f'{HEAD}\n{{"part": 7, "counts": {{}}}}\n{{}}',
 }
 
 
@@ -234,23 +238,10 @@ def test_a_damaged_journal_is_named_and_does_not_stop_a_new_run(shop: Path, name
     assert sorted(path.name for path in shop.iterdir()) == ["labeled.csv", "products.csv"]
 
 
-def test_what_a_run_knew_is_not_unpacked_from_a_bomb(shop: Path) -> None:
-    import numpy as np
-
-    parts = shop / ".labeled.csv.catcli-parts"
-    claim(parts)
-    np.savez_compressed(parts / "memory-000000.npz", hashes=np.zeros(2**27, np.uint64))
-    (parts / "000000").write_text("x")
-    record = {"file": "000000", "input": 0, "rows": 1, "memory": "memory-000000.npz"}
-    made_from = dict.fromkeys(("the catalog", "the adapter", "the options", "the version of catcli, polars or the model's variant"), "")
-    (parts / "journal.jsonl").write_text(f"{json.dumps({'mark': made_from})}\n{json.dumps(record)}\n")
-    refused = run(*LINES["predict"][1], "--resume")
-    assert refused.exit_code == 1
-    assert "changed since the run that was stopped" in refused.stderr
+def test_known_labels_are_not_unpacked_from_a_bomb(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "known.npz", hashes=np.zeros(2**27, np.uint64))
     with pytest.raises(ValueError, match="larger than what a run keeps, or compressed"):
-        from catcli.data.io.journal import read_arrays
-
-        read_arrays(parts / "memory-000000.npz")
+        read_arrays(tmp_path / "known.npz")
 
 
 # --- devices, FIFOs and links as outputs -------------------------------------------------------------------------------------------------
@@ -452,7 +443,7 @@ def test_two_runs_that_sweep_the_same_folder_do_not_stop_one_another(tmp_path: P
         folder = tmp_path / "private"
         claim(folder)
         for number in range(30):
-            (folder / f"{number:06}").write_text("part")
+            (folder / f"0123456789ab-000000-{number:06}").write_text("part")
         failed: list[BaseException] = []
 
         def sweep(folder: Path = folder, failed: list[BaseException] = failed) -> None:

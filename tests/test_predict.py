@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from conftest import Shop, catcli
+from conftest import Shop, catcli, small_shards
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,20 +26,19 @@ from catcli.cli.console import Console
 from catcli.cli.predict import run_dry
 from catcli.cli.run.bench import bench
 from catcli.data.io.batch import Batch
-from catcli.data.io.output import FileFormat, file_format
+from catcli.data.io.output import FileFormat
 from catcli.data.io.parts import Parts
-from catcli.data.io.review import ReviewFile
+from catcli.data.io.review import ReviewFile, ReviewSpill
 from catcli.data.io.source import open_source
 from catcli.errors import AdapterError, ProductsError, UsageError
-from catcli.inference import planning
-from catcli.inference.engines import LocalEngine
-from catcli.inference.label_cache import CacheSlots, LabelCache, PreviousLabels, is_among
+from catcli.inference.engines import ThreadEngine
+from catcli.inference.known_labels import KnownLabels
 from catcli.inference.labeler import Labeler, Labels
-from catcli.inference.pipeline import run_pipeline
 from catcli.inference.planning import LabelingPlan
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
 from catcli.inference.result_columns import CONFIDENCE, PREDICTED
+from catcli.inference.shards import ShardOptions
 
 TABLES = int(os.environ.get("CATCLI_TABLES", "40"))
 """Random tables that go through every format; the benchmark's figure is of 1,000."""
@@ -53,9 +52,11 @@ def titles(count: int) -> list[str]:
 
 @pytest.fixture
 def small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls of eight texts, and parts of two batches, so that a few hundred rows are many of each."""
+    """Calls of eight texts, and shards of 64 rows, so that a few hundred rows are many of each."""
     monkeypatch.setattr(Labeler, "texts_per_call", 8)
-    monkeypatch.setattr(planning, "MAX_PART_CALLS", 6)
+    monkeypatch.setattr("catcli.inference.shards.MIN_KNOWN_ROWS", 16)
+    monkeypatch.setattr("catcli.inference.planning.FIRST_PIECE_ROWS", 2)
+    small_shards(monkeypatch, 64)
 
 
 @pytest.fixture
@@ -93,17 +94,17 @@ def test_a_run_that_was_stopped_goes_on_to_the_very_same_output(
     whole = PredictOptions(str(tmp_path / f"whole-{name}"), shop.adapter, min_confidence=0.9, review=str(whole_review))
     undisturbed = predict([str(catalog)], whole)
     asked = replace(whole, output=str(tmp_path / name), review=str(review), resume=True)
-    keep = Parts.keep
+    commit = Parts.commit
     for stop_after in (1, 2):
         calls = itertools.count()
 
-        def stopped(parts: Parts, *arguments: object, calls: Iterator[int] = calls, stop_after: int = stop_after) -> None:
-            if next(calls) == stop_after:
+        def stopped(parts: Parts, calls: Iterator[int] = calls, stop_after: int = stop_after) -> None:
+            if next(calls) >= stop_after:
                 raise Killed
-            keep(parts, *arguments)  # type: ignore[arg-type]
+            commit(parts)
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(Parts, "keep", stopped)
+            patch.setattr(Parts, "commit", stopped)
             predict([str(catalog)], asked)
         assert not (tmp_path / name).exists()
         assert not review.exists()
@@ -125,17 +126,19 @@ def test_a_review_of_many_ranges_is_sorted_and_equal_ones_keep_their_order(tmp_p
     monkeypatch.setattr("catcli.data.io.review.MAX_RANGE_ROWS", 10)
     sure = np.random.default_rng(0).integers(0, 40, 500).astype(np.float32) / 40
     frame, added = pl.DataFrame({"row": range(500)}), pl.DataFrame({"confidence": sure})
-    review = ReviewFile(str(tmp_path / "review.parquet"), FileFormat("parquet"), "confidence", tmp_path)
+    form, spills = FileFormat("parquet"), list[Path]()
     for start in range(0, 500, 70):
-        review.write(Batch(frame[start : start + 70], 1.0), ["row"], added[start : start + 70])
-        review.finish_part()
-    review.finish(["row"], Batch(frame[:0], 1.0), added[:0])
+        spills.append(tmp_path / f"spill-{start}")
+        with ReviewSpill(spills[-1], form) as spill:
+            spill.write(Batch(frame[start : start + 70], 1.0), ["row"], added[start : start + 70], "confidence")
+    review = ReviewFile(str(tmp_path / "review.parquet"), form, "confidence", tmp_path)
+    review.finish(spills, ["row"], Batch(frame[:0], 1.0), added[:0])
     expected = frame.hstack(added).sort("confidence", maintain_order=True)
     assert pl.read_parquet(tmp_path / "review.parquet").equals(expected)
 
 
 @pytest.mark.usefixtures("small_calls")
-def test_an_error_midway_keeps_what_was_done_and_says_so(shop: Shop, tmp_path: Path) -> None:
+def test_an_error_midway_keeps_what_was_done_and_says_so(shop: Shop, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = "".join(f"{title},x,y\n" for title in titles(500))
     (tmp_path / "catalog.csv").write_text("title,brand,description\n" + rows + "too,many,cells,here\n")
     asked = PredictOptions(str(tmp_path / "out.csv"), shop.adapter, resume=True)
@@ -147,9 +150,10 @@ def test_an_error_midway_keeps_what_was_done_and_says_so(shop: Shop, tmp_path: P
     with pytest.raises(ProductsError, match="line 502"):  # goes on, and meets the same line
         predict([str(tmp_path / "catalog.csv")], asked)
     (tmp_path / "catalog.csv").write_text("title,brand,description\n" + rows)
-    with pytest.raises(Exception, match="--resume: the catalog changed since the run that was stopped"):
-        predict([str(tmp_path / "catalog.csv")], asked)
-    assert predict([str(tmp_path / "catalog.csv")], PredictOptions(str(tmp_path / "out.csv"), shop.adapter)).rows == 500
+    done = predict([str(tmp_path / "catalog.csv")], asked)
+    assert (done.rows, done.resumed) == (500, 0)
+    assert "448 rows that a stopped run had labeled are labeled again: " in caplog.text
+    assert "catalog.csv changed since" in caplog.text
 
 
 def test_resume_with_nothing_to_resume_starts_anew_and_says_so(shop: Shop, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -171,39 +175,20 @@ def test_a_text_that_comes_again_is_labeled_once(shop: Shop, catalog: Path, tmp_
     assert np.allclose(one[CONFIDENCE], other[CONFIDENCE], atol=1e-5)
 
 
-def test_only_so_many_texts_are_recalled_and_the_oldest_are_forgotten() -> None:
-    slots, recall = CacheSlots(limit=4), LabelCache(k=1, limit=4)
-
-    def add(*numbers: int) -> None:
-        hashes = np.array(numbers, np.uint64)
-        slots.add(hashes)
-        recall.add(hashes, np.array(numbers)[:, None], np.full((len(numbers), 1), 0.5, np.float32))
-
-    def known(slots: CacheSlots, recall: LabelCache) -> dict[int, int]:
-        found = slots.find(np.arange(1, 20, dtype=np.uint64))
-        numbers = np.arange(1, 20)[found >= 0].tolist()
-        return dict(zip(numbers, recall.get(found[found >= 0])[0][:, 0].tolist(), strict=True))
-
-    add(1, 2, 3)
-    add(4, 5)
-    add(6)
-    assert known(slots, recall) == {3: 3, 4: 4, 5: 5, 6: 6}
-    slots, again = CacheSlots(limit=4), LabelCache(k=1, limit=4)
-    slots.load(recall.arrays())
-    again.load(recall.arrays())
-    recall = again
-    add(7)
-    assert known(slots, recall) == {4: 4, 5: 5, 6: 6, 7: 7}
-    add(8, 9, 10, 11, 12, 13)
-    assert known(slots, recall) == {10: 10, 11: 11, 12: 12, 13: 13}
-
-
-def test_an_earlier_output_is_found_by_text() -> None:
+def test_labels_are_known_by_text(tmp_path: Path) -> None:
     rows = (np.array([9, 3, 9], np.uint64), np.array([1, 2, 3], np.int32), np.array([0.1, 0.2, 0.3], np.float32))
-    previous = PreviousLabels.of([rows])
-    asked = np.array([3, 4, 9], np.uint64)
-    known = is_among(asked, previous.hashes)
-    assert (known.tolist(), previous.get(asked[known])[0][:, 0].tolist(), len(previous)) == ([True, False, True], [2, 1], 2)
+    previous = KnownLabels.of([rows])
+    places = previous.find(np.array([3, 4, 9], np.uint64))
+    assert (places.tolist(), previous.classes[places[[0, 2]], 0].tolist(), len(previous)) == ([0, -1, 1], [2, 1], 2)
+    other = KnownLabels.of([(np.array([3, 5], np.uint64), np.array([7, 8], np.int32), np.zeros(2, np.float32))])
+    merged = KnownLabels.merge([previous, other])
+    assert (merged.hashes.tolist(), merged.classes[:, 0].tolist()) == ([3, 5, 9], [2, 8, 1])
+    merged.save(tmp_path / "known")
+    loaded = KnownLabels.load(tmp_path / "known", 1, 9)
+    assert all(np.array_equal(getattr(loaded, name), getattr(merged, name)) for name in ("hashes", "classes", "confidences"))
+    for top_k, classes in ((2, 9), (1, 8)):  # of another run, or another adapter
+        with pytest.raises(ValueError, match="its arrays have other types|its classes are not the adapter's"):
+            KnownLabels.load(tmp_path / "known", top_k, classes)
 
 
 def test_rows_of_an_earlier_output_are_taken_over(shop: Shop, catalog: Path, tmp_path: Path) -> None:
@@ -278,12 +263,8 @@ def test_columns_types_and_order_come_out_as_they_came_in(shop: Shop, tmp_path: 
         if ending == "jsonl" and not len(frame):
             continue  # no line, no column: such a file is refused as empty
         through = tmp_path / f"out.{ending}"
-        source = open_source([str(tmp_path / f"in.{ending}")], delimiter="," if ending == "csv" else None)
-        with Parts(str(through), file_format(str(through), None), [Path("in")], {}, resume=False) as parts:
-            columns = next(iter(source.batches())).columns
-            plan = LabelingPlan(("title" if "title" in columns else None, None, None))
-            run_pipeline(LocalEngine(labeler), source, source.batches(), parts, plan, lambda *_: None)
-            parts.finish()
+        asked = PredictOptions(str(through), shop.adapter, allow_missing=True, delimiter="," if ending == "csv" else None)
+        predict([str(tmp_path / f"in.{ending}")], asked, engine=ThreadEngine(labeler))
         if ending == "jsonl":
             rows = [json.loads(line) for line in through.read_text(encoding="utf-8").split("\n")[:-1]]
             ours = [{name: row[name] for name in row if name not in (PREDICTED, CONFIDENCE)} for row in rows]
@@ -300,7 +281,7 @@ def test_columns_types_and_order_come_out_as_they_came_in(shop: Shop, tmp_path: 
         assert theirs.schema == before.schema
 
 
-def test_batches_of_one_call_each_keep_all_workers_busy() -> None:
+def test_shards_of_one_call_each_keep_all_workers_busy() -> None:
     """As of many small files: all eight calls have to be in work at once for the first of them to end."""
     all_in_work = threading.Barrier(8, timeout=60)
 
@@ -311,10 +292,11 @@ def test_batches_of_one_call_each_keep_all_workers_busy() -> None:
     labeler = SimpleNamespace(
         categories=("a",), notes=[], variant="fp32", provider="CPU", texts_per_call=256, cascade=None, workers=8, label=label
     )
-    planner = planning.BatchPlanner(LabelingPlan(("title",)), 256)
-    batches = [Batch(pl.DataFrame({"title": [f"mug {number} {row}" for row in range(3)]}), 1.0) for number in range(16)]
-    labeled = LocalEngine(labeler).label_planned(map(planner.plan, batches), 1)  # type: ignore[arg-type]
-    assert [len(batch.rows) for batch, _ in labeled] == [3] * 16
+    frames = [pl.DataFrame({"title": [f"mug {number} {row}" for row in range(3)]}) for number in range(16)]
+    batches = (Batch(frame, 1.0, part=number) for number, frame in enumerate(frames))
+    engine = ThreadEngine(labeler)  # type: ignore[arg-type]
+    labeled = engine.label_shards(SimpleNamespace(), batches, ShardOptions(("a",), LabelingPlan(("title",))))  # type: ignore[arg-type]
+    assert [result.summary.rows for result in labeled] == [3] * 16
 
 
 LABELER: list[Labeler] = []

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import typer
-from conftest import FIXTURE, catcli, stopped_after
+from conftest import FIXTURE, catcli, small_shards, stopped_after
 from corpus import workbook
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,12 +39,12 @@ from catcli.evaluation.metrics import Comparison, Estimate
 from catcli.evaluation.selective import RISK, ProductSample, find_category_thresholds, products_needed
 from catcli.export import parity
 from catcli.inference import planning
-from catcli.inference.label_cache import PreviousLabels
+from catcli.inference.known_labels import KnownLabels
 from catcli.inference.labeler import encoder_logits
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
-from catcli.inference.results import ResultWriter
 from catcli.inference.session import Session
+from catcli.inference.shards import ShardOptions
 from catcli.inference.tokens import Tokenizer
 from catcli.reporting import sentences
 from catcli.training import loop
@@ -419,12 +419,12 @@ def test_help_shows_the_name_of_an_extra(shop: Path) -> None:
 
 
 def test_a_forgotten_resume_loses_no_labeled_row(shop: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(planning, "MAX_PART_ROWS", 64)
+    small_shards(monkeypatch, 64)
     rows = "\n".join(f"mug {number}" for number in range(400))
     (shop / "catalog.csv").write_text(f"title\n{rows}\n")
     asked = PredictOptions("out.csv", str(FIXTURE), device="cpu", workers=1)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Parts, "keep", stopped_after(2))
+        patch.setattr(Parts, "commit", stopped_after(2))
         predict(["catalog.csv"], asked)
     done = predict(["catalog.csv"], asked)
     assert done.resumed > 0
@@ -546,19 +546,19 @@ def test_folds_of_the_linear_model_keep_to_the_time_there_is(monkeypatch: pytest
 def test_of_texts_that_come_again_an_earlier_output_has_the_first(batches: list[list[tuple[int, int]]]) -> None:
     hashes = [np.array([number * 2**58 + number for number, _ in rows], np.uint64) for rows in batches]
     classes = [np.array([label for _, label in rows], np.int32) for rows in batches]
-    previous = PreviousLabels.of((one, other, other.astype(np.float32)) for one, other in zip(hashes, classes, strict=True))
+    previous = KnownLabels.of((one, other, other.astype(np.float32)) for one, other in zip(hashes, classes, strict=True))
     first: dict[int, int] = {}
     for number, label in itertools.chain.from_iterable(batches):
         first.setdefault(number, label)
     assert previous.hashes.tolist() == sorted(number * 2**58 + number for number in first)
-    found = previous.get(previous.hashes)
-    assert [int(label) for label in found[0][:, 0]] == [first[number] for number in sorted(first)]
+    assert previous.find(previous.hashes).tolist() == list(range(len(previous)))
+    assert previous.classes[:, 0].tolist() == [first[number] for number in sorted(first)]
 
 
 def test_an_earlier_output_takes_memory_by_its_different_texts() -> None:
     program = (
         "import numpy as np\n"
-        "from catcli.inference.label_cache import PreviousLabels\n"
+        "from catcli.inference.known_labels import KnownLabels\n"
         "from catcli.inference.session import peak_memory\n"
         "different = 500_000\n"
         "def rows(times):\n"
@@ -566,9 +566,9 @@ def test_an_earlier_output_takes_memory_by_its_different_texts() -> None:
         "        start = number % 10 * different // 10\n"
         "        texts = np.arange(start, start + different // 10, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)\n"
         "        yield texts, np.zeros(len(texts), np.int32), np.zeros(len(texts), np.float32)\n"
-        "PreviousLabels.of(rows(1))\n"
+        "KnownLabels.of(rows(1))\n"
         "before = peak_memory()\n"
-        "assert len(PreviousLabels.of(rows(20))) == different\n"
+        "assert len(KnownLabels.of(rows(20))) == different\n"
         "print((peak_memory() - before) / different)\n"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300)
@@ -657,8 +657,7 @@ def test_a_damaged_checkpoint_is_none(shop: Path) -> None:
 @given(st.floats(0.5, 1.0, width=32))
 def test_a_row_at_the_threshold_that_is_shown_is_accepted(confidence: float) -> None:
     plan = planning.LabelingPlan(("title",), min_confidence=float(format_confidence(confidence)))
-    finisher = ResultWriter(["a", "b"], plan, SimpleNamespace(), lambda *_: None)
-    assert np.float32(confidence) >= finisher._needed[0]
+    assert np.float32(confidence) >= ShardOptions(("a", "b"), plan).thresholds[0]
 
 
 def test_a_terminal_that_was_closed_does_not_change_the_exit_code(shop: Path) -> None:

@@ -10,19 +10,21 @@ import threading
 from datetime import date, datetime
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import add_part, part_inputs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from catcli import private_folder
 from catcli.data.io.batch import Batch
 from catcli.data.io.csv_cells import flatten_cells
+from catcli.data.io.journal import PartRecord
 from catcli.data.io.output import FileFormat, OutputFormat, file_format, write_errors
-from catcli.data.io.parts import Parts
+from catcli.data.io.part_file import PartFile, PartOptions
+from catcli.data.io.parts import Parts, PartsInput
 from catcli.data.io.source import open_source
 from catcli.data.io.writers import open_pipe
 from catcli.errors import OutputError, UsageError
@@ -45,22 +47,17 @@ FRAME = pl.DataFrame(
 NOTHING = pl.DataFrame()
 
 
-def parts_of(path: Path, form: OutputFormat | None = None, *, inputs: int = 1, mark: str = "a", resume: bool = False) -> Parts:
-    places_in = [Path(f"in-{number}.csv") for number in range(inputs)]
-    return Parts(str(path), file_format(str(path), form), places_in, {"the catalog": mark}, resume=resume).__enter__()
+def parts_of(path: Path, form: OutputFormat | None = None, *, mark: str = "a", resume: bool = False) -> Parts:
+    return Parts(str(path), file_format(str(path), form), part_inputs("in-0.csv"), {"the options": mark}, resume=resume).__enter__()
 
 
-def write(path: Path, form: OutputFormat, *frames: pl.DataFrame, each_a_part: bool = False) -> None:
+def write(path: Path, form: OutputFormat, *frames: pl.DataFrame) -> None:
+    """Write a file of as many parts as there are frames."""
     parts = parts_of(path, form)
     try:
-        for frame in frames:
-            parts.write(Batch(frame, 1.0), frame.columns, NOTHING)
-            if each_a_part:
-                parts.finish_part(len(frame))
-                parts.keep({}, {})
-        parts.finish_part(0)
-        parts.keep({}, {})
-        parts.finish()
+        for number, frame in enumerate(frames):
+            add_part(parts, Batch(frame, 1.0, index=number))
+        parts.finish(Batch(frames[0].clear(), 1.0))
     finally:
         parts.close()
 
@@ -76,7 +73,7 @@ def test_parts_are_put_together_as_if_they_were_one(tmp_path: Path, name: str) -
     frame = FRAME.select("sku", "n", "tags", "since")
     form = file_format(name, None).format
     write(tmp_path / f"one.{name}", form, pl.concat([frame, frame]))
-    write(tmp_path / f"two.{name}", form, frame, frame, each_a_part=True)
+    write(tmp_path / f"two.{name}", form, frame, frame)
     one, two = (open_source([str(tmp_path / f"{count}.{name}")]).read().frame for count in ("one", "two"))
     assert two.equals(one)
     assert len(two) == 2 * len(frame)
@@ -95,10 +92,8 @@ def test_a_table_comes_out_with_types_that_polars_has_no_name_for(tmp_path: Path
     pq.write_table(table, tmp_path / "in.parquet")
     batch = next(open_source([str(tmp_path / "in.parquet")]).batches())
     parts = parts_of(tmp_path / "out.parquet")
-    parts.write(batch, batch.columns, NOTHING)
-    parts.finish_part(1)
-    parts.keep({}, {})
-    parts.finish()
+    add_part(parts, batch)
+    parts.finish(batch.slice(0, 0))
     table, out = pq.read_table(tmp_path / "in.parquet"), pq.read_table(tmp_path / "out.parquet")
     assert out.schema.equals(table.schema, check_metadata=True)
     assert out.equals(table)
@@ -109,17 +104,13 @@ def test_json_lines_come_out_as_they_came_in(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text("\n".join(lines), encoding="utf-8")
     batch = next(open_source([str(tmp_path / "in.jsonl")]).batches())
     parts = parts_of(tmp_path / "out.jsonl")
-    parts.write(batch, batch.columns, pl.DataFrame({"ours": [1, 2, 3, None]}))
-    parts.finish_part(4)
-    parts.keep({}, {})
-    parts.finish()
+    add_part(parts, batch, batch.columns, pl.DataFrame({"ours": [1, 2, 3, None]}))
+    parts.finish(batch.slice(0, 0))
     out = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
     assert out == [lines[0][:-1] + ', "ours":1}', '{"id": "one", "ours":2}', '{"ours":3}', '{"é": "\\u00e9", "ours":null}']
     parts = parts_of(tmp_path / "less.jsonl")
-    parts.write(batch, ["id"], pl.DataFrame({"ours": [1, 2, 3, 4]}))
-    parts.finish_part(4)
-    parts.keep({}, {})
-    parts.finish()
+    add_part(parts, batch, ["id"], pl.DataFrame({"ours": [1, 2, 3, 4]}))
+    parts.finish(batch.slice(0, 0))
     assert json.loads((tmp_path / "less.jsonl").read_text().splitlines()[0]) == {"id": 1.0, "ours": 1}
 
 
@@ -165,7 +156,11 @@ def test_a_run_that_fails_leaves_what_stood_there_and_nothing_else(tmp_path: Pat
     path = tmp_path / "out.csv"
     path.write_text("mine")
     parts = parts_of(path)
-    parts.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
+    options = PartOptions(str(path), parts.folder, parts.form, ["0" * 12])
+    with pytest.raises(KeyboardInterrupt), PartFile(options.path(0, 0), options) as part:
+        part.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
+        raise KeyboardInterrupt
+    assert sorted(entry.name for entry in parts.folder.iterdir()) == [".made-by-catcli", "journal.jsonl", "lock"]
     parts.close()
     assert path.read_text() == "mine"
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.csv"]
@@ -174,60 +169,67 @@ def test_a_run_that_fails_leaves_what_stood_there_and_nothing_else(tmp_path: Pat
 def test_finished_parts_survive_and_are_gone_on_from(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     parts = parts_of(path)
-    parts.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
-    parts.finish_part(3)
-    parts.keep({"rows": 3}, {"numbers": np.arange(2)})
-    parts.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
+    add_part(parts, Batch(FRAME, 1.0))
+    parts.commit()
     parts.close()
     assert not path.exists()
-    with (tmp_path / ".out.csv.catcli-parts" / "journal.jsonl").open("a") as journal:
-        journal.write('{"file": "00000')  # as a kill leaves it
+    with (parts.folder / "journal.jsonl").open("a") as journal:
+        journal.write('{"part": "00000')  # as a kill leaves it
+    (parts.folder / f"{'0' * 12}-{0:06}-{1:06}.0a1b2c3d.new").write_text("half a part")
     parts_of(path, resume=True).close()
     again = parts_of(path, resume=True)
-    assert (again.stopped.state, again.stopped.arrays["numbers"].tolist()) == ({"rows": 3}, [0, 1])
-    again.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
-    again.finish_part(3)
-    again.keep({"rows": 6}, {})
-    again.finish()
+    assert again.shards() == {(0, 0, 0): 3}
+    assert sorted(entry.name for entry in parts.folder.iterdir()) == [
+        *(".made-by-catcli", f"{'0' * 12}-{0:06}-{0:06}", "journal.jsonl", "lock")
+    ]
+    add_part(again, Batch(FRAME, 1.0, index=1))
+    again.finish(Batch(FRAME.clear(), 1.0))
     assert len(open_source([str(path)]).read()) == 6
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.csv"]
 
 
 def test_parts_of_something_else_are_not_gone_on_from(tmp_path: Path) -> None:
     parts = parts_of(tmp_path / "out.csv")
-    parts.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
-    parts.finish_part(3)
-    parts.keep({}, {})
+    add_part(parts, Batch(FRAME, 1.0))
+    parts.commit()
     parts.close()
     with pytest.raises(
-        OutputError, match="--resume: the catalog changed since the run that was stopped, so its 3 rows cannot be continued"
+        OutputError, match="--resume: the options changed since the run that was stopped, so its 3 rows cannot be continued"
     ):
         parts_of(tmp_path / "out.csv", mark="b", resume=True)
     again = parts_of(tmp_path / "out.csv", mark="b")
-    assert (again.discarded, again.stopped.parts) == (3, [])
+    assert (again.discarded, again.changed, again.done) == (3, ["the options"], {})
     again.close()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_stopped_run_knew_and_is_damaged_stops_only_a_run_that_is_to_go_on(tmp_path: Path) -> None:
-    parts = parts_of(tmp_path / "out.csv")
-    parts.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
-    parts.finish_part(3)
-    parts.keep({}, {})
+def test_of_files_that_changed_the_parts_are_made_again_and_no_others(tmp_path: Path) -> None:
+    """A file that was mended, one that came between, and one that is gone: each costs its own parts."""
+    before = [PartsInput(Path(name), identity * 12, name) for name, identity in (("a.csv", "a"), ("b.csv", "b"), ("c.csv", "c"))]
+    parts = Parts(str(tmp_path / "out.csv"), FileFormat("csv"), before, {}, resume=False).__enter__()
+    options = PartOptions(parts.out, parts.folder, parts.form, [entry.identity for entry in before])
+    for number in range(3):
+        with PartFile(options.path(number, 0), options) as part:
+            part.write(Batch(FRAME.select("n"), 1.0), ["n"], NOTHING)
+        parts.add(PartRecord(options.path(number, 0).name, {"rows": 3}))
+    parts.commit()
     parts.close()
-    (tmp_path / ".out.csv.catcli-parts" / "memory-000000.npz").write_bytes(b"damaged")
-    with pytest.raises(OutputError, match=r"--resume: .*memory-000000\.npz is damaged .*; run without --resume to start again"):
-        parts_of(tmp_path / "out.csv", resume=True)
-    again = parts_of(tmp_path / "out.csv")
-    assert (again.discarded, again.changed, again.stopped.parts) == (3, [], [])
+    now = [PartsInput(Path(name), identity * 12, name) for name, identity in (("0.csv", "0"), ("a.csv", "a"), ("b.csv", "d"))]
+    again = Parts(str(tmp_path / "out.csv"), FileFormat("csv"), now, {}, resume=True).__enter__()
+    assert again.shards() == {(1, 0, 0): 3}
+    assert (again.discarded, again.changed) == (3, ["b.csv"])
+    (again.folder / next(iter(again.done.values())).part).unlink()
     again.close()
+    last = Parts(str(tmp_path / "out.csv"), FileFormat("csv"), now, {}, resume=True).__enter__()
+    assert (last.shards(), last.discarded, last.changed) == ({}, 3, [])
+    last.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_kept_of_what_came_through_a_pipe(tmp_path: Path) -> None:
-    with Parts(str(tmp_path / "out.csv"), FileFormat("csv"), [Path("-")], {}, resume=False, keep=False) as parts:
-        parts.write(Batch(FRAME, 1.0), FRAME.columns, NOTHING)
-        parts.finish_part(3)
-        parts.keep({}, {})
+    with Parts(str(tmp_path / "out.csv"), FileFormat("csv"), part_inputs("-"), {}, resume=False, keep=False) as parts:
+        add_part(parts, Batch(FRAME, 1.0))
+        parts.commit()
         assert parts.kept == 0
     assert list(tmp_path.iterdir()) == []
 
@@ -243,13 +245,11 @@ def test_two_runs_do_not_write_to_one_place(tmp_path: Path) -> None:
 def test_a_folder_gets_a_file_for_each_input_and_is_replaced_whole(tmp_path: Path) -> None:
     out = tmp_path / "out"
     for _ in range(2):
-        places_in = [Path("in-0.csv"), Path("below") / "in-1.csv.gz"]
+        places_in = part_inputs("in-0.csv", "below/in-1.csv.gz")
         with Parts(f"{out}/", file_format(f"{out}/", "parquet"), places_in, {}, resume=False) as parts:
             for number in range(2):
-                parts.write(Batch(FRAME, 1.0, part=number), FRAME.columns, NOTHING)
-                parts.finish_part(3)
-                parts.keep({}, {})
-            parts.finish()
+                add_part(parts, Batch(FRAME, 1.0, part=number))
+            parts.finish(Batch(FRAME.clear(), 1.0))
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*.parquet")) == ["below/in-1.parquet", "in-0.parquet"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     (out / "mine.txt").write_text("mine")
@@ -263,7 +263,7 @@ def test_a_folder_that_a_kill_left_aside_comes_back(tmp_path: Path) -> None:
     old = tmp_path / ".out.catcli-parts" / "old"
     old.mkdir()
     (old / "in-0.csv").write_text("mine")
-    with Parts(f"{tmp_path / 'out'}/", file_format(f"{tmp_path / 'out'}/", "csv"), [Path("in-0.csv")], {}, resume=False):
+    with Parts(f"{tmp_path / 'out'}/", file_format(f"{tmp_path / 'out'}/", "csv"), part_inputs("in-0.csv"), {}, resume=False):
         pass
     assert (tmp_path / "out" / "in-0.csv").read_text() == "mine"
 

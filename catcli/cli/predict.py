@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from catcli.cli.console import Console
     from catcli.inference.dry_run import RunEstimate
     from catcli.inference.predict import PredictJob
-    from catcli.inference.results import PredictSummary
+    from catcli.inference.summary import PredictSummary
 
 
 @app.command(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,18 +22,16 @@ from catcli.data.dataset.columns import find_column, similar_columns
 from catcli.data.dataset.text import column_cells
 from catcli.data.io.batch import Batch
 from catcli.data.io.output import FileFormat, check_folder, file_format, write_errors
-from catcli.data.io.source import BATCH_ROWS, Source
+from catcli.data.io.source import SHARD_ROWS, Source
 from catcli.data.io.writers import RowWriter, open_writer
 from catcli.errors import GateMissed, ProductsError, UsageError, name_list
 from catcli.evaluation.studies import CatalogDiff, CategoryChange, CategoryTurnover
 from catcli.inference.diff_options import DiffOptions
-from catcli.inference.engines import LocalEngine
+from catcli.inference.engines import ThreadEngine
 from catcli.inference.labeler import Labeler
-from catcli.inference.pipeline import run_pipeline
-from catcli.inference.planning import BatchPlanner, LabelingPlan
-from catcli.inference.predict import with_notes
+from catcli.inference.planning import LabelingPlan
 from catcli.inference.result_columns import CONFIDENCE, PREDICTED
-from catcli.inference.results import KnownLabels
+from catcli.inference.shards import LabeledRows, ShardOptions, ShardResult
 from catcli.logs import LOGGER, Advance, log_event, no_progress
 from catcli.paths import display_path
 from catcli.wording import per_cent
@@ -67,18 +65,17 @@ def diff(
     if source.piped and options.weight:
         raise UsageError("--weight: the weights are looked at before anything is labeled; give the catalog as a file, not through a pipe.")
     weight, output_format = _weight_column(source, options), _output_format(source, options)
-    batches = source.batches(BATCH_ROWS)
+    batches = source.batches(SHARD_ROWS)
     first = next(batches)
     readers = _readers(source, first, adapters, options)
     counts = _DiffCounts()
     with _changed_rows(options.output, output_format) as writer:
-        output = _DiffOutput(readers[1], weight, source.name, counts, writer)
-
-        def report(rows: int, share: float) -> None:
-            advance("labeling twice", rows, rows / share if share else rows)
-
-        rows = with_notes(itertools.chain([first], batches))
-        run_pipeline(readers[0].engine, source, rows, output, readers[0].plan, report)
+        output = _DiffOutput(weight, source.name, counts, writer)
+        for result, second in zip(*_label_twice(readers, source, itertools.chain([first], batches)), strict=True):
+            if result.note:
+                LOGGER.warning(result.note)
+            output.write(cast(LabeledRows, result.labeled), cast(LabeledRows, second.labeled))
+            advance("labeling twice", counts.rows, counts.rows / result.share if result.share else counts.rows)
     if options.max_churn is not None and not counts.rows:
         raise ProductsError(f"{source.name} has no rows, so --max-churn has nothing to check; name a catalog with rows.")
     result = counts.result(adapters, source, options)
@@ -144,7 +141,7 @@ def _changed_rows(out: str | None, output_format: FileFormat) -> Iterator[RowWri
 class _DiffReader:
     """An adapter, loaded, and what it reads of the catalog."""
 
-    engine: LocalEngine
+    engine: ThreadEngine
     plan: LabelingPlan
 
 
@@ -164,47 +161,44 @@ def _readers(source: Source, first: Batch, adapters: Sequence[Adapter], options:
         mappings = [pair for pair in options.text if similar_columns(pair.partition("=")[0], manifest.text) or "=" not in pair]
         text = map_text_columns(source.name, types, manifest, mappings, allow_missing=options.allow_missing)
         plans.append(LabelingPlan(text, prices=price_columns(manifest, text)))
-    engines = [LocalEngine(Labeler(adapter, options.device, options.variant)) for adapter in adapters]
+    engines = [ThreadEngine(Labeler(adapter, options.device, options.variant)) for adapter in adapters]
     for note in (note for engine in engines for note in engine.notes):
         LOGGER.warning(note)
     return [_DiffReader(engine, plan) for engine, plan in zip(engines, plans, strict=True)]
 
 
+def _label_twice(readers: Sequence[_DiffReader], source: Source, batches: Iterator[Batch]) -> list[Iterator[ShardResult]]:
+    """The rows as labeled by both adapters; memory holds what one of them has labeled and the other has not, some shards."""
+    return [
+        reader.engine.label_shards(source, rows, ShardOptions(reader.engine.categories, reader.plan))
+        for reader, rows in zip(readers, itertools.tee(batches, len(readers)), strict=True)
+    ]
+
+
 class _DiffOutput:
-    """Where the rows that the first adapter has labeled go: labeled with the second too, counted, and written where they differ."""
+    """Where rows with both adapters' labels go: counted, and written where these differ."""
 
-    by_input = False
-
-    def __init__(self, second: _DiffReader, weight: str | None, source_name: str, counts: _DiffCounts, writer: RowWriter | None) -> None:
-        self._second, self._weight, self._where, self._counts, self._writer = second, weight, source_name, counts, writer
-        self._planner, self._known = BatchPlanner(second.plan, second.engine.texts_per_call), KnownLabels(1)
-        self._names = pl.Series(second.engine.categories, dtype=pl.String)
+    def __init__(self, weight: str | None, source_name: str, counts: _DiffCounts, writer: RowWriter | None) -> None:
+        self._weight, self._where, self._counts, self._writer = weight, source_name, counts, writer
         self._header = False
 
-    def write(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> None:
-        """A batch with the first adapter's labels."""
-        [(batch, labels)] = self._second.engine.label_planned([self._planner.plan(rows)], 1)
-        classes, confidences = (labels_of_rows[:, 0] for labels_of_rows in self._known.of_rows(batch, labels))
+    def write(self, before: LabeledRows, after: LabeledRows) -> None:
+        """The same rows with the labels of either adapter."""
+        rows = before.rows
         weights = None if self._weight is None else _weights(rows, self._weight, self._where, self._counts.rows)
         result = pl.DataFrame(
             {
-                BEFORE: added[PREDICTED],
-                AFTER: self._names.gather(classes),
-                CONFIDENCE_BEFORE: added[CONFIDENCE],
-                CONFIDENCE_AFTER: pl.Series(confidences),
+                BEFORE: before.added[PREDICTED],
+                AFTER: after.added[PREDICTED],
+                CONFIDENCE_BEFORE: before.added[CONFIDENCE],
+                CONFIDENCE_AFTER: after.added[CONFIDENCE],
             }
         )
         changed = np.flatnonzero((result[BEFORE] != result[AFTER]).to_numpy())
         self._counts.add(result, np.ones(len(rows)) if weights is None else weights)
         if self._writer is not None and (len(changed) or not self._header):
-            self._writer.write(rows.take(changed), keep, result[changed])
+            self._writer.write(rows.take(changed), rows.columns, result[changed])
             self._header = True
-
-    def finish_part(self, rows: int) -> None:
-        """Nothing to do: what was counted stays."""
-
-    def keep(self, state: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """The same."""
 
 
 def _weights(batch: Batch, column: str, source_name: str, done: int) -> npt.NDArray[np.float64]:

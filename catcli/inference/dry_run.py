@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from catcli.data.io.batch import Batch
+from catcli.data.io.source import Source
 from catcli.errors import UsageError
-from catcli.inference.pipeline import run_pipeline
+from catcli.inference.engines import Engine
+from catcli.inference.planning import LabelingPlan
 from catcli.inference.predict import open_job
 from catcli.inference.predict_options import PredictOptions
 from catcli.inference.session import peak_memory
+from catcli.inference.shards import ShardOptions
+from catcli.inference.summary import PredictSummary
 
 
 @dataclass(frozen=True)
@@ -39,21 +45,17 @@ def dry_run(catalog: Sequence[str], options: PredictOptions) -> RunEstimate:
     with open_job(catalog, options) as job:
         engine, source = job.engine, job.source
         sample = next(job.batches).slice(0, 4 * engine.texts_per_call)
-        summary = run_pipeline(engine, source, iter([sample]), _NoOutput(), job.plan, lambda *_: None)
+        summary = _label(engine, source, sample, job.plan)
     speed = summary.rows / summary.seconds if summary.rows else 0.0
     decided = summary.decided / max(summary.labeled, 1)
     rows = None if source.piped else source.count()
     return RunEstimate(rows, rows / speed if rows and speed else None, speed, peak_memory(), engine.variant, engine.provider, decided)
 
 
-class _NoOutput:
-    by_input = False
-
-    def write(self, *_: object) -> None:
-        """The rows are only counted."""
-
-    def finish_part(self, *_: object) -> None:
-        """There are no parts."""
-
-    def keep(self, *_: object) -> None:
-        """There is nothing to keep."""
+def _label(engine: Engine, source: Source, sample: Batch, plan: LabelingPlan) -> PredictSummary:
+    """Label some rows, which go nowhere."""
+    started, summary = time.perf_counter(), PredictSummary()
+    for result in engine.label_shards(source, iter([sample]), ShardOptions(engine.categories, plan)):
+        summary.add(result.summary.counts())
+    summary.seconds = time.perf_counter() - started
+    return summary

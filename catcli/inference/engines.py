@@ -1,135 +1,272 @@
-"""What labels a catalog: an engine. This process with its threads is one, a Ray cluster (`catcli.inference.ray_engine`) another.
+"""What labels the shards of a catalog: an engine. Threads of this process are one, processes beside a GPU another, a Ray cluster a third.
 
-An engine decides where texts are labeled, never which texts are labeled together: that follows from the rows alone (`BatchPlanner`), so
-every engine gives the same output.
+An engine decides where a shard is labeled, never what comes out: that follows from the rows alone (`catcli.inference.shards`). So all of
+them are one class, which hands shards to workers and takes the results in the order of the rows; they differ in what a worker is.
 """
 
 from __future__ import annotations
 
+import itertools
+import os
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Protocol
+from dataclasses import replace
+from functools import partial
 
 from catcli.adapter.folder import Adapter
 from catcli.adapter.manifest import Cascade
 from catcli.data.io.batch import Batch
-from catcli.data.io.source import Source
+from catcli.data.io.part_file import PartOptions
+from catcli.data.io.source import SHARD_ROWS, Layout, Source, Span
+from catcli.errors import CatcliError
 from catcli.inference.concurrency import READ_AHEAD, read_ahead, thread_pool
+from catcli.inference.cuda import has_cuda
+from catcli.inference.known_labels import KnownLabels
 from catcli.inference.labeler import Labeler, Labels
-from catcli.inference.planning import BatchPlanner, PlannedBatch, rows_per_batch
+from catcli.inference.planning import cut_into_pieces
 from catcli.inference.predict_options import PredictOptions
-from catcli.inference.results import LabeledBatch
+from catcli.inference.shards import (
+    Advance,
+    Results,
+    ShardOptions,
+    ShardResult,
+    ShardWork,
+    ShardWorker,
+    SpanWork,
+    Work,
+    keeps_known,
+    load_known,
+)
+from catcli.paths import is_pipe
 
-MAX_WAITING_BATCHES = 4
-"""Rows of so many full batches, at most, are in work at once, where these have few texts to label."""
+MAX_WAITING_ROWS = 4 * SHARD_ROWS
+"""Rows that were read and are not yet written, about."""
+
+MAX_SPAN_BYTES = 64 * 2**20
+"""Bytes of a span that a worker reads by itself, at most; a larger one is read here and divided among the workers."""
+
+DoneShards = Mapping[tuple[int, int, int], int]
+"""Shards that an earlier run has done, and their rows: by the number of the file, of the span in it, and of the shard in that."""
+
+Run = Callable[[Work], Results]
+"""Labels a shard, or all of a span, on a worker, and waits for it."""
+
+Task = Callable[[Run], Results]
+"""The same of one piece of work, given what runs it."""
 
 
-class Engine(Protocol):
-    """Labels texts with one adapter."""
+class Engine(ABC):
+    """Labels shards with one adapter."""
 
-    @property
-    def categories(self) -> tuple[str, ...]:
-        """The names of the classes."""
+    def __init__(
+        self,
+        *,
+        categories: tuple[str, ...],
+        notes: Sequence[str],
+        variant: str,
+        provider: str,
+        texts_per_call: int,
+        cascade: Cascade | None,
+        description: str,
+        shards_at_once: int,
+        max_waiting_rows: int = MAX_WAITING_ROWS,
+    ) -> None:
+        """``notes`` say what the user should know of how the adapter was loaded, ``description`` what the summary says of the engine.
 
-    @property
-    def notes(self) -> Sequence[str]:
-        """What the user should know of how it was loaded."""
+        ``variant`` and ``provider`` are what it computes with and on; ``cascade`` says which texts the linear model decides alone.
+        """
+        self.categories, self.notes, self.variant, self.provider = categories, notes, variant, provider
+        self.texts_per_call, self.cascade, self.description = texts_per_call, cascade, description
+        self.shards_at_once, self.max_waiting_rows = shards_at_once, max_waiting_rows
 
-    @property
-    def variant(self) -> str:
-        """The variant of the model that it computes with."""
-
-    @property
-    def provider(self) -> str:
-        """The ONNX Runtime provider that it computes on."""
-
-    @property
-    def cascade(self) -> Cascade | None:
-        """Which texts the linear model decides alone; None where both models label all."""
-
-    @property
-    def texts_per_call(self) -> int:
-        """Texts that are worth labeling in one call."""
-
-    @property
-    def description(self) -> str:
-        """What the summary of a run says of it."""
-
+    @abstractmethod
     def label(self, texts: Sequence[str], top_k: int = 1) -> Labels:
         """The ``top_k`` most probable classes of every text."""
 
-    def label_batches(
-        self, source: Source, batches: Iterator[Batch], planner: Callable[[], BatchPlanner], top_k: int
-    ) -> Generator[LabeledBatch]:
-        """All batches with their labels, in the order of their rows.
+    @abstractmethod
+    def start(self, options: ShardOptions, source: Source, layout: Layout, advance: Advance) -> Run:
+        """Get the workers ready for a run."""
 
-        ``batches`` are those of ``source``, of which the first has been looked at; an engine that reads elsewhere opens ``source`` again.
-        ``planner`` makes the planner where the rows are read.
-        """
+    @abstractmethod
+    def stop(self) -> None:
+        """End the run: begin nothing more."""
 
+    @abstractmethod
     def close(self) -> None:
         """Free what it holds."""
 
+    def label_shards(
+        self,
+        source: Source,
+        batches: Iterator[Batch],
+        options: ShardOptions,
+        done: DoneShards | None = None,
+        advance: Advance = lambda _: None,
+    ) -> Generator[ShardResult]:
+        """The results of all shards but those that are ``done``, in the order of their rows.
 
-class LocalEngine:
-    """The threads of this process."""
+        ``batches`` are the shards of ``source``, of which the first has been looked at. Where rows are to come back, the first shard of a
+        span comes in pieces, each as soon as it is labeled.
+        """
+        first = next(batches)
+        layout, done = Layout.of(first), done or {}
+        spans = self._spans_to_read(source) if options.part is not None else []
+        if spans and options.part is not None:
+            works = _spans(spans, source, layout, options.part, done)
+        else:
+            works = _shards(itertools.chain([first], batches), options.part, done)
+        run, errors = self.start(options, source, layout, advance), list[CatcliError]()
+        try:
+            with read_ahead(_until_error(works, errors), READ_AHEAD) as read, thread_pool(self.shards_at_once) as pool:
+                try:
+                    yield from self._in_order(read, lambda task: pool.submit(task, run), options)
+                except BaseException:
+                    self.stop()  # so that the threads of the pool, which is waited for, have nothing more to wait for
+                    raise
+        finally:
+            self.stop()
+        if errors:  # what was read before is labeled
+            raise errors[0]
+
+    def _spans_to_read(self, source: Source) -> list[Span]:
+        """The spans that workers read by themselves; none where this process reads."""
+        del source
+        return []
+
+    def _in_order(self, works: Iterator[Work], submit: Callable[[Task], Future[Results]], options: ShardOptions) -> Iterator[ShardResult]:
+        """The results of some work in its order, of which so much is done at once as memory allows."""
+        waiting: deque[tuple[int, Future[Results]]] = deque()
+
+        def is_full() -> bool:
+            at_work = sum(not result.done() for _, result in waiting)
+            return at_work >= self.shards_at_once or (len(waiting) > 1 and sum(rows for rows, _ in waiting) >= self.max_waiting_rows)
+
+        first_shards = _FirstShards(options)
+        for work in works:
+            waiting.append((len(work.rows) if isinstance(work, ShardWork) else 0, submit(first_shards.take(work))))
+            while waiting and (waiting[0][1].done() or is_full()):
+                yield from waiting.popleft()[1].result()
+        while waiting:
+            yield from waiting.popleft()[1].result()
+
+
+def _until_error(works: Iterator[Work], errors: list[CatcliError]) -> Iterator[Work]:
+    """The work up to what cannot be read, the error of which joins ``errors``."""
+    try:
+        yield from works
+    except CatcliError as error:
+        errors.append(error)
+
+
+def _shards(batches: Iterator[Batch], part: PartOptions | None, done: DoneShards) -> Iterator[Work]:
+    """The shards that are not done; in pieces where their rows are to come back."""
+    for rows in batches:
+        if (rows.part, rows.span, rows.index) not in done:
+            yield from map(ShardWork, [rows] if part is not None else cut_into_pieces(rows))
+
+
+def _spans(spans: Sequence[Span], source: Source, layout: Layout, part: PartOptions, done: DoneShards) -> Iterator[Work]:
+    """The spans that have shards to do; one that is too large for a worker comes shard by shard."""
+    rows_by_span: dict[tuple[int, int], dict[int, int]] = {}
+    for (file, span_number, index), rows in done.items():
+        rows_by_span.setdefault((file, span_number), {})[index] = rows
+    for span in spans:
+        done_there = rows_by_span.get((span.file, span.number), {})
+        if done_there and sum(done_there.values()) == span.rows:
+            continue
+        if span.bytes > MAX_SPAN_BYTES:
+            yield from _shards(source.read_span(span, layout), part, done)
+        else:
+            yield SpanWork(span, frozenset(done_there))
+
+
+class _FirstShards:
+    """The labels of the first shard of the span at hand, which the others of the span take over."""
+
+    def __init__(self, options: ShardOptions) -> None:
+        self._options = options
+        self._span: tuple[int, int] | None = None
+        self._pieces: list[Future[KnownLabels | None]] = []
+
+    def take(self, work: Work) -> Task:
+        """The task of labeling the next piece of work, in another thread, as soon as the labels that it takes over are there."""
+        if isinstance(work, SpanWork):
+            known = self._load(work.span.file, work.span.number) if 0 in work.done else None
+            return lambda run: run(replace(work, known=known))
+        rows = work.rows
+        if self._span != (rows.part, rows.span):
+            self._span, self._pieces = (rows.part, rows.span), []
+            if rows.index:  # an earlier run has done the first shard
+                self._pieces = [Future()]
+                self._pieces[0].set_result(self._load(*self._span))
+        if rows.index:
+            pieces = self._pieces
+            return lambda run: run(replace(work, known=_merged(pieces)))
+        if not keeps_known(rows, self._options):
+            return lambda run: run(work)
+        self._pieces.append(Future())
+        return partial(_label_first, work, self._pieces[-1])
+
+    def _load(self, file: int, span: int) -> KnownLabels | None:
+        return load_known(self._options, file, span)
+
+
+def _merged(pieces: Sequence[Future[KnownLabels | None]]) -> KnownLabels | None:
+    """The labels of the pieces of a first shard, once they are there."""
+    labels = [piece.result() for piece in pieces]
+    known = [found for found in labels if found is not None]
+    return KnownLabels.merge(known) if known else None
+
+
+def _label_first(work: Work, labels: Future[KnownLabels | None], run: Run) -> Results:
+    """Label a first shard, or a piece of it, whose ``labels`` others wait for."""
+    try:
+        results = run(work)
+    except BaseException as error:
+        labels.set_exception(error)
+        raise
+    labels.set_result(results[0].known)
+    return results
+
+
+class ThreadEngine(Engine):
+    """Labels on threads of this process."""
 
     def __init__(self, labeler: Labeler) -> None:
+        """``labeler`` is the adapter, loaded here."""
+        super().__init__(
+            categories=labeler.categories,
+            notes=labeler.notes,
+            variant=labeler.variant,
+            provider=labeler.provider,
+            texts_per_call=labeler.texts_per_call,
+            cascade=labeler.cascade,
+            description=f"{labeler.variant} on {labeler.provider}",
+            shards_at_once=labeler.workers + 2,  # one is read, one is written, and small ones have a single call each
+        )
         self._labeler = labeler
-        self.categories, self.notes = labeler.categories, labeler.notes
-        self.variant, self.provider, self.texts_per_call = labeler.variant, labeler.provider, labeler.texts_per_call
-        self.cascade = labeler.cascade
-        self.description = f"{labeler.variant} on {labeler.provider}"
 
     def label(self, texts: Sequence[str], top_k: int = 1) -> Labels:
         """The ``top_k`` most probable classes of every text, by the calling thread."""
         return self._labeler.label(texts, top_k)
 
-    def label_batches(
-        self,
-        source: Source,  # noqa: ARG002  # the batches of it that were begun are enough here
-        batches: Iterator[Batch],
-        planner: Callable[[], BatchPlanner],
-        top_k: int,
-    ) -> Generator[LabeledBatch]:
-        """All batches with their labels; one thread reads ahead and several label."""
-        with read_ahead(batches, READ_AHEAD) as read:
-            yield from self.label_planned(planner().plan_all(read), top_k)
+    def start(self, options: ShardOptions, source: Source, layout: Layout, advance: Advance) -> Run:
+        """Make the threads of a run."""
+        self._worker = ShardWorker(self._labeler, options, source, layout, advance)
+        return self._worker.run
 
-    def label_planned(self, planned: Iterable[PlannedBatch], top_k: int) -> Generator[LabeledBatch]:
-        """Planned batches with their labels; a bounded number of them is in work at once."""
-        workers, max_rows = self._labeler.workers, MAX_WAITING_BATCHES * rows_per_batch(self.texts_per_call)
-        waiting: deque[tuple[PlannedBatch, list[Future[Labels]]]] = deque()
-
-        def is_due() -> bool:
-            """Whether the oldest batch is to be waited for: it is ready, or every worker has a call in work and one to come.
-
-            A batch of a small file has a single call, and one whose texts have mostly been labeled before has few.
-            """
-            if all(call.done() for call in waiting[0][1]):
-                return True
-            calls = sum(not call.done() for _, calls in waiting for call in calls)
-            return len(waiting) > 1 and (calls >= 2 * workers or sum(len(batch.rows) for batch, _ in waiting) >= max_rows)
-
-        def oldest() -> LabeledBatch:
-            batch, calls = waiting.popleft()
-            return batch, [call.result() for call in calls]
-
-        with thread_pool(workers) as pool:
-            for batch in planned:
-                waiting.append((batch, [pool.submit(self._labeler.label, texts, top_k) for texts in batch.calls]))
-                while waiting and is_due():
-                    yield oldest()
-            while waiting:
-                yield oldest()
+    def stop(self) -> None:
+        """Begin no call more."""
+        self._worker.close()
 
     def close(self) -> None:
         """Nothing is held."""
 
 
 def open_engine(adapter: Adapter, options: PredictOptions) -> Engine:
-    """The engine that the options name, with the adapter loaded.
+    """The engine that the options name, with the adapter loaded: beside a GPU several processes, where ``local`` writes a file.
 
     Raises:
         CatcliError: the adapter cannot be loaded, or the cluster cannot be joined.
@@ -140,4 +277,8 @@ def open_engine(adapter: Adapter, options: PredictOptions) -> Engine:
         from catcli.inference.ray_engine import RayEngine
 
         return RayEngine(*arguments, max_change)
-    return LocalEngine(Labeler(*arguments, max_change=max_change))
+    if options.engine == "processes" or (os.name == "posix" and options.device != "cpu" and has_cuda() and not is_pipe(options.output)):
+        from catcli.inference.process_engine import ProcessEngine
+
+        return ProcessEngine(*arguments, max_change)
+    return ThreadEngine(Labeler(*arguments, max_change=max_change))

@@ -1,4 +1,7 @@
-"""The fingerprint of a ``catcli predict`` run: what its output is made from, so that a stopped run continues only where all is the same."""
+"""The fingerprint of a ``catcli predict`` run: what its output is made from besides the files of the catalog.
+
+A stopped run continues only where all of it is the same.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from catcli import __version__
-from catcli.data.io.buckets import BucketObject
 from catcli.data.io.journal import ON_BAD_ROW
 from catcli.data.io.source import open_source
 from catcli.data.io.streams import file_state
@@ -20,9 +22,7 @@ if TYPE_CHECKING:
 
 
 def predict_fingerprint(job: PredictJob) -> dict[str, str]:
-    """Hashes of what an output is made from, by the names that sentences use."""
-    paths = job.source.paths
-    files = [(str(path if isinstance(path, BucketObject) else path.resolve()), (file_state(path) or ())[:2]) for path in paths]
+    """Hashes of what an output is made from, by the names that sentences use; what its files are, `catcli.data.io.parts` looks at."""
     source = (job.source.format, job.source.delimiter, job.source.encoding)
     # What changes no row is left out, and so is what the other entries have.
     options = replace(
@@ -31,10 +31,9 @@ def predict_fingerprint(job: PredictJob) -> dict[str, str]:
     options = replace(options, exact=False, max_change=options.allowed_change)
     options = replace(options, input_format=None, delimiter=None, encoding=None, on_bad_row="stop")
     facts = {
-        "the catalog": canonical_json([files, source]),
         "the adapter": job.adapter.fingerprint,
         ON_BAD_ROW: job.options.on_bad_row,
-        "the options": canonical_json([asdict(options), asdict(job.plan), asdict(job.format)]),
+        "the options": canonical_json([source, asdict(options), asdict(job.plan), asdict(job.format)]),
         "the version of catcli, polars or the model's variant": canonical_json(
             [__version__, pl.__version__, job.engine.variant, job.engine.provider]
         ),

@@ -1,4 +1,4 @@
-"""Batches of rows → which texts of each are labeled, and which together; knows no model.
+"""Rows of a shard → which of their texts are labeled, and which together; knows no model.
 
 It follows from the rows alone. int8 scales its numbers by what it computes together, so the same rows have to come together wherever and
 however often they are labeled: in a run that was killed and goes on, by few threads or many, on one machine or several.
@@ -6,8 +6,7 @@ however often they are labeled: in a run that was killed and goes on, by few thr
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,17 +16,13 @@ import numpy.typing as npt
 from catcli.arrays import HashArray, IntArray
 from catcli.data.dataset.text import row_text_series
 from catcli.data.io.batch import Batch
-from catcli.errors import ProductsError
-from catcli.inference.label_cache import CacheSlots, is_among, text_hashes
+from catcli.inference.known_labels import KnownLabels, text_hashes
 
 MAX_CHARACTERS_PER_TEXT = 128
 """Characters of a call's texts, at most, for each text that it may have: with 256 texts on a CPU, a second's work."""
 
-MAX_PART_CALLS, MAX_PART_ROWS = 32, 2_000_000
-"""What was done is kept after so many calls' worth of labeled texts, or so many rows."""
-
-FIRST_BATCH_ROWS = 64
-"""Rows of the first batch."""
+FIRST_PIECE_ROWS, PIECE_GROWTH = 64, 4
+"""Rows of a span's first piece, and how many times as many the next one has."""
 
 
 @dataclass(frozen=True)
@@ -54,97 +49,46 @@ class LabelingPlan:
 
 
 @dataclass(frozen=True)
-class PlannedBatch:
-    """A batch, and which of its texts are to be labeled.
+class PlannedTexts:
+    """Which texts of some rows are labeled.
 
-    ``owner`` *(rows,)* is the number of each row's text among the different ones, whose ``hashes`` have shape *(texts,)*. Of these texts,
-    by number, ``fresh`` are labeled in ``calls``, one after the other; ``cached`` were labeled before and have their labels in ``slots``;
-    ``previous`` are in an earlier output. ``blank`` rows have no text. A batch that ``begins_part`` is the first of a part of the output;
-    where ``keeps`` is set too, everything before it is to survive a kill.
+    ``owner`` *(rows,)* is the number of each row's text among the different ones, whose ``hashes`` have shape *(texts,)* and rise where
+    texts are labeled once. Of these, by number, ``fresh`` are labeled in ``calls``, one after the other; ``known`` has, for each of the
+    `KnownLabels` that were given, the numbers of its texts and their places there. ``blank`` rows have no text.
     """
 
-    rows: Batch
-    begins_part: bool
-    keeps: bool
     owner: IntArray
     hashes: HashArray
     fresh: IntArray
     calls: tuple[list[str], ...]
-    cached: IntArray
-    slots: IntArray
-    previous: IntArray
+    known: tuple[tuple[IntArray, IntArray], ...]
     blank: int
 
 
-class BatchPlanner:
-    """Plans batches, in the order of their rows."""
-
-    def __init__(
-        self,
-        plan: LabelingPlan,
-        texts: int,
-        *,
-        by_input: bool = False,
-        previous_hashes: HashArray | None = None,
-        done: tuple[int, int] = (0, 0),
-        arrays: Mapping[str, npt.NDArray[Any]] | None = None,
-    ) -> None:
-        """``texts`` are labeled in one call; with ``by_input`` the rows of each input are parts of their own.
-
-        ``previous_hashes`` are the rising hashes of the texts of an earlier output; ``done`` are the rows that a run before has finished,
-        and how many could not be read there, and ``arrays`` is what it had cached there.
-        """
-        self._plan, self.texts, self._by_input, self._done = plan, texts, by_input, done
-        self._previous_hashes = np.empty(0, np.uint64) if previous_hashes is None else previous_hashes
-        self._slots = CacheSlots()
-        if arrays:
-            self._slots.load(arrays)
-        self._columns = [column for column in plan.text if column is not None]
-        self._rows_in_part = self._texts_in_part = 0
-        self._part: int | None = None
-
-    def plan_all(self, batches: Iterable[Batch]) -> Iterator[PlannedBatch]:
-        """All batches, planned; those that were done are skipped."""
-        return map(self.plan, _skip_done(_grow_first_batch(batches), *self._done))
-
-    def plan(self, batch: Batch) -> PlannedBatch:
-        """Plan the next batch."""
-        keeps = self._texts_in_part >= MAX_PART_CALLS * self.texts or self._rows_in_part >= MAX_PART_ROWS
-        begins_part = keeps or (self._by_input and self._part not in (None, batch.part))
-        if keeps:
-            self._rows_in_part = self._texts_in_part = 0
-        self._part = batch.part
-        texts = row_text_series(batch.select(list(dict.fromkeys(self._columns))), self._columns, self._plan.prices)
-        hashes = text_hashes(texts)
-        if self._plan.dedupe:
-            distinct, first, owner = np.unique(hashes, return_index=True, return_inverse=True)
-        else:
-            distinct, first, owner = hashes, np.arange(len(hashes)), np.arange(len(hashes))
-        in_previous = is_among(distinct, self._previous_hashes)
-        slots = self._slots.find(distinct) if self._plan.dedupe else np.full(len(distinct), -1)
-        cached = np.flatnonzero((slots >= 0) & ~in_previous)
-        fresh = np.flatnonzero((slots < 0) & ~in_previous)
-        # By length, so that a call's texts fill batches of one length; by row within it, so that the order is always the same.
-        lengths = texts.str.len_chars().to_numpy()[first[fresh]]
-        order = np.lexsort((first[fresh], lengths))
-        fresh, lengths = fresh[order], lengths[order]
-        # The longest first: the calls that end a batch are short ones, and no worker is left alone with a long one.
-        spans = [fresh[start:end] for start, end in reversed(list(_call_spans(lengths, self.texts)))]
-        calls = tuple(texts.gather(first[chosen]).to_list() for chosen in spans)
-        fresh = np.concatenate([np.empty(0, np.int64), *spans])
-        if self._plan.dedupe:
-            self._slots.add(distinct[fresh])
-        self._rows_in_part += len(batch)
-        self._texts_in_part += len(fresh)
-        blank = int((texts == "").sum())
-        return PlannedBatch(
-            batch, begins_part, keeps, owner, distinct, fresh, calls, cached, slots[cached], np.flatnonzero(in_previous), blank
-        )
-
-
-def rows_per_batch(texts: int) -> int:
-    """Rows to read at once: many calls of ``texts`` each, so that every call finds texts of like length among them."""
-    return 16 * texts
+def plan_texts(rows: Batch, plan: LabelingPlan, texts_per_call: int, known: Sequence[KnownLabels]) -> PlannedTexts:
+    """Decide which texts of ``rows`` are labeled, at most ``texts_per_call`` together; those that are ``known`` are not."""
+    columns = [column for column in plan.text if column is not None]
+    texts = row_text_series(rows.select(list(dict.fromkeys(columns))), columns, plan.prices)
+    hashes = text_hashes(texts)
+    if plan.dedupe:
+        distinct, first, owner = np.unique(hashes, return_index=True, return_inverse=True)
+    else:
+        distinct, first, owner = hashes, np.arange(len(hashes)), np.arange(len(hashes))
+    is_fresh, found = np.ones(len(distinct), np.bool_), []
+    for labels in known:
+        places = labels.find(distinct)
+        taken = np.flatnonzero((places >= 0) & is_fresh)
+        found.append((taken, places[taken]))
+        is_fresh[taken] = False
+    fresh = np.flatnonzero(is_fresh)
+    # By length, so that a call's texts fill batches of one length; by row within it, so that the order is always the same.
+    lengths = texts.str.len_chars().to_numpy()[first[fresh]]
+    order = np.lexsort((first[fresh], lengths))
+    fresh, lengths = fresh[order], lengths[order]
+    # The longest first: the calls that end a shard are short ones, and no worker is left alone with a long one.
+    spans = [fresh[start:end] for start, end in reversed(list(_call_spans(lengths, texts_per_call)))]
+    calls = tuple(texts.gather(first[chosen]).to_list() for chosen in spans)
+    return PlannedTexts(owner, distinct, np.concatenate([np.empty(0, np.int64), *spans]), calls, tuple(found), int((texts == "").sum()))
 
 
 def _call_spans(lengths: npt.NDArray[Any], limit: int) -> Iterator[tuple[int, int]]:
@@ -159,34 +103,13 @@ def _call_spans(lengths: npt.NDArray[Any], limit: int) -> Iterator[tuple[int, in
         yield start, len(lengths)
 
 
-def _grow_first_batch(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches, the first of them cut into pieces that double: whoever waits at the end of a pipe sees its first rows at once."""
-    batches = iter(batches)
-    for batch in itertools.islice(batches, 1):
-        start, count = 0, FIRST_BATCH_ROWS
-        while len(batch) - start > count:
-            yield batch.slice(start, count)
-            start, count = start + count, 2 * count
-        yield batch.slice(start)
-    yield from batches
+def cut_into_pieces(rows: Batch) -> Iterator[Batch]:
+    """The pieces of a shard that are planned by themselves: the first shard of a span in growing ones, any other in one.
 
-
-def _skip_done(batches: Iterable[Batch], rows: int, bad: int) -> Iterator[Batch]:
-    """The batches after the first ``rows`` rows, and after those without rows that had the last of so many ``bad`` ones."""
-    for batch in batches:
-        rows_seen = len(batch.bad)
-        if not rows and not (not len(batch) and 0 < rows_seen <= bad):
-            yield batch
-            continue
-        bad -= rows_seen
-        if not len(batch):
-            continue
-        if rows >= len(batch):
-            rows -= len(batch)
-        else:
-            yield batch.slice(rows)
-            rows = 0
-    if rows:
-        raise ProductsError(
-            f"the catalog has {rows:,} rows fewer than the stopped run had labeled; 'catcli clean --yes' removes what that run left."
-        )
+    Whoever waits at the end of a pipe sees the first rows at once; that a file gets them from the same pieces makes it the same bytes.
+    """
+    start, count = 0, FIRST_PIECE_ROWS
+    while rows.index == 0 and len(rows) > PIECE_GROWTH**2 * FIRST_PIECE_ROWS and len(rows) - start > count:
+        yield rows.slice(start, count)
+        start, count = start + count, PIECE_GROWTH * count
+    yield rows.slice(start) if start else rows

@@ -2,8 +2,8 @@
 
 ::
 
-    files ── Source ── batches ──┐
-    adapter folder ── Engine ────┤── LabelingPlan ── run_pipeline ── Parts or a pipe ── the output, complete
+    files ── Source ── shards ───┐
+    adapter folder ── Engine ────┤── LabelingPlan ── label_shard ── parts, or a pipe ── the output, complete
                                  │
     texts ── n-grams ── linear model ─┐
         └─── tokens ─── ONNX Runtime ─┴── blend ── calibration ── category, confidence        (catcli.inference.labeler)
@@ -12,9 +12,10 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,25 +25,28 @@ from catcli.adapter.store import find_adapter, only_adapter
 from catcli.atomic import temporary_folder
 from catcli.data.dataset.column_mapping import map_text_columns, price_columns
 from catcli.data.dataset.columns import find_column
-from catcli.data.io.bad_rows import BadRowsFile
+from catcli.data.io.bad_rows import bad_rows_path, write_bad_rows
 from catcli.data.io.batch import Batch
+from catcli.data.io.journal import PartRecord
 from catcli.data.io.output import FileFormat, file_format, write_errors
-from catcli.data.io.parts import Parts, staging_path
-from catcli.data.io.review import ReviewFile
+from catcli.data.io.part_file import BAD, REVIEW, PartOptions
+from catcli.data.io.parts import Parts, PartsInput, staging_path
+from catcli.data.io.review import ReviewFile, ReviewSpill
 from catcli.data.io.source import Source, open_source
-from catcli.data.io.writers import open_pipe
+from catcli.data.io.writers import RowWriter, open_pipe, output_rows
 from catcli.errors import CatcliError, ChangedError, ProductsError, RowError, Terminated, UsageError, name_list
 from catcli.inference.acceptance import acceptance_threshold, acceptance_thresholds_by_category
+from catcli.inference.concurrency import BackgroundWriter, thread_pool
 from catcli.inference.engines import Engine, open_engine
 from catcli.inference.fingerprint import predict_fingerprint
-from catcli.inference.label_cache import PreviousLabels
+from catcli.inference.known_labels import KnownLabels
 from catcli.inference.output_checks import check_output, review_format
-from catcli.inference.pipeline import run_pipeline
-from catcli.inference.planning import LabelingPlan, rows_per_batch
+from catcli.inference.planning import LabelingPlan
 from catcli.inference.predict_options import PredictOptions
 from catcli.inference.previous_labels import load_previous_labels
 from catcli.inference.result_columns import ALTERNATIVES, CONFIDENCE, PREDICTED, empty_result_columns
-from catcli.inference.results import PipeOutput, PredictSummary
+from catcli.inference.shards import LabeledRows, ShardOptions, ShardResult
+from catcli.inference.summary import PredictSummary
 from catcli.logs import LOGGER, Advance, no_progress
 from catcli.paths import is_pipe
 from catcli.wording import count_noun, per_cent
@@ -113,18 +117,10 @@ def open_job(catalog: Sequence[str], options: PredictOptions, *, engine: Engine 
             LOGGER.info(
                 f"--max-change {options.max_change:g}: {adapter.folder} has no cascade that changes so few; both models label all rows"
             )
-        batches = with_notes(source.batches(rows_per_batch(used.texts_per_call)))
+        batches = source.batches()
         first = next(batches)
         plan = _accepting(_plan(source, first, adapter, options, output_format), adapter, used, options)
         yield PredictJob(options, source, output_format, adapter, used, plan, itertools.chain([first], batches), first.slice(0, 0))
-
-
-def with_notes(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The batches; what a reader notes of one is logged."""
-    for batch in batches:
-        if batch.note:
-            LOGGER.warning(batch.note)
-        yield batch
 
 
 def _plan(source: Source, first: Batch, adapter: Adapter, options: PredictOptions, output_format: FileFormat) -> LabelingPlan:
@@ -175,107 +171,135 @@ def label_catalog(job: PredictJob, advance: Advance = no_progress) -> PredictSum
 
 
 def _label_to_pipe(job: PredictJob, advance: Advance) -> PredictSummary:
-    summary, previous = PredictSummary(), _previous(job)
-    with _review_folder(job.options) as folder, open_pipe(job.options.output, job.format) as writer:
-        review = _open_review(job, folder)
-        output = PipeOutput(writer)
-        report = _progress(summary, advance)
-        run_pipeline(job.engine, job.source, job.batches, output, job.plan, report, review=review, summary=summary, previous=previous)
-        _warn(summary, job, "; they are not listed beside a pipe")
-        _finish_review(review, job)
-    return summary
+    options, progress = ShardOptions(job.engine.categories, job.plan, _previous(job)), _Progress(advance)
+    spills: list[Path] = []
+    with _review_folder(job.options) as folder, open_pipe(job.options.output, job.format) as writer, thread_pool(1) as pool:
+        behind = BackgroundWriter(pool)
+        for result in progress.of(job.engine.label_shards(job.source, job.batches, options, advance=progress.labeled)):
+            behind.hand(_write_to_pipe, result.labeled, job, writer, folder, spills)
+        behind.wait()
+        _warn(progress.summary, job, "; they are not listed beside a pipe")
+        _finish_review(job, folder, spills)
+    return progress.summary
+
+
+def _write_to_pipe(labeled: LabeledRows, job: PredictJob, writer: RowWriter, folder: Path, spills: list[Path]) -> None:
+    """Write some rows, and keep those for the review."""
+    kept = job.plan.kept(labeled.rows.columns)
+    writer.write(labeled.rows, kept, labeled.added)
+    if job.options.review is not None:
+        reviewed, added = labeled.for_review()
+        if len(reviewed):
+            spills.append(folder / f"{'0' * 12}-{0:06}-{len(spills):06}{REVIEW}")
+            with write_errors(job.options.review, "--review"), ReviewSpill(spills[-1], review_format(job.options)) as spill:
+                spill.write(reviewed, kept, added, CONFIDENCE)
 
 
 def _label_to_file(job: PredictJob, advance: Advance) -> PredictSummary:
-    options, source, fingerprint = job.options, job.source, predict_fingerprint(job)
-    paths = [file.place for file in source.files]
-    previous = _previous(job)
+    options, source, progress = job.options, job.source, _Progress(advance)
+    inputs, fingerprint, previous = PartsInput.of(source.files), predict_fingerprint(job), _previous(job)
+    review = review_format(options) if options.review is not None else None
     with (
-        Parts(options.output, job.format, paths, fingerprint, resume=options.resume, keep=not source.piped) as parts,
-        _naming_kept_rows(parts, options),
-        _bad_rows_file(parts, options) as bad_rows,
+        Parts(options.output, job.format, inputs, fingerprint, resume=options.resume, keep=not source.piped) as parts,
+        _naming_kept_rows(parts, job),
     ):
-        summary = _resumed(parts, options)
-        review = _open_review(job, parts.folder, parts.stopped.keeps)
-        run_pipeline(
-            job.engine,
-            source,
-            job.batches,
-            parts,
-            job.plan,
-            _progress(summary, advance),
-            previous=previous,
-            review=review,
-            bad_rows=bad_rows,
-            summary=summary,
-            arrays=parts.stopped.arrays,
-        )
-        if predict_fingerprint(job) != fingerprint:
+        part = PartOptions(options.output, parts.folder, job.format, [entry.identity for entry in inputs], review)
+        done = progress.resumed(parts, options)
+        shard_options = ShardOptions(job.engine.categories, job.plan, previous, part)
+        for result in progress.of(job.engine.label_shards(source, job.batches, shard_options, done, progress.labeled)):
+            parts.add(PartRecord(result.part, result.summary.counts()))
+        parts.commit()
+        if PartsInput.of(source.files) != inputs or predict_fingerprint(job) != fingerprint:
             raise ChangedError(f"{source.name} was changed while it was read; run the same command again once it is finished.")
-        _warn(summary, job, f": {bad_rows.file}" if bad_rows is not None and summary.bad else "")
-        if bad_rows is not None:
-            bad_rows.finish()
-        _finish_review(review, job)
-        parts.finish()
+        summary = progress.summary
+        _warn(summary, job, f": {bad_rows_path(options.output)}" if summary.bad and options.on_bad_row != "stop" else "")
+        if options.on_bad_row != "stop":
+            write_bad_rows(options.output, parts.beside(BAD), parts.folder)
+        _finish_review(job, parts.folder, parts.beside(REVIEW))
+        parts.finish(_empty_output(job))
     return summary
 
 
-def _progress(summary: PredictSummary, advance: Advance) -> Callable[[int, float], None]:
-    def report(rows: int, share: float) -> None:
-        advance("labeling", rows, rows / share if share else rows)
-        if summary.halved:
-            LOGGER.warning("memory is too short for some batches, which are halved; a smaller --batch-tokens avoids that.")
-
-    return report
+def _empty_output(job: PredictJob) -> Batch:
+    """The columns of the output, without a row."""
+    return output_rows(job.empty, job.plan.kept(job.empty.columns), empty_result_columns(job.plan))
 
 
-def _previous(job: PredictJob) -> PreviousLabels | None:
+class _Progress:
+    """The counts of a run so far, and their report."""
+
+    def __init__(self, advance: Advance) -> None:
+        self.summary = PredictSummary()
+        self._advance, self._rows, self._share, self._lock = advance, 0, 0.0, threading.Lock()
+        self._read_rows = 0
+
+    def resumed(self, parts: Parts, options: PredictOptions) -> dict[tuple[int, int, int], int]:
+        """Count what a stopped run had done; returns the shards, and their rows."""
+        rows = sum(record.rows for record in parts.done.values())
+        if options.resume and not rows and not parts.discarded:
+            LOGGER.warning("there is nothing to resume: the run starts at the first row")
+        if parts.discarded:
+            more = f" and {len(parts.changed) - 3} more" if len(parts.changed) > 3 else ""
+            reason = f"{', '.join(parts.changed[:3])}{more} changed since" if parts.changed else "parts of them are missing"
+            LOGGER.warning(f"{parts.discarded:,} rows that a stopped run had labeled are labeled again: {reason}")
+        for record in parts.done.values():
+            self.summary.add(record.counts)
+        self.summary.resumed = self._rows = rows
+        if rows:
+            LOGGER.info(f"going on after {rows:,} rows that a stopped run had labeled")
+        return parts.shards()
+
+    def of(self, results: Iterator[ShardResult]) -> Iterator[ShardResult]:
+        """The results, each counted."""
+        started = time.perf_counter()
+        with closing(results):  # type: ignore[type-var]  # a generator
+            for result in results:
+                if result.note:
+                    LOGGER.warning(result.note)
+                if result.summary.halved and not self.summary.halved:
+                    LOGGER.warning("memory is too short for some batches, which are halved; a smaller --batch-tokens avoids that.")
+                self.summary.add(result.summary.counts())
+                self._share, self._read_rows = result.share, self.summary.rows
+                self._report()
+                yield result
+        self.summary.seconds = time.perf_counter() - started
+
+    def labeled(self, rows: int) -> None:
+        """Report so many rows more, of a shard that is not finished."""
+        with self._lock:
+            self._rows += rows
+        self._report()
+
+    def _report(self) -> None:
+        rows = max(self._rows, self.summary.rows)
+        total = max(rows, self._read_rows / self._share) if self._share else rows
+        self._advance("labeling", rows, total)
+
+
+def _previous(job: PredictJob) -> KnownLabels | None:
     return load_previous_labels(job.options.previous, job.engine, job.plan) if job.options.previous else None
 
 
-# --- resume --------------------------------------------------------------------------------------------------------------------------
-
-
-def _resumed(parts: Parts, options: PredictOptions) -> PredictSummary:
-    """The summary so far: that of a stopped run that goes on, or an empty one."""
-    if options.resume and not parts.stopped.parts:
-        LOGGER.warning("there is nothing to resume: the run starts at the first row")
-    elif parts.discarded:
-        reason = f"{' and '.join(parts.changed)} changed since" if parts.changed else "its files are incomplete"
-        LOGGER.warning(f"{parts.discarded:,} rows that a stopped run had labeled are labeled again: {reason}")
-    if not parts.stopped.parts:
-        return PredictSummary()
-    summary = PredictSummary(**parts.stopped.state)
-    LOGGER.info(f"going on after {summary.rows:,} rows that a stopped run had labeled")
-    return summary
+# --- what is kept of a run that ends early -------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _bad_rows_file(parts: Parts, options: PredictOptions) -> Iterator[BadRowsFile | None]:
-    """The list of rows that cannot be read, where these do not stop the run."""
-    if options.on_bad_row == "stop":
-        yield None
-        return
-    with closing(BadRowsFile(options.output, parts.folder, parts.stopped.keeps)) as bad_rows:
-        yield bad_rows
-
-
-@contextmanager
-def _naming_kept_rows(parts: Parts, options: PredictOptions) -> Iterator[None]:
+def _naming_kept_rows(parts: Parts, job: PredictJob) -> Iterator[None]:
     """Have an error that ends the run say how many labeled rows are kept."""
     try:
         yield
-    except ChangedError:
-        parts.discard()
-        raise
     except BaseException as error:
+        with suppress(CatcliError):  # of the disk, which `error` is of, too
+            parts.commit()
+        if isinstance(error, ChangedError):
+            parts.discard_changed(PartsInput.of(job.source.files))
         rows = parts.kept
         kept = f"{count_noun(rows, 'labeled row')} {'is' if rows == 1 else 'are'} kept"
         if rows and isinstance(error, MemoryError):
             raise CatcliError(f"memory ran out; {kept}: free some, and the same command continues.") from error
-        if rows and isinstance(error, RowError) and options.on_bad_row == "stop":  # a corrected file is another file
+        if rows and isinstance(error, RowError) and job.options.on_bad_row == "stop":
             advice = (
-                "the same command with --on-bad-row skip, or null, continues past that row; with a corrected file the run starts again."
+                "the same command with --on-bad-row skip, or null, continues past that row; of a corrected file all rows are labeled again."
             )
             raise type(error)(f"{error} {kept}: {advice}") from error
         if rows and isinstance(error, CatcliError):
@@ -300,15 +324,10 @@ def _review_folder(options: PredictOptions) -> Iterator[Path]:
         yield folder
 
 
-def _open_review(job: PredictJob, folder: Path, parts_done: int = 0) -> ReviewFile | None:
-    if job.options.review is None:
-        return None
-    return ReviewFile(job.options.review, review_format(job.options), CONFIDENCE, folder, parts_done)
-
-
-def _finish_review(review: ReviewFile | None, job: PredictJob) -> None:
-    if review is not None:
-        review.finish(job.plan.kept(job.empty.columns), job.empty, empty_result_columns(job.plan))
+def _finish_review(job: PredictJob, folder: Path, spills: Sequence[Path]) -> None:
+    if job.options.review is not None:
+        review = ReviewFile(job.options.review, review_format(job.options), CONFIDENCE, folder)
+        review.finish(spills, job.plan.kept(job.empty.columns), job.empty, empty_result_columns(job.plan))
 
 
 def _warn(summary: PredictSummary, job: PredictJob, bad_rows: str) -> None:

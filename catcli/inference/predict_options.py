@@ -11,6 +11,8 @@ from catcli.errors import UsageError
 from catcli.inference.compute_options import ComputeOptions
 from catcli.paths import is_folder, is_pipe
 
+ENGINES = ("local", "processes", "ray")
+
 
 @dataclass(frozen=True)
 class PredictOptions(ComputeOptions):
@@ -47,11 +49,13 @@ class PredictOptions(ComputeOptions):
     trusted_key: Annotated[Sequence[str], Flag(metavar="KEY")] = ()
     """Use the adapter only if this public key (ed25519) signed it. Repeat to trust several keys."""
     engine: str = "local"
-    """local, or ray: workers on a Ray cluster label, to the same output (pip install 'catcli[ray]')."""
+    """local: threads, or beside a GPU processes; processes; or ray: workers on a Ray cluster (pip install 'catcli[ray]'). All give the same
+    output."""
     batch_tokens: Annotated[int | None, Flag(minimum=1)] = None
     """Tokens of a batch; by the device by default."""
     workers: Annotated[int | None, Flag(minimum=1)] = None
-    """Batches that are computed at once: by default one for each core; with --engine ray one worker for each GPU."""
+    """Batches that are computed at once, by default one for each core; or processes; with --engine ray workers, by default one for each
+    GPU."""
     on_bad_row: Annotated[str, Flag(metavar="stop|skip|null")] = "stop"
     """A row that cannot be read stops the run, is left out (skip), or comes out with nulls (null); the last two list them in
     OUT.bad.jsonl."""
@@ -87,8 +91,8 @@ class PredictOptions(ComputeOptions):
         for option, value in (("--top-k", self.top_k), ("--workers", self.workers), ("--batch-tokens", self.batch_tokens)):
             if value is not None and value < 1:
                 raise UsageError(f"{option} {value}: a whole number above 0.")
-        if self.engine not in ("local", "ray"):
-            raise UsageError(f"--engine {self.engine}: choose local or ray.")
+        if self.engine not in ENGINES:
+            raise UsageError(f"--engine {self.engine}: choose one of {', '.join(ENGINES)}.")
         if self.resume and is_pipe(self.output):
             raise UsageError(f"--resume: what went into {self.output} is gone; give -o a file, whose parts are kept.")
         if self.previous and self.top_k > 1:

@@ -13,7 +13,7 @@ from catcli.data.dataset.text import row_text_series
 from catcli.data.io.source import open_source
 from catcli.errors import ProductsError
 from catcli.inference.engines import Engine
-from catcli.inference.label_cache import PreviousLabels, text_hashes
+from catcli.inference.known_labels import KnownLabels, text_hashes
 from catcli.inference.planning import LabelingPlan
 from catcli.inference.result_columns import CONFIDENCE, PREDICTED
 from catcli.logs import LOGGER
@@ -25,7 +25,7 @@ MAX_DIFFERENCE, MAX_REDUCED_DIFFERENCE, MIN_AGREEMENT = 1e-3, 0.06, 0.98
 """Confidences of one adapter differ by no more than this from run to run (int8 scales by the batch), in so large a share of rows."""
 
 
-def load_previous_labels(file: str, engine: Engine, plan: LabelingPlan) -> PreviousLabels | None:
+def load_previous_labels(file: str, engine: Engine, plan: LabelingPlan) -> KnownLabels | None:
     """The labels of an earlier output of this adapter; none where another made it."""
     source = open_source([file])
     text = [column for column in plan.text if column is not None]
@@ -52,12 +52,13 @@ def load_previous_labels(file: str, engine: Engine, plan: LabelingPlan) -> Previ
             if len(sample) < CHECKED_ROWS:
                 sample.extend(texts.filter(pl.Series(usable)).unique(maintain_order=True).head(CHECKED_ROWS - len(sample)).to_list())
 
-    previous = PreviousLabels.of(rows())
+    previous = KnownLabels.of(rows())
     if not len(previous):
         problem = f"no number in {CONFIDENCE!r} beside a category" if unsure else "no row with a category of this adapter"
         LOGGER.warning(f"--previous {source.name} has {problem}; all rows are labeled")
         return None
-    before, confidence_before = previous.get(text_hashes(pl.Series(sample, dtype=pl.String)))
+    places = previous.find(text_hashes(pl.Series(sample, dtype=pl.String)))
+    before, confidence_before = previous.classes[places], previous.confidences[places]
     now = engine.label(sample)
     tolerance = MAX_DIFFERENCE if engine.variant == "fp32" else MAX_REDUCED_DIFFERENCE
     close = np.abs(now.confidences[:, 0] - confidence_before[:, 0]) <= tolerance

@@ -10,19 +10,15 @@ import socket
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from catcli.errors import CatcliError, reason
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CONNECT_TIMEOUT = 10
 """Seconds in which a cluster has to answer."""
 
 ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # otherwise it warns of a change to come
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
 
 
@@ -35,7 +31,6 @@ def connect() -> Any:  # noqa: ANN401  # a module that is not there without the 
     os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
     try:
         import ray
-        import ray.data
     except ImportError as error:
         raise CatcliError("--engine ray takes one package more: pip install 'catcli[ray]'.") from error
     _check_address(os.environ.get("RAY_ADDRESS", ""))
@@ -73,8 +68,7 @@ def _check_address(address: str) -> None:
 @contextmanager
 def silence() -> Iterator[None]:
     """Keep Ray quiet: it logs, prints to standard output, where results go, and writes from C++ to the process's standard error."""
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), _without_stderr():
         warnings.simplefilter("ignore")
         yield
@@ -107,16 +101,6 @@ def unwrap(ask: Callable[[], Any]) -> Any:  # noqa: ANN401  # whatever a worker 
         return ask()
     except GetTimeoutError as error:
         raise TimeoutError from error
-    except RayError as error:
-        raise _original_error(error) from error
-
-
-def unwrap_all(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """The workers' results; an error is raised here as it was raised there."""
-    from ray.exceptions import RayError
-
-    try:
-        yield from frames
     except RayError as error:
         raise _original_error(error) from error
 

@@ -1,6 +1,6 @@
 """Do thresholds and intervals of a fit hold on rows that nobody chose by? Over many draws and split seeds.
 
-    python tests/bench/contract.py ../shared/data/pricerunner --rows 2000 [--seeds 20] [--folds 3] [--peers ../shared/peers]
+    python tests/bench/contract.py ../shared/data/pricerunner --rows 2000 [--seeds 20] [--first-seed 0] [--folds 3] [--peers FOLDER]
     python tests/bench/contract.py ../shared/data/pricerunner --rows 2000 --seeds 2 --fit [flags of catcli fit]
 
 For each seed another draw of ``train.parquet``, split by that seed. Without ``--fit`` the linear model alone: thresholds, calibration and
@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--fit", action="store_true")
     parser.add_argument("--peers", type=Path, default=Path("../shared/peers"))
@@ -145,7 +146,7 @@ def main() -> None:
     found: dict[float, list[tuple[float, float]]] = {target: [] for target in TARGET_PRECISIONS}
     oracle: dict[float, list[float]] = {target: [] for target in TARGET_PRECISIONS}
     errors, covered, changed = [], {"accuracy": 0, "macro_f1": 0}, list[float]()
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         train = whole
         if options.rows < len(whole):
             train = whole[load_peers(options.peers).draw(whole["category"].to_numpy(), options.rows, seed)]

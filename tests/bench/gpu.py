@@ -429,13 +429,14 @@ def calls(setting: Setting) -> Facts:
     import polars as pl
 
     from catcli.data.io.batch import Batch
-    from catcli.inference.planning import BatchPlanner, LabelingPlan, rows_per_batch
+    from catcli.data.io.source import SHARD_ROWS
+    from catcli.inference.planning import LabelingPlan, plan_texts
     from catcli.inference.tokens import Tokenizer
     from catcli.models.bases import MINILM
 
-    titles = setting.titles()[: rows_per_batch(8_192)]
+    titles = setting.titles()[:SHARD_ROWS]
     tokenizer = Tokenizer(MINILM.tokenizer, 64, MINILM.pad_id)
-    work = BatchPlanner(LabelingPlan(("title",)), 8_192).plan(Batch(pl.DataFrame({"title": titles}), 1.0))
+    work = plan_texts(Batch(pl.DataFrame({"title": titles}), 1.0), LabelingPlan(("title",)), 8_192, ())
     found: Facts = {"calls": len(work.calls)}
     encoded = [tokenizer.encode(call) for call in work.calls]
     found["tokens of a call, mean"] = round(statistics.mean(sum(map(len, ids)) for ids in encoded))

@@ -29,7 +29,7 @@ import polars as pl
 
 from catcli.adapter.folder import Adapter, load_adapter
 from catcli.cli.run.bench import TRANSFORMERS_ROWS, pipeline_of
-from catcli.inference.engines import LocalEngine
+from catcli.inference.engines import ThreadEngine
 from catcli.inference.labeler import Labeler
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
@@ -73,8 +73,8 @@ def speed(adapter: Adapter, texts: pl.DataFrame, rows: int, repeats: int, folder
             ("session alone", len(strings), lambda: labeler.lora(tokens)),
             ("linear alone, one core", len(strings), lambda: [labeler.linear(span) for span in spans]),
             ("linear alone, all cores", len(strings), linear_on_all_cores),
-            ("from file to file", len(strings), lambda: predict([str(folder / "in.parquet")], asked, engine=LocalEngine(labeler))),
-            ("the same, --exact", len(strings), lambda: predict([str(folder / "in.parquet")], to_compare, engine=LocalEngine(exact))),
+            ("from file to file", len(strings), lambda: predict([str(folder / "in.parquet")], asked, engine=ThreadEngine(labeler))),
+            ("the same, --exact", len(strings), lambda: predict([str(folder / "in.parquet")], to_compare, engine=ThreadEngine(exact))),
             ("transformers pipeline", len(few), peer),
         ):
             start = time.perf_counter()

@@ -18,14 +18,15 @@ from catcli.cli.console import Console
 from catcli.config import check_device
 from catcli.data.dataset.text import row_texts
 from catcli.data.io.batch import Batch
+from catcli.data.io.journal import PartRecord
 from catcli.data.io.output import FileFormat
-from catcli.data.io.parts import Parts
+from catcli.data.io.part_file import PartFile, PartOptions
+from catcli.data.io.parts import Parts, PartsInput
 from catcli.data.io.source import open_source
 from catcli.errors import ProductsError, UsageError, name_list
 from catcli.evaluation.heldout import HeldOutRows
-from catcli.inference.engines import LocalEngine
+from catcli.inference.engines import ThreadEngine
 from catcli.inference.labeler import Labeler
-from catcli.inference.planning import rows_per_batch
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
 from catcli.reporting.tables import table
@@ -129,28 +130,30 @@ def _stages(
         pipeline_of(adapter, labeler, peer_texts) if against == "transformers" else None
     )  # before the others are timed: it may not be had
     count = len(texts)
-    size = rows_per_batch(labeler.texts_per_call)
-    yield "reading", count, lambda: [batch.frame for batch in open_source([str(file)]).batches(size)]
+    yield "reading", count, lambda: [batch.frame for batch in open_source([str(file)]).batches()]
     yield "tokenizing", count, lambda: labeler.tokenize(texts)
     tokens = labeler.tokenize(texts)
     yield "session alone", count, lambda: labeler.lora(tokens)
     yield "linear model alone", count, lambda: labeler.linear(texts)
     yield "writing", count, lambda: _written(frame, file.with_name("written.parquet"))
     options = PredictOptions(str(file.with_name("labeled.parquet")), str(adapter.folder), dedupe=False, allow_missing=True)
-    yield "from file to file", count, lambda: predict([str(file)], options, engine=LocalEngine(labeler))
+    yield "from file to file", count, lambda: predict([str(file)], options, engine=ThreadEngine(labeler))
     if labeler.cascade is not None:
         exact = Labeler(adapter, labeler.device, labeler.variant, vetting="done", max_change=0)
-        yield "the same, --exact", count, lambda: predict([str(file)], replace(options, exact=True), engine=LocalEngine(exact))
+        yield "the same, --exact", count, lambda: predict([str(file)], replace(options, exact=True), engine=ThreadEngine(exact))
     if peer is not None:
         yield "transformers pipeline", len(peer_texts), peer
 
 
 def _written(frame: pl.DataFrame, out: Path) -> None:
-    with Parts(str(out), FileFormat("parquet"), [Path("in")], {}, resume=False) as parts:
-        parts.write(Batch(frame, 1.0), frame.columns, frame.select())
-        parts.finish_part(len(frame))
-        parts.keep({}, {})
-        parts.finish()
+    inputs = (PartsInput(Path("in"), "0" * 12, "in"),)
+    with Parts(str(out), FileFormat("parquet"), inputs, {}, resume=False) as parts:
+        options = PartOptions(str(out), parts.folder, parts.form, ["0" * 12])
+        path = options.path(0, 0)
+        with PartFile(path, options) as part:
+            part.write(Batch(frame, 1.0), frame.columns, frame.select())
+        parts.add(PartRecord(path.name, {"rows": len(frame)}))
+        parts.finish(Batch(frame.clear(), 1.0))
 
 
 def pipeline_of(adapter: Adapter, labeler: Labeler, texts: list[str], batch_size: int = 64) -> Callable[[], object]:

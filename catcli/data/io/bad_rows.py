@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import IO
 
 from catcli.atomic import atomic_write
-from catcli.data.io.batch import BadRow
 from catcli.data.io.buckets import upload
 from catcli.data.io.output import write_errors
 from catcli.paths import is_bucket
@@ -22,54 +17,19 @@ def bad_rows_path(out: str) -> str:
     return f"{out.rstrip('/')}.bad.jsonl"
 
 
-class BadRowsFile:
-    """The list of a run's bad rows beside its output, as JSON Lines; it appears at the end, where there are any."""
+def write_bad_rows(out: str, lists: Sequence[Path], folder: Path) -> None:
+    """Lay the ``lists`` of parts end to end beside the output ``out``; an empty one takes the place of an earlier run's.
 
-    def __init__(self, out: str, spills: Path, done: int = 0) -> None:
-        """``spills`` is the folder for what waits, ``done`` the parts that an earlier run has finished there; those after them go."""
-        self.file = bad_rows_path(out)
-        self._spills, self._parts = spills, done
-        self._open: IO[str] | None = None
-        for path in self._found():
-            if int(path.name.removeprefix("bad-")) >= done:
-                path.unlink()
-
-    def _found(self) -> list[Path]:
-        return sorted(self._spills.glob("bad-??????"))
-
-    def write(self, rows: Sequence[BadRow]) -> None:
-        """Collect rows."""
-        if not rows:
-            return
-        with write_errors(self.file, "--on-bad-row"):
-            if self._open is None:
-                self._open = (self._spills / f"bad-{self._parts:06}").open("w", encoding="utf-8", newline="\n")
-            self._open.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
-
-    def finish_part(self) -> None:
-        """Make the rows since the last call survive a kill."""
-        with write_errors(self.file, "--on-bad-row"):
-            if self._open is not None:
-                self._open.flush()
-                os.fsync(self._open.fileno())
-                self.close()
-            self._parts += 1
-
-    def finish(self) -> None:
-        """Write the list where there are rows to list, or an empty one in the place of an earlier run's."""
-        spills, in_bucket = self._found(), is_bucket(self.file)
-        if not spills and (in_bucket or not Path(self.file).exists()):
-            return
-        target = self._spills / "whole-bad" if in_bucket else Path(self.file)
-        with write_errors(self.file, "--on-bad-row"), atomic_write(target) as path, path.open("wb") as output:
-            for spill in spills:
-                with spill.open("rb") as part:
-                    shutil.copyfileobj(part, output)
-        if in_bucket:
-            upload(target, self.file, "--on-bad-row")
-
-    def close(self) -> None:
-        """Close the open file, if any."""
-        if self._open is not None:
-            self._open.close()
-            self._open = None
+    Each is JSON Lines of `catcli.data.io.batch.BadRow`; ``folder`` is a private one, for what goes to a bucket.
+    """
+    file = bad_rows_path(out)
+    in_bucket = is_bucket(file)
+    if not lists and (in_bucket or not Path(file).exists()):
+        return
+    target = folder / "whole-bad" if in_bucket else Path(file)
+    with write_errors(file, "--on-bad-row"), atomic_write(target) as path, path.open("wb") as output:
+        for part in lists:
+            with part.open("rb") as rows:
+                shutil.copyfileobj(rows, output)
+    if in_bucket:
+        upload(target, file, "--on-bad-row")

@@ -48,8 +48,10 @@ class Batch:
 
     ``rows`` is a polars frame, or the Arrow table that a Parquet or Arrow file gave: a table goes out again with types that polars has no
     name for. ``lines`` are the rows as JSON text where they came so, without what ends a line. ``short`` counts rows of CSV that had fewer
-    cells than the header, ``part`` is the number of the file they came from, ``where`` its name, and ``note`` says what had to be
-    guessed. ``bad`` are rows that could not be read; of those that stand here as rows of nulls, ``nulls`` are the numbers.
+    cells than the header, ``where`` is the file's name, and ``note`` says what had to be guessed. ``part`` is the number of the file that
+    they came from, ``span`` that of the `catcli.data.io.source.Span` of this file, and ``index`` their own within the span; of a piece of
+    them ``piece_of`` is how many they were. ``bad`` are rows that could not be read; of those that stand here as rows of nulls, ``nulls``
+    are the numbers.
     """
 
     rows: pl.DataFrame | pa.Table
@@ -57,6 +59,9 @@ class Batch:
     short: int = 0
     lines: Sequence[bytes] | None = None
     part: int = 0
+    span: int = 0
+    index: int = 0
+    piece_of: int = 0
     note: str = ""
     where: str = "the input"
     bad: tuple[BadRow, ...] = ()
@@ -65,6 +70,11 @@ class Batch:
     def __len__(self) -> int:
         """The number of rows."""
         return len(self.rows)
+
+    @property
+    def shard_rows(self) -> int:
+        """The number of rows that were read together with these, these among them."""
+        return self.piece_of or len(self)
 
     @property
     def columns(self) -> list[str]:
@@ -119,8 +129,8 @@ class Batch:
         rows = self.rows.slice(start, count)
         nulls = tuple(row - start for row in self.nulls if start <= row < start + len(rows))
         if start:
-            return replace(self, rows=rows, lines=lines, short=0, note="", bad=(), nulls=nulls)
-        return replace(self, rows=rows, lines=lines, nulls=nulls)
+            return replace(self, rows=rows, lines=lines, short=0, note="", bad=(), nulls=nulls, piece_of=self.shard_rows)
+        return replace(self, rows=rows, lines=lines, nulls=nulls, piece_of=self.shard_rows)
 
 
 def _type_of(field: pa.Field, source_name: str) -> pl.DataType:

@@ -69,16 +69,40 @@ def read_schema(path: Location, form: str) -> pa.Schema:
         return (pa.ipc.open_file(opened) if head == b"ARROW1" else pa.ipc.open_stream(opened)).schema
 
 
-def read_parquet(path: Location, rows: int) -> Iterator[tuple[pa.Table, float]]:
-    """The rows of a Parquet file in order, at most ``rows`` at a time, and the share that has been read; the columns alone if it has none.
+def row_group_runs(path: Location, rows: int) -> list[tuple[range, int, int]]:
+    """The row groups of a Parquet file in runs of at least ``rows`` rows, the last of fewer: each with its rows and decoded bytes.
+
+    Raises:
+        ProductsError: it cannot be read.
+    """
+    runs, start, count, size = list[tuple[range, int, int]](), 0, 0, 0
+    with _translate_errors(path, "Parquet"), pq.ParquetFile(_open(path)) as file:
+        group_count = file.metadata.num_row_groups
+        for number in range(group_count):
+            group = file.metadata.row_group(number)
+            count, size = count + group.num_rows, size + group.total_byte_size
+            if count >= rows or number == group_count - 1:
+                runs.append((range(start, number + 1), count, size))
+                start, count, size = number + 1, 0, 0
+    return runs or [(range(0), 0, 0)]
+
+
+def read_parquet(path: Location, rows: int, groups: range | None = None) -> Iterator[tuple[pa.Table, float]]:
+    """The rows of a Parquet file, or of some of its row ``groups``, in order, at most ``rows`` at a time; the columns alone if it has none.
+
+    With each table comes the share of these rows that has been read.
 
     Raises:
         ProductsError: it cannot be read, or gives another number of rows than it says it has.
     """
     page = REMOTE_PAGE_BYTES if isinstance(path, BucketObject) else PAGE_BYTES
     with _translate_errors(path, "Parquet"), pq.ParquetFile(_open(path), buffer_size=page, pre_buffer=False) as file:
-        row_count, done, schema = file.metadata.num_rows, 0, file.schema_arrow
-        groups = range(file.metadata.num_row_groups)
+        done, schema = 0, file.schema_arrow
+        row_count = file.metadata.num_rows
+        if groups is None:
+            groups = range(file.metadata.num_row_groups)
+        else:
+            row_count = sum(file.metadata.row_group(group).num_rows for group in groups)
         step = _batch_rows(rows, row_count, sum(file.metadata.row_group(group).total_byte_size for group in groups))
         steps = ((_decoded_batch_rows(path, file, group, step), group) for group in groups)
         for size, run in itertools.groupby(steps, lambda pair: pair[0]):
@@ -219,10 +243,6 @@ def _copy(batch: pa.RecordBatch) -> pa.Table:
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
     return pa.ipc.open_stream(sink.getvalue()).read_all()
-
-
-READERS = {"parquet": read_parquet, "arrow": read_arrow}
-"""What reads each format of tables."""
 
 
 def _batch_rows(rows: int, count: int, size: int) -> int:

@@ -1,4 +1,4 @@
-"""What a stopped run left: the journal of its finished parts, and its state after the last of them."""
+"""The journal of an output that is being written: what it is made from, and its finished parts."""
 
 from __future__ import annotations
 
@@ -13,53 +13,45 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Arrays = Mapping[str, npt.NDArray[Any]]
-
 ON_BAD_ROW = "--on-bad-row"
 """The name in a fingerprint of the policy for bad rows."""
 
 READ_ERRORS = (ValueError, KeyError, OSError, EOFError, MemoryError, zipfile.BadZipFile)
-"""What reading a run's saved state raises where it is damaged or cannot be read."""
+"""What reading a run's saved arrays raises where they are damaged or cannot be read."""
 
-STATE = "state"
-"""The array among a run's memory that holds its counts, as JSON."""
+MAX_JOURNAL_BYTES, MAX_ARRAY_BYTES = 2**30, 2**31
+"""Bytes of a journal, a line of some hundred bytes for each part, and of a file of arrays."""
+
+PART_NAME = re.compile(r"([0-9a-f]{12})-(\d{6})-(\d{6})")
+"""The name of a part: its file's identity, its span and its index there."""
 
 
 @dataclass(frozen=True)
 class PartRecord:
-    """A finished part: its file, the number of the input that its rows came from, and how many they are.
+    """A finished part: its name, and the counts of its rows, ``rows`` and ``bad`` among them."""
 
-    ``memory`` is the file of what was known after it, if it was the last of those that were kept together.
-    """
-
-    file: str
-    input: int
-    rows: int
-    memory: str = ""
-
-
-@dataclass
-class StoppedRun:
-    """What an earlier run left: its finished parts and its state after them."""
-
-    parts: list[PartRecord] = field(default_factory=list)
-    state: dict[str, Any] = field(default_factory=dict)
-    arrays: Arrays = field(default_factory=dict)
+    part: str
+    counts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def keeps(self) -> int:
-        """How often parts were kept."""
-        return sum(bool(part.memory) for part in self.parts)
+    def rows(self) -> int:
+        """The number of its rows."""
+        return int(self.counts.get("rows", 0))
+
+    @property
+    def bad(self) -> int:
+        """How many rows of it could not be read."""
+        return int(self.counts.get("bad", 0))
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """The identity of its file, its span and its index there."""
+        identity, span, index = self.part.split("-")
+        return identity, int(span), int(index)
 
 
-MAX_JOURNAL_BYTES, MAX_MEMORY_BYTES = 2**28, 2**31
-"""Bytes of a journal, a line of some hundred bytes for each part, and of what a run knows, which `catcli.inference.label_cache` bounds."""
-
-_PART, _MEMORY = re.compile(r"\d{6}"), re.compile(r"(memory-\d{6}\.npz)?")
-
-
-def read_journal(journal: Path, inputs: int) -> tuple[dict[str, str], list[PartRecord]]:
-    """What the first line of a journal says the output is made from, and the parts of the other lines.
+def read_journal(journal: Path) -> tuple[dict[str, str], dict[str, str], list[PartRecord]]:
+    """What the first line of a journal says the output is made from and how its files are called, and the parts of the other lines.
 
     Raises:
         ValueError, TypeError, KeyError: it is none that `Parts` wrote. The last line may have been cut short by a kill, and is not a fault.
@@ -67,27 +59,35 @@ def read_journal(journal: Path, inputs: int) -> tuple[dict[str, str], list[PartR
     if journal.stat().st_size > MAX_JOURNAL_BYTES:
         raise ValueError(f"it has more than {MAX_JOURNAL_BYTES:,} bytes")
     first, *lines = journal.read_text(encoding="utf-8").splitlines() or ["{}"]
-    made_from = {str(name): str(value) for name, value in dict(json.loads(first)["mark"]).items()}
+    head = json.loads(first)
+    made_from, files = ({str(name): str(value) for name, value in dict(head[part]).items()} for part in ("made_from", "files"))
     parts = []
     for number, line in enumerate(lines):
         try:
-            part = PartRecord(**json.loads(line))
+            record = json.loads(line)
         except ValueError:
             if number == len(lines) - 1:
                 break
             raise
-        counts = (part.input, part.rows)
-        named = _PART.fullmatch(part.file) and _MEMORY.fullmatch(part.memory)  # a TypeError of what is no text
-        if not (named and all(type(count) is int and count >= 0 for count in counts) and part.input < inputs):
+        part = PartRecord(**record)
+        if not (PART_NAME.fullmatch(part.part) and _are_counts(part.counts)):  # a TypeError of what is no text
             raise ValueError(f"line {number + 2} is not a part of this output")
         parts.append(part)
-    return made_from, parts
+    return made_from, files, parts
 
 
-def read_arrays(memory: Path) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a file that `Parts.keep` wrote; nothing in it is compressed, so that none is larger than the file."""
-    with zipfile.ZipFile(memory) as packed:
-        if memory.stat().st_size > MAX_MEMORY_BYTES or any(entry.compress_type != zipfile.ZIP_STORED for entry in packed.infolist()):
+def _are_counts(counts: object) -> bool:
+    """Whether these are counts of a part: whole numbers from 0 on by name, or by name and category."""
+    if not isinstance(counts, dict):
+        return False
+    numbers = [number for value in counts.values() for number in (value.values() if isinstance(value, dict) else (value,))]
+    return all(type(number) is int and number >= 0 for number in numbers)
+
+
+def read_arrays(saved_file: Path) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a file of ``numpy.savez``; nothing in it is compressed, so that none is larger than the file."""
+    with zipfile.ZipFile(saved_file) as packed:
+        if saved_file.stat().st_size > MAX_ARRAY_BYTES or any(entry.compress_type != zipfile.ZIP_STORED for entry in packed.infolist()):
             raise ValueError("it is larger than what a run keeps, or compressed")
-    with np.load(memory, allow_pickle=False) as saved:
+    with np.load(saved_file, allow_pickle=False) as saved:
         return dict(saved)

@@ -1,48 +1,105 @@
-"""One part of an output: a file that is written, kept or abandoned."""
+"""The files of a part of an output: the rows of a shard in the output's format, and beside it what else is kept of them.
+
+0123456789ab-000000-000002           the rows; CSV without its header
+0123456789ab-000000-000002.review    those that are not accepted, as an Arrow file, where there is a review
+0123456789ab-000000-000002.bad       rows that could not be read, as JSON Lines, where these are listed
+0123456789ab-000000-000000.known     the labels of its texts, which the later parts of its span take over
+"""
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
+import secrets
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Self
 
+import polars as pl
+
+from catcli.data.io.batch import BadRow, Batch
 from catcli.data.io.formats import EXTENSIONS, without_compression
 from catcli.data.io.output import FileFormat
-from catcli.data.io.writers import RowWriter, open_writer
+from catcli.data.io.review import ReviewSpill
+from catcli.data.io.writers import open_writer
+
+REVIEW, BAD, KNOWN = SIDE_FILES = (".review", ".bad", ".known")
+"""The endings of the files beside a part."""
+
+
+@dataclass(frozen=True)
+class PartOptions:
+    """How parts are written: of what output, into which folder, in what format, and in that of the review, None where there is none.
+
+    ``identities`` are those of the inputs, by number; see `catcli.data.io.parts.Parts`.
+    """
+
+    out: str
+    folder: Path
+    format: FileFormat
+    identities: Sequence[str]
+    review: FileFormat | None = None
+
+    def path(self, file: int, span: int, index: int = 0) -> Path:
+        """Where the part of a shard is: by the number of its file, of the span in it, and of the shard in that."""
+        return self.folder / f"{self.identities[file]}-{span:06}-{index:06}"
 
 
 class PartFile:
-    """One file that is being written."""
+    """A part that is being written: complete under its name, on the disk itself, where the block ends well, and not there otherwise.
 
-    def __init__(self, path: Path, form: FileFormat, header: bool) -> None:
-        self.path = path
+    It is written under a name of its own: a worker whose run was killed may still be at work on the same part.
+    """
+
+    def __init__(self, path: Path, options: PartOptions) -> None:
+        self._path, self._options, self._suffix = path, options, f".{secrets.token_hex(4)}.new"
         self._stack = ExitStack()
-        file = self._stack.enter_context(path.open("wb"))
-        self.sink: RowWriter = self._stack.enter_context(open_writer(file, form, header=header))
+        self._bad: list[BadRow] = []
+        self._review: ReviewSpill | None = None
 
-    def finish(self) -> None:
-        """Write the rest, to the disk itself."""
-        self._stack.close()
+    def __enter__(self) -> Self:
+        """Begin it."""
+        file = self._stack.enter_context(self._new("").open("wb"))
+        self._rows = self._stack.enter_context(open_writer(file, self._options.format, header=False))
+        return self
 
-    def abandon(self) -> None:
-        """Delete it."""
-        self.sink.abandon()
-        with suppress(OSError):
-            self._stack.__exit__(_Abandoned, _Abandoned(), None)
-        self.path.unlink(missing_ok=True)
+    def write(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> None:
+        """Add rows: the columns ``keep`` as they came in, and ``added`` after them."""
+        self._rows.write(rows, keep, added)
+        self._bad += rows.bad
 
+    def review(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame, by: str) -> None:
+        """Add rows that are to be reviewed, in the order of the column ``by`` of ``added``."""
+        if len(rows) and self._options.review is not None:
+            if self._review is None:
+                self._review = self._stack.enter_context(ReviewSpill(self._new(REVIEW), self._options.review))
+            self._review.write(rows, keep, added, by)
 
-class _Abandoned(Exception):  # noqa: N818  (says to what is open that its bytes are of no use)
-    pass
+    def _new(self, ending: str) -> Path:
+        return self._path.with_name(self._path.name + ending + self._suffix)
 
+    def __exit__(self, *error: Any) -> None:  # noqa: ANN401  # the type, the value and the traceback
+        """Complete it, or take it away."""
+        try:
+            self._stack.__exit__(*error)
+            if error[0] is None:
+                self._list_bad_rows()
+                for ending in (REVIEW, BAD, ""):  # the rows last: where they are, all is
+                    with suppress(FileNotFoundError):
+                        self._new(ending).replace(self._path.with_name(self._path.name + ending))
+        finally:
+            for ending in (REVIEW, BAD, ""):
+                with suppress(OSError):
+                    self._new(ending).unlink(missing_ok=True)
 
-def link_or_copy(part: Path, target: Path) -> None:
-    """The part under another name too: where a kill comes before the output stands, the next run finds all parts."""
-    try:
-        os.link(part, target)
-    except OSError:  # a disk without such links
-        shutil.copyfile(part, target)
+    def _list_bad_rows(self) -> None:
+        if self._bad:
+            with self._new(BAD).open("w", encoding="utf-8", newline="\n") as listed:
+                listed.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in self._bad)
+                listed.flush()
+                os.fsync(listed.fileno())
 
 
 def with_extension(path: Path, form: FileFormat) -> Path:

@@ -3,51 +3,84 @@
     .labeled.parquet.catcli-parts/
     ├── journal.jsonl     what the output is made from, then a line for each part that is kept
     ├── lock              held while a run writes here
-    ├── 000000, 000001 …  the parts
-    ├── memory-….npz      what the run knew when the last of them was kept
+    ├── 0123456789ab-000000-000000 …  the parts, named by the identity of their file, their span and their index there
     └── whole             what will be renamed to the output: a file, or a folder of them
 
-A run that is killed leaves this folder; the same command continues from the last line of its journal.
+A run that is killed leaves this folder; the same command labels what is not in its journal. A part is of its file as it was: of a file that
+was changed since, no part is taken.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-import polars as pl
-
 from catcli.atomic import copy_mode_and_owner, fsync, replace_folder, resolve_link, restore_folder
 from catcli.data.io.batch import Batch
-from catcli.data.io.buckets import list_objects, upload
-from catcli.data.io.journal import ON_BAD_ROW, READ_ERRORS, STATE, Arrays, PartRecord, StoppedRun, read_arrays, read_journal
+from catcli.data.io.buckets import BucketObject, list_objects, upload
+from catcli.data.io.inputs import InputFile
+from catcli.data.io.journal import ON_BAD_ROW, PartRecord, read_journal
 from catcli.data.io.output import FileFormat, write_errors
-from catcli.data.io.part_file import PartFile, link_or_copy, with_extension
+from catcli.data.io.part_file import SIDE_FILES, with_extension
+from catcli.data.io.streams import display_name, file_state
 from catcli.data.io.writers import concatenate_files
 from catcli.errors import CatcliError, OutputError, reason
 from catcli.file_lock import file_lock
 from catcli.paths import hidden_path, is_bucket, is_folder
 from catcli.private_folder import claim, clear, delete_private_folder
 
+COMMIT_ROWS, COMMIT_PARTS = 16_384, 1_000
+"""Parts are noted in the journal together, once they have so many rows or are so many: files of a hundred rows are thousands of parts."""
+
+
+@dataclass(frozen=True)
+class PartsInput:
+    """An input of an output: its place, which names its file in a folder, its identity as it is now, and its name in sentences."""
+
+    place: Path
+    identity: str
+    name: str
+
+    @classmethod
+    def of(cls, files: Sequence[InputFile]) -> tuple[Self, ...]:
+        """Those of some files: where each is, its size and time, and how often it was there before in the same run."""
+        seen: Counter[str] = Counter()
+        inputs = []
+        for file in files:
+            path = str(file.path if isinstance(file.path, BucketObject) else file.path.resolve())
+            facts = json.dumps([path, (file_state(file.path) or ())[:2], file.spelled, seen[path]])
+            seen[path] += 1
+            identity = hashlib.sha256(facts.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+            inputs.append(cls(file.place, identity, display_name(file.path)))
+        return tuple(inputs)
+
 
 class Parts:
-    """Takes rows and writes them to parts; a part that is finished survives a kill."""
+    """Takes parts of an output, keeps them through a kill, and puts them together at the end."""
 
     def __init__(
-        self, out: str, form: FileFormat, places_in: Sequence[Path], fingerprint: Mapping[str, str], *, resume: bool, keep: bool = True
+        self,
+        out: str,
+        form: FileFormat,
+        inputs: Sequence[PartsInput],
+        fingerprint: Mapping[str, str],
+        *,
+        resume: bool,
+        keep: bool = True,
     ) -> None:
-        """``places_in`` are the inputs' places, which name the files of an output folder; ``fingerprint`` hashes what it is made from.
+        """``fingerprint`` hashes what the output is made from besides ``inputs``, by the names that sentences use.
 
-        The parts that a stopped run left of the same output are kept. What it left of another, with other options say, stops a run that is
-        to ``resume``, and makes room for one that is not; ``discarded`` counts those rows and ``changed`` says what is another.
+        The parts that a stopped run left of the same output are kept. Where they were made from something else, they stop a run that is to
+        ``resume``, and make room for one that is not; ``discarded`` counts those rows and ``changed`` says what is another.
 
         Without ``keep`` nothing stays of a run that ends early: its input came through a pipe and will not come again.
 
@@ -57,15 +90,15 @@ class Parts:
         self.out, self.form = out, form
         self._target = staging_path(out)
         self.by_input = is_folder(out)
-        self._places = [with_extension(path, form) for path in places_in]
+        self._inputs = {entry.identity: number for number, entry in enumerate(inputs)}
+        self._names = [entry.name for entry in inputs]
+        self._places = [with_extension(entry.place, form) for entry in inputs]
         self._check()
         self._fingerprint, self._resume, self._keep = dict(fingerprint), resume, keep
-        self.stopped = StoppedRun()
+        self.done: dict[tuple[str, int, int], PartRecord] = {}
         self.folder = hidden_path(self._target, "catcli-parts")
         self._stack = ExitStack()
-        self._part: tuple[int, PartFile] | None = None
         self._waiting: list[PartRecord] = []
-        self._begun: set[Path] = set()
         self.discarded = 0
         self.changed: list[str] = []
         self._alone = False
@@ -80,12 +113,13 @@ class Parts:
             with write_errors(self.out):
                 self._lock()
                 restore_folder(self._target, self.folder / "old")  # of a run that was killed between the two renames that replace a folder
-                self.stopped = self._find(self._fingerprint, self._resume)
+                self.done = {record.place: record for record in self._usable(*self._read_journal())}
+                kept = {f"{record.part}{ending}" for record in self.done.values() for ending in ("", *SIDE_FILES)}
+                clear(self.folder, keep={"lock", *kept})
                 # Written again, since a kill may have cut the last line short.
                 self._journal = self._stack.enter_context((self.folder / "journal.new").open("w", encoding="utf-8"))
-                self._begun = {self._place(part.input) for part in self.stopped.parts}
-                for record in ({"mark": self._fingerprint}, *map(asdict, self.stopped.parts)):
-                    self._note(record)
+                identities = dict(zip(self._inputs, self._names, strict=False))
+                self._note({"made_from": self._fingerprint, "files": identities}, *map(asdict, self.done.values()))
                 (self.folder / "journal.new").replace(self.folder / "journal.jsonl")
                 fsync(self.folder)
         except CatcliError:
@@ -143,135 +177,108 @@ class Parts:
             raise OutputError(f"-o {self.out} is being written by another run; wait for it, or write to another file.")
         self._alone = True
 
-    def _find(self, fingerprint: Mapping[str, str], resume: bool) -> StoppedRun:
-        made_from, parts = self._read_journal()
-        while parts and not parts[-1].memory:  # a kill came between the lines of parts that were to be kept together
-            parts.pop()
-        files = [part.file for part in parts] + [part.memory for part in parts[-1:]]
-        changed = sorted(name for name in {*fingerprint, *made_from} if fingerprint.get(name) != made_from.get(name))
-        if changed == [ON_BAD_ROW] and parts and not self._state_of(parts).get("bad"):
-            changed = []  # up to the first bad row all is alike, whatever becomes of such rows
-        if not parts or not all((self.folder / file).exists() for file in files) or (changed and not resume):
-            return self._discard_parts(parts, changed)
-        if changed:
+    def _usable(self, made_from: Mapping[str, str], files: Mapping[str, str], records: Sequence[PartRecord]) -> list[PartRecord]:
+        """The parts that this run can take.
+
+        Raises:
+            OutputError: there are some, they were made from something else, and the run is to go on from them.
+        """
+        if not records:
+            return []
+        changed = sorted(name for name in {*self._fingerprint, *made_from} if self._fingerprint.get(name) != made_from.get(name))
+        usable = list(records)
+        if changed == [ON_BAD_ROW]:
+            usable = _before_bad_rows(records)  # up to the first bad row all is alike, whatever becomes of such rows
+            changed = changed if records and not usable else []
+        if changed and self._resume:
             raise OutputError(
-                f"--resume: {' and '.join(changed)} changed since the run that was stopped, so its {sum(p.rows for p in parts):,} rows "
+                f"--resume: {' and '.join(changed)} changed since the run that was stopped, so its {_count_rows(records):,} rows "
                 f"cannot be continued; run without --resume to start again."
             )
-        memory = self.folder / parts[-1].memory
-        try:
-            arrays = read_arrays(memory)
-            return StoppedRun(parts, json.loads(bytes(arrays.pop(STATE))), arrays)
-        except READ_ERRORS as error:
-            if not resume and not isinstance(error, OSError | MemoryError):  # which may have passed the next time
-                return self._discard_parts(parts, [])
-            raise self._damaged(memory, error) from error
+        if changed:
+            usable = []
+        current = [record for record in usable if record.place[0] in self._inputs]
+        complete = [record for record in current if (self.folder / record.part).exists()]
+        again = {name for identity, name in files.items() if identity not in self._inputs} & set(self._names)
+        self.changed = changed or sorted(again)
+        stale = [record for record in records if files.get(record.place[0]) in again] if not changed else list(records)
+        self.discarded = _count_rows(stale) + _count_rows(current) - _count_rows(complete)
+        return complete
 
-    def _state_of(self, parts: Sequence[PartRecord]) -> Mapping[str, Any]:
-        """What the last of some parts was kept with; that something is bad where it cannot be read."""
-        try:
-            state: dict[str, Any] = json.loads(bytes(read_arrays(self.folder / parts[-1].memory)[STATE]))
-        except READ_ERRORS:
-            return {"bad": True}
-        return state
-
-    def _discard_parts(self, parts: Sequence[PartRecord], changed: list[str]) -> StoppedRun:
-        """Discard the parts of an earlier run."""
-        self.discarded, self.changed = sum(part.rows for part in parts), changed
-        clear(self.folder, keep=("lock",))
-        return StoppedRun()
-
-    def _read_journal(self) -> tuple[dict[str, str], list[PartRecord]]:
-        """What an earlier run's output was made from, and its parts; nothing where no run left a journal."""
+    def _read_journal(self) -> tuple[dict[str, str], dict[str, str], list[PartRecord]]:
+        """What an earlier run's output was made from, its files, and its parts; nothing where no run left a journal."""
         journal = self.folder / "journal.jsonl"
         if not journal.exists():
-            return {}, []
+            return {}, {}, []
         try:
-            return read_journal(journal, len(self._places))
+            return read_journal(journal)
         except (ValueError, TypeError, KeyError) as error:
             if not self._resume:
-                return {}, []  # it is about to be cleared away
-            raise self._damaged(journal, error) from error
+                return {}, {}, []  # it is about to be cleared away
+            raise OutputError(f"--resume: {journal} is damaged ({reason(error)[:200]}); run without --resume to start again.") from error
 
-    def _damaged(self, file: Path, error: BaseException) -> OutputError:
-        return OutputError(f"--resume: {file} is damaged ({reason(error)[:200]}); run without --resume to start again.")
+    def shards(self) -> dict[tuple[int, int, int], int]:
+        """The shards that are done, and their rows: by the number of the file, of the span in it, and of the shard in that."""
+        return {(self._inputs[identity], span, index): record.rows for (identity, span, index), record in self.done.items()}
 
     @property
     def kept(self) -> int:
         """Rows that a run which ends now leaves for the next."""
-        return sum(part.rows for part in self.stopped.parts) if self._keep else 0
+        return _count_rows(self.done.values()) if self._keep else 0
 
-    def discard(self) -> None:
-        """Keep nothing for the next run, which could not use it."""
-        self._keep = False
+    def discard_changed(self, inputs: Sequence[PartsInput]) -> None:
+        """Keep no part of an input that is not among ``inputs`` as it was: the next run could not use it."""
+        now = {entry.identity for entry in inputs}
+        self.done = {place: record for place, record in self.done.items() if place[0] in now}
 
     # --- during -------------------------------------------------------------------------------------------------------------------------
 
-    def write(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> None:
-        """Add rows to the part at hand."""
-        with write_errors(self.out):
-            if self._part is None:
-                path, number = self._place(rows.part), len(self.stopped.parts) + len(self._waiting)
-                self._part = (rows.part, PartFile(self.folder / f"{number:06}", self.form, path not in self._begun))
-                self._begun.add(path)
-            self._part[1].sink.write(rows, keep, added)
+    def add(self, record: PartRecord) -> None:
+        """Take in a part, which lies in the folder; soon it survives a kill."""
+        self._waiting.append(record)
+        if len(self._waiting) >= COMMIT_PARTS or _count_rows(self._waiting) >= COMMIT_ROWS:
+            self.commit()
 
-    def finish_part(self, rows: int) -> None:
-        """Complete the part of the ``rows`` written since the last call."""
-        if self._part is not None:
-            (number, part), self._part = self._part, None
+    def commit(self) -> None:
+        """Make all parts survive a kill."""
+        if self._waiting:
             with write_errors(self.out):
-                part.finish()
-            self._waiting.append(PartRecord(part.path.name, number, rows))
+                fsync(self.folder)
+                self._note(*map(asdict, self._waiting))
+                self.done.update((record.place, record) for record in self._waiting)
+                self._waiting = []
 
-    def keep(self, state: Mapping[str, Any], arrays: Arrays) -> None:
-        """Make the parts that are complete survive a kill, with what the run knows now."""
-        if not self._waiting:
-            return
-        with write_errors(self.out):
-            memory = f"memory-{self._waiting[-1].file}.npz"
-            encoded = np.frombuffer(json.dumps(dict(state)).encode(), np.uint8)
-            with (self.folder / memory).open("wb") as saved:
-                np.savez(saved, **{**arrays, STATE: encoded})  # type: ignore[arg-type]  # its stubs take every keyword for allow_pickle
-                saved.flush()
-                os.fsync(saved.fileno())
-            fsync(self.folder)
-            finished = [*self._waiting[:-1], replace(self._waiting[-1], memory=memory)]
-            self._waiting = []
-            for record in finished:
-                self._note(asdict(record))
-            for earlier in self.stopped.parts[-1:]:
-                (self.folder / earlier.memory).unlink()
-            self.stopped.parts.extend(finished)
-
-    def _place(self, number: int) -> Path:
-        """The file that the rows of an input go to: one for all, or one each in a folder."""
-        return self._places[number] if self.by_input else Path()
-
-    def _note(self, record: Mapping[str, Any]) -> None:
-        self._journal.write(json.dumps(record) + "\n")
+    def _note(self, *records: Mapping[str, Any]) -> None:
+        self._journal.writelines(json.dumps(record) + "\n" for record in records)
         self._journal.flush()
         os.fsync(self._journal.fileno())
 
     # --- after --------------------------------------------------------------------------------------------------------------------------
 
-    def finish(self) -> None:
-        """Put the parts together and give the output its name."""
+    def beside(self, ending: str) -> list[Path]:
+        """The files of this ``ending`` beside the parts, in the order of the rows."""
+        paths = (self.folder / f"{record.part}{ending}" for record in self._in_order())
+        return [path for path in paths if path.exists()]
+
+    def _in_order(self) -> list[PartRecord]:
+        return sorted(self.done.values(), key=lambda record: (self._inputs[record.place[0]], *record.place[1:]))
+
+    def finish(self, columns: Batch) -> None:
+        """Put the parts together and give the output its name; ``columns`` are those of the output, without a row."""
+        self.commit()
         with write_errors(self.out):
             complete = self.folder / "whole"
             clear(self.folder, names=re.compile(complete.name))
             if self.by_input:
                 complete.mkdir()
             by_place: dict[Path, list[Path]] = {}
-            for part in self.stopped.parts:
-                by_place.setdefault(self._place(part.input), []).append(self.folder / part.file)
+            for record in self._in_order():
+                place = self._places[self._inputs[record.place[0]]] if self.by_input else Path()
+                by_place.setdefault(place, []).append(self.folder / record.part)
             for path, parts in by_place.items():
                 target = complete / path if self.by_input else complete
                 target.parent.mkdir(parents=True, exist_ok=True)
-                if len(parts) == 1:
-                    link_or_copy(parts[0], target)
-                else:
-                    concatenate_files(parts, target, self.form)
+                concatenate_files(parts, target, self.form, columns)
             if is_bucket(self.out):
                 for path in by_place:
                     upload(complete / path if self.by_input else complete, self.out + (path.as_posix() if self.by_input else ""))
@@ -291,14 +298,25 @@ class Parts:
             fsync(self._target.parent)
 
     def close(self) -> None:
-        """Close the files; finished parts stay."""
-        if self._part is not None:
-            self._part[1].abandon()
-            self._part = None
-        if self._alone and not (self._keep and self.stopped.parts):
+        """Close the journal; finished parts stay."""
+        if self._alone and not (self._keep and self.done):
             delete_private_folder(self.folder)  # while it is locked: another run must not begin in what is about to go
         self._alone = False
         self._stack.close()
+
+
+def _count_rows(records: Iterable[PartRecord]) -> int:
+    return sum(record.rows for record in records)
+
+
+def _before_bad_rows(records: Sequence[PartRecord]) -> list[PartRecord]:
+    """Of each span the parts from the first on, up to one with a row that could not be read, or to one that is missing."""
+    usable = []
+    ordered = sorted(records, key=lambda record: record.place)
+    for _, parts in itertools.groupby(ordered, key=lambda record: record.place[:2]):
+        whole = itertools.takewhile(lambda pair: pair[0] == pair[1].place[2] and not pair[1].bad, enumerate(parts))
+        usable += [record for _, record in whole]
+    return usable
 
 
 def staging_path(out: str) -> Path:

@@ -1,7 +1,7 @@
 """Rows for a person to review: collected while a run goes on, sorted by confidence at its end.
 
-They are written in two steps, so that memory does not grow with them: to spills beside the output as they come, one for each part of it,
-and at the end by ranges of confidence, each of which is sorted by itself.
+They are written in two steps, so that memory does not grow with them: to spills as they come, one beside each part of the output, and at
+the end by ranges of confidence, each of which is sorted by itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -36,54 +36,53 @@ LINE = "line"
 """The column of a spill that holds a finished line of JSON."""
 
 
+class ReviewSpill:
+    """Rows that wait for the end of the run, in a file of their own; it is complete where the block ends."""
+
+    def __init__(self, path: Path, form: FileFormat) -> None:
+        """``form`` is that of the review."""
+        self._path, self._form = path, form
+        self._writer: Any = None
+
+    def __enter__(self) -> Self:
+        """The file is made with its first rows, whose columns it has."""
+        return self
+
+    def write(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame, by: str) -> None:
+        """Add rows; ``added`` has the column ``by``, which they are sorted by."""
+        if rows.lines is not None and self._form.format == "jsonl":
+            lines = pa.array(splice_json_lines(rows, keep, added).splitlines(), pa.binary())
+            table = pa.table({LINE: lines, by: added.get_column(by).to_arrow()})
+        else:
+            table = plain_types(arrow_table(rows, keep, added))
+        if self._writer is None:
+            self._writer = _open_spill(self._path, table.schema)
+        self._writer.write_table(table)
+
+    def __exit__(self, *_: object) -> None:
+        """Write it to the disk itself."""
+        if self._writer is not None:
+            self._writer.close()
+            with self._path.open("rb") as spill:
+                os.fsync(spill.fileno())
+
+
 class ReviewFile:
     """A file that gets its rows at the end of a run, by rising values of the column ``by``."""
 
-    def __init__(self, file: str, form: FileFormat, by: str, spills: Path, done: int = 0) -> None:
-        """``spills`` is the folder for what waits, ``done`` the parts that an earlier run has finished there; those after them go."""
-        self._file, self._form, self._by, self._spills = file, form, by, spills
-        self.parts = done
-        self._writer: Any = None
-        for path in self._found():
-            if int(path.name.removeprefix("review-")) >= done:
-                path.unlink()
+    def __init__(self, file: str, form: FileFormat, by: str, folder: Path) -> None:
+        """``folder`` is a private one, for what is put together."""
+        self._file, self._form, self._by, self._folder = file, form, by, folder
 
-    def _found(self) -> list[Path]:
-        return sorted(self._spills.glob("review-*"))
-
-    def write(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> None:
-        """Collect rows; ``added`` has the column that they are sorted by."""
-        if not len(rows):
-            return
-        if rows.lines is not None and self._form.format == "jsonl":
-            lines = pa.array(splice_json_lines(rows, keep, added).splitlines(), pa.binary())
-            table = pa.table({LINE: lines, self._by: added.get_column(self._by).to_arrow()})
-        else:
-            table = plain_types(arrow_table(rows, keep, added))
-        with write_errors(self._file, "--review"):
-            if self._writer is None:
-                self._writer = _open_spill(self._spills / f"review-{self.parts:06}", table.schema)
-            self._writer.write_table(table)
-
-    def finish_part(self) -> None:
-        """Make the rows since the last call survive a kill."""
-        with write_errors(self._file, "--review"):
-            if self._writer is not None:
-                self._writer.close()
-                self._writer = None
-                with (self._spills / f"review-{self.parts:06}").open("rb") as spill:
-                    os.fsync(spill.fileno())
-            self.parts += 1
-
-    def finish(self, keep: Sequence[str], nothing: Batch, added: pl.DataFrame) -> None:
-        """Write the file. Without any rows it has the columns ``keep`` of ``nothing`` and those of ``added``."""
-        target = self._spills / "whole-review" if is_bucket(self._file) else Path(self._file)
+    def finish(self, spills: Sequence[Path], keep: Sequence[str], nothing: Batch, added: pl.DataFrame) -> None:
+        """Write the file from ``spills``. Without any rows it has the columns ``keep`` of ``nothing`` and those of ``added``."""
+        target = self._folder / "whole-review" if is_bucket(self._file) else Path(self._file)
         with ExitStack() as opened:
             opened.enter_context(write_errors(self._file, "--review"))
             file = opened.enter_context(opened.enter_context(atomic_write(target)).open("wb"))
             sink = opened.enter_context(open_writer(file, self._form))
             empty = True
-            for table in self._sorted():
+            for table in self._sorted(spills):
                 empty = False
                 if nothing.lines is not None and self._form.format == "jsonl":
                     sink.write(Batch(pl.DataFrame(), 1.0, lines=table.column(LINE).to_pylist()), (), pl.DataFrame())
@@ -94,13 +93,12 @@ class ReviewFile:
         if is_bucket(self._file):
             upload(target, self._file, "--review")
 
-    def _sorted(self) -> Iterator[pa.Table]:
+    def _sorted(self, spills: Sequence[Path]) -> Iterator[pa.Table]:
         """All rows, sorted; of equal ones the earlier first."""
-        spills = self._found()
         edges = self._edges(spills)
         if edges is None:
             return
-        ranges = [self._spills / f"range-{number:03}" for number in range(len(edges) + 1)]
+        ranges = [self._folder / f"range-{number:03}" for number in range(len(edges) + 1)]
         writers: list[Any] = [None] * len(ranges)
         for spill in spills:
             for table in _tables(spill):

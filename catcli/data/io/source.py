@@ -32,8 +32,41 @@ from catcli.data.io.streams import (
 )
 from catcli.errors import ChangedError, ProductsError, UsageError, name_list
 
-BATCH_ROWS = 65_536
-"""Rows of a batch by default."""
+SHARD_ROWS = 65_536
+"""Rows of a shard: what is labeled, written and kept together; as many as a row group of the output."""
+
+SPAN_ROWS = 4 * SHARD_ROWS
+"""Rows of a span of a Parquet file, at least: as many row groups as have them."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows of a file that are read one after the other: the file, or a run of row ``groups`` of a Parquet file.
+
+    ``file`` is the number of the file, ``number`` that of the span in it. ``rows`` are unknown but of Parquet; ``bytes`` are those of the
+    file, or of the decoded row groups. ``start`` and ``end`` say where in all files it is, as shares of their bytes.
+    """
+
+    file: int
+    number: int
+    groups: range | None
+    rows: int | None
+    bytes: int
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of the first rows, and of tables their Arrow types; all files of a run have the same."""
+
+    columns: tuple[str, ...]
+    types: Mapping[str, object]
+
+    @classmethod
+    def of(cls, rows: Batch) -> Layout:
+        """That of some rows."""
+        return cls(tuple(rows.columns), rows.table_types)
 
 
 @dataclass(frozen=True)
@@ -81,28 +114,64 @@ class Source:
         """Of JSON Lines: the columns of all files with types that hold all their cells; the files are read through for it, so once."""
         schema: json_lines.Schema = {}
         for path in self.paths:
-            for name, dtype in json_lines.infer_schema(path, self.line_encodings[path], BATCH_ROWS, self.on_bad_row).items():
+            for name, dtype in json_lines.infer_schema(path, self.line_encodings[path], SHARD_ROWS, self.on_bad_row).items():
                 schema[name] = json_lines.common_type(schema[name], dtype) if name in schema else dtype
         return schema
 
-    def batches(self, rows: int = BATCH_ROWS) -> Iterator[Batch]:
-        """All rows in order, about ``rows`` at a time; where there are none, one batch that has the columns and no row.
+    def batches(self, rows: int | None = None) -> Iterator[Batch]:
+        """All rows in order, about ``rows`` at a time, by default a shard's.
 
-        Standard input can be read once only.
+        Where there are none, it is one batch that has the columns and no row. Standard input can be read once only.
+        """
+        layout: Layout | None = None
+        for span in self.spans():
+            for batch in self.read_span(span, layout, rows):
+                layout = layout or Layout.of(batch)
+                yield batch
+
+    def spans(self) -> Iterator[Span]:
+        """All rows in order, as spans of the files; the layouts of all files are compared first.
+
+        Raises:
+            ProductsError: a file has other columns than the first, or cannot be read.
         """
         self._check_layouts()
         sizes = list(map(file_size, self.paths))
-        columns: list[str] | None = None
-        types: Mapping[str, object] = {}
-        for number, file in enumerate(self.files):
-            for batch in check_unchanged(file.path, self._of(file, rows)):
-                if columns is None:
-                    columns, types = batch.columns, batch.table_types
-                self._check_layout(file, batch.columns, batch.table_types, columns, types)
-                if batch.columns != columns:
-                    batch = replace(batch, rows=batch.only(columns))  # noqa: PLW2901  (the same rows, their columns as in the first)
-                share = (sum(sizes[:number]) + batch.share * sizes[number]) / max(sum(sizes), 1)
-                yield replace(batch, share=share, part=number)
+        total, start = max(sum(sizes), 1), 0
+        for number, (path, size) in enumerate(zip(self.paths, sizes, strict=True)):
+            end = (start + size) / total
+            if self.format != "parquet":
+                yield Span(number, 0, None, None, size, start / total, end)
+            else:
+                yield from self._row_group_spans(number, path, start / total, end)
+            start += size
+
+    def _row_group_spans(self, number: int, path: Location, start: float, end: float) -> Iterator[Span]:
+        from catcli.data.io.columnar import row_group_runs
+
+        _check_table(path, "parquet")
+        runs = row_group_runs(path, SPAN_ROWS)
+        done, row_count = 0, max(sum(rows for _, rows, _ in runs), 1)
+        for index, (groups, rows, size) in enumerate(runs):
+            first, last = (start + (end - start) * count / row_count for count in (done, done + rows))
+            yield Span(number, index, groups, rows, size, first, last)
+            done += rows
+
+    def read_span(self, span: Span, layout: Layout | None, rows: int | None = None) -> Iterator[Batch]:
+        """The rows of a span in order, about ``rows`` at a time, by default a shard's; its columns come in the order of ``layout``.
+
+        Raises:
+            ProductsError: it has other columns, or cannot be read.
+            ChangedError: the file was changed while it was read.
+        """
+        file = self.files[span.file]
+        for index, batch in enumerate(check_unchanged(file.path, self._of(file, span.groups, rows or SHARD_ROWS))):
+            layout = layout or Layout.of(batch)
+            self._check_layout(file, batch.columns, batch.table_types, layout.columns, layout.types)
+            if batch.columns != list(layout.columns):
+                batch = replace(batch, rows=batch.only(layout.columns))  # noqa: PLW2901  (the same rows, their columns as in the first)
+            share = span.start + (span.end - span.start) * batch.share
+            yield replace(batch, share=share, part=span.file, span=span.number, index=index)
 
     def _check_layouts(self) -> None:
         """Compare the headers and footers of all files, before any row is read.
@@ -160,12 +229,12 @@ class Source:
         note = " ".join(batch.note for batch in batches if batch.note)
         return Batch(pl.concat([batch.frame for batch in batches], rechunk=True), 1.0, sum(batch.short for batch in batches), note=note)
 
-    def _of(self, file: InputFile, rows: int) -> Iterator[Batch]:
-        for batch in self._readers(file.path, rows):
+    def _of(self, file: InputFile, groups: range | None, rows: int) -> Iterator[Batch]:
+        for batch in self._readers(file.path, groups, rows):
             check_column_names(display_name(file.path), batch.columns)
             yield _with_hive_columns(batch, file.spelled, file.path)
 
-    def _readers(self, path: Location, rows: int) -> Iterator[Batch]:
+    def _readers(self, path: Location, groups: range | None, rows: int) -> Iterator[Batch]:
         if self.format in ("csv", "tsv"):
             yield from csv_reader.read_rows(path, self._delimited, rows)
         elif self.format == "jsonl":
@@ -175,7 +244,7 @@ class Source:
         elif self.format == "excel":
             yield from read_workbook(path)
         else:
-            yield from _tables(path, self.format, rows)
+            yield from _tables(path, self.format, groups, rows)
 
 
 def open_source(
@@ -274,11 +343,11 @@ def _json_lines(path: Location, blocks: Iterator[tuple[pl.DataFrame, json_lines.
         raise ProductsError(f"{display_name(path)} has only blank lines: it has no JSON Lines in it.")
 
 
-def _tables(path: Location, form: Format, rows: int) -> Iterator[Batch]:
-    from catcli.data.io.columnar import READERS
+def _tables(path: Location, form: Format, groups: range | None, rows: int) -> Iterator[Batch]:
+    from catcli.data.io.columnar import read_arrow, read_parquet
 
     _check_table(path, form)
-    for table, share in READERS[form](path, rows):
+    for table, share in read_parquet(path, rows, groups) if form == "parquet" else read_arrow(path, rows):
         yield Batch(table, share, where=display_name(path))
 
 

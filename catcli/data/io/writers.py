@@ -130,6 +130,11 @@ def arrow_table(rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> pa.Tab
     return table
 
 
+def output_rows(rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> Batch:
+    """The rows with the columns that an output has of them."""
+    return Batch(_beside(rows, keep, added) if isinstance(rows.rows, pl.DataFrame) else arrow_table(rows, keep, added), rows.share)
+
+
 @contextmanager
 def _column_errors(columns: Sequence[str]) -> Iterator[None]:
     """Turn a column that a format of tables has no type for into a sentence."""
@@ -254,18 +259,39 @@ def splice_json_lines(rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> 
     return b"".join(head + (b"" if head == b"{" else b", ") + result[1:] + b"\n" for head, result in heads)
 
 
-def concatenate_files(parts: Sequence[Path], target: Path, form: FileFormat) -> None:
-    """Lay files of one form end to end: bytes of text, row groups of tables."""
+def concatenate_files(parts: Sequence[Path], target: Path, form: FileFormat, columns: Batch) -> None:
+    """Lay files of one form end to end; ``columns`` are theirs, without a row. No row is decoded but those of small Parquet files."""
     with target.open("wb") as file:
-        if form.is_text:
+        if form.format == "parquet":
+            _concatenate_parquet(parts, file)
+        elif form.format == "arrow":
+            _encode_again(parts, file, form)
+        else:
+            if form.format != "jsonl":
+                with open_writer(file, form) as sink:  # the header
+                    sink.write(columns, columns.columns, pl.DataFrame())
             for part in parts:
                 with part.open("rb") as piece:
                     shutil.copyfileobj(piece, file, 8 * 2**20)
-            file.flush()
-            os.fsync(file.fileno())
-        else:
-            from catcli.data.io.columnar import READERS
+        file.flush()
+        os.fsync(file.fileno())
 
-            with open_writer(file, form) as sink:
-                for table, _ in itertools.chain.from_iterable(READERS[form.format](part, ROW_GROUP_ROWS) for part in parts):
-                    sink.write(Batch(table, 1.0), table.column_names, pl.DataFrame())
+
+def _concatenate_parquet(parts: Sequence[Path], file: BinaryIO) -> None:
+    from catcli.data.io.parquet_files import OtherSchemaError, concatenate_parquet
+
+    try:
+        concatenate_parquet(parts, file, ROW_GROUP_ROWS // 4, ROW_GROUP_ROWS)
+    except OtherSchemaError:
+        file.seek(0)
+        file.truncate()
+        _encode_again(parts, file, FileFormat("parquet"))
+
+
+def _encode_again(parts: Sequence[Path], file: BinaryIO, form: FileFormat) -> None:
+    from catcli.data.io.columnar import read_arrow, read_parquet
+
+    read = read_parquet if form.format == "parquet" else read_arrow
+    with open_writer(file, form) as sink:
+        for table, _ in itertools.chain.from_iterable(read(part, ROW_GROUP_ROWS) for part in parts):
+            sink.write(Batch(table, 1.0), table.column_names, pl.DataFrame())

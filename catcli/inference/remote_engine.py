@@ -1,0 +1,120 @@
+"""An engine whose workers are elsewhere: they read files and write parts by themselves, and this process hands out names and counts.
+
+What a worker cannot see from where it is, this process reads for it, and writes for it.
+"""
+
+from __future__ import annotations
+
+import queue
+import secrets
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from catcli.adapter.folder import Adapter
+from catcli.data.io.source import SHARD_ROWS, Layout, Source, Span
+from catcli.inference.engines import Engine, Run
+from catcli.inference.labeler import Labels
+from catcli.inference.remote import TOKEN, RunOptions, WorkerInfo
+from catcli.inference.shards import Advance, Results, ShardOptions, ShardWork, SpanWork, Work
+
+MIN_SPANS = 4
+"""Spans for each worker, from which on workers read by themselves; of fewer this process hands out shards, which are smaller."""
+
+
+class WorkerHandle(Protocol):
+    """A `catcli.inference.remote.RemoteWorker` as this process has it."""
+
+    def call(self, method: str, *arguments: object) -> Any:  # noqa: ANN401  # what the method gives
+        """What a method of the worker gives, once it has; its errors are raised here as there."""
+
+
+class RemoteEngine(Engine):
+    """Hands shards to workers that are elsewhere, one to a worker at a time, and the next as soon as it is done."""
+
+    def __init__(self, adapter: Adapter, info: WorkerInfo, workers: int, kind: str, max_change: float) -> None:
+        """``info`` is what the first of the ``workers`` got, which are of a ``kind`` for the summary."""
+        manifest = adapter.manifest
+        super().__init__(
+            categories=manifest.categories,
+            notes=info.notes,
+            variant=info.variant,
+            provider=info.provider,
+            texts_per_call=info.texts_per_call,
+            cascade=manifest.variants[info.variant].cascade(max_change),
+            description=f"{info.variant} on {info.provider}, {workers} {kind}",
+            shards_at_once=2 * workers,  # one at work, and one for when that is done
+            max_waiting_rows=4 * workers * SHARD_ROWS,
+        )
+        self.workers = workers
+
+    def _spans_to_read(self, source: Source) -> list[Span]:
+        """All spans, where they are enough for the workers to have as much to do each."""
+        if source.piped:
+            return []
+        spans = list(source.spans())
+        return spans if len(spans) >= MIN_SPANS * self.workers else []
+
+    @abstractmethod
+    def open_workers(self, run: RunOptions) -> Sequence[WorkerHandle]:
+        """Workers that have been given a run."""
+
+    @abstractmethod
+    def first_worker(self) -> WorkerHandle:
+        """One of them, for texts outside of a run."""
+
+    def label(self, texts: Sequence[str], top_k: int = 1) -> Labels:
+        """Labels of some texts, by one worker."""
+        labels: Labels = self.first_worker().call("label", list(texts), top_k)
+        return labels
+
+    def start(self, options: ShardOptions, source: Source, layout: Layout, advance: Advance) -> Run:
+        """Get the workers ready for a run."""
+        token = secrets.token_hex(16)
+        if options.part is not None:
+            (options.part.folder / TOKEN).write_text(token)
+        idle: queue.SimpleQueue[WorkerHandle] = queue.SimpleQueue()
+        for worker in self.open_workers(RunOptions.of(options, source, layout, token)):
+            idle.put(worker)
+        folder = options.part.folder if options.part is not None else Path()
+
+        def on_a_worker(work: Work) -> Results | None:
+            with _taken(idle) as worker:
+                results: Results | None = worker.call("run", work)
+            for result in results or ():
+                for ending, content in result.files.items():
+                    (folder / f"{result.part}{ending}").write_bytes(content)
+                advance(result.summary.rows)
+            return results
+
+        def run(work: Work) -> Results:
+            results = on_a_worker(work)
+            if results is not None:
+                return results
+            return _shard_by_shard(work, source, layout, on_a_worker) if isinstance(work, SpanWork) else []
+
+        return run
+
+
+@contextmanager
+def _taken(idle: queue.SimpleQueue[WorkerHandle]) -> Iterator[WorkerHandle]:
+    """A worker that has nothing to do, as soon as there is one."""
+    worker = idle.get()
+    try:
+        yield worker
+    finally:
+        idle.put(worker)
+
+
+def _shard_by_shard(work: SpanWork, source: Source, layout: Layout, label: Callable[[Work], Results | None]) -> Results:
+    """The results of a span that is read here, for workers that do not see its file."""
+    results, known = Results(), work.known
+    for rows in source.read_span(work.span, layout):
+        if rows.index not in work.done:
+            for result in label(ShardWork(rows, known)) or ():
+                known = known or result.known
+                results.append(replace(result, known=None, files={}))
+    return results
