@@ -20,7 +20,6 @@ import pytest
 from catcli.config import Recipe
 from catcli.data.io import parts, source
 from catcli.data.io.batch import Batch
-from catcli.data.io.journal import PartRecord
 from catcli.data.io.part_file import PartFile, PartOptions
 from catcli.data.io.parts import Parts, PartsInput
 from catcli.reporting.model_card import model_card
@@ -128,4 +127,4 @@ def add_part(parts: Parts, rows: Batch, keep: Sequence[str] | None = None, added
     path = options.path(rows.part, rows.span, rows.index)
     with PartFile(path, options) as part:
         part.write(rows, rows.columns if keep is None else keep, pl.DataFrame() if added is None else added)
-    parts.add(PartRecord(path.name, {"rows": len(rows)}))
+    parts.add(path.name, {"rows": len(rows)})

@@ -140,7 +140,7 @@ def test_what_a_worker_does_not_see_is_read_and_written_here(
     options = PredictOptions(str(tmp_path / "here.csv"), str(FIXTURE), device="cpu", min_confidence=0.4, review=str(tmp_path / "a.csv"))
     predict([str(catalog / "many")], options)
     adapter = find_adapter(str(FIXTURE))
-    monkeypatch.setattr(remote, "file_state", lambda _: None) if hidden == "files" else monkeypatch.setattr(remote, "TOKEN", "nothing")
+    monkeypatch.setattr(InThisProcess, "states", [None] * 16) if hidden == "files" else monkeypatch.setattr(remote, "TOKEN", "nothing")
     engine = InThisProcess(adapter)
     there = replace(options, output=str(tmp_path / "there.csv"), review=str(tmp_path / "b.csv"))
     predict([str(catalog / "many")], there, engine=engine)
@@ -150,7 +150,9 @@ def test_what_a_worker_does_not_see_is_read_and_written_here(
 
 
 class InThisProcess(RemoteEngine):
-    """An engine of one worker, which lives here."""
+    """An engine of one worker, which lives here; ``states`` are those of the files as it sees them, where they are others."""
+
+    states: list[None] | None = None
 
     def __init__(self, adapter: Adapter) -> None:
         self._worker = RemoteWorker(
@@ -162,9 +164,9 @@ class InThisProcess(RemoteEngine):
     def first_worker(self) -> WorkerHandle:
         return self
 
-    def open_workers(self, run: RunOptions) -> list[WorkerHandle]:
-        self._worker.start(run)
-        return [self]
+    def open_workers(self, run: RunOptions, ready: Callable[[WorkerHandle], None]) -> None:
+        self._worker.start(run if self.states is None else replace(run, states=self.states))
+        ready(self)
 
     def call(self, method: str, *arguments: object) -> object:
         self.asked.add(type(arguments[0]))

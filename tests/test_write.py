@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from catcli import private_folder
 from catcli.data.io.batch import Batch
 from catcli.data.io.csv_cells import flatten_cells
-from catcli.data.io.journal import PartRecord
 from catcli.data.io.output import FileFormat, OutputFormat, file_format, write_errors
 from catcli.data.io.part_file import PartFile, PartOptions
 from catcli.data.io.parts import Parts, PartsInput
@@ -211,7 +210,7 @@ def test_of_files_that_changed_the_parts_are_made_again_and_no_others(tmp_path: 
     for number in range(3):
         with PartFile(options.path(number, 0), options) as part:
             part.write(Batch(FRAME.select("n"), 1.0), ["n"], NOTHING)
-        parts.add(PartRecord(options.path(number, 0).name, {"rows": 3}))
+        parts.add(options.path(number, 0).name, {"rows": 3})
     parts.commit()
     parts.close()
     now = [PartsInput(Path(name), identity * 12, name) for name, identity in (("0.csv", "0"), ("a.csv", "a"), ("b.csv", "d"))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,11 +71,11 @@ def diff(
     counts = _DiffCounts()
     with _changed_rows(options.output, output_format) as writer:
         output = _DiffOutput(weight, source.name, counts, writer)
-        for result, second in zip(*_label_twice(readers, source, itertools.chain([first], batches)), strict=True):
-            if result.note:
-                LOGGER.warning(result.note)
-            output.write(cast(LabeledRows, result.labeled), cast(LabeledRows, second.labeled))
-            advance("labeling twice", counts.rows, counts.rows / result.share if result.share else counts.rows)
+        for labeled, again in _label_twice(readers, source, itertools.chain([first], batches)):
+            if labeled.note:
+                LOGGER.warning(labeled.note)
+            output.write(cast(LabeledRows, labeled.labeled), cast(LabeledRows, again.labeled))
+            advance("labeling twice", counts.rows, counts.rows / labeled.share if labeled.share else counts.rows)
     if options.max_churn is not None and not counts.rows:
         raise ProductsError(f"{source.name} has no rows, so --max-churn has nothing to check; name a catalog with rows.")
     result = counts.result(adapters, source, options)
@@ -167,12 +167,18 @@ def _readers(source: Source, first: Batch, adapters: Sequence[Adapter], options:
     return [_DiffReader(engine, plan) for engine, plan in zip(engines, plans, strict=True)]
 
 
-def _label_twice(readers: Sequence[_DiffReader], source: Source, batches: Iterator[Batch]) -> list[Iterator[ShardResult]]:
-    """The rows as labeled by both adapters; memory holds what one of them has labeled and the other has not, some shards."""
-    return [
-        reader.engine.label_shards(source, rows, ShardOptions(reader.engine.categories, reader.plan))
-        for reader, rows in zip(readers, itertools.tee(batches, len(readers)), strict=True)
-    ]
+def _label_twice(readers: Sequence[_DiffReader], source: Source, batches: Iterator[Batch]) -> Iterator[tuple[ShardResult, ShardResult]]:
+    """The rows as labeled by both adapters; the second labels what the first has labeled."""
+    first, second = readers
+    waiting: deque[ShardResult] = deque()
+
+    def labeled_by_first() -> Iterator[Batch]:
+        for result in first.engine.label_shards(source, batches, ShardOptions(first.engine.categories, first.plan)):
+            waiting.append(result)
+            yield cast(LabeledRows, result.labeled).rows
+
+    for result in second.engine.label_shards(source, labeled_by_first(), ShardOptions(second.engine.categories, second.plan)):
+        yield waiting.popleft(), result
 
 
 class _DiffOutput:

@@ -41,8 +41,8 @@ def dry_run(catalog: Sequence[str], options: PredictOptions) -> RunEstimate:
         CatcliError: what `predict` would raise before the first row.
     """
     if options.engine != "local":
-        raise UsageError("--dry-run measures this machine; leave out --engine.")
-    with open_job(catalog, options) as job:
+        raise UsageError("--dry-run measures one process of this machine; leave out --engine.")
+    with open_job(catalog, options, in_processes=False) as job:
         engine, source = job.engine, job.source
         sample = next(job.batches).slice(0, 4 * engine.texts_per_call)
         summary = _label(engine, source, sample, job.plan)

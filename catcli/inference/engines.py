@@ -11,7 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from functools import partial
 
@@ -105,10 +105,10 @@ class Engine(ABC):
         done: DoneShards | None = None,
         advance: Advance = lambda _: None,
     ) -> Generator[ShardResult]:
-        """The results of all shards but those that are ``done``, in the order of their rows.
+        """The results of all shards but those that are ``done``.
 
-        ``batches`` are the shards of ``source``, of which the first has been looked at. Where rows are to come back, the first shard of a
-        span comes in pieces, each as soon as it is labeled.
+        ``batches`` are the shards of ``source``, of which the first has been looked at. Where rows are to come back they do so in their
+        order, and the first shard of a span in pieces, each as soon as it is labeled; parts come as they are finished.
         """
         first = next(batches)
         layout, done = Layout.of(first), done or {}
@@ -121,7 +121,8 @@ class Engine(ABC):
         try:
             with read_ahead(_until_error(works, errors), READ_AHEAD) as read, thread_pool(self.shards_at_once) as pool:
                 try:
-                    yield from self._in_order(read, lambda task: pool.submit(task, run), options)
+                    results = self._in_order if options.part is None else self._as_they_come
+                    yield from results(read, lambda task: pool.submit(task, run), _FirstShards(options))
                 except BaseException:
                     self.stop()  # so that the threads of the pool, which is waited for, have nothing more to wait for
                     raise
@@ -135,7 +136,9 @@ class Engine(ABC):
         del source
         return []
 
-    def _in_order(self, works: Iterator[Work], submit: Callable[[Task], Future[Results]], options: ShardOptions) -> Iterator[ShardResult]:
+    def _in_order(
+        self, works: Iterator[Work], submit: Callable[[Task], Future[Results]], first_shards: _FirstShards
+    ) -> Iterator[ShardResult]:
         """The results of some work in its order, of which so much is done at once as memory allows."""
         waiting: deque[tuple[int, Future[Results]]] = deque()
 
@@ -143,13 +146,47 @@ class Engine(ABC):
             at_work = sum(not result.done() for _, result in waiting)
             return at_work >= self.shards_at_once or (len(waiting) > 1 and sum(rows for rows, _ in waiting) >= self.max_waiting_rows)
 
-        first_shards = _FirstShards(options)
         for work in works:
-            waiting.append((len(work.rows) if isinstance(work, ShardWork) else 0, submit(first_shards.take(work))))
+            waiting.append((_row_count(work), submit(first_shards.take(work))))
             while waiting and (waiting[0][1].done() or is_full()):
                 yield from waiting.popleft()[1].result()
         while waiting:
             yield from waiting.popleft()[1].result()
+
+    def _as_they_come(
+        self, works: Iterator[Work], submit: Callable[[Task], Future[Results]], first_shards: _FirstShards
+    ) -> Iterator[ShardResult]:
+        """The same in the order in which it is done; where something fails, what is at work is finished first."""
+        waiting: dict[Future[Results], tuple[int, int]] = {}
+        failed: list[tuple[int, BaseException]] = []
+
+        def until(is_enough: Callable[[], bool]) -> Iterator[ShardResult]:
+            while waiting and not is_enough():
+                for result in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    number, _ = waiting.pop(result)
+                    error = result.exception()
+                    if error is None:
+                        yield from result.result()
+                    else:
+                        failed.append((number, error))
+
+        def has_room() -> bool:
+            rows = sum(rows for _, rows in waiting.values())
+            return len(waiting) < self.shards_at_once and (len(waiting) < 2 or rows < self.max_waiting_rows)
+
+        for number, work in enumerate(works):
+            waiting[submit(first_shards.take(work))] = (number, _row_count(work))
+            yield from until(has_room)
+            if failed:
+                break
+        yield from until(lambda: False)
+        if failed:
+            raise min(failed, key=lambda pair: pair[0])[1]
+
+
+def _row_count(work: Work) -> int:
+    """The rows that some work holds in memory."""
+    return len(work.rows) if isinstance(work, ShardWork) else 0
 
 
 def _until_error(works: Iterator[Work], errors: list[CatcliError]) -> Iterator[Work]:
@@ -265,7 +302,7 @@ class ThreadEngine(Engine):
         """Nothing is held."""
 
 
-def open_engine(adapter: Adapter, options: PredictOptions) -> Engine:
+def open_engine(adapter: Adapter, options: PredictOptions, *, in_processes: bool = True) -> Engine:
     """The engine that the options name, with the adapter loaded: beside a GPU several processes, where ``local`` writes a file.
 
     Raises:
@@ -277,7 +314,8 @@ def open_engine(adapter: Adapter, options: PredictOptions) -> Engine:
         from catcli.inference.ray_engine import RayEngine
 
         return RayEngine(*arguments, max_change)
-    if options.engine == "processes" or (os.name == "posix" and options.device != "cpu" and has_cuda() and not is_pipe(options.output)):
+    beside_gpu = in_processes and os.name == "posix" and options.device != "cpu" and not is_pipe(options.output)
+    if options.engine == "processes" or (beside_gpu and has_cuda()):
         from catcli.inference.process_engine import ProcessEngine
 
         return ProcessEngine(*arguments, max_change)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -75,11 +76,13 @@ class KnownLabels:
         return np.where(self.hashes[places] == hashes, places, -1)
 
     def save(self, path: Path) -> None:
-        """Write them to a file, to the disk itself."""
-        with path.open("wb") as saved:
+        """Write them to a file, to the disk itself, complete or not at all."""
+        new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
+        with new.open("wb") as saved:
             np.savez(saved, **vars(self))  # nothing is compressed: no array is larger than the file
             saved.flush()
             os.fsync(saved.fileno())
+        new.replace(path)
 
     @classmethod
     def load(cls, path: Path, top_k: int, class_count: int) -> Self:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from catcli.arrays import HashArray, IntArray
+from catcli.arrays import BoolArray, HashArray, IntArray
 from catcli.data.dataset.text import row_text_series
 from catcli.data.io.batch import Batch
 from catcli.inference.known_labels import KnownLabels, text_hashes
@@ -54,7 +54,7 @@ class PlannedTexts:
 
     ``owner`` *(rows,)* is the number of each row's text among the different ones, whose ``hashes`` have shape *(texts,)* and rise where
     texts are labeled once. Of these, by number, ``fresh`` are labeled in ``calls``, one after the other; ``known`` has, for each of the
-    `KnownLabels` that were given, the numbers of its texts and their places there. ``blank`` rows have no text.
+    `KnownLabels` that were given, the numbers of its texts and their places there. ``blank`` *(rows,)* says which have no text.
     """
 
     owner: IntArray
@@ -62,7 +62,7 @@ class PlannedTexts:
     fresh: IntArray
     calls: tuple[list[str], ...]
     known: tuple[tuple[IntArray, IntArray], ...]
-    blank: int
+    blank: BoolArray
 
 
 def plan_texts(rows: Batch, plan: LabelingPlan, texts_per_call: int, known: Sequence[KnownLabels]) -> PlannedTexts:
@@ -88,7 +88,7 @@ def plan_texts(rows: Batch, plan: LabelingPlan, texts_per_call: int, known: Sequ
     # The longest first: the calls that end a shard are short ones, and no worker is left alone with a long one.
     spans = [fresh[start:end] for start, end in reversed(list(_call_spans(lengths, texts_per_call)))]
     calls = tuple(texts.gather(first[chosen]).to_list() for chosen in spans)
-    return PlannedTexts(owner, distinct, np.concatenate([np.empty(0, np.int64), *spans]), calls, tuple(found), int((texts == "").sum()))
+    return PlannedTexts(owner, distinct, np.concatenate([np.empty(0, np.int64), *spans]), calls, tuple(found), (texts == "").to_numpy())
 
 
 def _call_spans(lengths: npt.NDArray[Any], limit: int) -> Iterator[tuple[int, int]]:
@@ -108,8 +108,8 @@ def cut_into_pieces(rows: Batch) -> Iterator[Batch]:
 
     Whoever waits at the end of a pipe sees the first rows at once; that a file gets them from the same pieces makes it the same bytes.
     """
-    start, count = 0, FIRST_PIECE_ROWS
-    while rows.index == 0 and len(rows) > PIECE_GROWTH**2 * FIRST_PIECE_ROWS and len(rows) - start > count:
+    start, count, is_first = 0, FIRST_PIECE_ROWS, rows.index == 0 and not rows.piece_of
+    while is_first and len(rows) > PIECE_GROWTH**2 * FIRST_PIECE_ROWS and len(rows) - start > count:
         yield rows.slice(start, count)
         start, count = start + count, PIECE_GROWTH * count
     yield rows.slice(start) if start else rows

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +27,6 @@ from catcli.data.dataset.column_mapping import map_text_columns, price_columns
 from catcli.data.dataset.columns import find_column
 from catcli.data.io.bad_rows import bad_rows_path, write_bad_rows
 from catcli.data.io.batch import Batch
-from catcli.data.io.journal import PartRecord
 from catcli.data.io.output import FileFormat, file_format, write_errors
 from catcli.data.io.part_file import BAD, REVIEW, PartOptions
 from catcli.data.io.parts import Parts, PartsInput, staging_path
@@ -82,8 +81,12 @@ def predict(
 
 
 @contextmanager
-def open_job(catalog: Sequence[str], options: PredictOptions, *, engine: Engine | None = None) -> Iterator[PredictJob]:
+def open_job(
+    catalog: Sequence[str], options: PredictOptions, *, engine: Engine | None = None, in_processes: bool = True
+) -> Iterator[PredictJob]:
     """Look at the first rows, load the adapter, and decide which column is read for what.
+
+    Without ``in_processes`` this process labels beside a GPU, too.
 
     Raises:
         CatcliError: something that the user can fix.
@@ -109,7 +112,7 @@ def open_job(catalog: Sequence[str], options: PredictOptions, *, engine: Engine 
     check_signature(adapter, options.trusted_key)
     with ExitStack() as opened:
         started = time.perf_counter()
-        used = engine or opened.enter_context(closing(open_engine(adapter, options)))
+        used = engine or opened.enter_context(closing(open_engine(adapter, options, in_processes=in_processes)))
         for note in used.notes:
             LOGGER.warning(note)
         LOGGER.debug(f"adapter {adapter.folder}, {used.variant} on {used.provider}, ready in {time.perf_counter() - started:.2f} s")
@@ -171,7 +174,7 @@ def label_catalog(job: PredictJob, advance: Advance = no_progress) -> PredictSum
 
 
 def _label_to_pipe(job: PredictJob, advance: Advance) -> PredictSummary:
-    options, progress = ShardOptions(job.engine.categories, job.plan, _previous(job)), _Progress(advance)
+    options, progress = ShardOptions(job.engine.categories, job.plan, _previous(job)), _Progress(advance, job.engine.categories)
     spills: list[Path] = []
     with _review_folder(job.options) as folder, open_pipe(job.options.output, job.format) as writer, thread_pool(1) as pool:
         behind = BackgroundWriter(pool)
@@ -196,20 +199,29 @@ def _write_to_pipe(labeled: LabeledRows, job: PredictJob, writer: RowWriter, fol
 
 
 def _label_to_file(job: PredictJob, advance: Advance) -> PredictSummary:
-    options, source, progress = job.options, job.source, _Progress(advance)
-    inputs, fingerprint, previous = PartsInput.of(source.files), predict_fingerprint(job), _previous(job)
+    options, source, progress = job.options, job.source, _Progress(advance, job.engine.categories)
+    fingerprint, previous = predict_fingerprint(job), _previous(job)
+    inputs = PartsInput.of(source.files, fingerprint)
     review = review_format(options) if options.review is not None else None
     with (
-        Parts(options.output, job.format, inputs, fingerprint, resume=options.resume, keep=not source.piped) as parts,
-        _naming_kept_rows(parts, job),
+        Parts(
+            options.output,
+            job.format,
+            inputs,
+            fingerprint,
+            resume=options.resume,
+            keep=not source.piped,
+            on_resumed=progress.summary.add,
+        ) as parts,
+        _naming_kept_rows(parts, job, fingerprint),
     ):
         part = PartOptions(options.output, parts.folder, job.format, [entry.identity for entry in inputs], review)
         done = progress.resumed(parts, options)
         shard_options = ShardOptions(job.engine.categories, job.plan, previous, part)
         for result in progress.of(job.engine.label_shards(source, job.batches, shard_options, done, progress.labeled)):
-            parts.add(PartRecord(result.part, result.summary.counts()))
+            parts.add(result.part, result.summary.counts())
         parts.commit()
-        if PartsInput.of(source.files) != inputs or predict_fingerprint(job) != fingerprint:
+        if PartsInput.of(source.files, fingerprint) != inputs or predict_fingerprint(job) != fingerprint:
             raise ChangedError(f"{source.name} was changed while it was read; run the same command again once it is finished.")
         summary = progress.summary
         _warn(summary, job, f": {bad_rows_path(options.output)}" if summary.bad and options.on_bad_row != "stop" else "")
@@ -228,22 +240,20 @@ def _empty_output(job: PredictJob) -> Batch:
 class _Progress:
     """The counts of a run so far, and their report."""
 
-    def __init__(self, advance: Advance) -> None:
-        self.summary = PredictSummary()
+    def __init__(self, advance: Advance, categories: Sequence[str]) -> None:
+        self.summary, self._categories = PredictSummary(), categories
         self._advance, self._rows, self._share, self._lock = advance, 0, 0.0, threading.Lock()
         self._read_rows = 0
 
     def resumed(self, parts: Parts, options: PredictOptions) -> dict[tuple[int, int, int], int]:
         """Count what a stopped run had done; returns the shards, and their rows."""
-        rows = sum(record.rows for record in parts.done.values())
+        rows = self.summary.rows
         if options.resume and not rows and not parts.discarded:
             LOGGER.warning("there is nothing to resume: the run starts at the first row")
         if parts.discarded:
             more = f" and {len(parts.changed) - 3} more" if len(parts.changed) > 3 else ""
             reason = f"{', '.join(parts.changed[:3])}{more} changed since" if parts.changed else "parts of them are missing"
             LOGGER.warning(f"{parts.discarded:,} rows that a stopped run had labeled are labeled again: {reason}")
-        for record in parts.done.values():
-            self.summary.add(record.counts)
         self.summary.resumed = self._rows = rows
         if rows:
             LOGGER.info(f"going on after {rows:,} rows that a stopped run had labeled")
@@ -259,10 +269,12 @@ class _Progress:
                 if result.summary.halved and not self.summary.halved:
                     LOGGER.warning("memory is too short for some batches, which are halved; a smaller --batch-tokens avoids that.")
                 self.summary.add(result.summary.counts())
-                self._share, self._read_rows = result.share, self.summary.rows
+                if result.share >= self._share:
+                    self._share, self._read_rows = result.share, self.summary.rows
                 self._report()
                 yield result
         self.summary.seconds = time.perf_counter() - started
+        self.summary.name_categories(self._categories)
 
     def labeled(self, rows: int) -> None:
         """Report so many rows more, of a shard that is not finished."""
@@ -284,7 +296,7 @@ def _previous(job: PredictJob) -> KnownLabels | None:
 
 
 @contextmanager
-def _naming_kept_rows(parts: Parts, job: PredictJob) -> Iterator[None]:
+def _naming_kept_rows(parts: Parts, job: PredictJob, fingerprint: Mapping[str, str]) -> Iterator[None]:
     """Have an error that ends the run say how many labeled rows are kept."""
     try:
         yield
@@ -292,7 +304,7 @@ def _naming_kept_rows(parts: Parts, job: PredictJob) -> Iterator[None]:
         with suppress(CatcliError):  # of the disk, which `error` is of, too
             parts.commit()
         if isinstance(error, ChangedError):
-            parts.discard_changed(PartsInput.of(job.source.files))
+            parts.discard_changed(PartsInput.of(job.source.files, fingerprint))
         rows = parts.kept
         kept = f"{count_noun(rows, 'labeled row')} {'is' if rows == 1 else 'are'} kept"
         if rows and isinstance(error, MemoryError):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import subprocess
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
@@ -44,13 +46,14 @@ class ProcessEngine(RemoteEngine):
         # On a CPU the cores are divided.
         threads = CALLS_AT_ONCE if device != "cpu" else max(1, cores // count)
         options = LabelerOptions(adapter.fingerprint, device, variant, batch_tokens, threads, "done" if vetted else "here", max_change)
-        self._arguments = (str(adapter.folder.resolve()), options)
-        self._processes = [_Process(*self._arguments)]
+        folder = str(adapter.folder.resolve())
+        self._processes = [_Process(folder, options)]
         try:
             info = self._processes[0].call("info")
         except BaseException:
             self.close()
             raise
+        self._arguments = (folder, options.pinned(info))
         super().__init__(adapter, info, count, "processes", max_change)
 
     def first_worker(self) -> WorkerHandle:
@@ -59,12 +62,12 @@ class ProcessEngine(RemoteEngine):
             self._processes.append(_Process(*self._arguments))
         return self._processes[0]
 
-    def open_workers(self, run: RunOptions) -> Sequence[WorkerHandle]:
-        """All processes; they load the adapter at the same time."""
+    def open_workers(self, run: RunOptions, ready: Callable[[WorkerHandle], None]) -> None:
+        """Start all processes; they load the adapter at the same time."""
         self._processes += [_Process(*self._arguments) for _ in range(self.workers - len(self._processes))]
         for process in self._processes:
             process.send("start", run)
-        return self._processes
+            ready(process)
 
     def stop(self) -> None:
         """End the processes, whatever they are at."""
@@ -85,7 +88,7 @@ class _Process:
         with theirs:
             # In a session of its own: Ctrl-C is for this process, which ends it.
             self._process = subprocess.Popen(  # noqa: S603  # this Python, and a module of this package
-                [sys.executable, "-m", "catcli.inference.process_engine", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "catcli.inference.process_engine", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -130,11 +133,12 @@ class _Process:
 
 def main() -> None:
     """Answer calls until the other end of the socket is closed."""
-    connection = Connection(int(sys.argv[1]))
+    connection, calls = Connection(int(sys.argv[1])), queue.SimpleQueue[tuple[str, tuple[Any, ...]]]()
+    threading.Thread(target=_receive, args=(connection, calls), daemon=True).start()
     worker: RemoteWorker | None = None
-    with suppress(EOFError, OSError):
+    with suppress(OSError):
         while True:
-            method, arguments = connection.recv()
+            method, arguments = calls.get()
             answer: tuple[bool, object] = (False, None)
             try:
                 if method == "__init__":
@@ -146,6 +150,15 @@ def main() -> None:
                     error.add_note(traceback.format_exc())
                 answer = (True, error)
             connection.send(answer)
+
+
+def _receive(connection: Connection, calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]]]) -> None:
+    """Take in calls, and end this process, whatever it is at, where nobody waits for it any more."""
+    try:
+        while True:
+            calls.put(connection.recv())
+    except BaseException:  # noqa: BLE001  # whatever the end of the other process looks like
+        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ had at work; a part is the same bytes whoever makes it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -82,32 +84,44 @@ class RayEngine(RemoteEngine):
         self._remote = self._ray.remote(num_cpus=cores, num_gpus=share, max_restarts=-1, max_task_retries=-1, scheduling_strategy="SPREAD")(
             _RayWorker
         )
-        self._first = self._remote.remote(self._files, options)
+        self._actors = [self._remote.remote(self._files, options)]
         try:
-            info: WorkerInfo = unwrap(lambda: self._ray.get(self._first.info.remote(), timeout=WORKER_TIMEOUT))
+            info: WorkerInfo = unwrap(lambda: self._ray.get(self._actors[0].info.remote(), timeout=WORKER_TIMEOUT))
         except TimeoutError as error:
             wanted = "GPU" if on_gpu else f"{cores} cores"
             raise CatcliError(
                 f"--engine ray: in {WORKER_TIMEOUT // 60} minutes the cluster had no place for a worker ({wanted}); wait until others "
                 "have ended, or give it more machines."
             ) from error
-        # All workers compute with the variant of the first: labels of several variants are not alike.
-        self._options = LabelerOptions(**{**vars(options), "variant": info.variant})
+        self._options = options.pinned(info)
         return info
 
     def first_worker(self) -> WorkerHandle:
-        """The first of them."""
-        return _Actor(self._ray, self._first, None)
+        """The first of them, which is started again where a run has ended."""
+        if not self._actors:
+            self._actors.append(self._remote.remote(self._files, self._options))
+        return _Actor(self._ray, self._actors[0], None)
 
-    def open_workers(self, run: RunOptions) -> Sequence[WorkerHandle]:
-        """All workers; those that the cluster has no place for yet begin when it has."""
+    def open_workers(self, run: RunOptions, ready: Callable[[WorkerHandle], None]) -> None:
+        """Start all workers; those that the cluster has no place for yet are handed nothing until it has."""
         with silence():
             shared = self._ray.put(run)
-            others = [self._remote.remote(self._files, self._options) for _ in range(self.workers - 1)]
-            return [_Actor(self._ray, actor, shared) for actor in (self._first, *others)]
+            self._actors += [self._remote.remote(self._files, self._options) for _ in range(self.workers - len(self._actors))]
+            starting = {actor.info.remote(): _Actor(self._ray, actor, shared) for actor in self._actors}
+        threading.Thread(target=self._wait_for, args=(starting, ready), daemon=True).start()
+
+    def _wait_for(self, starting: dict[Any, WorkerHandle], ready: Callable[[WorkerHandle], None]) -> None:
+        while starting and self._actors:
+            begun, _ = self._ray.wait(list(starting), num_returns=1, timeout=1.0)
+            for reference in begun:
+                ready(starting.pop(reference))
 
     def stop(self) -> None:
-        """Nothing more is handed out; what is at work ends with the cluster or with this process."""
+        """End the workers, whatever they are at."""
+        with silence(), suppress(Exception):  # of a cluster that is gone
+            for actor in self._actors:
+                self._ray.kill(actor, no_restart=True)
+        self._actors = []
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from catcli.adapter.folder import Adapter, load_adapter
 from catcli.adapter.manifest import MANIFEST, Variant
-from catcli.data.io.buckets import BucketObject
+from catcli.data.io.buckets import BucketObject, Location
 from catcli.data.io.part_file import SIDE_FILES
 from catcli.data.io.source import Layout, Source
 from catcli.data.io.streams import file_state
 from catcli.errors import AdapterError
 from catcli.inference.labeler import Labeler, Labels, Vetting
+from catcli.inference.session import CPU_PROVIDER
 from catcli.inference.shards import Results, ShardOptions, ShardWorker, SpanWork, Work
 
 CREDENTIALS = ("AWS_", "GOOGLE_", "AZURE_")
 """What variables of the environment begin with that say who asks a bucket; a worker that reads gets them, wherever it runs."""
+
+FileState = tuple[object, ...] | None
 
 TOKEN = "token"  # noqa: S105  # the name of a file
 """The file in the folder of the parts by which a worker knows that it sees the same folder."""
@@ -48,14 +51,23 @@ class LabelerOptions:
     vetting: Vetting
     max_change: float
 
+    def pinned(self, info: WorkerInfo) -> LabelerOptions:
+        """Those of the other workers: they compute with and on what the first got, since labels of several variants are not alike."""
+        return replace(self, variant=info.variant, device="cpu" if info.provider == CPU_PROVIDER else "cuda")
+
 
 @dataclass(frozen=True)
 class RunOptions:
-    """A run as its workers get it; relative paths are from ``folder``, and ``token`` is in the file `TOKEN` of the folder of the parts."""
+    """A run as its workers get it.
+
+    Relative paths are from ``folder``; ``token`` is in the file `TOKEN` of the folder of the parts. ``states`` are those of the files, by
+    which a worker knows that it sees the same ones.
+    """
 
     shards: ShardOptions
     source: Source
     layout: Layout
+    states: Sequence[FileState]
     folder: str
     token: str
     environment: Mapping[str, str]
@@ -65,7 +77,7 @@ class RunOptions:
         """Those of a run that begins here."""
         remote = any(isinstance(path, BucketObject) for path in source.paths)
         credentials = {name: value for name, value in os.environ.items() if remote and name.startswith(CREDENTIALS)}
-        return cls(shards, source, layout, str(Path.cwd()), token, credentials)
+        return cls(shards, source, layout, list(map(_state, source.paths)), str(Path.cwd()), token, credentials)
 
 
 class RemoteWorker:
@@ -119,14 +131,14 @@ class RemoteWorker:
         if part is not None and _read_token(part.folder) != run.token:  # another machine, without the disk
             self._scratch = tempfile.TemporaryDirectory()
             shards = replace(shards, part=replace(part, folder=Path(self._scratch.name)))
-        self._source = run.source
+        self._source, self._states = run.source, run.states
         self._worker = ShardWorker(self.labeler, shards, run.source, run.layout)
 
     def run(self, work: Work) -> Results | None:
-        """Label a shard or a span; None where the file of the span is not to be seen from here."""
+        """Label a shard or a span; None where the file of the span is not to be seen from here, or is another one."""
         if self._worker is None:
             raise RuntimeError("run before start")
-        if isinstance(work, SpanWork) and file_state(self._source.paths[work.span.file]) is None:
+        if isinstance(work, SpanWork) and _state(self._source.paths[work.span.file]) != self._states[work.span.file]:
             return None
         results = self._worker.run(work)
         if self._scratch is not None:
@@ -141,6 +153,11 @@ class RemoteWorker:
         if self._scratch is not None:
             self._scratch.cleanup()
         self._worker = self._scratch = None
+
+
+def _state(path: Location) -> FileState:
+    """The size and time of a file, which are the same on all machines that share a disk; nothing of an object, which names its state."""
+    return None if isinstance(path, BucketObject) else (file_state(path) or ())[:2]
 
 
 def _read_token(folder: Path) -> str | None:

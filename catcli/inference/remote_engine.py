@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from catcli.adapter.folder import Adapter
+from catcli.data.io.part_file import write_part
 from catcli.data.io.source import SHARD_ROWS, Layout, Source, Span
 from catcli.inference.engines import Engine, Run
 from catcli.inference.labeler import Labels
@@ -59,8 +60,8 @@ class RemoteEngine(Engine):
         return spans if len(spans) >= MIN_SPANS * self.workers else []
 
     @abstractmethod
-    def open_workers(self, run: RunOptions) -> Sequence[WorkerHandle]:
-        """Workers that have been given a run."""
+    def open_workers(self, run: RunOptions, ready: Callable[[WorkerHandle], None]) -> None:
+        """Give the workers a run; ``ready`` is called with each of them that can be handed work."""
 
     @abstractmethod
     def first_worker(self) -> WorkerHandle:
@@ -77,18 +78,18 @@ class RemoteEngine(Engine):
         if options.part is not None:
             (options.part.folder / TOKEN).write_text(token)
         idle: queue.SimpleQueue[WorkerHandle] = queue.SimpleQueue()
-        for worker in self.open_workers(RunOptions.of(options, source, layout, token)):
-            idle.put(worker)
+        self.open_workers(RunOptions.of(options, source, layout, token), idle.put)
         folder = options.part.folder if options.part is not None else Path()
 
         def on_a_worker(work: Work) -> Results | None:
             with _taken(idle) as worker:
                 results: Results | None = worker.call("run", work)
-            for result in results or ():
-                for ending, content in result.files.items():
-                    (folder / f"{result.part}{ending}").write_bytes(content)
+            if results is None:
+                return None
+            for result in results:
+                write_part(folder / result.part, result.files)
                 advance(result.summary.rows)
-            return results
+            return [replace(result, files={}) for result in results]
 
         def run(work: Work) -> Results:
             results = on_a_worker(work)
@@ -116,5 +117,5 @@ def _shard_by_shard(work: SpanWork, source: Source, layout: Layout, label: Calla
         if rows.index not in work.done:
             for result in label(ShardWork(rows, known)) or ():
                 known = known or result.known
-                results.append(replace(result, known=None, files={}))
+                results.append(replace(result, known=None))
     return results

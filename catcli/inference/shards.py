@@ -216,7 +216,7 @@ def _labeled_rows(rows: Batch, planned: PlannedTexts, results: Sequence[Labels],
     summary = PredictSummary(
         rows=len(rows),
         below=int((~accepted).sum()) - len(nulls),
-        blank=planned.blank - len(nulls),
+        blank=int(np.delete(planned.blank, nulls).sum()),
         short=rows.short,
         labeled=len(planned.fresh),
         bad=len(rows.bad),
@@ -233,8 +233,9 @@ def _count_previous(planned: PlannedTexts, options: ShardOptions) -> int:
 
 
 def _count_categories(classes: Classes, accepted: BoolArray, options: ShardOptions) -> dict[str, int]:
+    """Accepted rows by the number of the category: a journal has a line of these for each part, and names are long."""
     counts = np.bincount(classes[accepted], minlength=len(options.categories))
-    return {options.categories[number]: int(counts[number]) for number in np.flatnonzero(counts)}
+    return {str(number): int(counts[number]) for number in np.flatnonzero(counts).tolist()}
 
 
 # --- a worker ------------------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,8 @@ class PredictSummary:
     cells than the header, ``bad`` those that could not be read. ``labeled`` counts texts that a model looked at, ``cut`` those of them with
     more tokens than it reads, and ``taken_over`` rows that an earlier output had; ``halved`` counts batches that memory was too short for.
     ``decided``, ``checked`` and ``changed`` are those of `catcli.inference.labeler.Labels`. ``resumed`` are rows that a run before had
-    done; ``seconds`` are this run's. ``categories`` counts accepted rows, the most frequent category first.
+    done; ``seconds`` are this run's. ``categories`` counts accepted rows: by the category's number, and by its name, the most frequent
+    first, once `name_categories` was called.
     """
 
     rows: int = 0
@@ -39,10 +40,14 @@ class PredictSummary:
         """Add the counts of a shard, as `counts` gave them."""
         for name, value in counts.items():
             if name == "categories":
-                total = Counter(self.categories) + Counter(value)
-                self.categories = dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
+                self.categories = dict(Counter(self.categories) + Counter(value))
             else:
                 setattr(self, name, getattr(self, name) + value)
+
+    def name_categories(self, names: Sequence[str]) -> None:
+        """Put the ``names`` in the place of the categories' numbers, the most frequent first."""
+        named = ((names[int(number)], count) for number, count in self.categories.items())
+        self.categories = dict(sorted(named, key=lambda item: (-item[1], item[0])))
 
     def counts(self) -> dict[str, Any]:
         """The counts that are not zero, by name, for a journal."""

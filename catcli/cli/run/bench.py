@@ -18,7 +18,6 @@ from catcli.cli.console import Console
 from catcli.config import check_device
 from catcli.data.dataset.text import row_texts
 from catcli.data.io.batch import Batch
-from catcli.data.io.journal import PartRecord
 from catcli.data.io.output import FileFormat
 from catcli.data.io.part_file import PartFile, PartOptions
 from catcli.data.io.parts import Parts, PartsInput
@@ -152,7 +151,7 @@ def _written(frame: pl.DataFrame, out: Path) -> None:
         path = options.path(0, 0)
         with PartFile(path, options) as part:
             part.write(Batch(frame, 1.0), frame.columns, frame.select())
-        parts.add(PartRecord(path.name, {"rows": len(frame)}))
+        parts.add(path.name, {"rows": len(frame)})
         parts.finish(Batch(frame.clear(), 1.0))
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,8 @@ ON_BAD_ROW = "--on-bad-row"
 READ_ERRORS = (ValueError, KeyError, OSError, EOFError, MemoryError, zipfile.BadZipFile)
 """What reading a run's saved arrays raises where they are damaged or cannot be read."""
 
-MAX_JOURNAL_BYTES, MAX_ARRAY_BYTES = 2**30, 2**31
-"""Bytes of a journal, a line of some hundred bytes for each part, and of a file of arrays."""
+MAX_LINE, MAX_ARRAY_BYTES = 2**24, 2**31
+"""Characters of a line of a journal, which counts the rows of each category, and bytes of a file of arrays."""
 
 PART_NAME = re.compile(r"([0-9a-f]{12})-(\d{6})-(\d{6})")
 """The name of a part: its file's identity, its span and its index there."""
@@ -28,20 +28,11 @@ PART_NAME = re.compile(r"([0-9a-f]{12})-(\d{6})-(\d{6})")
 
 @dataclass(frozen=True)
 class PartRecord:
-    """A finished part: its name, and the counts of its rows, ``rows`` and ``bad`` among them."""
+    """A finished part: its name, and how many rows it has, and how many that could not be read."""
 
     part: str
-    counts: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def rows(self) -> int:
-        """The number of its rows."""
-        return int(self.counts.get("rows", 0))
-
-    @property
-    def bad(self) -> int:
-        """How many rows of it could not be read."""
-        return int(self.counts.get("bad", 0))
+    rows: int
+    bad: int
 
     @property
     def place(self) -> tuple[str, int, int]:
@@ -50,34 +41,57 @@ class PartRecord:
         return identity, int(span), int(index)
 
 
-def read_journal(journal: Path) -> tuple[dict[str, str], dict[str, str], list[PartRecord]]:
-    """What the first line of a journal says the output is made from and how its files are called, and the parts of the other lines.
+@dataclass(frozen=True)
+class JournalHead:
+    """What an output is made from, by the names that sentences use, and the names of its files by their identities."""
+
+    made_from: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+def journal_line(part: str, counts: Mapping[str, Any]) -> str:
+    """The line of a part; ``counts`` are of its rows, ``rows`` and ``bad`` among them."""
+    return json.dumps({"part": part, "counts": counts}) + "\n"
+
+
+def read_journal(journal: Path) -> tuple[JournalHead, list[PartRecord]]:
+    """The head of a journal, and its parts.
 
     Raises:
         ValueError, TypeError, KeyError: it is none that `Parts` wrote. The last line may have been cut short by a kill, and is not a fault.
     """
-    if journal.stat().st_size > MAX_JOURNAL_BYTES:
-        raise ValueError(f"it has more than {MAX_JOURNAL_BYTES:,} bytes")
-    first, *lines = journal.read_text(encoding="utf-8").splitlines() or ["{}"]
-    head = json.loads(first)
-    made_from, files = ({str(name): str(value) for name, value in dict(head[part]).items()} for part in ("made_from", "files"))
-    parts = []
-    for number, line in enumerate(lines):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            if number == len(lines) - 1:
-                break
-            raise
-        part = PartRecord(**record)
-        if not (PART_NAME.fullmatch(part.part) and _are_counts(part.counts)):  # a TypeError of what is no text
-            raise ValueError(f"line {number + 2} is not a part of this output")
-        parts.append(part)
-    return made_from, files, parts
+    with journal.open(encoding="utf-8") as lines:
+        head = json.loads(_bounded(lines) or "{}")
+        made_from, files = ({str(name): str(value) for name, value in dict(head[part]).items()} for part in ("made_from", "files"))
+    parts = [PartRecord(part, counts.get("rows", 0), counts.get("bad", 0)) for part, counts in read_parts(journal)]
+    return JournalHead(made_from, files), parts
+
+
+def read_parts(journal: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The names and counts of a journal's parts, line by line; raises as `read_journal` does."""
+    with journal.open(encoding="utf-8") as lines:
+        _bounded(lines)
+        number = 1
+        while line := _bounded(lines):
+            number += 1
+            if not line.endswith("\n"):
+                return  # cut short by a kill
+            part = json.loads(line)
+            if set(part) != {"part", "counts"} or not (PART_NAME.fullmatch(part["part"]) and _are_counts(part["counts"])):
+                raise ValueError(f"line {number} is not a part of this output")
+            yield part["part"], part["counts"]
+
+
+def _bounded(lines: IO[str]) -> str:
+    """The next line."""
+    line = lines.readline(MAX_LINE + 1)
+    if len(line) > MAX_LINE:
+        raise ValueError(f"a line of it has more than {MAX_LINE:,} characters")
+    return line
 
 
 def _are_counts(counts: object) -> bool:
-    """Whether these are counts of a part: whole numbers from 0 on by name, or by name and category."""
+    """Whether these are counts of a part: whole numbers from 0 on by name, or by name and number of a category."""
     if not isinstance(counts, dict):
         return False
     numbers = [number for value in counts.values() for number in (value.values() if isinstance(value, dict) else (value,))]

@@ -43,8 +43,12 @@ class OtherSchemaError(Exception):
     """Files have other columns or types than the first, or other metadata."""
 
 
-def concatenate_parquet(parts: Sequence[Path], file: BinaryIO, min_rows: int, max_rows: int) -> None:
-    """Lay Parquet files end to end in ``file``; consecutive ones of fewer than ``min_rows`` become row groups of at most ``max_rows``.
+MIN_ROWS, MIN_BYTES = 16_384, 2**20
+"""Rows or bytes of a file, from which on its row groups are copied as they are."""
+
+
+def concatenate_parquet(parts: Sequence[Path], file: BinaryIO, max_rows: int, max_bytes: int) -> None:
+    """Lay Parquet files end to end in ``file``; consecutive small ones become row groups of about ``max_rows`` or ``max_bytes``.
 
     Raises:
         OtherSchemaError: they cannot be one file.
@@ -54,7 +58,7 @@ def concatenate_parquet(parts: Sequence[Path], file: BinaryIO, min_rows: int, ma
     with parts[0].open("rb") as first:
         merged, _ = _read_footer(first)
     groups: list[Struct] = []
-    for data in _in_large_pieces(parts, min_rows, max_rows):
+    for data in _in_large_pieces(parts, max_rows, max_bytes):
         with data.open("rb") if isinstance(data, Path) else data as part:
             footer, end = _read_footer(part)
             # What was encoded again notes the numbers of its columns besides.
@@ -72,20 +76,18 @@ def concatenate_parquet(parts: Sequence[Path], file: BinaryIO, min_rows: int, ma
     file.write(bytes(content) + struct.pack("<I", len(content)) + MAGIC)
 
 
-def _in_large_pieces(parts: Sequence[Path], min_rows: int, max_rows: int) -> Iterator[Path | BinaryIO]:
+def _in_large_pieces(parts: Sequence[Path], max_rows: int, max_bytes: int) -> Iterator[Path | BinaryIO]:
     """The files, with runs of small ones encoded again as one, so that readers do not meet thousands of small row groups."""
     small: list[pa.Table] = []
     for path in parts:
         with pq.ParquetFile(path) as opened:
-            if opened.metadata.num_rows < min_rows:
+            large = opened.metadata.num_rows >= MIN_ROWS or path.stat().st_size >= MIN_BYTES
+            if not large:
                 table = opened.read()
                 if small and table.schema != small[0].schema:
                     raise OtherSchemaError
                 small.append(table)
-                large = False
-            else:
-                large = True
-        if small and (large or sum(map(len, small)) >= max_rows):
+        if small and (large or sum(map(len, small)) >= max_rows or sum(table.nbytes for table in small) >= max_bytes):
             yield _encoded(small)
             small = []
         if large:

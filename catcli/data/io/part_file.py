@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,6 +100,18 @@ class PartFile:
                 listed.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in self._bad)
                 listed.flush()
                 os.fsync(listed.fileno())
+
+
+def write_part(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a part that was made elsewhere, by the endings of its files' names: the rows last, each complete and on the disk itself."""
+    for ending in (*SIDE_FILES, ""):
+        if ending in files:
+            new = path.with_name(f"{path.name}{ending}.{secrets.token_hex(4)}.new")
+            with new.open("wb") as file:
+                file.write(files[ending])
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(path.with_name(path.name + ending))
 
 
 def with_extension(path: Path, form: FileFormat) -> Path:

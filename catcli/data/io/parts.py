@@ -18,7 +18,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from catcli.atomic import copy_mode_and_owner, fsync, replace_folder, resolve_li
 from catcli.data.io.batch import Batch
 from catcli.data.io.buckets import BucketObject, list_objects, upload
 from catcli.data.io.inputs import InputFile
-from catcli.data.io.journal import ON_BAD_ROW, PartRecord, read_journal
+from catcli.data.io.journal import ON_BAD_ROW, JournalHead, PartRecord, journal_line, read_journal, read_parts
 from catcli.data.io.output import FileFormat, write_errors
 from catcli.data.io.part_file import SIDE_FILES, with_extension
 from catcli.data.io.streams import display_name, file_state
@@ -37,6 +37,8 @@ from catcli.errors import CatcliError, OutputError, reason
 from catcli.file_lock import file_lock
 from catcli.paths import hidden_path, is_bucket, is_folder
 from catcli.private_folder import claim, clear, delete_private_folder
+
+JOURNAL = "journal.jsonl"
 
 COMMIT_ROWS, COMMIT_PARTS = 16_384, 1_000
 """Parts are noted in the journal together, once they have so many rows or are so many: files of a hundred rows are thousands of parts."""
@@ -51,13 +53,17 @@ class PartsInput:
     name: str
 
     @classmethod
-    def of(cls, files: Sequence[InputFile]) -> tuple[Self, ...]:
-        """Those of some files: where each is, its size and time, and how often it was there before in the same run."""
+    def of(cls, files: Sequence[InputFile], fingerprint: Mapping[str, str]) -> tuple[Self, ...]:
+        """Those of some files: where each is, its size and time, and how often it was there before in the same run.
+
+        The ``fingerprint`` of the run is in them, too: a worker that outlives its run writes no part of another's.
+        """
         seen: Counter[str] = Counter()
         inputs = []
+        made_from = [value for name, value in sorted(fingerprint.items()) if name != ON_BAD_ROW]
         for file in files:
             path = str(file.path if isinstance(file.path, BucketObject) else file.path.resolve())
-            facts = json.dumps([path, (file_state(file.path) or ())[:2], file.spelled, seen[path]])
+            facts = json.dumps([path, (file_state(file.path) or ())[:2], file.spelled, seen[path], made_from])
             seen[path] += 1
             identity = hashlib.sha256(facts.encode("utf-8", "surrogatepass")).hexdigest()[:12]
             inputs.append(cls(file.place, identity, display_name(file.path)))
@@ -76,11 +82,14 @@ class Parts:
         *,
         resume: bool,
         keep: bool = True,
+        on_resumed: Callable[[Mapping[str, Any]], None] = lambda _: None,
     ) -> None:
         """``fingerprint`` hashes what the output is made from besides ``inputs``, by the names that sentences use.
 
         The parts that a stopped run left of the same output are kept. Where they were made from something else, they stop a run that is to
         ``resume``, and make room for one that is not; ``discarded`` counts those rows and ``changed`` says what is another.
+
+        ``on_resumed`` gets the counts of each part that is kept.
 
         Without ``keep`` nothing stays of a run that ends early: its input came through a pipe and will not come again.
 
@@ -94,11 +103,12 @@ class Parts:
         self._names = [entry.name for entry in inputs]
         self._places = [with_extension(entry.place, form) for entry in inputs]
         self._check()
-        self._fingerprint, self._resume, self._keep = dict(fingerprint), resume, keep
+        self._fingerprint, self._resume, self._keep, self._on_resumed = dict(fingerprint), resume, keep, on_resumed
         self.done: dict[tuple[str, int, int], PartRecord] = {}
         self.folder = hidden_path(self._target, "catcli-parts")
         self._stack = ExitStack()
-        self._waiting: list[PartRecord] = []
+        self._waiting: list[tuple[PartRecord, Mapping[str, Any]]] = []
+        self._entered = False
         self.discarded = 0
         self.changed: list[str] = []
         self._alone = False
@@ -113,21 +123,18 @@ class Parts:
             with write_errors(self.out):
                 self._lock()
                 restore_folder(self._target, self.folder / "old")  # of a run that was killed between the two renames that replace a folder
-                self.done = {record.place: record for record in self._usable(*self._read_journal())}
+                head, records = self._read_journal()
+                self.done = {record.place: record for record in self._usable(head, records)}
                 kept = {f"{record.part}{ending}" for record in self.done.values() for ending in ("", *SIDE_FILES)}
-                clear(self.folder, keep={"lock", *kept})
-                # Written again, since a kill may have cut the last line short.
-                self._journal = self._stack.enter_context((self.folder / "journal.new").open("w", encoding="utf-8"))
-                identities = dict(zip(self._inputs, self._names, strict=False))
-                self._note({"made_from": self._fingerprint, "files": identities}, *map(asdict, self.done.values()))
-                (self.folder / "journal.new").replace(self.folder / "journal.jsonl")
-                fsync(self.folder)
+                clear(self.folder, keep={"lock", JOURNAL, *kept})
+                self._write_journal()
         except CatcliError:
             self._stack.close()
             raise
         except BaseException:
             self.close()
             raise
+        self._entered = True
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -177,7 +184,7 @@ class Parts:
             raise OutputError(f"-o {self.out} is being written by another run; wait for it, or write to another file.")
         self._alone = True
 
-    def _usable(self, made_from: Mapping[str, str], files: Mapping[str, str], records: Sequence[PartRecord]) -> list[PartRecord]:
+    def _usable(self, head: JournalHead, records: Sequence[PartRecord]) -> list[PartRecord]:
         """The parts that this run can take.
 
         Raises:
@@ -185,37 +192,56 @@ class Parts:
         """
         if not records:
             return []
-        changed = sorted(name for name in {*self._fingerprint, *made_from} if self._fingerprint.get(name) != made_from.get(name))
+        names = {*self._fingerprint, *head.made_from}
+        changed = sorted(name for name in names if self._fingerprint.get(name) != head.made_from.get(name))
         usable = list(records)
         if changed == [ON_BAD_ROW]:
             usable = _before_bad_rows(records)  # up to the first bad row all is alike, whatever becomes of such rows
-            changed = changed if records and not usable else []
-        if changed and self._resume:
+            changed = [] if len(usable) == len(records) else changed
+        if changed and self._resume and (changed != [ON_BAD_ROW] or not usable):
             raise OutputError(
                 f"--resume: {' and '.join(changed)} changed since the run that was stopped, so its {_count_rows(records):,} rows "
                 f"cannot be continued; run without --resume to start again."
             )
-        if changed:
+        if changed not in ([], [ON_BAD_ROW]):
             usable = []
-        current = [record for record in usable if record.place[0] in self._inputs]
-        complete = [record for record in current if (self.folder / record.part).exists()]
-        again = {name for identity, name in files.items() if identity not in self._inputs} & set(self._names)
-        self.changed = changed or sorted(again)
-        stale = [record for record in records if files.get(record.place[0]) in again] if not changed else list(records)
-        self.discarded = _count_rows(stale) + _count_rows(current) - _count_rows(complete)
+        complete = [record for record in usable if record.place[0] in self._inputs and (self.folder / record.part).exists()]
+        # Rows of a file that is no longer in the catalog are not labeled again.
+        names_now = set(self._names)
+        there = [record for record in records if head.files.get(record.place[0]) in names_now]
+        mended = {head.files[record.place[0]] for record in there if record.place[0] not in self._inputs}
+        self.changed = changed or sorted(mended)
+        self.discarded = _count_rows(there) - _count_rows(complete)
         return complete
 
-    def _read_journal(self) -> tuple[dict[str, str], dict[str, str], list[PartRecord]]:
-        """What an earlier run's output was made from, its files, and its parts; nothing where no run left a journal."""
-        journal = self.folder / "journal.jsonl"
+    def _read_journal(self) -> tuple[JournalHead, list[PartRecord]]:
+        """The head and the parts of an earlier run's journal; nothing where no run left one."""
+        journal = self.folder / JOURNAL
         if not journal.exists():
-            return {}, {}, []
+            return JournalHead(), []
         try:
             return read_journal(journal)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             if not self._resume:
-                return {}, {}, []  # it is about to be cleared away
+                return JournalHead(), []  # it is about to be cleared away
             raise OutputError(f"--resume: {journal} is damaged ({reason(error)[:200]}); run without --resume to start again.") from error
+
+    def _write_journal(self) -> None:
+        """Begin the journal of this run with the parts that it takes over, whose counts are added up."""
+        new = self._stack.enter_context((self.folder / "journal.new").open("w", encoding="utf-8"))
+        head = JournalHead(self._fingerprint, dict(zip(self._inputs, self._names, strict=False)))
+        new.write(json.dumps(asdict(head)) + "\n")
+        if self.done:
+            taken = {record.part for record in self.done.values()}
+            for part, counts in read_parts(self.folder / JOURNAL):
+                if part in taken:
+                    new.write(journal_line(part, counts))
+                    self._on_resumed(counts)
+        new.flush()
+        os.fsync(new.fileno())
+        (self.folder / "journal.new").replace(self.folder / JOURNAL)
+        fsync(self.folder)
+        self._journal = new
 
     def shards(self) -> dict[tuple[int, int, int], int]:
         """The shards that are done, and their rows: by the number of the file, of the span in it, and of the shard in that."""
@@ -233,10 +259,10 @@ class Parts:
 
     # --- during -------------------------------------------------------------------------------------------------------------------------
 
-    def add(self, record: PartRecord) -> None:
-        """Take in a part, which lies in the folder; soon it survives a kill."""
-        self._waiting.append(record)
-        if len(self._waiting) >= COMMIT_PARTS or _count_rows(self._waiting) >= COMMIT_ROWS:
+    def add(self, part: str, counts: Mapping[str, Any]) -> None:
+        """Take in a part, which lies in the folder, and the counts of its rows; soon it survives a kill."""
+        self._waiting.append((PartRecord(part, counts.get("rows", 0), counts.get("bad", 0)), counts))
+        if len(self._waiting) >= COMMIT_PARTS or sum(record.rows for record, _ in self._waiting) >= COMMIT_ROWS:
             self.commit()
 
     def commit(self) -> None:
@@ -244,14 +270,11 @@ class Parts:
         if self._waiting:
             with write_errors(self.out):
                 fsync(self.folder)
-                self._note(*map(asdict, self._waiting))
-                self.done.update((record.place, record) for record in self._waiting)
+                self._journal.writelines(journal_line(record.part, counts) for record, counts in self._waiting)
+                self._journal.flush()
+                os.fsync(self._journal.fileno())
+                self.done.update((record.place, record) for record, _ in self._waiting)
                 self._waiting = []
-
-    def _note(self, *records: Mapping[str, Any]) -> None:
-        self._journal.writelines(json.dumps(record) + "\n" for record in records)
-        self._journal.flush()
-        os.fsync(self._journal.fileno())
 
     # --- after --------------------------------------------------------------------------------------------------------------------------
 
@@ -299,7 +322,7 @@ class Parts:
 
     def close(self) -> None:
         """Close the journal; finished parts stay."""
-        if self._alone and not (self._keep and self.done):
+        if self._alone and self._entered and not (self._keep and self.done):
             delete_private_folder(self.folder)  # while it is locked: another run must not begin in what is about to go
         self._alone = False
         self._stack.close()

@@ -79,7 +79,7 @@ class Source:
     encoding: str | None = None
     on_bad_row: BadRowPolicy = "stop"
 
-    @property
+    @cached_property
     def paths(self) -> tuple[Location, ...]:
         """Where the files are; `STANDARD_INPUT` and the copy of what came through a pipe among them."""
         return tuple(file.path for file in self.files)

@@ -281,7 +281,7 @@ def _concatenate_parquet(parts: Sequence[Path], file: BinaryIO) -> None:
     from catcli.data.io.parquet_files import OtherSchemaError, concatenate_parquet
 
     try:
-        concatenate_parquet(parts, file, ROW_GROUP_ROWS // 4, ROW_GROUP_ROWS)
+        concatenate_parquet(parts, file, ROW_GROUP_ROWS, ROW_GROUP_BYTES)
     except OtherSchemaError:
         file.seek(0)
         file.truncate()
