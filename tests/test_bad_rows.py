@@ -179,3 +179,11 @@ def test_the_list_replaces_nothing_but_an_older_list(tmp_path: Path) -> None:
     (tmp_path / "catalog.csv").write_text("sku,title\n1,mug\n")
     labeled(tmp_path, "catalog.csv", "out.csv", "skip")
     assert (tmp_path / "out.csv.bad.jsonl").read_text() == ""
+
+
+def test_a_row_of_nulls_is_not_one_without_text(tmp_path: Path) -> None:
+    """Its text is what the path spells, if that is a text column."""
+    (tmp_path / "in" / "brand=Acme").mkdir(parents=True)
+    (tmp_path / "in" / "brand=Acme" / "catalog.csv").write_text("sku,title\n1,mug\n2,a,b\n3,\n")
+    done = labeled(tmp_path, "in", "out.csv", "null", text=("title=brand",))
+    assert (done.rows, done.bad, done.blank) == (3, 1, 0)

@@ -132,6 +132,16 @@ def test_workers_read_files_by_themselves(catalog: Path, tmp_path: Path, engine:
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
+def test_a_worker_imports_nothing_from_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "some.csv").write_text("title\nmug\n")
+    for name in ("socket", "polars", "catcli"):
+        (tmp_path / f"{name}.py").write_text("open('planted', 'w')")
+    command = Path(sys.executable).with_name("catcli")  # python -m would look there by itself
+    line: list[str | Path] = [command, "predict", "some.csv", "-o", "out.csv", "--adapter", FIXTURE, *workers("processes")]
+    subprocess.run(line, cwd=tmp_path, check=True, capture_output=True)
+    assert not (tmp_path / "planted").exists()
+
+
 @pytest.mark.parametrize("hidden", ["files", "parts"])
 def test_what_a_worker_does_not_see_is_read_and_written_here(
     catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: str

@@ -93,6 +93,14 @@ def test_what_is_irregular_is_left_to_csv(text: str) -> None:
     assert parse_block(text, ",", 2) is None
 
 
+@pytest.mark.parametrize("cell", ["x\x016", "xڪ", "x\u0680"])
+def test_what_looks_compressed_to_polars_is_left_to_csv(tmp_path: Path, cell: str) -> None:
+    assert parse_block(f"{cell},b\n", ",", 2) is None
+    (tmp_path / "in.csv").write_text(f"title,b\n{cell},1\n", encoding="utf-8")
+    (batch,) = read_rows(tmp_path / "in.csv", CsvOptions(",", "utf-8-sig", "stop"), 7)
+    assert batch.select(["title"])["title"].to_list() == [cell]
+
+
 def test_a_delimiter_that_is_no_byte_is_left_to_csv() -> None:
     assert parse_block("a\u00a6b\n", "\u00a6", 2) is None
     assert parse_block("a\nb\n", ",", 1) is not None

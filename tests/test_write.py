@@ -225,6 +225,26 @@ def test_of_files_that_changed_the_parts_are_made_again_and_no_others(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("name", "error"), [("_write_journal", OSError(errno.ENOSPC, "full")), ("_read_journal", KeyboardInterrupt())])
+def test_a_run_that_ends_as_it_begins_leaves_what_the_one_before_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException
+) -> None:
+    parts = parts_of(tmp_path / "out.csv")
+    add_part(parts, Batch(FRAME, 1.0))
+    parts.commit()
+    parts.close()
+
+    def stopped(_: Parts) -> None:
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises((OutputError, KeyboardInterrupt)):
+        patch.setattr(Parts, name, stopped)
+        parts_of(tmp_path / "out.csv")
+    again = parts_of(tmp_path / "out.csv", resume=True)
+    assert again.shards() == {(0, 0, 0): 3}
+    again.close()
+
+
 def test_nothing_is_kept_of_what_came_through_a_pipe(tmp_path: Path) -> None:
     with Parts(str(tmp_path / "out.csv"), FileFormat("csv"), part_inputs("-"), {}, resume=False, keep=False) as parts:
         add_part(parts, Batch(FRAME, 1.0))

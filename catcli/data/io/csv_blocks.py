@@ -19,6 +19,9 @@ BLOCK_CHARACTERS = 2**18
 """Characters of a block: large enough for polars to be fast, small enough that one odd row leaves few others to Python's csv."""
 
 _QUOTE, _LINE_FEED, _CARRIAGE_RETURN, _END_OF_DOS = b'"\n\r\x1a'
+_ZLIB = (b"x\x01", b"x\x9c", b"x\xda")
+"""What polars takes for the beginning of compressed bytes and would unpack, such as of a row that begins with an x and an Arabic letter."""
+
 _BYTE_ORDER_MARK = "\ufeff"
 
 Bytes = npt.NDArray[np.uint8]
@@ -35,7 +38,7 @@ def parse_block(text: str, delimiter: str, width: int) -> tuple[pl.DataFrame, st
         data = np.frombuffer(text.encode(), np.uint8)
     except UnicodeEncodeError:  # a byte that is not of the file's encoding
         return None
-    marks = _Marks.of(data, ord(delimiter))
+    marks = _Marks.of(data, ord(delimiter)) if data[:2].tobytes() not in _ZLIB else None
     if marks is None or not marks.are_rows(data, width):
         return None
     end = int(marks.ends[-1]) + 1
