@@ -66,8 +66,8 @@ class PredictOptions(ComputeOptions):
     no_clobber: bool = False
     """Stop if OUT exists."""
     resume: bool = False
-    """Stop, instead of starting again, if the catalog, the adapter or an option changed since the stopped run; it is continued without this
-    option, too."""
+    """Stop, instead of starting again, if the adapter or an option changed since the stopped run; it is continued without this option,
+    too."""
     output_as: Annotated[str | None, Flag(metavar="FORMAT", names=("--format",))] = None
     """csv, tsv, jsonl, parquet or arrow, where OUT's extension does not say."""
 

@@ -79,6 +79,7 @@ def concatenate_parquet(parts: Sequence[Path], file: BinaryIO, max_rows: int, ma
 def _in_large_pieces(parts: Sequence[Path], max_rows: int, max_bytes: int) -> Iterator[Path | BinaryIO]:
     """The files, with runs of small ones encoded again as one, so that readers do not meet thousands of small row groups."""
     small: list[pa.Table] = []
+    rows = size = 0
     for path in parts:
         with pq.ParquetFile(path) as opened:
             large = opened.metadata.num_rows >= MIN_ROWS or path.stat().st_size >= MIN_BYTES
@@ -87,9 +88,10 @@ def _in_large_pieces(parts: Sequence[Path], max_rows: int, max_bytes: int) -> It
                 if small and table.schema != small[0].schema:
                     raise OtherSchemaError
                 small.append(table)
-        if small and (large or sum(map(len, small)) >= max_rows or sum(table.nbytes for table in small) >= max_bytes):
+                rows, size = rows + len(table), size + table.nbytes
+        if small and (large or rows >= max_rows or size >= max_bytes):
             yield _encoded(small)
-            small = []
+            small, rows, size = [], 0, 0
         if large:
             yield path
     if small:
