@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import polars as pl
 import pytest
 from conftest import FIXTURE
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from catcli.data.io import json_lines
 from catcli.data.io.source import open_source
+from catcli.errors import CatcliError
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
 
@@ -67,3 +72,26 @@ def test_the_last_of_two_equal_keys_counts_and_the_line_stays_as_it_is(tmp_path:
     assert batch.frame["title"].to_list() == ["mug", "hammer"]
     labeled(tmp_path / "catalog.jsonl", tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_text().startswith(line[:-1] + ", ")
+
+
+KEYS = st.sampled_from(['"a"', '"b"', '"a,b"', '"\\u0061"', '"a\\"b"', '"a\\u002c,b"', '"é"', '"\\u00e9"'])
+CELLS = st.sampled_from(["1", "2", "null", '"a"', '"x\\ny"', '{"a": 1}', "[]", '"b\\": "', "null"])
+PAIRS = st.lists(st.tuples(KEYS, st.sampled_from([":", ": ", " : "]), CELLS), max_size=4)
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.lists(PAIRS, min_size=1, max_size=6))
+def test_keys_that_come_twice_are_seen_without_parsing_every_line(tmp_path: Path, rows: list[list[tuple[str, str, str]]]) -> None:
+    """The frames are those of lines from which the first of two equal keys was taken."""
+    lines = ["{" + ", ".join("".join(pair) for pair in row) + "}" for row in rows]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+    def read() -> object:
+        try:
+            return open_source([str(tmp_path / "in.jsonl")]).read().frame.to_dicts()
+        except CatcliError as error:
+            return str(error)
+
+    found = read()
+    with mock.patch.object(json_lines, "_frame_of_unique_keys", return_value=None):
+        assert found == read()

@@ -56,7 +56,7 @@ class RemoteEngine(Engine):
         """All spans, where they are enough for the workers to have as much to do each."""
         if source.piped:
             return []
-        spans = list(source.spans())
+        spans = list(source.spans)
         return spans if len(spans) >= MIN_SPANS * self.workers else []
 
     @abstractmethod

@@ -10,6 +10,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -48,43 +49,43 @@ def _open_mapped(path: Location) -> pa.NativeFile:
     return _open(path) if isinstance(path, BucketObject) else pa.memory_map(os.fsencode(path))
 
 
-def count_parquet_rows(path: Location) -> int:
-    """How many rows a Parquet file says it has."""
-    with _translate_errors(path, "Parquet"), pq.ParquetFile(_open(path)) as file:
-        return int(file.metadata.num_rows)
+@dataclass(frozen=True)
+class RowGroupRun:
+    """Consecutive row groups of a Parquet file, their rows, and the bytes that these decode to."""
+
+    groups: range
+    rows: int
+    bytes: int
 
 
-def read_schema(path: Location, form: str) -> pa.Schema:
-    """The columns of a Parquet or Arrow file and their types, without its rows.
+def read_arrow_schema(path: Location) -> pa.Schema:
+    """The columns of an Arrow file and their types, without its rows.
 
     Raises:
         ProductsError: it cannot be read.
     """
-    if form == "parquet":
-        with _translate_errors(path, "Parquet"), pq.ParquetFile(_open(path)) as file:
-            return file.schema_arrow
     with _translate_errors(path, "Arrow IPC"), _open(path) as opened:
         head = opened.read(6)
         opened.seek(0)
         return (pa.ipc.open_file(opened) if head == b"ARROW1" else pa.ipc.open_stream(opened)).schema
 
 
-def row_group_runs(path: Location, rows: int) -> list[tuple[range, int, int]]:
-    """The row groups of a Parquet file in runs of at least ``rows`` rows, the last of fewer: each with its rows and decoded bytes.
+def read_footer(path: Location, rows: int) -> tuple[pa.Schema, list[RowGroupRun]]:
+    """The columns of a Parquet file and their types, and its row groups in runs of at least ``rows`` rows, the last of fewer.
 
     Raises:
         ProductsError: it cannot be read.
     """
-    runs, start, count, size = list[tuple[range, int, int]](), 0, 0, 0
+    runs, start, count, size = list[RowGroupRun](), 0, 0, 0
     with _translate_errors(path, "Parquet"), pq.ParquetFile(_open(path)) as file:
-        group_count = file.metadata.num_row_groups
+        group_count, schema = file.metadata.num_row_groups, file.schema_arrow
         for number in range(group_count):
             group = file.metadata.row_group(number)
             count, size = count + group.num_rows, size + group.total_byte_size
             if count >= rows or number == group_count - 1:
-                runs.append((range(start, number + 1), count, size))
+                runs.append(RowGroupRun(range(start, number + 1), count, size))
                 start, count, size = number + 1, 0, 0
-    return runs or [(range(0), 0, 0)]
+    return schema, runs or [RowGroupRun(range(0), 0, 0)]
 
 
 def read_parquet(path: Location, rows: int, groups: range | None = None) -> Iterator[tuple[pa.Table, float]]:

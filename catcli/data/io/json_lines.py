@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -15,7 +15,16 @@ import polars as pl
 
 from catcli.data.io.batch import BadRow, BadRowPolicy
 from catcli.data.io.buckets import Location
-from catcli.data.io.streams import ByteStream, check_signature, decode_error, detect_encoding, display_name, open_bytes, split_encoding
+from catcli.data.io.streams import (
+    BLOCK_BYTES,
+    ByteStream,
+    check_signature,
+    decode_error,
+    detect_encoding,
+    display_name,
+    open_bytes,
+    split_encoding,
+)
 from catcli.errors import ProductsError, RowError, name_list, reason
 
 BATCH_BYTES = 8 * 2**20
@@ -111,45 +120,55 @@ def _all_blocks(path: Location, encoding: str, count: int) -> Iterator[LineBlock
     with open_bytes(path) as stream:
         lines: list[bytes] = []
         numbers: list[int] = []
-        size = 0
-        for number, line in enumerate(_utf8_lines(stream, encoding), 1):
-            stripped = line.strip(b" \t\r\n")
-            if not stripped:
-                continue
-            lines.append(stripped)
-            numbers.append(number)
-            size += len(stripped)
-            if len(lines) >= count or size >= BATCH_BYTES:
-                yield LineBlock(lines, numbers, stream.share)
-                lines, numbers, size = [], [], 0
+        size = done = 0
+        for chunk in _utf8_lines(stream, encoding):
+            stripped = [line.strip(b" \t\r\n") for line in chunk]
+            numbers += [done + number for number, line in enumerate(stripped, 1) if line]
+            lines += [line for line in stripped if line]
+            size += sum(map(len, chunk))
+            done += len(chunk)
+            while len(lines) >= count or size >= BATCH_BYTES:
+                yield LineBlock(lines[:count], numbers[:count], stream.share)
+                lines, numbers, size = lines[count:], numbers[count:], 0
         if lines:
             yield LineBlock(lines, numbers, 1.0)
 
 
-def _utf8_lines(stream: ByteStream, encoding: str) -> Iterator[bytes]:
+def _utf8_lines(stream: ByteStream, encoding: str) -> Iterator[list[bytes]]:
+    """The lines of a file as UTF-8, some at a time."""
     if encoding in ("utf-8", "utf-8-sig"):
-        for number, line in enumerate(_bounded_lines(stream, stream.file.readline, b"")):
-            yield line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
+        for number, lines in enumerate(_bounded_lines(stream, stream.file.read1, b"\n")):
+            if number == 0:
+                lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
+            yield lines
         return
     done = 0
     try:
         with io.TextIOWrapper(stream.file, *split_encoding(encoding), newline="\n") as text:
-            for row in _bounded_lines(stream, text.readline, ""):
-                done += 1
-                yield row.encode("utf-8", "surrogatepass")
+            for rows in _bounded_lines(stream, text.read, "\n"):
+                done += len(rows)
+                yield [row.encode("utf-8", "surrogatepass") for row in rows]
     except UnicodeError as error:
         raise decode_error(error, stream.path, encoding, done) from error
 
 
-def _bounded_lines(stream: ByteStream, readline: Callable[[int], Text], end: Text) -> Iterator[Text]:
-    """The lines of a file, none longer than `MAX_LINE`."""
-    for number, line in enumerate(iter(functools.partial(readline, MAX_LINE + 1), end), 1):
-        if len(line) > MAX_LINE:
+def _bounded_lines(stream: ByteStream, read: Callable[[int], Text], end: Text) -> Iterator[list[Text]]:
+    """The lines of a file without their ends, some at a time, none longer than `MAX_LINE`."""
+    rest, done = end[:0], 0
+    while data := read(BLOCK_BYTES):
+        lines = (rest + data).split(end)
+        if any(len(line) > MAX_LINE for line in lines):
+            number = done + 1 + next(place for place, line in enumerate(lines) if len(line) > MAX_LINE)
             raise ProductsError(
                 f"{display_name(stream.path)}: line {number} has more than the {MAX_LINE:,} characters that are read; is it JSON Lines, "
                 "one object a line?"
             )
-        yield line
+        rest = lines.pop()
+        done += len(lines)
+        if lines:
+            yield lines
+    if rest:
+        yield [rest]
 
 
 def infer_schema(path: Location, encoding: str, rows: int, on_bad_row: BadRowPolicy) -> Schema:
@@ -274,7 +293,34 @@ def read_frames(
     """The lines as frames of ``schema``, and as they stand."""
     for large_block in read_blocks(path, encoding, count, on_bad_row):
         for block in _split_by_cells(large_block, max(1, len(schema))):
-            yield _frame(path, _drop_duplicate_keys(block), schema), block
+            frame = _frame_of_unique_keys(block, schema)
+            yield (_frame(path, _drop_duplicate_keys(block), schema) if frame is None else frame), block
+
+
+_ESCAPED_KEY = re.compile(rb'\\[^"]*"\s*:')
+
+
+def _frame_of_unique_keys(block: LineBlock, schema: Mapping[str, pl.DataType]) -> pl.DataFrame | None:
+    """The lines as a frame where surely no key comes twice in one of them; None where one may, or they cannot be read.
+
+    Each name stands in the lines as often as the frame has cells that are not null, and once for each null that is written out. Names
+    elsewhere, as keys below or as cells, only cost the time of another look. Of a null and a cell under one key polars has the last, too.
+    """
+    content = b"\n".join(block.lines)
+    if _ESCAPED_KEY.search(content):
+        return None
+    try:
+        frame = _parse(block, schema)
+    except POLARS_ERRORS:
+        return None
+    if len(frame) != len(block.lines):
+        return None
+    for name, nulls in zip(frame.columns, frame.null_count().row(0), strict=True):
+        key = json.dumps(name, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        written_nulls = content.count(key + b":null") + content.count(key + b": null")
+        if content.count(key) - written_nulls != len(frame) - nulls:
+            return None
+    return frame
 
 
 def _drop_duplicate_keys(block: LineBlock) -> LineBlock:

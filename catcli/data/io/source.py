@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import polars as pl
 
@@ -32,8 +33,14 @@ from catcli.data.io.streams import (
 )
 from catcli.errors import ChangedError, ProductsError, UsageError, name_list
 
+if TYPE_CHECKING:
+    from catcli.data.io.columnar import RowGroupRun
+
 SHARD_ROWS = 65_536
 """Rows of a shard: what is labeled, written and kept together; as many as a row group of the output."""
+
+HEADS_AT_ONCE = 16
+"""Files whose headers or footers are read at once."""
 
 SPAN_ROWS = 4 * SHARD_ROWS
 """Rows of a span of a Parquet file, at least: as many row groups as have them."""
@@ -54,6 +61,15 @@ class Span:
     bytes: int
     start: float
     end: float
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What a file says of itself before its rows: its columns and their types as far as it does, and the runs of its row groups."""
+
+    columns: tuple[str, ...] = ()
+    types: Mapping[str, object] = field(default_factory=dict)
+    runs: tuple[RowGroupRun, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,38 +140,64 @@ class Source:
         Where there are none, it is one batch that has the columns and no row. Standard input can be read once only.
         """
         layout: Layout | None = None
-        for span in self.spans():
+        for span in self.spans:
             for batch in self.read_span(span, layout, rows):
                 layout = layout or Layout.of(batch)
                 yield batch
 
-    def spans(self) -> Iterator[Span]:
-        """All rows in order, as spans of the files; the layouts of all files are compared first.
+    @cached_property
+    def spans(self) -> tuple[Span, ...]:
+        """All rows in order, as spans of the files, whose headers and footers are read for it, and their layouts compared.
 
         Raises:
             ProductsError: a file has other columns than the first, or cannot be read.
         """
-        self._check_layouts()
+        heads = self._heads()
         sizes = list(map(file_size, self.paths))
-        total, start = max(sum(sizes), 1), 0
-        for number, (path, size) in enumerate(zip(self.paths, sizes, strict=True)):
-            end = (start + size) / total
-            if self.format != "parquet":
-                yield Span(number, 0, None, None, size, start / total, end)
-            else:
-                yield from self._row_group_spans(number, path, start / total, end)
+        total, start, spans = max(sum(sizes), 1), 0, list[Span]()
+        for number, (head, size) in enumerate(zip(heads, sizes, strict=True)):
+            done, row_count = 0, max(sum(run.rows for run in head.runs), 1)
+            for index, run in enumerate(head.runs):
+                first, last = ((start + size * rows / row_count) / total for rows in (done, done + run.rows))
+                spans.append(Span(number, index, run.groups, run.rows, run.bytes, first, last))
+                done += run.rows
+            if not head.runs:
+                spans.append(Span(number, 0, None, None, size, start / total, (start + size) / total))
             start += size
+        return tuple(spans)
 
-    def _row_group_spans(self, number: int, path: Location, start: float, end: float) -> Iterator[Span]:
-        from catcli.data.io.columnar import row_group_runs
+    def _heads(self) -> list[_Head]:
+        """What each file says of itself, several at a time: of many objects in a bucket each takes some requests.
 
-        _check_table(path, "parquet")
-        runs = row_group_runs(path, SPAN_ROWS)
-        done, row_count = 0, max(sum(rows for _, rows, _ in runs), 1)
-        for index, (groups, rows, size) in enumerate(runs):
-            first, last = (start + (end - start) * count / row_count for count in (done, done + rows))
-            yield Span(number, index, groups, rows, size, first, last)
-            done += rows
+        Raises:
+            ProductsError: a file has other columns than the first, or cannot be read.
+        """
+        has_heads = self.format not in ("jsonl", "excel") and STANDARD_INPUT not in self.paths
+        # Lines have no header, workbooks are read whole, and what comes through a pipe comes once.
+        if not has_heads or (len(self.files) < 2 and self.format != "parquet"):
+            return [_Head()] * len(self.files)
+        heads, first = list[_Head](), _Head()
+        with ThreadPoolExecutor(HEADS_AT_ONCE) as pool:
+            try:
+                for file, head in zip(self.files, pool.map(self._head, self.paths), strict=True):
+                    if head.columns:  # the first bytes may not say them; they are compared as the rows come, too
+                        first = first if first.columns else head
+                        self._check_layout(file, head.columns, head.types, first.columns, first.types)
+                    heads.append(_Head(runs=head.runs))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return heads
+
+    def _head(self, path: Location) -> _Head:
+        """The columns that a file itself has, of tables their Arrow types, and of Parquet the runs of its row groups."""
+        if self.format in ("csv", "tsv"):
+            return _Head(tuple(csv_reader.read_header(path, self._delimited)))
+        from catcli.data.io.columnar import read_arrow_schema, read_footer
+
+        _check_table(path, self.format)
+        schema, runs = read_footer(path, SPAN_ROWS) if self.format == "parquet" else (read_arrow_schema(path), [])
+        return _Head(tuple(schema.names), {field.name: field.type for field in schema}, tuple(runs))
 
     def read_span(self, span: Span, layout: Layout | None, rows: int | None = None) -> Iterator[Batch]:
         """The rows of a span in order, about ``rows`` at a time, by default a shard's; its columns come in the order of ``layout``.
@@ -172,32 +214,6 @@ class Source:
                 batch = replace(batch, rows=batch.only(layout.columns))  # noqa: PLW2901  (the same rows, their columns as in the first)
             share = span.start + (span.end - span.start) * batch.share
             yield replace(batch, share=share, part=span.file, span=span.number, index=index)
-
-    def _check_layouts(self) -> None:
-        """Compare the headers and footers of all files, before any row is read.
-
-        Raises:
-            ProductsError: a file has other columns than the first, or cannot be read.
-        """
-        if len(self.files) < 2 or self.format in ("jsonl", "excel") or STANDARD_INPUT in self.paths:
-            return  # lines have no header, workbooks are read whole, and what comes through a pipe comes once
-        first: tuple[Sequence[str], Mapping[str, object]] | None = None
-        for file in self.files:
-            columns, types = self._layout(file.path)
-            if not columns:  # which the first bytes do not say; they are compared as its rows come
-                continue
-            first = first or (columns, types)
-            self._check_layout(file, columns, types, *first)
-
-    def _layout(self, path: Location) -> tuple[Sequence[str], Mapping[str, object]]:
-        """The columns that a file itself has, and of tables their Arrow types."""
-        if self.format in ("csv", "tsv"):
-            return csv_reader.read_header(path, self._delimited), {}
-        from catcli.data.io.columnar import read_schema
-
-        _check_table(path, self.format)
-        schema = read_schema(path, self.format)
-        return schema.names, {field.name: field.type for field in schema}
 
     def _check_layout(
         self, file: InputFile, columns: Sequence[str], types: Mapping[str, object], first: Sequence[str], first_types: Mapping[str, object]
@@ -218,9 +234,7 @@ class Source:
     def count(self) -> int:
         """How many rows there are; all formats but Parquet are read through for it."""
         if self.format == "parquet":
-            from catcli.data.io.columnar import count_parquet_rows
-
-            return sum(map(count_parquet_rows, self.paths))
+            return sum(span.rows or 0 for span in self.spans)
         return sum(map(len, self.batches()))
 
     def read(self) -> Batch:
