@@ -23,10 +23,11 @@ Fault = Callable[["_Handler", int], bool]
 
 @dataclass
 class Faults:
-    """The faults to come, and how many requests there have been."""
+    """The faults to come, the requests that there have been, and the bytes that they got."""
 
     fault: Fault = lambda _handler, _number: False
     requests: list[str] = field(default_factory=list)
+    sent: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -45,6 +46,8 @@ class _Handler(BaseHTTPRequestHandler):
         connection.request(self.command, self.path, body, dict(self.headers))
         answer = connection.getresponse()
         data = answer.read()
+        with self.faults.lock:
+            self.faults.sent += len(data)
         self.send_response(answer.status)
         for name, value in answer.getheaders():
             if name.lower() not in ("transfer-encoding", "connection", "content-length"):

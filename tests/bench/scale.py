@@ -3,6 +3,7 @@
     python tests/bench/scale.py read ADAPTER CATALOG...             a labeler that answers at once: rows/s, CPU, memory, by shape of catalog
     python tests/bench/scale.py driver ADAPTER CATALOG              CPU seconds of the driver per million rows, by engine
     python tests/bench/scale.py kills ADAPTER CATALOG [--kills 10]  killed and resumed by any engine; a row mended, a file added between
+    python tests/bench/scale.py bucket ADAPTER CATALOG...           requests and bytes of objects on an S3 server of this machine
     python tests/bench/scale.py simulate --rows 1e9 --speed 18000   hours and driver load on 1 to 1,000 workers, from measured costs
 
 CATALOG is a Parquet file with the columns that the adapter reads. ``simulate`` takes the costs that the other parts print.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
+import os
 import random
 import resource
 import signal
@@ -211,6 +213,29 @@ def kills(adapter: str, catalog: str, count: int, seed: int) -> None:
         )
 
 
+def bucket(adapter: str, catalogs: Sequence[str]) -> None:
+    """Requests and bytes read of each object, by its format."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from s3 import server
+
+    table = Table("format", "MiB", "GET and HEAD requests", "bytes read for a byte of the object")
+    with server() as running, tempfile.TemporaryDirectory() as scratch:
+        for catalog in catalogs:
+            frame = pl.read_parquet(catalog)
+            for name, (shape, ending) in SHAPES.items():
+                if name == "files of 100 rows":
+                    continue
+                source = shape(frame, Path(scratch))
+                running.put(source.name, source.read_bytes())
+                running.faults.requests.clear()
+                before = running.faults.sent
+                line = [sys.executable, __file__, "stub", adapter, f"s3://shop/{source.name}", str(Path(scratch) / f"out.{ending}")]
+                subprocess.run(line, capture_output=True, check=True, env={**os.environ, **running.environment})
+                size, sent = source.stat().st_size, running.faults.sent - before
+                table.add_row(name, f"{size / 2**20:,.1f}", f"{len(running.faults.requests)}", f"{sent / size:.2f}")
+    Console().print(table)
+
+
 def simulate(rows: float, speed: float, driver_cost: float, span_cost: float, start: float) -> None:
     """List scheduling of spans over workers: the driver hands out one after the other, a worker labels one at a time."""
     table = Table("workers", "hours", "rows/s", "driver at work", "worker at work", title=f"{rows:,.0f} rows, {speed:,.0f} rows/s a worker")
@@ -234,7 +259,7 @@ def simulate(rows: float, speed: float, driver_cost: float, span_cost: float, st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["read", "stub", "driver", "kills", "simulate"])
+    parser.add_argument("part", choices=["read", "stub", "driver", "kills", "bucket", "simulate"])
     parser.add_argument("adapter", nargs="?", default="")
     parser.add_argument("catalogs", nargs="*")
     parser.add_argument("--kills", type=int, default=10)
@@ -251,6 +276,8 @@ def main() -> None:
         read_and_write(options.adapter, *options.catalogs)
     elif options.part == "driver":
         driver(options.adapter, options.catalogs[0])
+    elif options.part == "bucket":
+        bucket(options.adapter, options.catalogs)
     elif options.part == "kills":
         kills(options.adapter, options.catalogs[0], options.kills, options.seed)
     else:

@@ -42,7 +42,7 @@ RETRY: RetryConfig = {
 TIMEOUTS: ClientConfig = {"timeout": timedelta(seconds=60), "connect_timeout": timedelta(seconds=10)}
 """What one request may take: a block is some megabytes."""
 
-BLOCK = 8 * 2**20
+FIRST_BLOCK, BLOCK = 2**16, 8 * 2**20
 """Bytes of a text that are asked for at once."""
 
 CREDENTIALS = {
@@ -94,9 +94,9 @@ class BucketObject:
         """The ending of its name."""
         return PurePosixPath(self.name).suffix
 
-    def opened(self, block: int = BLOCK) -> io.BufferedReader:
-        """Its bytes, asked for in blocks."""
-        return io.BufferedReader(RangeReader(self), block)
+    def opened(self) -> io.BufferedReader:
+        """Its bytes from beginning to end, asked for in blocks."""
+        return io.BufferedReader(_BlockReader(self), FIRST_BLOCK)
 
 
 Answer = TypeVar("Answer")
@@ -159,6 +159,21 @@ class RangeReader(io.RawIOBase):
             except _failures() as error:
                 raise ProductsError(_error_sentence(self._source.url, "cannot be read", error)) from error
         raise AssertionError("the last attempt returns or raises")
+
+
+class _BlockReader(RangeReader):
+    """Reads an object in blocks, however little is asked for at once: the first is small, for who wants the header alone."""
+
+    def __init__(self, source: BucketObject) -> None:
+        super().__init__(source)
+        self._block, self._start, self._fetched_bytes = FIRST_BLOCK, 0, b""
+
+    def _fetched(self, start: int, end: int) -> bytes:
+        if not (self._start <= start and end <= self._start + len(self._fetched_bytes)):
+            stop = min(start + max(self._block, end - start), self._source.size)
+            self._start, self._fetched_bytes = start, super()._fetched(start, stop)
+            self._block = min(8 * self._block, BLOCK)
+        return self._fetched_bytes[start - self._start : end - self._start]
 
 
 def interruptible(ask: Callable[[], Answer]) -> Answer:

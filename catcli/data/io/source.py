@@ -360,7 +360,8 @@ def _json_lines(path: Location, blocks: Iterator[tuple[pl.DataFrame, json_lines.
 def _tables(path: Location, form: Format, groups: range | None, rows: int) -> Iterator[Batch]:
     from catcli.data.io.columnar import read_arrow, read_parquet
 
-    _check_table(path, form)
+    if form != "parquet":  # whose footer was read already
+        _check_table(path, form)
     for table, share in read_parquet(path, rows, groups) if form == "parquet" else read_arrow(path, rows):
         yield Batch(table, share, where=display_name(path))
 

@@ -54,7 +54,8 @@ HEAD_BYTES = 4096
 BLOCK_BYTES = 2**20
 
 MAX_INSPECTED_BYTES = 16 * 2**20
-"""Bytes of a compressed file that are looked at to tell its encoding; a plain one is looked at whole, which takes a second a gigabyte."""
+"""Bytes of a compressed file, or of one in a bucket, that are looked at to tell its encoding. Of a plain one on a disk all are: a second a
+gigabyte."""
 
 # Bytes that Windows-1252 leaves undefined: where they stand, the text is of neither that encoding nor Latin-1.
 _UNDEFINED = (b"\x81", b"\x8d", b"\x8f", b"\x90", b"\x9d")
@@ -73,6 +74,11 @@ class ByteStream:
     def packed(self) -> bool:
         """Whether the file below is compressed."""
         return self.file is not self._below
+
+    @property
+    def is_cheap(self) -> bool:
+        """Whether it can be read a second time at the cost of a disk."""
+        return not self.packed and isinstance(self.path, Path)
 
     @property
     def head(self) -> bytes:
@@ -175,8 +181,8 @@ def detect_encoding(stream: ByteStream, *, damaged: bool = False, whole: bool = 
     """The encoding of a text: UTF-8, UTF-16, or Windows-1252, of which Latin-1 is a part.
 
     A plain file is looked at to its end, so that the first letter with an accent in its last row does not stop a run after hours; of what
-    is compressed the first `MAX_INSPECTED_BYTES` bytes are, and of standard input what has arrived. UTF-8 with a few bytes that are not is
-    UTF-8 where ``damaged`` text can be read. Without ``whole`` the first bytes alone are looked at.
+    is compressed or in a bucket the first `MAX_INSPECTED_BYTES` bytes are, and of standard input what has arrived. UTF-8 with a few bytes
+    that are not is UTF-8 where ``damaged`` text can be read. Without ``whole`` the first bytes alone are looked at.
 
     Raises:
         ProductsError: it is of none of these.
@@ -197,7 +203,7 @@ def detect_encoding(stream: ByteStream, *, damaged: bool = False, whole: bool = 
         return _detect(path, [head])
     with open_bytes(path) as reopened:
         blocks = iter(lambda: reopened.file.read(BLOCK_BYTES), b"")
-        encoding = _detect(path, itertools.islice(blocks, MAX_INSPECTED_BYTES // BLOCK_BYTES) if reopened.packed else blocks)
+        encoding = _detect(path, itertools.islice(blocks, None if reopened.is_cheap else MAX_INSPECTED_BYTES // BLOCK_BYTES))
     damage = _first_damage(path) if encoding == "cp1252" else None
     if damage is None:
         return encoding
@@ -263,7 +269,7 @@ def _first_damage(path: Location) -> tuple[int, int] | None:
     letters = high = inside = 0
     with open_bytes(path) as stream:
         blocks = iter(lambda: stream.file.read(BLOCK_BYTES), b"")
-        for block in itertools.islice(blocks, MAX_INSPECTED_BYTES // BLOCK_BYTES) if stream.packed else blocks:
+        for block in itertools.islice(blocks, None if stream.is_cheap else MAX_INSPECTED_BYTES // BLOCK_BYTES):
             well_formed = _WELL_FORMED.findall(block)
             letters, inside, high = letters + len(well_formed), inside + sum(map(len, well_formed)), high + len(_HIGH.findall(block))
     return _first_undecodable(path, "utf-8") if letters >= MIN_UTF8_LETTERS and high - inside <= MAX_DAMAGE * letters else None
