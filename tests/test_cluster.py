@@ -169,7 +169,7 @@ class InThisProcess(RemoteEngine):
             str(adapter.folder), LabelerOptions(adapter.fingerprint, "cpu", "auto", None, 1, "done", DEFAULT_MAX_CHANGE)
         )
         self.asked: set[type] = set()
-        super().__init__(adapter, self._worker.info(), 1, "worker", DEFAULT_MAX_CHANGE)
+        super().__init__(adapter, self._worker.info(), "1 worker", 1, DEFAULT_MAX_CHANGE)
 
     def first_worker(self) -> WorkerHandle:
         return self

@@ -44,8 +44,8 @@ from catcli.paths import is_pipe
 MAX_WAITING_ROWS = 4 * SHARD_ROWS
 """Rows that were read and are not yet written, about."""
 
-MAX_SPAN_BYTES = 64 * 2**20
-"""Bytes of a span that a worker reads by itself, at most; a larger one is read here and divided among the workers."""
+MAX_SPAN_ROWS, MAX_SPAN_BYTES = 16 * SHARD_ROWS, 64 * 2**20
+"""Rows of a span that a worker reads by itself, at most, or bytes where rows are not known; a larger one is read here and divided."""
 
 DoneShards = Mapping[tuple[int, int, int], int]
 """Shards that an earlier run has done, and their rows: by the number of the file, of the span in it, and of the shard in that."""
@@ -213,7 +213,7 @@ def _spans(spans: Sequence[Span], source: Source, layout: Layout, part: PartOpti
         done_there = rows_by_span.get((span.file, span.number), {})
         if done_there and sum(done_there.values()) == span.rows:
             continue
-        if span.bytes > MAX_SPAN_BYTES:
+        if span.bytes > MAX_SPAN_BYTES if span.rows is None else span.rows > MAX_SPAN_ROWS:
             yield from _shards(source.read_span(span, layout), part, done)
         else:
             yield SpanWork(span, frozenset(done_there))

@@ -54,7 +54,7 @@ class ProcessEngine(RemoteEngine):
             self.close()
             raise
         self._arguments = (folder, options.pinned(info))
-        super().__init__(adapter, info, count, "processes", max_change)
+        super().__init__(adapter, info, "1 process" if count == 1 else f"{count} processes", count, max_change)
 
     def first_worker(self) -> WorkerHandle:
         """The first of them, which is started again where a run has ended."""

@@ -22,6 +22,7 @@ from catcli.inference.remote_engine import RemoteEngine, WorkerHandle
 from catcli.inference.sandbox import check_adapter
 from catcli.inference.shards import Results, Work
 from catcli.logs import LOGGER
+from catcli.wording import count_noun
 
 MAX_WORKER_CORES = 4
 """Cores of a worker, at most, where there is no GPU: each of them labels a call of its own."""
@@ -53,7 +54,7 @@ class RayEngine(RemoteEngine):
             except BaseException:
                 self._ray.shutdown()
                 raise
-        super().__init__(adapter, info, self._count, "Ray workers", max_change)
+        super().__init__(adapter, info, count_noun(self._count, "Ray worker"), self._count, max_change)
 
     def _join(
         self, adapter: Adapter, device: str, variant: str, batch_tokens: int | None, workers: int | None, max_change: float

@@ -36,8 +36,8 @@ class WorkerHandle(Protocol):
 class RemoteEngine(Engine):
     """Hands shards to workers that are elsewhere, one to a worker at a time, and the next as soon as it is done."""
 
-    def __init__(self, adapter: Adapter, info: WorkerInfo, workers: int, kind: str, max_change: float) -> None:
-        """``info`` is what the first of the ``workers`` got, which are of a ``kind`` for the summary."""
+    def __init__(self, adapter: Adapter, info: WorkerInfo, workers: str, count: int, max_change: float) -> None:
+        """``info`` is what the first of ``count`` workers got; ``workers`` is what the summary calls them."""
         manifest = adapter.manifest
         super().__init__(
             categories=manifest.categories,
@@ -46,11 +46,11 @@ class RemoteEngine(Engine):
             provider=info.provider,
             texts_per_call=info.texts_per_call,
             cascade=manifest.variants[info.variant].cascade(max_change),
-            description=f"{info.variant} on {info.provider}, {workers} {kind}",
-            shards_at_once=2 * workers,  # one at work, and one for when that is done
-            max_waiting_rows=4 * workers * SHARD_ROWS,
+            description=f"{info.variant} on {info.provider}, {workers}",
+            shards_at_once=2 * count,  # one at work, and one for when that is done
+            max_waiting_rows=4 * count * SHARD_ROWS,
         )
-        self.workers = workers
+        self.workers = count
 
     def _spans_to_read(self, source: Source) -> list[Span]:
         """All spans, where they are enough for the workers to have as much to do each."""

@@ -108,7 +108,7 @@ class Parts:
         self.folder = hidden_path(self._target, "catcli-parts")
         self._stack = ExitStack()
         self._waiting: list[tuple[PartRecord, Mapping[str, Any]]] = []
-        self._entered = False
+        self._may_delete = False
         self.discarded = 0
         self.changed: list[str] = []
         self._alone = False
@@ -134,7 +134,7 @@ class Parts:
         except BaseException:
             self.close()
             raise
-        self._entered = True
+        self._may_delete = True
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -182,6 +182,7 @@ class Parts:
             alone = False
         if not alone:
             raise OutputError(f"-o {self.out} is being written by another run; wait for it, or write to another file.")
+        self._may_delete = not (self.folder / JOURNAL).exists()  # else once it was read, and is of no use
         self._alone = True
 
     def _usable(self, head: JournalHead, records: Sequence[PartRecord]) -> list[PartRecord]:
@@ -322,7 +323,7 @@ class Parts:
 
     def close(self) -> None:
         """Close the journal; finished parts stay."""
-        if self._alone and self._entered and not (self._keep and self.done):
+        if self._alone and self._may_delete and not (self._keep and self.done):
             delete_private_folder(self.folder)  # while it is locked: another run must not begin in what is about to go
         self._alone = False
         self._stack.close()
