@@ -182,7 +182,7 @@ class InThisProcess(RemoteEngine):
         self.asked.add(type(arguments[0]))
         return getattr(self._worker, method)(*arguments)
 
-    def stop(self) -> None:
+    def end_workers(self) -> None:
         self._worker.stop()
 
     def close(self) -> None:

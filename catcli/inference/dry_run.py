@@ -40,7 +40,7 @@ def dry_run(catalog: Sequence[str], options: PredictOptions) -> RunEstimate:
     Raises:
         CatcliError: what `predict` would raise before the first row.
     """
-    if options.engine != "local":
+    if options.engine not in ("local", "threads"):
         raise UsageError("--dry-run measures one process of this machine; leave out --engine.")
     with open_job(catalog, options, in_processes=False) as job:
         engine, source = job.engine, job.source

@@ -314,7 +314,8 @@ def open_engine(adapter: Adapter, options: PredictOptions, *, in_processes: bool
         from catcli.inference.ray_engine import RayEngine
 
         return RayEngine(*arguments, max_change)
-    beside_gpu = in_processes and os.name == "posix" and options.device != "cpu" and not is_pipe(options.output)
+    writes_parts = in_processes and os.name == "posix" and not is_pipe(options.output)
+    beside_gpu = options.engine == "local" and options.device != "cpu" and writes_parts
     if options.engine == "processes" or (beside_gpu and has_cuda()):
         from catcli.inference.process_engine import ProcessEngine
 

@@ -11,7 +11,7 @@ from catcli.errors import UsageError
 from catcli.inference.compute_options import ComputeOptions
 from catcli.paths import is_folder, is_pipe
 
-ENGINES = ("local", "processes", "ray")
+ENGINES = ("local", "threads", "processes", "ray")
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class PredictOptions(ComputeOptions):
     trusted_key: Annotated[Sequence[str], Flag(metavar="KEY")] = ()
     """Use the adapter only if this public key (ed25519) signed it. Repeat to trust several keys."""
     engine: str = "local"
-    """local: threads, or beside a GPU processes; processes; or ray: workers on a Ray cluster (pip install 'catcli[ray]'). All give the same
-    output."""
+    """local (threads, or beside a GPU processes), threads, processes, or ray: workers on a Ray cluster (pip install 'catcli[ray]'). All
+    give the same output."""
     batch_tokens: Annotated[int | None, Flag(minimum=1)] = None
     """Tokens of a batch; by the device by default."""
     workers: Annotated[int | None, Flag(minimum=1)] = None

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from catcli.adapter.folder import Adapter
-from catcli.errors import CatcliError
+from catcli.errors import CatcliError, DeviceError
 from catcli.inference.labeler import candidate_variants
 from catcli.inference.remote import LabelerOptions, RemoteWorker, RunOptions
 from catcli.inference.remote_engine import RemoteEngine, WorkerHandle
@@ -34,11 +34,11 @@ class ProcessEngine(RemoteEngine):
     def __init__(
         self, adapter: Adapter, device: str, variant: str, batch_tokens: int | None, workers: int | None, max_change: float
     ) -> None:
-        """Start the first of ``workers`` processes, by default one for every `CORES_PER_PROCESS` cores.
+        """Start ``workers`` processes, by default one for every `CORES_PER_PROCESS` cores.
 
         Raises:
             AdapterError: the adapter cannot be loaded there.
-            DeviceError: ``device`` is ``cuda`` and there is none.
+            DeviceError: ``device`` is ``cuda`` and there is none, or not for all of them.
         """
         cores = len(os.sched_getaffinity(0))
         count = workers or min(MAX_PROCESSES, max(1, cores // CORES_PER_PROCESS))
@@ -47,12 +47,22 @@ class ProcessEngine(RemoteEngine):
         threads = CALLS_AT_ONCE if device != "cpu" else max(1, cores // count)
         options = LabelerOptions(adapter.fingerprint, device, variant, batch_tokens, threads, "done" if vetted else "here", max_change)
         folder = str(adapter.folder.resolve())
-        self._processes = [_Process(folder, options)]
+        self._processes = [_Process(folder, options) for _ in range(count)]
         try:
-            info = self._processes[0].call("info")
+            for process in self._processes:  # all load at the same time
+                process.send("info")
+            infos = [process.result() for process in self._processes]
         except BaseException:
             self.close()
             raise
+        info = infos[0]
+        for other in infos:
+            if (other.variant, other.provider) != (info.variant, info.provider):
+                self.close()
+                raise DeviceError(
+                    f"one process labels by {info.variant} on {info.provider} and another by {other.variant} on {other.provider}, which "
+                    "give other labels; is the GPU's memory short? Pass fewer --workers, or --engine threads."
+                )
         self._arguments = (folder, options.pinned(info))
         super().__init__(adapter, info, "1 process" if count == 1 else f"{count} processes", count, max_change)
 
@@ -63,13 +73,13 @@ class ProcessEngine(RemoteEngine):
         return self._processes[0]
 
     def open_workers(self, run: RunOptions, ready: Callable[[WorkerHandle], None]) -> None:
-        """Start all processes; they load the adapter at the same time."""
+        """Give all processes the run; those that a run before ended are started again."""
         self._processes += [_Process(*self._arguments) for _ in range(self.workers - len(self._processes))]
         for process in self._processes:
             process.send("start", run)
             ready(process)
 
-    def stop(self) -> None:
+    def end_workers(self) -> None:
         """End the processes, whatever they are at."""
         for process in self._processes:
             process.end()
@@ -77,7 +87,7 @@ class ProcessEngine(RemoteEngine):
 
     def close(self) -> None:
         """The same."""
-        self.stop()
+        self.end_workers()
 
 
 class _Process:
@@ -105,12 +115,16 @@ class _Process:
         self._waiting += 1
 
     def call(self, method: str, *arguments: object) -> Any:  # noqa: ANN401  # what the method gives
-        """What a method gives.
+        """What a method gives; see `result`."""
+        self.send(method, *arguments)
+        return self.result()
+
+    def result(self) -> Any:  # noqa: ANN401  # what the method gives
+        """What the method that was sent last gives.
 
         Raises:
-            CatcliError: the process has ended, or the method says what is wrong.
+            CatcliError: the process has ended, or a method says what is wrong.
         """
-        self.send(method, *arguments)
         result = None
         while self._waiting:
             try:

@@ -117,7 +117,7 @@ class RayEngine(RemoteEngine):
             for reference in begun:
                 ready(starting.pop(reference))
 
-    def stop(self) -> None:
+    def end_workers(self) -> None:
         """End the workers, whatever they are at."""
         with silence(), suppress(Exception):  # of a cluster that is gone
             for actor in self._actors:

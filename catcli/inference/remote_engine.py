@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from catcli.adapter.folder import Adapter
 from catcli.data.io.part_file import write_part
 from catcli.data.io.source import SHARD_ROWS, Layout, Source, Span
+from catcli.errors import CatcliError
 from catcli.inference.engines import Engine, Run
 from catcli.inference.labeler import Labels
 from catcli.inference.remote import TOKEN, RunOptions, WorkerInfo
@@ -64,6 +65,15 @@ class RemoteEngine(Engine):
         """Give the workers a run; ``ready`` is called with each of them that can be handed work."""
 
     @abstractmethod
+    def end_workers(self) -> None:
+        """End the workers, whatever they are at."""
+
+    def stop(self) -> None:
+        """End the run, also for who waits for a worker."""
+        self.end_workers()
+        self._idle.put(None)
+
+    @abstractmethod
     def first_worker(self) -> WorkerHandle:
         """One of them, for texts outside of a run."""
 
@@ -77,7 +87,7 @@ class RemoteEngine(Engine):
         token = secrets.token_hex(16)
         if options.part is not None:
             (options.part.folder / TOKEN).write_text(token)
-        idle: queue.SimpleQueue[WorkerHandle] = queue.SimpleQueue()
+        idle = self._idle = queue.SimpleQueue[WorkerHandle | None]()
         self.open_workers(RunOptions.of(options, source, layout, token), idle.put)
         folder = options.part.folder if options.part is not None else Path()
 
@@ -101,10 +111,12 @@ class RemoteEngine(Engine):
 
 
 @contextmanager
-def _taken(idle: queue.SimpleQueue[WorkerHandle]) -> Iterator[WorkerHandle]:
-    """A worker that has nothing to do, as soon as there is one."""
+def _taken(idle: queue.SimpleQueue[WorkerHandle | None]) -> Iterator[WorkerHandle]:
+    """A worker that has nothing to do, as soon as there is one; None stands there once the run has ended."""
     worker = idle.get()
     try:
+        if worker is None:
+            raise CatcliError("the run has ended.")  # which has its own error, or none
         yield worker
     finally:
         idle.put(worker)

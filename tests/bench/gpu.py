@@ -280,7 +280,7 @@ def workers(setting: Setting) -> Facts:
     found: Facts = {}
     few = setting.catalog(setting.rows(200_000), "parquet")
     for count in (1, 3, 6, 12):
-        found |= measured(setting, few, "--workers", count)
+        found |= measured(setting, few, "--engine", "threads", "--workers", count)
     return found | measured(setting, setting.catalog(setting.rows(200_000), "csv"))
 
 
@@ -299,7 +299,7 @@ def processes(setting: Setting) -> Facts:
                 if not catalog.exists():
                     whole.slice(number * size, size).write_parquet(catalog)
                 line = ["predict", catalog, "-o", setting.out / f"shard-{number}-labeled.parquet", "--adapter", setting.adapter]
-                line += ["--device", setting.device, "--json", "--workers", 2, *(["--exact"] if exact else [])]
+                line += ["--device", setting.device, "--json", "--engine", "threads", "--workers", 2, *(["--exact"] if exact else [])]
                 command = [sys.executable, "-m", "catcli", *map(str, line)]
                 running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
             told = []
@@ -477,7 +477,7 @@ def limits(setting: Setting) -> Facts:
     import torch
 
     held = torch.empty(torch.cuda.mem_get_info()[0] - 1_500 * 2**20, dtype=torch.uint8, device="cuda")
-    told = setting.predict(catalog, out, "--exact", "--batch-tokens", 1_000_000, "--workers", 6)
+    told = setting.predict(catalog, out, "--exact", "--batch-tokens", 1_000_000, "--engine", "threads", "--workers", 6)
     found["1.5 GB of memory, 1,000,000 tokens a batch: halved"] = told["halved"]
     found["rows"] = told["rows"]
     held.zero_()
