@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -130,6 +132,24 @@ def test_fit_report_review_and_previous_read_buckets_too(s3: Server, tmp_path: P
     assert s3.get("review.csv") == (tmp_path / "review.csv").read_bytes()
     labeled("s3://shop/products.csv", "s3://shop/again.csv", previous="s3://shop/labeled.csv")
     assert s3.get("again.csv").count(b"\n") == len(ROWS) + 1
+
+
+@pytest.mark.parametrize("name", ["large.parquet", "large.csv", "large.arrow"])
+def test_no_byte_of_an_object_is_read_twice_but_those_that_tell_its_encoding(
+    s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("catcli.data.io.streams.MAX_INSPECTED_BYTES", 2**20)
+    frame = pl.DataFrame({"title": [f"mug {hash_of:x}" for hash_of in np.random.default_rng(0).integers(0, 2**62, 200_000)]})
+    if name.endswith("parquet"):
+        frame.write_parquet(tmp_path / name, row_group_size=20_000)
+    else:
+        (frame.write_csv if name.endswith("csv") else frame.write_ipc)(tmp_path / name)
+    s3.put(name, (tmp_path / name).read_bytes())
+    before, size = s3.faults.sent, (tmp_path / name).stat().st_size
+    s3.faults.requests.clear()
+    assert len(open_source([f"s3://shop/{name}"]).read()) == 200_000
+    assert size <= s3.faults.sent - before < 1.15 * size + (2 * 2**20 if name.endswith("csv") else 0)
+    assert len(s3.faults.requests) < 40
 
 
 # --- faults ---------------------------------------------------------------------------------------------------------------------------

@@ -17,12 +17,14 @@ from pathlib import Path
 import polars as pl
 import psutil
 import pytest
-from conftest import FIXTURE, catcli
+from conftest import FIXTURE, catcli, small_shards, stopped_after
 from s3 import server
 
 from catcli.adapter.folder import Adapter
 from catcli.adapter.store import find_adapter
 from catcli.config import DEFAULT_MAX_CHANGE
+from catcli.data.io.parts import Parts
+from catcli.data.io.source import open_source
 from catcli.errors import CatcliError, DeviceError
 from catcli.inference import remote
 from catcli.inference.predict import predict
@@ -157,6 +159,30 @@ def test_what_a_worker_does_not_see_is_read_and_written_here(
     assert engine.asked == {SpanWork, ShardWork} if hidden == "files" else {SpanWork}
     assert (tmp_path / "here.csv").read_bytes() == (tmp_path / "there.csv").read_bytes()
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+@pytest.mark.parametrize("first", ["here", "there"])
+def test_a_run_over_row_groups_goes_on_with_another_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str) -> None:
+    """Within a span, too, whose later shards take over what its first one labeled."""
+    small_shards(monkeypatch, 64)
+    monkeypatch.setattr("catcli.data.io.source.SPAN_ROWS", 200)
+    monkeypatch.setattr("catcli.inference.shards.MIN_KNOWN_ROWS", 16)
+    titles = [f"mug {number % 90}" for number in range(1_500)]
+    pl.DataFrame({"title": titles}).write_parquet(tmp_path / "in.parquet", row_group_size=100)
+    assert [span.rows for span in open_source([str(tmp_path / "in.parquet")]).spans] == [200] * 7 + [100]
+    whole = PredictOptions(str(tmp_path / "whole.csv"), str(FIXTURE), device="cpu")
+    expected = predict([str(tmp_path / "in.parquet")], whole)
+    options = replace(whole, output=str(tmp_path / "out.csv"))
+    engines = {"here": None, "there": InThisProcess(find_adapter(str(FIXTURE)))}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Parts, "commit", stopped_after(6))
+        predict([str(tmp_path / "in.parquet")], options, engine=engines.pop(first))
+    (engine,) = engines.values()
+    done = predict([str(tmp_path / "in.parquet")], replace(options, resume=True), engine=engine)
+    assert done.resumed > 0
+    assert (done.rows, done.labeled, done.categories) == (expected.rows, expected.labeled, expected.categories)
+    assert expected.labeled < 1_500
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
 class InThisProcess(RemoteEngine):

@@ -16,10 +16,12 @@ from typing import Any
 
 from catcli.adapter.folder import Adapter
 from catcli.errors import CatcliError, DeviceError
+from catcli.inference.cuda import has_cuda
 from catcli.inference.labeler import candidate_variants
 from catcli.inference.remote import LabelerOptions, RemoteWorker, RunOptions
 from catcli.inference.remote_engine import RemoteEngine, WorkerHandle
 from catcli.inference.sandbox import check_adapter
+from catcli.inference.session import available_cores
 
 CORES_PER_PROCESS, MAX_PROCESSES = 4, 4
 """Cores of a process, about, and processes by default, at most: beside an H100 four labeled 81,000 rows/s, where one did 22,000."""
@@ -40,11 +42,11 @@ class ProcessEngine(RemoteEngine):
             AdapterError: the adapter cannot be loaded there.
             DeviceError: ``device`` is ``cuda`` and there is none, or not for all of them.
         """
-        cores = len(os.sched_getaffinity(0))
+        cores = available_cores()
         count = workers or min(MAX_PROCESSES, max(1, cores // CORES_PER_PROCESS))
         vetted = all(check_adapter(adapter, name) for name in candidate_variants(adapter, device, variant))
         # On a CPU the cores are divided.
-        threads = CALLS_AT_ONCE if device != "cpu" else max(1, cores // count)
+        threads = CALLS_AT_ONCE if device != "cpu" and has_cuda() else max(1, cores // count)
         options = LabelerOptions(adapter.fingerprint, device, variant, batch_tokens, threads, "done" if vetted else "here", max_change)
         folder = str(adapter.folder.resolve())
         self._processes = [_Process(folder, options) for _ in range(count)]
