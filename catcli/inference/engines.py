@@ -1,7 +1,7 @@
 """What labels the shards of a catalog: an engine. Threads of this process are one, processes beside a GPU another, a Ray cluster a third.
 
 An engine decides where a shard is labeled, never what comes out: that follows from the rows alone (`catcli.inference.shards`). So all of
-them are one class, which hands shards to workers and takes the results in the order of the rows; they differ in what a worker is.
+them are one class, which hands shards to workers and takes their results; they differ in what a worker is.
 """
 
 from __future__ import annotations
