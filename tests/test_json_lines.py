@@ -95,3 +95,10 @@ def test_keys_that_come_twice_are_seen_without_parsing_every_line(tmp_path: Path
     found = read()
     with mock.patch.object(json_lines, "_frame_of_unique_keys", return_value=None):
         assert found == read()
+
+
+def test_a_long_run_of_backslashes_takes_no_longer_than_other_text(tmp_path: Path) -> None:
+    """Two million of them: by the square of their number this would take hours."""
+    cell = "\\" * 2_000_000
+    (tmp_path / "in.jsonl").write_text(json.dumps({"title": cell}) + "\n")
+    assert open_source([str(tmp_path / "in.jsonl")]).read().frame["title"].to_list() == [cell]

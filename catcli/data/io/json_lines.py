@@ -297,7 +297,8 @@ def read_frames(
             yield (_frame(path, _drop_duplicate_keys(block), schema) if frame is None else frame), block
 
 
-_ESCAPED_KEY = re.compile(rb'\\[^"]*"\s*:')
+_ESCAPED_KEY = re.compile(rb'\\[^"\\]*"\s*:')
+"""A key with an escape, from its last backslash on: from the first, a run of n backslashes would take n squared steps."""
 
 
 def _frame_of_unique_keys(block: LineBlock, schema: Mapping[str, pl.DataType]) -> pl.DataFrame | None:
