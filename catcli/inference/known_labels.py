@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +12,7 @@ import polars as pl
 
 from catcli.arrays import FloatArray, HashArray, IntArray
 from catcli.data.io.journal import read_arrays
+from catcli.data.io.part_file import new_file
 
 Classes = npt.NDArray[np.int32]
 
@@ -77,12 +76,8 @@ class KnownLabels:
 
     def save(self, path: Path) -> None:
         """Write them to a file, to the disk itself, complete or not at all."""
-        new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
-        with new.open("wb") as saved:
+        with new_file(path) as saved:
             np.savez(saved, **vars(self))  # nothing is compressed: no array is larger than the file
-            saved.flush()
-            os.fsync(saved.fileno())
-        new.replace(path)
 
     @classmethod
     def load(cls, path: Path, top_k: int, class_count: int) -> Self:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -179,19 +179,21 @@ def _label_to_pipe(job: PredictJob, advance: Advance) -> PredictSummary:
     with _review_folder(job.options) as folder, open_pipe(job.options.output, job.format) as writer, thread_pool(1) as pool:
         behind = BackgroundWriter(pool)
         for result in progress.of(job.engine.label_shards(job.source, job.batches, options, advance=progress.labeled)):
-            behind.hand(_write_to_pipe, result.labeled, job, writer, folder, spills)
+            behind.hand(_write_to_pipe, result.labeled, options, job, writer, folder, spills)
         behind.wait()
         _warn(progress.summary, job, "; they are not listed beside a pipe")
         _finish_review(job, folder, spills)
     return progress.summary
 
 
-def _write_to_pipe(labeled: LabeledRows, job: PredictJob, writer: RowWriter, folder: Path, spills: list[Path]) -> None:
+def _write_to_pipe(
+    labeled: LabeledRows, options: ShardOptions, job: PredictJob, writer: RowWriter, folder: Path, spills: list[Path]
+) -> None:
     """Write some rows, and keep those for the review."""
     kept = job.plan.kept(labeled.rows.columns)
     writer.write(labeled.rows, kept, labeled.added)
     if job.options.review is not None:
-        reviewed, added = labeled.for_review()
+        reviewed, added = labeled.for_review(options)
         if len(reviewed):
             spills.append(folder / f"{'0' * 12}-{0:06}-{len(spills):06}{REVIEW}")
             with write_errors(job.options.review, "--review"), ReviewSpill(spills[-1], review_format(job.options)) as spill:
@@ -259,10 +261,10 @@ class _Progress:
             LOGGER.info(f"going on after {rows:,} rows that a stopped run had labeled")
         return parts.shards()
 
-    def of(self, results: Iterator[ShardResult]) -> Iterator[ShardResult]:
+    def of(self, results: Generator[ShardResult]) -> Iterator[ShardResult]:
         """The results, each counted."""
         started = time.perf_counter()
-        with closing(results):  # type: ignore[type-var]  # a generator
+        with closing(results):
             for result in results:
                 if result.note:
                     LOGGER.warning(result.note)

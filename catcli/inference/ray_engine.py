@@ -40,7 +40,7 @@ class RayEngine(RemoteEngine):
         """Join the cluster that ``RAY_ADDRESS`` names or that runs here, or start one of this machine, and load the adapter on a worker.
 
         ``workers`` are as many as there are GPUs, or on CPUs one for every `MAX_WORKER_CORES` cores by default. A cluster that has no GPU
-        yet and starts machines as they are asked for gets as many as ``workers`` say, with ``device`` ``cuda``.
+        yet and starts machines on demand gets as many as ``workers`` say, with ``device`` ``cuda``.
 
         Raises:
             CatcliError: Ray is not installed, or its cluster cannot be joined.

@@ -87,19 +87,20 @@ class ShardOptions:
 
 @dataclass(frozen=True)
 class LabeledRows:
-    """Rows with their labels: ``added`` are the new columns, ``suggested`` the category of each row whether accepted or not."""
+    """Rows with their labels: ``added`` are the new columns, ``classes`` *(rows,)* the best class of each row, whether accepted or not."""
 
     rows: Batch
     added: pl.DataFrame
-    suggested: pl.Series
+    classes: Classes
     summary: PredictSummary
     known: KnownLabels
 
-    def for_review(self) -> tuple[Batch, pl.DataFrame]:
+    def for_review(self, options: ShardOptions) -> tuple[Batch, pl.DataFrame]:
         """The rows that are not accepted, with the category that each would have had."""
         missing = np.flatnonzero(self.added.get_column(PREDICTED).is_null().to_numpy())
         chosen = np.setdiff1d(missing, self.rows.nulls)
-        return self.rows.take(chosen), self.added.with_columns(self.suggested)[chosen]
+        suggested = options.names.gather(self.classes[chosen]).alias(PREDICTED)
+        return self.rows.take(chosen), self.added[chosen].with_columns(suggested)
 
 
 @dataclass(frozen=True)
@@ -137,17 +138,14 @@ def label_shard(
         labeled = _finish(*_begin(rows, known, options, labeler, pool), options, advance)
         return ShardResult("", labeled.summary, rows.share, rows.note, labeled, labeled.known if keeps_known(rows, options) else None)
     pieces = deque(_begin(piece, known, options, labeler, pool) for piece in cut_into_pieces(rows))
-    kept, path, done = (
-        options.plan.kept(rows.columns),
-        options.part.path(rows.part, rows.span, rows.index),
-        list[tuple[PredictSummary, KnownLabels]](),
-    )
+    kept, path = options.plan.kept(rows.columns), options.part.path(rows.part, rows.span, rows.index)
+    done: list[tuple[PredictSummary, KnownLabels]] = []
     with write_errors(options.part.out), PartFile(path, options.part) as part:
         while pieces:
             piece = _finish(*pieces.popleft(), options, advance)
             part.write(piece.rows, kept, piece.added)
             if options.part.review is not None:
-                reviewed, added = piece.for_review()
+                reviewed, added = piece.for_review(options)
                 part.review(reviewed, kept, added, CONFIDENCE)
             done.append((piece.summary, piece.known))
         labels = KnownLabels.merge([known for _, known in done]) if keeps_known(rows, options) else None
@@ -186,13 +184,13 @@ def _finish(
     advance: Advance,
 ) -> LabeledRows:
     """Wait for the calls, and make the new columns of their labels."""
-    results, told = list[Labels](), 0
+    results, reported = list[Labels](), 0
     for number, call in enumerate(calls, 1):
         results.append(call.result())
         share = len(rows) * number // len(calls)
-        advance(share - told)
-        told = share
-    advance(len(rows) - told)
+        advance(share - reported)
+        reported = share
+    advance(len(rows) - reported)
     shape = (len(planned.hashes), options.top_k)
     classes, confidences = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
     for labels, (numbers, places) in zip(sources, planned.known, strict=True):
@@ -224,7 +222,7 @@ def _labeled_rows(rows: Batch, planned: PlannedTexts, results: Sequence[Labels],
         categories=_count_categories(classes[:, 0], accepted, options),
         **{name: sum(getattr(labels, name) for labels in results) for name in ("cut", "halved", "decided", "checked", "changed")},
     )
-    return LabeledRows(rows, added, options.names.gather(classes[:, 0]).alias(PREDICTED), summary, known)
+    return LabeledRows(rows, added, classes[:, 0], summary, known)
 
 
 def _count_previous(planned: PlannedTexts, options: ShardOptions) -> int:

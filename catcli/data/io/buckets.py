@@ -95,7 +95,7 @@ class BucketObject:
         return PurePosixPath(self.name).suffix
 
     def opened(self) -> io.BufferedReader:
-        """Its bytes from beginning to end, asked for in blocks."""
+        """Its bytes from beginning to end, requested in blocks."""
         return io.BufferedReader(_BlockReader(self), FIRST_BLOCK)
 
 
@@ -162,7 +162,7 @@ class RangeReader(io.RawIOBase):
 
 
 class _BlockReader(RangeReader):
-    """Reads an object in blocks, however little is asked for at once: the first is small, for who wants the header alone."""
+    """Requests an object in blocks, however little is read at once: the first is small, for who wants the header alone."""
 
     def __init__(self, source: BucketObject) -> None:
         super().__init__(source)

@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import polars as pl
 
@@ -54,7 +54,7 @@ class PartFile:
     """
 
     def __init__(self, path: Path, options: PartOptions) -> None:
-        self._path, self._options, self._suffix = path, options, f".{secrets.token_hex(4)}.new"
+        self._path, self._options, self._suffix = path, options, new_suffix()
         self._stack = ExitStack()
         self._bad: list[BadRow] = []
         self._review: ReviewSpill | None = None
@@ -102,16 +102,28 @@ class PartFile:
                 os.fsync(listed.fileno())
 
 
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file of the folder of the parts, open under a name of its own: complete under its name where the block ends well."""
+    new = path.with_name(path.name + new_suffix())
+    with new.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def new_suffix() -> str:
+    """The ending of a name that no other worker gives to what it is writing."""
+    return f".{secrets.token_hex(4)}.new"
+
+
 def write_part(path: Path, files: Mapping[str, bytes]) -> None:
     """Write a part that was made elsewhere, by the endings of its files' names: the rows last, each complete and on the disk itself."""
     for ending in (*SIDE_FILES, ""):
         if ending in files:
-            new = path.with_name(f"{path.name}{ending}.{secrets.token_hex(4)}.new")
-            with new.open("wb") as file:
+            with new_file(path.with_name(path.name + ending)) as file:
                 file.write(files[ending])
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(path.with_name(path.name + ending))
 
 
 def with_extension(path: Path, form: FileFormat) -> Path:
