@@ -26,7 +26,7 @@ from catcli.config import DEFAULT_MAX_CHANGE
 from catcli.data.io.parts import Parts
 from catcli.data.io.source import open_source
 from catcli.errors import CatcliError, DeviceError
-from catcli.inference import remote
+from catcli.inference import process_engine, remote
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
 from catcli.inference.remote import LabelerOptions, RemoteWorker, RunOptions
@@ -142,6 +142,20 @@ def test_a_worker_imports_nothing_from_the_working_directory(tmp_path: Path) -> 
     line: list[str | Path] = [command, "predict", "some.csv", "-o", "out.csv", "--adapter", FIXTURE, *workers("processes")]
     subprocess.run(line, cwd=tmp_path, check=True, capture_output=True)
     assert not (tmp_path / "planted").exists()
+
+
+def test_processes_take_turns_on_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What CUDA shows to each; here there is none, so they end up on the CPU and say so."""
+    monkeypatch.setattr(process_engine, "has_cuda", lambda: True)
+    monkeypatch.setattr(process_engine, "visible_gpus", lambda: ["0", "GPU-b"])
+    monkeypatch.setattr(process_engine, "available_cores", lambda: 32)
+    engine = process_engine.ProcessEngine(find_adapter(str(FIXTURE)), "auto", "fp32", None, 3, DEFAULT_MAX_CHANGE)
+    try:
+        workers = [child for child in psutil.Process().children() if "catcli.inference.process_engine" in child.cmdline()]
+        assert sorted(worker.environ()["CUDA_VISIBLE_DEVICES"] for worker in workers) == ["0", "0", "GPU-b"]
+        assert len(engine.label(["steel hammer"]).confidences) == 1
+    finally:
+        engine.close()
 
 
 @pytest.mark.parametrize("hidden", ["files", "parts"])

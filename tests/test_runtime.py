@@ -141,6 +141,28 @@ def test_a_gpu_that_is_hidden_is_not_there(monkeypatch: pytest.MonkeyPatch, hidd
     assert not has_gpu()
 
 
+@pytest.mark.parametrize(("count", "names", "expected"), [(2, None, ["0", "1"]), (1, "GPU-a, 7,-1", ["GPU-a"]), (0, None, [])])
+def test_gpus_have_the_names_by_which_a_process_is_given_one(
+    monkeypatch: pytest.MonkeyPatch, count: int, names: str | None, expected: list[str]
+) -> None:
+    class Driver:
+        def __init__(self, name: str) -> None:
+            assert name == "libcuda.so.1"
+
+        def cuInit(self, _: int) -> int:  # noqa: N802  # CUDA's name
+            return 0 if count else 100
+
+        def cuDeviceGetCount(self, pointer: object) -> int:  # noqa: N802  # CUDA's name
+            pointer._obj.value = count  # type: ignore[attr-defined]  # what byref refers to
+            return 0
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if names is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", names)
+    monkeypatch.setattr(cuda.ctypes, "CDLL", Driver)
+    assert cuda.visible_gpus() == expected
+
+
 @pytest.mark.parametrize("policy", [None, "ACTIVE"])
 def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(policy: str | None) -> None:
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import io
 import os
@@ -24,6 +25,20 @@ def has_gpu() -> bool:
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
     return Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists() or os.name == "nt"
+
+
+def visible_gpus() -> list[str]:
+    """The devices that CUDA shows to this process, by the names that ``CUDA_VISIBLE_DEVICES`` gives them; none where there is no driver."""
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+            return []
+    except OSError:
+        return []
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    # CUDA reads the list up to the first name that it does not know.
+    return (names.replace(" ", "").split(",") if names is not None else [str(number) for number in range(count.value)])[: count.value]
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Labeling by several processes of this machine, which share its GPU: one process of Python cannot keep one busy by itself."""
+"""Labeling by several processes of this machine, which share its GPUs: one process of Python cannot keep one busy by itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from catcli.adapter.folder import Adapter
 from catcli.errors import CatcliError, DeviceError
-from catcli.inference.cuda import has_cuda
+from catcli.inference.cuda import has_cuda, visible_gpus
 from catcli.inference.labeler import candidate_variants
 from catcli.inference.remote import LabelerOptions, RemoteWorker, RunOptions
 from catcli.inference.remote_engine import RemoteEngine, WorkerHandle
@@ -24,7 +24,7 @@ from catcli.inference.sandbox import check_adapter
 from catcli.inference.session import available_cores
 
 CORES_PER_PROCESS, MAX_PROCESSES = 4, 4
-"""Cores of a process, about, and processes by default, at most: beside an H100 four labeled 81,000 rows/s, where one did 22,000."""
+"""Cores of a process, about, and at most so many processes a GPU by default: beside an H100 four labeled 81,000 rows/s, one 22,000."""
 
 CALLS_AT_ONCE = 2
 """Calls that a process has at work on a GPU: the other processes fill the gaps."""
@@ -36,20 +36,23 @@ class ProcessEngine(RemoteEngine):
     def __init__(
         self, adapter: Adapter, device: str, variant: str, batch_tokens: int | None, workers: int | None, max_change: float
     ) -> None:
-        """Start ``workers`` processes, by default one for every `CORES_PER_PROCESS` cores.
+        """Start ``workers`` processes, by default one for every `CORES_PER_PROCESS` cores; several GPUs take turns in getting one.
 
         Raises:
             AdapterError: the adapter cannot be loaded there.
             DeviceError: ``device`` is ``cuda`` and there is none, or not for all of them.
         """
         cores = available_cores()
-        count = workers or min(MAX_PROCESSES, max(1, cores // CORES_PER_PROCESS))
+        on_gpu = device != "cpu" and has_cuda()
+        gpus = visible_gpus() if on_gpu else []
+        count = workers or min(MAX_PROCESSES * max(1, len(gpus)), max(1, cores // CORES_PER_PROCESS))
         vetted = all(check_adapter(adapter, name) for name in candidate_variants(adapter, device, variant))
         # On a CPU the cores are divided.
-        threads = CALLS_AT_ONCE if device != "cpu" and has_cuda() else max(1, cores // count)
+        threads = CALLS_AT_ONCE if on_gpu else max(1, cores // count)
         options = LabelerOptions(adapter.fingerprint, device, variant, batch_tokens, threads, "done" if vetted else "here", max_change)
         folder = str(adapter.folder.resolve())
-        self._processes = [_Process(folder, options) for _ in range(count)]
+        self._gpus = [gpus[number % len(gpus)] if gpus else None for number in range(count)]
+        self._processes = [_Process(folder, options, gpu) for gpu in self._gpus]
         try:
             for process in self._processes:  # all load at the same time
                 process.send("info")
@@ -71,12 +74,12 @@ class ProcessEngine(RemoteEngine):
     def first_worker(self) -> WorkerHandle:
         """The first of them, which is started again where a run has ended."""
         if not self._processes:
-            self._processes.append(_Process(*self._arguments))
+            self._processes.append(_Process(*self._arguments, self._gpus[0]))
         return self._processes[0]
 
     def open_workers(self, run: RunOptions, ready: Callable[[WorkerHandle], None]) -> None:
         """Give all processes the run; those that a run before ended are started again."""
-        self._processes += [_Process(*self._arguments) for _ in range(self.workers - len(self._processes))]
+        self._processes += [_Process(*self._arguments, gpu) for gpu in self._gpus[len(self._processes) :]]
         for process in self._processes:
             process.send("start", run)
             ready(process)
@@ -95,7 +98,8 @@ class ProcessEngine(RemoteEngine):
 class _Process:
     """A process with a `RemoteWorker`, at the other end of a socket; where this process ends, so does it."""
 
-    def __init__(self, adapter_folder: str, options: LabelerOptions) -> None:
+    def __init__(self, adapter_folder: str, options: LabelerOptions, gpu: str | None) -> None:
+        """``gpu`` is the one that it sees; None leaves that to CUDA."""
         ours, theirs = socket.socketpair()
         with theirs:
             # In a session of its own: Ctrl-C is for this process, which ends it.
@@ -105,6 +109,7 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
+                env={**os.environ, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})},
             )
         self._connection = Connection(ours.detach())
         self._waiting = 0

@@ -27,6 +27,9 @@ from catcli.wording import count_noun
 MAX_WORKER_CORES = 4
 """Cores of a worker, at most, where there is no GPU: each of them labels a call of its own."""
 
+STOP_TIMEOUT = 2
+"""Seconds that workers have to clear their files away at the end of a run."""
+
 WORKER_TIMEOUT = 600
 """Seconds in which a cluster, which may have to start machines first, has to have a place for a worker."""
 
@@ -120,6 +123,8 @@ class RayEngine(RemoteEngine):
     def end_workers(self) -> None:
         """End the workers, whatever they are at."""
         with silence(), suppress(Exception):  # of a cluster that is gone
+            if self._actors:  # those that are at work have no time for it
+                self._ray.wait([actor.stop.remote() for actor in self._actors], num_returns=len(self._actors), timeout=STOP_TIMEOUT)
             for actor in self._actors:
                 self._ray.kill(actor, no_restart=True)
         self._actors = []

@@ -311,15 +311,15 @@ def _frame_of_unique_keys(block: LineBlock, schema: Mapping[str, pl.DataType]) -
     if _ESCAPED_KEY.search(content):
         return None
     try:
-        frame = _parse(block, schema)
+        frame = _parse(block, schema, content)
     except POLARS_ERRORS:
         return None
     if len(frame) != len(block.lines):
         return None
     for name, nulls in zip(frame.columns, frame.null_count().row(0), strict=True):
         key = json.dumps(name, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        written_nulls = content.count(key + b":null") + content.count(key + b": null")
-        if content.count(key) - written_nulls != len(frame) - nulls:
+        more = content.count(key) - (len(frame) - nulls)
+        if more and more != content.count(key + b":null") + content.count(key + b": null"):
             return None
     return frame
 
@@ -347,10 +347,11 @@ def _drop_duplicate_keys(block: LineBlock) -> LineBlock:
 POLARS_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 
 
-def _parse(block: LineBlock, schema: Mapping[str, pl.DataType] | None) -> pl.DataFrame:
+def _parse(block: LineBlock, schema: Mapping[str, pl.DataType] | None, content: bytes | None = None) -> pl.DataFrame:
+    """The lines as a frame; ``content`` are the same as one text, where there is one already."""
     if not block.lines:
         return pl.DataFrame(schema=schema)
-    return pl.read_ndjson(io.BytesIO(b"\n".join(block.lines)), schema=schema, infer_schema_length=None)
+    return pl.read_ndjson(content or b"\n".join(block.lines), schema=schema, infer_schema_length=None)
 
 
 def _frame(path: Location, block: LineBlock, schema: Mapping[str, pl.DataType] | None) -> pl.DataFrame:
