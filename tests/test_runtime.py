@@ -159,7 +159,7 @@ def test_gpus_have_the_names_by_which_a_process_is_given_one(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if names is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", names)
-    monkeypatch.setattr(cuda.ctypes, "CDLL", Driver)
+    monkeypatch.setattr("ctypes.CDLL", Driver)
     assert cuda.visible_gpus() == expected
 
 

@@ -8,14 +8,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from catcli.config import Method
+from catcli.config import MAX_LEVELS, Method
 from catcli.wording import count_noun, per_cent
 
-FORMAT = 6
-READABLE_FORMATS = (2, 3, 4, 5, FORMAT)
+FORMAT = 7
+READABLE_FORMATS = (2, 3, 4, 5, 6, FORMAT)
 """Formats that are read: one of format 2 says no revision of its base, and has no weights beside its models; before 4 a base had all its
 blocks; before 5 held-out rows were validation and test rows, never out-of-fold rows; before 6 all their logits were stored, and there were
-no cascades."""
+no cascades; before 7 categories were flat names, whatever stood in them."""
 MANIFEST = "adapter.json"
 
 MAX_CATEGORIES, MAX_NAME_CHARACTERS = 1_000_000, 10_000
@@ -105,6 +105,24 @@ class CalibrationParameters(_Section):
     """What is added to them then."""
 
 
+class LevelCalibration(_Section):
+    """What calibrates the probabilities of a level's nodes, sums of their categories': their log-odds become ``slope`` x + ``shift``."""
+
+    slope: Annotated[float, Field(gt=0, le=1e9)]
+    shift: Number
+
+
+class BackOff(_Section):
+    """How rows get a node above the categories: the deepest whose confidence reaches the threshold.
+
+    ``levels`` calibrate those of the levels from 1 on; each of ``thresholds`` holds its precision among all rows that get a node or a
+    category so.
+    """
+
+    levels: Annotated[tuple[LevelCalibration, ...], Field(min_length=1, max_length=MAX_LEVELS)]
+    thresholds: tuple[Threshold, ...]
+
+
 class Cascade(_Section):
     """How rows are served of which the linear model decides some alone: those whose two best logits of it are ``margin`` apart or more.
 
@@ -118,6 +136,7 @@ class Cascade(_Section):
     confidence: CalibrationParameters
     thresholds: tuple[Threshold, ...] = ()
     category_thresholds: tuple[CategoryThresholds, ...] = ()
+    back_off: Annotated[BackOff | None, Field(exclude_if=operator.not_)] = None
 
 
 class VariantInfo(_Section):
@@ -132,6 +151,7 @@ class VariantInfo(_Section):
     data: tuple[FileName, ...] = ()
     thresholds: tuple[Threshold, ...] = ()
     category_thresholds: tuple[CategoryThresholds, ...] = ()
+    back_off: Annotated[BackOff | None, Field(exclude_if=operator.not_)] = None
     cascades: Annotated[tuple[Cascade, ...], Field(exclude_if=operator.not_)] = ()  # a copy of an older adapter has its bytes
 
     def cascade(self, max_change: float) -> Cascade | None:
@@ -158,8 +178,8 @@ class ModelScales(_Section):
 class Manifest(_Section):
     """``adapter.json``: what came out of a fit.
 
-    Class *i* is ``categories[i]``; ``prices`` are those of the ``text`` columns that are read as bands; ``files`` maps a file's name to its
-    SHA-256.
+    Class *i* is ``categories[i]``; with a ``separator`` these are paths of a tree. ``prices`` are the ``text`` columns that are read
+    as bands; ``files`` maps a file's name to its SHA-256.
     """
 
     format: int
@@ -171,6 +191,7 @@ class Manifest(_Section):
     prices: tuple[ShortText, ...] = ()
     group: ShortText | None
     categories: Annotated[tuple[ShortText, ...], Field(min_length=2, max_length=MAX_CATEGORIES)]
+    separator: Annotated[ShortText | None, Field(exclude_if=operator.not_)] = None
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)]
     pad_id: Annotated[int, Field(ge=0, lt=2**31)]
     blend: BlendWeights
@@ -192,6 +213,10 @@ class Manifest(_Section):
         by_category = [single for way in served_ways for single in way.category_thresholds]
         if not {single.category for single in by_category} <= set(self.categories):
             raise ValueError("thresholds of a category that it does not have")
+        if self.separator is None and any(way.back_off is not None for way in served_ways):
+            raise ValueError("a back-off without a separator")
+        if self.separator is not None and not self.separator.strip():
+            raise ValueError("a blank separator")
         served = {name for info in self.variants.values() for name in (info.file, *info.data)}
         if self.files and ("fp32" not in self.variants or not served <= set(self.files)):  # a draft has no hashes yet
             raise ValueError("a model that serves is not among its files")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +21,7 @@ MIN_CHECKED = 100
 
 if TYPE_CHECKING:
     from catcli.cli.console import Console
+    from catcli.data.dataset.taxonomy import CategoryTree
     from catcli.inference.dry_run import RunEstimate
     from catcli.inference.predict import PredictJob
     from catcli.inference.summary import PredictSummary
@@ -121,10 +123,23 @@ def _show(summary: PredictSummary, job: PredictJob, as_json: bool, console: Cons
         by_precision = f"the threshold of --precision {options.precision:g}" if options.precision is not None else ""
         below = by_precision or f"--min-confidence {options.min_confidence:g}"
         console.info(f"{count_noun(summary.below, 'row')} below {below}, where {PREDICTED} is null")
+    if job.plan.back_off is not None:
+        console.info(f"labeled at {level_counts(summary, job.plan.back_off.tree)}")
     if options.review:
         console.info(f"those rows, the most confident last: {options.review}")
     if options.output != "-":
         console.info(f"written: {options.output}")
+
+
+def level_counts(summary: PredictSummary, tree: CategoryTree) -> str:
+    """How many rows got a label at each level of the tree."""
+    from catcli.wording import count_noun
+
+    levels = dict(zip(tree.paths, tree.levels.tolist(), strict=True))
+    counts: Counter[int] = Counter()
+    for path, rows in summary.categories.items():
+        counts[levels[path]] += rows
+    return ", ".join(f"level {level}: {count_noun(counts[level], 'row')}" for level in sorted(counts)) or "no level"
 
 
 def cascade_outcome(summary: PredictSummary) -> str:

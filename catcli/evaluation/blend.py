@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from catcli.adapter.manifest import BlendWeights, CalibrationParameters
-from catcli.arrays import BoolArray, FloatArray
+from catcli.arrays import BoolArray, DoubleArray, FloatArray
 
 
 def blend_logits(lora: FloatArray, linear: FloatArray, blend: BlendWeights) -> FloatArray:
@@ -37,6 +37,13 @@ def softmax(scores: FloatArray) -> FloatArray:
     raised = np.exp(scores - scores.max(axis=1, keepdims=True))
     result: FloatArray = raised / raised.sum(axis=1, keepdims=True)
     return result
+
+
+def log_odds(probabilities: FloatArray) -> DoubleArray:
+    """The logarithm of p / (1 - p); of 0 and 1 what float32 can still tell from them."""
+    wide = probabilities.astype(np.float64)
+    odds: DoubleArray = np.log(np.maximum(wide, 1e-9)) - np.log(np.maximum(1 - wide, 1e-7))
+    return odds
 
 
 def calibrate(scores: FloatArray, confidence: CalibrationParameters) -> FloatArray:

@@ -207,3 +207,21 @@ def lower_bound(successes: int, trials: int, risk: float) -> float:
     if not successes:
         return 0.0
     return float(special.betaincinv(successes, trials - successes + 1, risk))
+
+
+class Ratios:
+    """Ratios of sums over rows, with intervals by the bootstrap over products."""
+
+    def __init__(self, outcomes: Outcomes) -> None:
+        """For the rows of some ``outcomes``."""
+        self._product, self._products = outcomes.product, outcomes.products
+        self._weights = list(bootstrap_weights(outcomes.products))
+
+    def ratio(self, numbers: npt.NDArray[np.generic], by: npt.NDArray[np.generic]) -> Estimate:
+        """The sum of ``numbers`` *(rows,)* over that of ``by`` *(rows,)*."""
+        above, below = (
+            np.bincount(self._product, values.astype(np.float64), self._products).astype(np.float32) for values in (numbers, by)
+        )
+        products = np.concatenate([np.stack((weights @ above, weights @ below)) for weights in self._weights], axis=1).astype(np.float64)
+        replicates = np.divide(products[0], products[1], out=np.full(products.shape[1], np.nan), where=products[1] > 0)
+        return estimate_interval(float(above.sum() / max(below.sum(), 1)), replicates, self._products)

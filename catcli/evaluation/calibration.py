@@ -10,8 +10,8 @@ import numpy as np
 from scipy import optimize
 
 from catcli.adapter.manifest import BlendWeights, CalibrationParameters, Manifest, Variant
-from catcli.arrays import DoubleArray, FloatArray, IntArray
-from catcli.evaluation.blend import blend_logits, calibrate, softmax
+from catcli.arrays import BoolArray, DoubleArray, FloatArray, IntArray
+from catcli.evaluation.blend import blend_logits, calibrate, log_odds, softmax
 from catcli.evaluation.fold_roles import FoldRoles
 
 OutOfFold = tuple[FloatArray, IntArray]
@@ -197,16 +197,19 @@ SLOPE_STRENGTH, SHIFT_STRENGTH = 16.0, 4.0
 
 
 def fit_calibration(scores: FloatArray, truth: IntArray) -> CalibrationParameters:
-    """What calibrates ``scores`` *(rows, classes)*: the temperature first, then slope and shift of the best category's log-odds.
-
-    Slope and shift have the least log loss of "right" and "wrong", smoothed as in `fit_logit_weights`, with a Gaussian prior around the
-    usual.
-    """
-    usual = np.array((prior_slope(scores.shape[1]), PRIOR_SHIFT))
+    """What calibrates ``scores`` *(rows, classes)*: the temperature first, then slope and shift of the best category's log-odds."""
     temperature = fit_temperature(scores, truth)
-    top = calibrate(scores, CalibrationParameters(temperature=temperature)).max(1).astype(np.float64)
-    odds = np.log(np.maximum(top, 1e-9)) - np.log(np.maximum(1 - top, 1e-7))
-    right = scores.argmax(1) == truth
+    top = calibrate(scores, CalibrationParameters(temperature=temperature)).max(1)
+    slope, shift = fit_odds(top, scores.argmax(1) == truth, (prior_slope(scores.shape[1]), PRIOR_SHIFT))
+    return CalibrationParameters(temperature=temperature, slope=slope, shift=shift)
+
+
+def fit_odds(top: FloatArray, right: BoolArray, usual: tuple[float, float]) -> tuple[float, float]:
+    """Slope and shift for the log-odds of ``top``, the probabilities *(rows,)* of labels that are ``right`` *(rows,)* or not.
+
+    They have the least log loss of "right" and "wrong", smoothed as in `fit_logit_weights`, with a Gaussian prior around the ``usual``.
+    """
+    odds = log_odds(top)
     count = int(right.sum())
     targets = np.where(right, (count + 1) / (count + 2), 1 / (len(right) - count + 2))
 
@@ -218,8 +221,8 @@ def fit_calibration(scores: FloatArray, truth: IntArray) -> CalibrationParameter
         value = float((np.logaddexp(0, z) - targets * z).sum() + (strength * away**2).sum())
         return value, np.array((off @ odds, off.sum())) + 2 * strength * away
 
-    slope, shift = optimize.minimize(loss, usual, jac=True, method="L-BFGS-B", bounds=[(0.05, 20), (-20, 20)]).x
-    return CalibrationParameters(temperature=temperature, slope=round(float(slope), 6), shift=round(float(shift), 6))
+    slope, shift = optimize.minimize(loss, np.array(usual), jac=True, method="L-BFGS-B", bounds=[(0.05, 20), (-20, 20)]).x
+    return round(float(slope), 6), round(float(shift), 6)
 
 
 def prior_slope(classes: int) -> float:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from catcli.adapter.manifest import Cascade, Variant, VariantInfo
+from catcli.adapter.manifest import BackOff, Cascade, Variant, VariantInfo
 from catcli.arrays import FloatArray, IntArray
 from catcli.config import DEFAULT_MAX_CHANGE, Method
+from catcli.data.dataset.taxonomy import CategoryTree
+from catcli.evaluation.back_off import fit_back_off, level_labels, measure_back_off
 from catcli.evaluation.blend import blend_logits
 from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.calibration import BlendCalibration
 from catcli.evaluation.cascade import ChangeSample, fit_cascades, measure_cascade, serve
+from catcli.evaluation.climb import level_calibrations
 from catcli.evaluation.fold_roles import FoldRoles
-from catcli.evaluation.metrics import Evaluation, UnknownCategory
+from catcli.evaluation.hierarchy import lineage, score_tree
+from catcli.evaluation.metrics import Evaluation, MeasuredBackOff, UnknownCategory
 from catcli.evaluation.reliability import measure_calibration
 from catcli.evaluation.scores import ConflictCounts, compare_models, score_model
 from catcli.evaluation.selective import (
@@ -26,6 +31,7 @@ from catcli.evaluation.selective import (
     find_thresholds,
     measure_category_thresholds,
     measure_threshold,
+    one_row_each,
 )
 
 
@@ -34,7 +40,8 @@ class ScoredRows:
     """Rows to score: LoRA's logits by variant and the linear model's, each *(rows, classes)*, class numbers and products *(rows,)*.
 
     A class number past the logits' width is a category that the adapter does not know; ``names`` has those too. ``roles`` are those of
-    out-of-fold rows, which are judged without what they chose (cross-fitting), and not all of which are scored; None for other rows.
+    out-of-fold rows, which are judged without what they chose (cross-fitting), and not all of which are scored; None for other rows. With a
+    ``separator`` the names are paths of a tree.
     """
 
     lora: Mapping[Variant, FloatArray]
@@ -44,6 +51,12 @@ class ScoredRows:
     names: Sequence[str]
     method: Method
     roles: FoldRoles | None = None
+    separator: str | None = None
+
+    @cached_property
+    def tree(self) -> CategoryTree | None:
+        """The tree of the adapter's categories; None where they are flat names."""
+        return None if self.separator is None else CategoryTree.of(self.names[: self.linear.shape[1]], self.separator)
 
     def served(self, blend: FloatArray, cascade: Cascade | None) -> FloatArray:
         """The probabilities *(rows, classes)* that the rows are served with, of those of the ``blend``."""
@@ -114,8 +127,20 @@ def evaluate_rows(
         cascade=None if cascade is None else measure_cascade(cascade, linear, exact[scored], blend),
         promises=tuple(measure_threshold(single, tested, roles) for single in (cascade or info).thresholds),
         category_promises=measure_category_thresholds((cascade or info).category_thresholds, tested, names, roles),
+        tree=None if rows.tree is None else score_tree(rows.tree, blend, names),
+        back_off=_measure_back_off(rows, (cascade or info).back_off, by_variant[variant]["blend"], tested),
     )
     return EvaluatedRows(evaluation, all_probabilities["blend"], blend, tested)
+
+
+def _measure_back_off(
+    rows: ScoredRows, back_off: BackOff | None, probabilities: FloatArray, tested: Outcomes
+) -> tuple[MeasuredBackOff, ...]:
+    """The thresholds of labels at any level with what became of them on rows of these ``probabilities`` *(rows, classes)*."""
+    if rows.tree is None or back_off is None:
+        return ()
+    labels = level_labels(rows.tree, probabilities, lineage(rows.tree, rows.names, rows.truth), level_calibrations(rows.tree, back_off))
+    return tuple(measure_back_off(rows.tree, single, labels, tested, rows.roles) for single in back_off.thresholds)
 
 
 def variant_info(
@@ -132,10 +157,14 @@ def variant_info(
     """
     exact, count = unseen.probabilities(calibration, variant)["blend"], len(rows.truth)
     choosing = np.arange(len(exact)) < count if rows.roles is None else rows.roles.choosing
+    nodes = np.empty((0, 0), np.int64) if rows.tree is None else lineage(rows.tree, rows.names, rows.truth)
 
     def thresholds(probabilities: FloatArray) -> dict[str, Any]:
         sample = ProductSample.of(rows.outcomes(probabilities))
-        return {"thresholds": find_thresholds(sample), "category_thresholds": find_category_thresholds(sample, rows.names)}
+        found: dict[str, Any] = {"thresholds": find_thresholds(sample), "category_thresholds": find_category_thresholds(sample, rows.names)}
+        if rows.tree is not None:
+            found["back_off"] = fit_back_off(rows.tree, probabilities, nodes, one_row_each(rows.products))
+        return found
 
     return VariantInfo(
         file=file,

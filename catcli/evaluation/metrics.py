@@ -27,6 +27,16 @@ TITLES: Mapping[str, str] = MappingProxyType(
 """The names of `Scores` that are estimates, and what tables call them."""
 
 
+TREE_TITLES: Mapping[str, str] = MappingProxyType(
+    {
+        "hierarchical_precision": "hierarchical precision",
+        "hierarchical_recall": "hierarchical recall",
+        "hierarchical_f1": "hierarchical F1",
+    }
+)
+"""The same of `TreeScores`."""
+
+
 class Numbers(BaseModel):
     """Something that was measured: frozen, every field with its meaning behind it."""
 
@@ -219,6 +229,73 @@ class CascadeScores(Numbers):
     """Accuracy where both models label every row (predict --exact)."""
 
 
+class LevelScores(Numbers):
+    """Labels at one level of the category tree."""
+
+    level: int
+    """The level; 1 is the first part of the paths."""
+    rows: int
+    """Scored rows whose category is as deep or deeper."""
+    accuracy: Estimate
+    """Share of these rows whose label has the right node at this level."""
+
+
+class BranchScores(Numbers):
+    """The scores of one node of the category tree: of all rows at it or below."""
+
+    path: str
+    """The path of the node."""
+    level: int
+    """Its level."""
+    support: int
+    """Scored rows whose category is the node or lies below."""
+    precision: float | None
+    """Of the rows that were labeled with it or with what lies below, the share that is of it; null where there are none."""
+    recall: float | None
+    """Of its rows the share that was labeled so; null where there are none."""
+
+
+class TreeScores(Numbers):
+    """Scores on the tree that the categories' paths spell. A category stands for itself and all nodes above it."""
+
+    separator: str
+    """What stands between the parts of a path."""
+    levels: tuple[LevelScores, ...]
+    """Each level."""
+    hierarchical_precision: Estimate
+    """Share of the predicted nodes that are true, over all rows."""
+    hierarchical_recall: Estimate
+    """Share of the true nodes that are predicted, over all rows."""
+    hierarchical_f1: Estimate
+    """Harmonic mean of the two."""
+    distance: Estimate
+    """Mean number of steps in the tree from the label to the true category; 0 is right."""
+    branches: tuple[BranchScores, ...]
+    """Each node that rows are of or were labeled with, by path."""
+
+
+class LevelCoverage(Numbers):
+    """Rows that are labeled at one level with `predict --back-off`."""
+
+    level: int
+    """The level of the label."""
+    accepted: float
+    """Share of the scored rows."""
+    right: float | None
+    """Share of these rows whose label is right; null where there are none."""
+
+
+class MeasuredBackOff(Threshold):
+    """A threshold of `predict --back-off`, and what became of it on the scored rows."""
+
+    accepted_in_test: float | None = None
+    """Share of the scored rows that are labeled at any level."""
+    reached_in_test: Estimate | None = None
+    """Share of these whose label is right, at its level; of out-of-fold rows by the threshold that the rows of other folds show."""
+    levels: tuple[LevelCoverage, ...] = ()
+    """The same by level, all rows by the one threshold."""
+
+
 class UnknownCategory(Numbers):
     """A category of scored rows that the adapter does not know."""
 
@@ -259,3 +336,7 @@ class Evaluation(Numbers):
     """Thresholds for selective prediction (predict --precision)."""
     category_promises: tuple[MeasuredCategoryThresholds, ...]
     """The same within the rows labeled with one category, for those with enough rows to say."""
+    tree: TreeScores | None = None
+    """The blend's scores on the tree of the categories; null where they are flat names."""
+    back_off: tuple[MeasuredBackOff, ...] = ()
+    """Thresholds for labels at any level of the tree (predict --back-off)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from catcli.errors import GateMissed, UsageError, did_you_mean, name_list
-from catcli.evaluation.metrics import TITLES, Estimate, Evaluation
+from catcli.evaluation.metrics import TITLES, TREE_TITLES, Estimate, Evaluation
 
 LOWER_IS_BETTER = ("log_loss", "calibration_error")
 
@@ -24,7 +24,7 @@ class Requirement:
     def of(cls, text: str) -> Requirement:
         """Parse ``macro_f1=0.9``."""
         name, equals, value = text.partition("=")
-        name, known = name.strip().lower().replace("-", "_").replace(" ", "_"), [*TITLES, "calibration_error"]
+        name, known = name.strip().lower().replace("-", "_").replace(" ", "_"), [*TITLES, *TREE_TITLES, "calibration_error"]
         try:
             number = float(value)
         except ValueError:
@@ -45,9 +45,12 @@ def check_requirements(evaluation: Evaluation, requirements: tuple[Requirement, 
     """Stop where a requirement is not met; ``end`` is the end of the sentence.
 
     Raises:
+        UsageError: a score on the tree is required of categories that are none.
         GateMissed: a score is not reached.
     """
     missed = []
+    if evaluation.tree is None and any(requirement.metric in TREE_TITLES for requirement in requirements):
+        raise UsageError("--require hierarchical_…: the categories are flat names, not paths; require another metric, or see --separator.")
     for requirement in requirements:
         reached, shown = _reached(evaluation, requirement.metric)
         low = requirement.metric in LOWER_IS_BETTER
@@ -63,5 +66,5 @@ def _reached(evaluation: Evaluation, metric: str) -> tuple[float, str]:
     if metric == "calibration_error":
         error = evaluation.calibration[evaluation.variant].error_after
         return error, f"{error:.3f}"
-    estimate: Estimate = getattr(evaluation.blend, metric)
+    estimate: Estimate = getattr(evaluation.tree if metric in TREE_TITLES else evaluation.blend, metric)
     return estimate.value, f"{estimate.value:.3f} (95 % interval {estimate.low:.3f} to {estimate.high:.3f})"

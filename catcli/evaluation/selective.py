@@ -13,7 +13,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -77,14 +77,47 @@ def one_row_each(products: npt.NDArray[np.integer[Any]]) -> IntArray:
     return np.sort(shuffled[np.unique(products[shuffled], return_index=True)[1]])
 
 
+class RankedProducts(Protocol):
+    """Products in the order in which thresholds accept them, and what becomes of the first of them."""
+
+    @property
+    def confidence(self) -> FloatArray:
+        """The confidence of each *(products,)*, falling."""
+
+    def right(self, count: int) -> int:
+        """How many of the first ``count`` products are labeled right, where these are accepted."""
+
+    def mean(self, count: int) -> float:
+        """The mean confidence of their labels."""
+
+
+class _RankedSample:
+    """The products of a sample, each with the one label that it has."""
+
+    def __init__(self, sample: ProductSample) -> None:
+        order = np.argsort(-sample.confidence, kind="stable")
+        self.confidence = sample.confidence[order]
+        self._right = np.cumsum(sample.right[order])
+        self._means = np.cumsum(self.confidence, dtype=np.float64) / np.arange(1, len(order) + 1)
+
+    def right(self, count: int) -> int:
+        return int(self._right[count - 1])
+
+    def mean(self, count: int) -> float:
+        return float(self._means[count - 1])
+
+
 def find_threshold(sample: ProductSample, precision: float, risk: float = RISK) -> Threshold:
     """The lowest threshold that holds ``precision``, or how many products are missing to show one."""
-    count = len(sample.right)
-    order = np.argsort(-sample.confidence, kind="stable")
-    confidence, hits = sample.confidence[order], np.cumsum(sample.right[order])
+    return search_threshold(_RankedSample(sample), precision, risk)
+
+
+def search_threshold(ranked: RankedProducts, precision: float, risk: float = RISK) -> Threshold:
+    """The same of products whose labels may change with the threshold."""
+    count, confidence = len(ranked.confidence), ranked.confidence
     passed, tested = 0, None
-    for cutoff in _cutoffs(confidence, precision, risk):
-        if lower_bound(int(hits[cutoff - 1]), cutoff, risk) < precision:
+    for cutoff in _cutoffs(ranked, precision, risk):
+        if lower_bound(ranked.right(cutoff), cutoff, risk) < precision:
             tested = cutoff
             break
         passed = cutoff
@@ -97,8 +130,8 @@ def find_threshold(sample: ProductSample, precision: float, risk: float = RISK) 
             missing=None,
             best=None,
         )
-    best = None if tested is None else float(hits[tested - 1] / tested)
-    needed = _estimate_needed(hits.astype(np.int64), precision, risk)
+    best = None if tested is None else ranked.right(tested) / tested
+    needed = _estimate_needed(ranked, precision, risk)
     missing = None if needed is None else max(1, needed - count)
     return Threshold(precision=precision, threshold=None, accepted=None, products=count, missing=missing, best=best)
 
@@ -118,31 +151,30 @@ def products_needed(precision: float, risk: float = RISK, errors: int = 0) -> in
     return high
 
 
-def _cutoffs(confidence: FloatArray, precision: float, risk: float) -> list[int]:
-    """The cutoffs: rising counts of the most confident products, by ``confidence``; equal ones are accepted together.
+def _cutoffs(ranked: RankedProducts, precision: float, risk: float) -> list[int]:
+    """The cutoffs: rising counts of the most confident products; equally confident ones are accepted together.
 
     Right and wrong play no part in it, the confidences may: the first cutoff is the one that is likeliest to pass if they are exact, and
     they end where the mean confidence of what is accepted falls below ``precision``, beyond which it would take luck to be shown right.
     """
-    count = len(confidence)
-    means = np.cumsum(confidence, dtype=np.float64) / np.arange(1, count + 1)
+    confidence, count = ranked.confidence, len(ranked.confidence)
     starts = [(need, errors) for errors in range(MAX_FIRST_ERRORS + 1) if (need := products_needed(precision, risk, errors)) <= count]
     if not starts:
         return []
-    start, _ = max(starts, key=lambda tried: stats.poisson.cdf(tried[1], tried[0] * (1 - means[tried[0] - 1])))
+    start, _ = max(starts, key=lambda tried: stats.poisson.cdf(tried[1], tried[0] * (1 - ranked.mean(tried[0]))))
     counts = np.append(np.arange(start, count, max(1, round(CUTOFF_STEP * count))), count)
     cutoffs = np.unique(np.searchsorted(-confidence, -confidence[counts - 1], side="right"))
-    return [int(cutoff) for cutoff in cutoffs[(means[cutoffs - 1] >= precision) | (cutoffs == cutoffs[0])]]
+    return [cutoff for cutoff in cutoffs.tolist() if cutoff == cutoffs[0] or ranked.mean(cutoff) >= precision]
 
 
-def _estimate_needed(hits: IntArray, precision: float, risk: float) -> int | None:
+def _estimate_needed(ranked: RankedProducts, precision: float, risk: float) -> int | None:
     """Products that would show ``precision`` for some share of the most confident ones, if these stay right as often as now.
 
-    ``hits`` *(products,)* counts the right ones among the first ones; None where no share is right often enough.
+    None where no share is right often enough.
     """
-    count, estimates = len(hits), []
+    count, estimates = len(ranked.confidence), []
     for tried in sorted({min(count, max(MIN_TRIED, round(share * count))) for share in np.arange(0.1, 1.01, 0.1)}):
-        wrong = tried - int(hits[tried - 1])
+        wrong = tried - ranked.right(tried)
         size = tried
         while size <= MAX_NEEDED and lower_bound(size - round(wrong / tried * size), size, risk) < precision:
             size = math.ceil(size * 1.05)

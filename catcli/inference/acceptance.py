@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from catcli.adapter.manifest import Cascade, Threshold, VariantInfo
+from catcli.adapter.manifest import Cascade, Manifest, Threshold, VariantInfo
+from catcli.data.dataset.taxonomy import CategoryTree
 from catcli.errors import GateMissed, UsageError
+from catcli.evaluation.climb import BackOffRule, level_calibrations
 from catcli.logs import LOGGER
 from catcli.wording import format_confidence
 
@@ -18,21 +20,42 @@ def acceptance_threshold(info: VariantInfo | Cascade, precision: float, folder: 
         UsageError: no precision on record is so high.
         GateMissed: none of those has a threshold.
     """
-    enough = _no_lower(info.thresholds, precision, folder)
+    return _threshold(info.thresholds, precision, f"--precision {precision:g}", folder)
+
+
+def back_off_rule(manifest: Manifest, info: VariantInfo | Cascade, precision: float, folder: Path) -> BackOffRule:
+    """How rows get the deepest node of the categories' tree that holds the precision, as `acceptance_threshold` chooses it.
+
+    Raises:
+        UsageError: the categories are no paths, or no precision on record is so high.
+        GateMissed: none of those has a threshold.
+    """
+    if manifest.separator is None or info.back_off is None:
+        raise UsageError(
+            f"--back-off: the categories of {folder} are flat names, the first is {manifest.categories[0]!r}; leave it out, or fit with "
+            "categories that are paths (see fit --separator)."
+        )
+    tree = CategoryTree.of(manifest.categories, manifest.separator)
+    levels = level_calibrations(tree, info.back_off)
+    return BackOffRule(tree, levels, _threshold(info.back_off.thresholds, precision, f"--precision {precision:g} --back-off", folder))
+
+
+def _threshold(thresholds: Sequence[Threshold], precision: float, option: str, folder: Path) -> float:
+    enough = _no_lower(thresholds, precision, folder)
     for threshold in enough:
         if threshold.threshold is not None:
             if threshold.precision != precision:
                 LOGGER.info(f"--precision {precision:g}: the threshold for {threshold.precision:g} holds it")
             LOGGER.info(f"rows are accepted from a confidence of {format_confidence(threshold.threshold)}")
             return threshold.threshold
-    attainable = [threshold for threshold in info.thresholds if threshold.threshold is not None]
+    attainable = [threshold for threshold in thresholds if threshold.threshold is not None]
     instead = (
         f"--precision {attainable[-1].precision:g} is attainable, from a confidence of {format_confidence(attainable[-1].threshold or 0.0)}"
         if attainable
         else "no precision on record is attainable; --min-confidence sets a threshold without a measured precision"
     )
     shortfall = enough[0].shortfall
-    raise GateMissed(f"--precision {precision:g}: {folder} has no threshold that holds it ({shortfall}); {instead}; nothing was written.")
+    raise GateMissed(f"{option}: {folder} has no threshold that holds it ({shortfall}); {instead}; nothing was written.")
 
 
 def acceptance_thresholds_by_category(info: VariantInfo | Cascade, precision: float, folder: Path) -> Mapping[str, float]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from catcli.arrays import BoolArray, HashArray, IntArray
 from catcli.data.dataset.text import row_text_series
 from catcli.data.io.batch import Batch
+from catcli.evaluation.climb import BackOffRule
 from catcli.inference.known_labels import KnownLabels, text_hashes
 
 MAX_CHARACTERS_PER_TEXT = 128
@@ -31,7 +32,8 @@ class LabelingPlan:
 
     ``text`` are the catalog's columns in the order of the adapter's text columns; one that is None is missing and counts as empty. Those of
     ``prices`` are read as bands. A row is accepted from ``min_confidence`` on, or from what ``by_category`` has for its category; one that
-    it does not have never is. ``keep`` are the columns that are written, None for all. ``dedupe`` labels a text once that comes again.
+    it does not have never is. With ``back_off`` a row gets the deepest node of the tree that is sure enough. ``keep`` are the columns that
+    are written, None for all. ``dedupe`` labels a text once that comes again.
     """
 
     text: tuple[str | None, ...]
@@ -42,6 +44,7 @@ class LabelingPlan:
     alternatives_as_json: bool = False
     dedupe: bool = True
     prices: frozenset[str] = frozenset()
+    back_off: BackOffRule | None = None
 
     def kept(self, columns: Sequence[str]) -> list[str]:
         """Those of the catalog's columns that are written."""

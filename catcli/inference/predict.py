@@ -34,7 +34,7 @@ from catcli.data.io.review import ReviewFile, ReviewSpill
 from catcli.data.io.source import Source, open_source
 from catcli.data.io.writers import RowWriter, open_pipe, output_rows
 from catcli.errors import CatcliError, ChangedError, ProductsError, RowError, Terminated, UsageError, name_list
-from catcli.inference.acceptance import acceptance_threshold, acceptance_thresholds_by_category
+from catcli.inference.acceptance import acceptance_threshold, acceptance_thresholds_by_category, back_off_rule
 from catcli.inference.concurrency import BackgroundWriter, thread_pool
 from catcli.inference.engines import Engine, open_engine
 from catcli.inference.fingerprint import predict_fingerprint
@@ -43,7 +43,7 @@ from catcli.inference.output_checks import check_output, review_format
 from catcli.inference.planning import LabelingPlan
 from catcli.inference.predict_options import PredictOptions
 from catcli.inference.previous_labels import load_previous_labels
-from catcli.inference.result_columns import ALTERNATIVES, CONFIDENCE, PREDICTED, empty_result_columns
+from catcli.inference.result_columns import ALTERNATIVES, CONFIDENCE, LEVEL, PREDICTED, empty_result_columns
 from catcli.inference.shards import LabeledRows, ShardOptions, ShardResult
 from catcli.inference.summary import PredictSummary
 from catcli.logs import LOGGER, Advance, no_progress
@@ -128,7 +128,7 @@ def open_job(
 
 def _plan(source: Source, first: Batch, adapter: Adapter, options: PredictOptions, output_format: FileFormat) -> LabelingPlan:
     columns = first.columns
-    result_names = [PREDICTED, CONFIDENCE, *([ALTERNATIVES] if options.top_k > 1 else [])]
+    result_names = [PREDICTED, CONFIDENCE, *([LEVEL] if options.back_off else []), *([ALTERNATIVES] if options.top_k > 1 else [])]
     taken = [name for name in result_names if name in columns]
     if taken and not options.replace_columns:
         raise ProductsError(
@@ -158,6 +158,9 @@ def _accepting(plan: LabelingPlan, adapter: Adapter, engine: Engine, options: Pr
     info = engine.cascade or next(info for name, info in adapter.manifest.variants.items() if name == engine.variant)
     if options.by_category:
         return replace(plan, by_category=acceptance_thresholds_by_category(info, options.precision, adapter.folder))
+    if options.back_off:
+        rule = back_off_rule(adapter.manifest, info, options.precision, adapter.folder)
+        return replace(plan, back_off=rule, min_confidence=rule.threshold)
     return replace(plan, min_confidence=acceptance_threshold(info, options.precision, adapter.folder))
 
 
@@ -174,7 +177,8 @@ def label_catalog(job: PredictJob, advance: Advance = no_progress) -> PredictSum
 
 
 def _label_to_pipe(job: PredictJob, advance: Advance) -> PredictSummary:
-    options, progress = ShardOptions(job.engine.categories, job.plan, _previous(job)), _Progress(advance, job.engine.categories)
+    options = ShardOptions(job.engine.categories, job.plan, _previous(job))
+    progress = _Progress(advance, options.labels)
     spills: list[Path] = []
     with _review_folder(job.options) as folder, open_pipe(job.options.output, job.format) as writer, thread_pool(1) as pool:
         behind = BackgroundWriter(pool)
@@ -201,7 +205,8 @@ def _write_to_pipe(
 
 
 def _label_to_file(job: PredictJob, advance: Advance) -> PredictSummary:
-    options, source, progress = job.options, job.source, _Progress(advance, job.engine.categories)
+    options, source = job.options, job.source
+    progress = _Progress(advance, ShardOptions(job.engine.categories, job.plan).labels)
     fingerprint, previous = predict_fingerprint(job), _previous(job)
     inputs = PartsInput.of(source.files, fingerprint)
     review = review_format(options) if options.review is not None else None

@@ -36,6 +36,9 @@ class PredictOptions(ComputeOptions):
     """Label every row by both models."""
     by_category: bool = False
     """With --precision: use the thresholds by category; rows labeled with a category that has none are not accepted."""
+    back_off: bool = False
+    """With --precision, where categories are paths: a row gets the deepest node of its path that is sure enough, and a column
+    predicted_level."""
     review: Annotated[str | None, Flag(metavar="FILE")] = None
     """A file that gets the rows that are not accepted, the most confident last."""
     keep: Annotated[str | None, Flag(metavar="COLUMN,COLUMN")] = None
@@ -104,6 +107,12 @@ class PredictOptions(ComputeOptions):
             raise UsageError(f"--precision {self.precision:g}: a share above 0 and below 1, such as 0.95.")
         if self.precision is not None and self.min_confidence:
             raise UsageError("--precision finds the confidence that rows have to reach; leave out --min-confidence, or --precision.")
+        if self.back_off and self.precision is None:
+            raise UsageError("--back-off labels as deep as a precision is held; say which with --precision.")
+        others = {"--by-category": self.by_category, "--top-k": self.top_k > 1, "--previous": bool(self.previous)}
+        for option, is_given in others.items():
+            if self.back_off and is_given:
+                raise UsageError(f"--back-off gives one node of the tree a row; leave out {option}, or --back-off.")
         if self.by_category and self.precision is None:
             raise UsageError("--by-category holds a precision within each category; say which with --precision.")
         if self.review and self.precision is None and not self.min_confidence:

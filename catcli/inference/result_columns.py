@@ -11,7 +11,7 @@ import polars as pl
 
 from catcli.inference.planning import LabelingPlan
 
-PREDICTED, CONFIDENCE, ALTERNATIVES = "predicted_category", "confidence", "alternatives"
+PREDICTED, CONFIDENCE, LEVEL, ALTERNATIVES = "predicted_category", "confidence", "predicted_level", "alternatives"
 
 
 def result_columns(
@@ -24,6 +24,8 @@ def result_columns(
     """What is added to rows: a category that is not accepted is null. ``classes`` and ``confidences`` have shape *(rows, k)*."""
     indices = pl.Series(classes[:, 0]).set(~pl.Series(accepted), None)
     added = [names.gather(indices).alias(PREDICTED), pl.Series(CONFIDENCE, confidences[:, 0])]
+    if plan.back_off is not None:
+        added.append(pl.Series(LEVEL, plan.back_off.tree.levels, dtype=pl.Int32).gather(indices).alias(LEVEL))
     if plan.top_k > 1:
         labels_and_confidences = zip(names.gather(classes.ravel()).to_list(), confidences.ravel().tolist(), strict=True)
         k = classes.shape[1]

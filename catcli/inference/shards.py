@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +27,7 @@ from catcli.data.io.journal import READ_ERRORS
 from catcli.data.io.output import write_errors
 from catcli.data.io.part_file import KNOWN, PartFile, PartOptions
 from catcli.data.io.source import Layout, Source, Span
+from catcli.evaluation.climb import BackOffRule
 from catcli.inference.known_labels import Classes, KnownLabels
 from catcli.inference.labeler import Labels
 from catcli.inference.planning import LabelingPlan, PlannedTexts, cut_into_pieces, plan_texts
@@ -54,6 +55,9 @@ class TextLabeler(Protocol):
     def label(self, texts: Sequence[str], top_k: int = 1) -> Labels:
         """The ``top_k`` most probable classes of every text."""
 
+    def label_nodes(self, texts: Sequence[str], back_off: BackOffRule) -> Labels:
+        """A class of every text, or a node above classes."""
+
 
 @dataclass(frozen=True)
 class ShardOptions:
@@ -72,16 +76,21 @@ class ShardOptions:
         """The classes of each text."""
         return min(self.plan.top_k, len(self.categories))
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What a row can be labeled with: the categories, or with a back-off the nodes of their tree, which begin with them."""
+        return self.categories if self.plan.back_off is None else self.plan.back_off.tree.paths
+
     @cached_property
     def names(self) -> pl.Series:
-        """The categories as a column."""
-        return pl.Series(self.categories, dtype=pl.String)
+        """The same as a column."""
+        return pl.Series(self.labels, dtype=pl.String)
 
     @cached_property
     def thresholds(self) -> FloatArray:
         """The confidence *(classes,)* from which on a row is accepted: in float32, as confidences are."""
         if self.plan.by_category is None:
-            return np.full(len(self.categories), self.plan.min_confidence, np.float32)
+            return np.full(len(self.labels), self.plan.min_confidence, np.float32)
         return np.array([self.plan.by_category.get(name, math.inf) for name in self.categories], np.float32)
 
 
@@ -172,7 +181,9 @@ def _begin(
     """Plan some rows and hand their calls to the pool."""
     sources = [labels for labels in (options.previous, known) if labels is not None]
     planned = plan_texts(rows, options.plan, labeler.texts_per_call, sources)
-    return rows, planned, sources, [pool.submit(labeler.label, texts, options.top_k) for texts in planned.calls]
+    back_off = options.plan.back_off
+    label = partial(labeler.label, top_k=options.top_k) if back_off is None else partial(labeler.label_nodes, back_off=back_off)
+    return rows, planned, sources, [pool.submit(label, texts) for texts in planned.calls]
 
 
 def _finish(
@@ -232,7 +243,7 @@ def _count_previous(planned: PlannedTexts, options: ShardOptions) -> int:
 
 def _count_categories(classes: Classes, accepted: BoolArray, options: ShardOptions) -> dict[str, int]:
     """Accepted rows by the number of the category: a journal has a line of these for each part, and names are long."""
-    counts = np.bincount(classes[accepted], minlength=len(options.categories))
+    counts = np.bincount(classes[accepted], minlength=len(options.labels))
     return {str(number): int(counts[number]) for number in np.flatnonzero(counts).tolist()}
 
 
@@ -300,6 +311,6 @@ def load_known(options: ShardOptions, file: int, span: int) -> KnownLabels | Non
         return None
     path = options.part.path(file, span)
     try:
-        return KnownLabels.load(path.with_name(path.name + KNOWN), options.top_k, len(options.categories))
+        return KnownLabels.load(path.with_name(path.name + KNOWN), options.top_k, len(options.labels))
     except READ_ERRORS:
         return None

@@ -89,6 +89,8 @@ def _details(report: Evaluation) -> list[RenderableType]:
         *_missing(report),
         *_rows_needed(report),
         *([tables.category_threshold_table(accepting)] if accepting else []),
+        *([tables.back_off_table(report.back_off)] if report.back_off else []),
+        *([tables.tree_table(report.tree)] if report.tree else []),
         *(sentences.calibration(variant, calibration) for variant, calibration in report.calibration.items()),
         "",
         tables.category_table(report.blend),

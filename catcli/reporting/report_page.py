@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 from catcli.arrays import DoubleArray, FloatArray
 from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.curves import category_curves, coverage_curve
-from catcli.evaluation.metrics import TITLES, Evaluation, Scores
+from catcli.evaluation.metrics import TITLES, TREE_TITLES, BranchScores, Evaluation, Scores
 from catcli.evaluation.report_data import FitReport, NewRowsReport
 from catcli.reporting import sentences
 from catcli.reporting.tables import caption, model_titles, three_digits
@@ -75,6 +75,10 @@ def report_page(
             titles=TITLES,
             models={model: (title, getattr(report, model)) for model, title in model_titles(report.method).items()},
             promises=[(threshold, sentences.threshold_outcome(threshold)) for threshold in report.promises],
+            tree=report.tree,
+            tree_titles=TREE_TITLES,
+            branches=nested(report.tree.branches) if report.tree else [],
+            back_off=report.back_off,
             categories=sorted(report.blend.categories, key=lambda item: (-item.support, item.category)),
             errors=_errors(names, texts, outcomes),
             data=_data(report, names, probabilities, outcomes),
@@ -82,6 +86,18 @@ def report_page(
             nonce=secrets.token_urlsafe(16),
         )
     )
+
+
+def nested(branches: Sequence[BranchScores]) -> list[dict[str, Any]]:
+    """Nodes as a page opens them: each with the last part of its path and those ``below`` it. A parent comes before its children."""
+    top: list[dict[str, Any]] = []
+    above: list[list[dict[str, Any]]] = [top]
+    for branch in branches:
+        node: dict[str, Any] = {"scores": branch, "name": printable(branch.path), "below": []}
+        del above[branch.level :]
+        above[-1].append(node)
+        above.append(node["below"])
+    return top
 
 
 def _errors(names: Sequence[str], texts: Sequence[str], outcomes: Outcomes) -> list[dict[str, Any]]:

@@ -132,7 +132,8 @@ def report_new_rows(adapter: Adapter, options: ReportOptions) -> ReportView:
     names = (*manifest.categories, *unknown)
     numbers = {name: number for number, name in enumerate(names)}
     classes = np.array([numbers[name] for name in truth.to_list()], np.int64)
-    scored = ScoredRows({labeler.variant: logits.lora}, logits.linear, classes, _products(frame, texts, manifest), names, manifest.method)
+    products, separator = _products(frame, texts, manifest), manifest.separator
+    scored = ScoredRows({labeler.variant: logits.lora}, logits.linear, classes, products, names, manifest.method, separator=separator)
     assessed = evaluate_rows(
         scored, labeler.variant, BlendCalibration.of(manifest), manifest.variants[labeler.variant], conflicting_labels(texts, classes)
     )

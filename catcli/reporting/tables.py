@@ -14,7 +14,18 @@ from rich.text import Text
 from catcli.adapter.manifest import Threshold
 from catcli.config import METHOD_TITLES, Method
 from catcli.evaluation.fit_metrics import FitMetrics
-from catcli.evaluation.metrics import TITLES, Comparison, Estimate, Evaluation, MeasuredCategoryThresholds, MeasuredThreshold, Scores
+from catcli.evaluation.metrics import (
+    TITLES,
+    TREE_TITLES,
+    Comparison,
+    Estimate,
+    Evaluation,
+    MeasuredBackOff,
+    MeasuredCategoryThresholds,
+    MeasuredThreshold,
+    Scores,
+    TreeScores,
+)
 from catcli.evaluation.report_data import NewRowsReport
 from catcli.evaluation.studies import CatalogDiff, GridResult, TuneResult
 from catcli.reporting import sentences
@@ -111,6 +122,33 @@ def threshold_table(promises: Sequence[MeasuredThreshold]) -> Table:
         accepted = "–" if promise.accepted_in_test is None else per_cent(promise.accepted_in_test)
         result.add_row(f"{promise.precision:.0%}", threshold, accepted, sentences.threshold_outcome(promise))
     result.columns[3].no_wrap, result.columns[3].justify = False, "left"
+    return result
+
+
+def tree_table(tree: TreeScores) -> Table:
+    """Accuracy at every level of the tree, and the hierarchical scores."""
+    result = table(f"On the tree of categories ({tree.separator.strip()}), 95 % intervals", "", "rows", "")
+    for level in tree.levels:
+        result.add_row(f"accuracy at level {level.level}", f"{level.rows:,}", with_interval(level.accuracy))
+    for name, title in TREE_TITLES.items():
+        result.add_row(title, "", with_interval(getattr(tree, name)))
+    result.add_row("steps to the true category, mean", "", with_interval(tree.distance))
+    return result
+
+
+def back_off_table(thresholds: Sequence[MeasuredBackOff]) -> Table:
+    """For each precision the threshold for labels at any level, and what it labels at which."""
+    result = table(
+        "Labels at any level (predict --precision --back-off)", "precision", "confidence", "labeled", "right", "by level: labeled"
+    )
+    for single in thresholds:
+        if single.threshold is None or single.accepted_in_test is None:
+            result.add_row(f"{single.precision:.0%}", "–", "–", "–", single.shortfall)
+            continue
+        right = "–" if single.reached_in_test is None else per_cent(single.reached_in_test.value)
+        levels = ", ".join(f"{level.level}: {per_cent(level.accepted)}" for level in single.levels if level.accepted)
+        result.add_row(f"{single.precision:.0%}", format_confidence(single.threshold), per_cent(single.accepted_in_test), right, levels)
+    result.columns[4].no_wrap, result.columns[4].justify = False, "left"
     return result
 
 

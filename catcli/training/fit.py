@@ -274,7 +274,8 @@ def _measure(setup: Setup, models: FittedModels, folder: Path) -> tuple[FitMetri
     def held_out(part: slice, roles: FoldRoles | None = None) -> ScoredRows:
         rows = split.held_out[part]
         logits = {variant: values[part] for variant, values in models.logits.items()}
-        return ScoredRows(logits, linear.logits[part], labeled.classes[rows], labeled.products(rows), names, setup.recipe.method, roles)
+        classes, products, recipe = labeled.classes[rows], labeled.products(rows), setup.recipe
+        return ScoredRows(logits, linear.logits[part], classes, products, names, recipe.method, roles, recipe.path_separator)
 
     if isinstance(split, FoldSplit):
         # The same rows: each is judged by what the other folds chose.
@@ -430,6 +431,7 @@ def _manifest(data: TrainingData, models: FittedModels, names: Sequence[str], va
         prices=columns.prices,
         group=columns.group,
         categories=tuple(names),
+        separator=shipped.recipe.path_separator,
         max_tokens=shipped.tokenizer.max_tokens,
         pad_id=base.pad_id,
         blend=blend.blend,

@@ -20,6 +20,7 @@ from catcli.data.dataset.columns import ColumnRoles, choose_columns
 from catcli.data.dataset.gather import GatheredRows, gather_rows
 from catcli.data.dataset.labeled import LabeledRows
 from catcli.data.dataset.split import MAX_HELD_OUT, MAX_LOGITS, MIN_PRODUCTS, Split, product_keys, split_into_folds, split_rows
+from catcli.data.dataset.taxonomy import CategoryTree, chosen_separator
 from catcli.data.dataset.text import column_cells, row_texts
 from catcli.data.dataset.unlabeled import MAX_TEXTS, UnlabeledTexts, sample_unlabeled
 from catcli.data.io.buckets import BucketObject
@@ -104,9 +105,13 @@ def load_training_data(source: Source, recipe: Recipe) -> TrainingData:
     labeled = select_labeled_rows(rows, columns, source.name, merge=recipe.merge_labels)
     split = _split_checked(labeled, recipe)
     unlabeled = _unlabeled(recipe, columns, labeled) if recipe.unlabeled else None
-    return TrainingData(
-        labeled, split, columns, recipe.but({"label": columns.label, "text": columns.text, "group": columns.group}), unlabeled
-    )
+    resolved: dict[str, object] = {"label": columns.label, "text": columns.text, "group": columns.group}
+    separator = chosen_separator(labeled.categories.names, recipe.separator)
+    if separator is not None:
+        resolved["separator"] = separator
+        depth = CategoryTree.of(labeled.categories.names, separator).depth
+        LOGGER.info(f"categories are paths of up to {depth} levels, separated by {separator!r}")
+    return TrainingData(labeled, split, columns, recipe.but(resolved), unlabeled)
 
 
 def _log_columns(columns: ColumnRoles) -> None:

@@ -1,0 +1,97 @@
+"""Scores on a tree of categories: how far down labels are right, and how far from the truth the wrong ones are.
+
+Hierarchical precision, recall and F1 are those of Kiritchenko et al. (2005, "Functional Annotation of Genes Using Hierarchical Text
+Categorization"), in their micro average: a category stands for itself and all nodes above it, precision is the share of the predicted ones
+that are true, recall that of the true ones that are predicted (also Silla & Freitas 2011, "A survey of hierarchical classification across
+different application domains", section 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from catcli.arrays import IntArray
+from catcli.data.dataset.taxonomy import CategoryTree, split_path
+from catcli.evaluation.bootstrap import Outcomes, Ratios
+from catcli.evaluation.metrics import BranchScores, LevelScores, TreeScores
+
+NOWHERE = -1
+"""In a lineage: a node that the tree does not have, or a level below the category's own."""
+
+
+def lineage(tree: CategoryTree, names: Sequence[str], numbers: IntArray) -> IntArray:
+    """The nodes of each row's category at each level *(rows, depth)*: `NOWHERE` below its own, and where the tree does not have them.
+
+    ``names`` are those of the tree's classes and of more categories, which the adapter does not know; ``numbers`` *(rows,)* say which of
+    them each row is of. Of an unknown category the tree may know the first levels.
+    """
+    nodes = {tuple(split_path(path, tree.separator)): number for number, path in reversed(list(enumerate(tree.paths)))}
+    used, place = np.unique(numbers, return_inverse=True)
+    found = np.full((len(used), tree.depth), NOWHERE, np.int64)
+    for row, number in enumerate(used.tolist()):
+        if number < tree.classes:
+            level = int(tree.levels[number])
+            found[row, :level] = tree.ancestors[number, :level]
+        else:
+            path = split_path(names[number], tree.separator)
+            for level in range(1, min(len(path), tree.depth) + 1):
+                found[row, level - 1] = nodes.get(path[:level], NOWHERE)
+    return found[place]
+
+
+def path_lengths(tree: CategoryTree, names: Sequence[str], numbers: IntArray) -> IntArray:
+    """The level *(rows,)* of each row's category, known or not."""
+    used, place = np.unique(numbers, return_inverse=True)
+    lengths = [int(tree.levels[n]) if n < tree.classes else len(split_path(names[n], tree.separator)) for n in used.tolist()]
+    return np.array(lengths, np.int64)[place]
+
+
+def score_tree(tree: CategoryTree, outcomes: Outcomes, names: Sequence[str]) -> TreeScores:
+    """The scores of labeled rows on the tree; ``names`` has every class of the rows, known or not."""
+    truth = lineage(tree, names, outcomes.truth)
+    predicted = lineage(tree, names, outcomes.predicted)
+    true_length, predicted_length = path_lengths(tree, names, outcomes.truth), tree.levels[outcomes.predicted]
+    shared = ((truth == predicted) & (truth != NOWHERE)).sum(1)
+    bootstrap = Ratios(outcomes)
+    precision, recall = bootstrap.ratio(shared, predicted_length), bootstrap.ratio(shared, true_length)
+    f1 = bootstrap.ratio(2 * shared, predicted_length + true_length)
+    levels = []
+    for level in range(1, tree.depth + 1):
+        has_level = true_length >= level
+        if not has_level.any():
+            continue
+        right = has_level & (truth[:, level - 1] == predicted[:, level - 1]) & (truth[:, level - 1] != NOWHERE)
+        levels.append(LevelScores(level=level, rows=int(has_level.sum()), accuracy=bootstrap.ratio(right, has_level)))
+    return TreeScores(
+        separator=tree.separator,
+        levels=tuple(levels),
+        hierarchical_precision=precision,
+        hierarchical_recall=recall,
+        hierarchical_f1=f1,
+        distance=bootstrap.ratio(true_length + predicted_length - 2 * shared, np.ones(len(shared))),
+        branches=_branches(tree, truth, predicted),
+    )
+
+
+def _branches(tree: CategoryTree, truth: IntArray, predicted: IntArray) -> tuple[BranchScores, ...]:
+    """The scores of every node above the categories that rows are of or were labeled with, parents before children."""
+    scores = []
+    order = sorted(np.unique(np.concatenate((truth.ravel(), predicted.ravel()))).tolist(), key=lambda node: tree.paths[node])
+    for node in order:
+        if node == NOWHERE:
+            continue
+        level = int(tree.levels[node]) - 1
+        of_node, labeled = truth[:, level] == node, predicted[:, level] == node
+        hits = int((of_node & labeled).sum())
+        scores.append(
+            BranchScores(
+                path=tree.paths[node],
+                level=level + 1,
+                support=int(of_node.sum()),
+                precision=hits / int(labeled.sum()) if labeled.any() else None,
+                recall=hits / int(of_node.sum()) if of_node.any() else None,
+            )
+        )
+    return tuple(scores)

@@ -1,0 +1,350 @@
+"""Categories that are paths: the tree that they spell, labels at any of its levels, and scores on it."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import DEMO, FIXTURE, Shop
+from rich.console import Console
+
+from catcli.adapter.manifest import FORMAT, Cascade, LevelCalibration, VariantInfo
+from catcli.adapter.store import find_adapter
+from catcli.arrays import FloatArray
+from catcli.config import MAX_LEVELS, Recipe
+from catcli.data.dataset.taxonomy import CategoryTree, chosen_separator, find_separator, split_path
+from catcli.errors import AdapterError, GateMissed, UsageError
+from catcli.evaluation.back_off import find_back_off_threshold, fit_back_off, fit_levels, level_labels
+from catcli.evaluation.bootstrap import Outcomes
+from catcli.evaluation.climb import BackOffRule, climb
+from catcli.evaluation.fit_metrics import FitMetrics
+from catcli.evaluation.hierarchy import NOWHERE, lineage, score_tree
+from catcli.evaluation.requirements import Requirement, check_requirements
+from catcli.inference.labeler import Labeler
+from catcli.inference.predict import predict
+from catcli.inference.predict_options import PredictOptions
+from catcli.inference.result_columns import LEVEL, PREDICTED
+from catcli.reporting.model_card import model_card
+from catcli.reporting.report import report_tables
+from catcli.reporting.report_page import nested, report_page
+from catcli.reporting.scoring import report_held_out
+from catcli.training.fit import fit
+
+PATHS = ("Home", "Home > Kitchen > Mugs", "Home > Kitchen > Pans", "Tools > Drills", "Toys")
+"""A category that is above others, paths of several depths, and one that stands alone."""
+
+TREE = CategoryTree.of(PATHS, " > ")
+
+
+# --- names → tree --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "separator", "parts"),
+    [
+        ("A > B > C", " > ", ("A", "B", "C")),
+        (r"TV\/Video/Cables", "/", (r"TV\/Video", "Cables")),
+        (r"Size \> 5 > Big", " > ", (r"Size \> 5", "Big")),
+        ("Size >5 > Big", " > ", ("Size >5", "Big")),
+        ("A >> B", " >> ", ("A", "B")),
+        ("A >> B", " > ", ("A >> B",)),
+        ("A|B", "|", ("A", "B")),
+        ("alone", "/", ("alone",)),
+    ],
+)
+def test_a_path_has_parts(name: str, separator: str, parts: tuple[str, ...]) -> None:
+    assert split_path(name, separator) == parts
+
+
+@pytest.mark.parametrize(
+    ("names", "separator"),
+    [
+        (["A > B", "A > C", "D"], " > "),
+        (["A >> B", "A >> C"], " >> "),
+        (["A|B", "A|C"], "|"),
+        (["A/B", "A/C"], "/"),
+        (["Watches/Jewelry", "TV/Video", "Mugs"], None),  # names, not paths
+        (["A > B", "C > D"], None),  # nothing that two of them share
+        (["Mugs", "Pans"], None),
+        (["A >", "A > "], None),
+    ],
+)
+def test_the_separator_is_found(names: list[str], separator: str | None) -> None:
+    assert find_separator(names) == separator
+
+
+def test_a_separator_that_is_given_has_to_be_there() -> None:
+    assert chosen_separator(["A:B", "A:C"], ":") == ":"
+    assert chosen_separator(["A > B", "A > C"], "none") is None
+    with pytest.raises(UsageError, match="no category has it, the first is 'A > B'"):
+        chosen_separator(["A > B"], "|")
+    with pytest.raises(UsageError, match="blank"):
+        chosen_separator(["A > B"], "  ")
+
+
+def test_nodes_of_the_tree() -> None:
+    assert TREE.paths == (*PATHS, "Home > Kitchen", "Tools")
+    assert TREE.levels.tolist() == [1, 3, 3, 2, 1, 2, 1]
+    assert TREE.parents.tolist() == [-1, 5, 5, 6, -1, 0, -1]
+    assert TREE.ancestors[1].tolist() == [0, 5, 1]
+    assert TREE.ancestors[3].tolist() == [6, 3, 3]  # below its own level itself
+
+
+def test_equal_names_under_other_parents_are_other_nodes() -> None:
+    tree = CategoryTree.of(("Men > Shoes > Boots", "Women > Shoes > Boots"), " > ")
+    assert {"Men > Shoes", "Women > Shoes"} < set(tree.paths)
+    assert tree.ancestors[0, 1] != tree.ancestors[1, 1]
+
+
+def test_a_path_of_too_many_levels_is_cut_into_as_many_as_count() -> None:
+    tree = CategoryTree.of((" > ".join("x" * 300), "x > y"), " > ")
+    assert tree.depth == MAX_LEVELS
+
+
+def test_a_node_has_the_sum_of_its_classes() -> None:
+    probabilities = np.array([[0.1, 0.2, 0.3, 0.15, 0.25]], np.float32)
+    sums = [
+        dict(zip(nodes.tolist(), values[0].tolist(), strict=True)) for nodes, values in (TREE.sums(probabilities, n) for n in (1, 2, 3))
+    ]
+    assert sums[0] == pytest.approx({0: 0.6, 4: 0.25, 6: 0.15})
+    assert sums[1] == pytest.approx({0: 0.1, 3: 0.15, 4: 0.25, 5: 0.5})
+    assert sums[2] == pytest.approx({0: 0.1, 1: 0.2, 2: 0.3, 3: 0.15, 4: 0.25})
+
+
+# --- scores --------------------------------------------------------------------------------------------------------------------------
+
+
+def outcomes(truth: list[int], predicted: list[int]) -> Outcomes:
+    probabilities = np.full((len(truth), len(PATHS)), 0.01, np.float32)
+    probabilities[np.arange(len(truth)), predicted] = 0.9
+    return Outcomes.of(probabilities, np.array(truth), np.arange(len(truth)))
+
+
+def test_scores_on_the_tree_by_hand() -> None:
+    """Mugs as Mugs, Pans as Mugs, Drills as Toys, and one unknown below Kitchen as Pans."""
+    names = (*PATHS, "Home > Kitchen > Knives")
+    scores = score_tree(TREE, outcomes([1, 2, 3, 5], [1, 1, 4, 2]), names)
+    shared, predicted, true = 3 + 2 + 0 + 2, 3 + 3 + 1 + 3, 3 + 3 + 2 + 3
+    assert scores.hierarchical_precision.value == pytest.approx(shared / predicted)
+    assert scores.hierarchical_recall.value == pytest.approx(shared / true)
+    assert scores.hierarchical_f1.value == pytest.approx(2 * shared / (predicted + true))
+    assert scores.distance.value == pytest.approx((0 + 2 + 3 + 2) / 4)
+    assert [(level.level, level.rows) for level in scores.levels] == [(1, 4), (2, 4), (3, 3)]
+    assert [level.accuracy.value for level in scores.levels] == pytest.approx([3 / 4, 3 / 4, 1 / 3])
+    kitchen = next(branch for branch in scores.branches if branch.path == "Home > Kitchen")
+    assert (kitchen.support, kitchen.precision, kitchen.recall) == (3, 1.0, 1.0)
+
+
+def test_the_lineage_of_an_unknown_category_is_known_as_far_as_the_tree_goes() -> None:
+    names = (*PATHS, "Home > Kitchen > Knives", "Garden > Hoses")
+    assert lineage(TREE, names, np.array([1, 5, 6, 0])).tolist() == [
+        [0, 5, 1],
+        [0, 5, NOWHERE],
+        [NOWHERE, NOWHERE, NOWHERE],
+        [0, NOWHERE, NOWHERE],
+    ]
+
+
+# --- thresholds ----------------------------------------------------------------------------------------------------------------------
+
+
+def drawn(seed: int, rows: int, sharpness: float = 2.0) -> tuple[FloatArray, np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    """Probabilities of the classes, and classes that are drawn by them: exactly calibrated."""
+    random = np.random.default_rng(seed)
+    scores = random.normal(size=(rows, len(PATHS))) * sharpness
+    probabilities = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    truth = (random.random((rows, 1)) > probabilities.cumsum(1)).sum(1).clip(0, len(PATHS) - 1)
+    return probabilities.astype(np.float32), truth
+
+
+@pytest.mark.parametrize("precision", [0.8, 0.9, 0.95])
+def test_a_threshold_holds_its_precision_on_other_rows(precision: float) -> None:
+    """In all but at most as many of 40 draws as the risk of one in twenty leaves room for."""
+    missed = accepted = accepted_leaves = 0
+    for seed in range(40):
+        probabilities, truth = drawn(seed, 1_000)
+        found = fit_back_off(TREE, probabilities, lineage(TREE, PATHS, truth), np.arange(len(truth)), [precision])
+        threshold = found.thresholds[0].threshold
+        if threshold is None:
+            continue
+        fresh, fresh_truth = drawn(1_000 + seed, 4_000)
+        labels = level_labels(TREE, fresh, lineage(TREE, PATHS, fresh_truth), found.levels)
+        chosen = labels.chosen(threshold)
+        rows = np.flatnonzero(chosen >= 0)
+        missed += labels.right[rows, chosen[rows]].mean() < precision
+        accepted += len(rows)
+        accepted_leaves += int((chosen == TREE.depth - 1).sum())
+    assert missed <= 5
+    assert accepted > accepted_leaves > 0
+
+
+def test_rows_are_labeled_as_the_thresholds_were_tested() -> None:
+    """`climb`, which looks no further than it has to, gives what the table of all levels gives."""
+    probabilities, truth = drawn(0, 500)
+    nodes = lineage(TREE, PATHS, truth)
+    levels = fit_levels(TREE, probabilities, nodes)
+    labels = level_labels(TREE, probabilities, nodes, levels)
+    for threshold in (0.3, 0.7, 0.9, 0.99):
+        found, confidence = climb(BackOffRule(TREE, levels, threshold), probabilities)
+        chosen = labels.chosen(threshold)
+        rows = np.arange(len(truth))
+        assert (found == labels.nodes[rows, chosen]).all()  # -1 is the deepest level, too
+        assert (confidence == labels.confidence[rows, chosen]).all()
+        assert ((confidence >= np.float32(threshold)) == (chosen >= 0)).all()
+    nothing, _ = climb(BackOffRule(TREE, levels, 0.5), probabilities[:0])
+    assert len(nothing) == 0
+
+
+def test_too_few_rows_show_no_threshold_and_say_how_many_are_missing() -> None:
+    probabilities, truth = drawn(0, 30)
+    nodes = lineage(TREE, PATHS, truth)
+    found = find_back_off_threshold(level_labels(TREE, probabilities, nodes, fit_levels(TREE, probabilities, nodes)), 0.95)
+    assert found.threshold is None
+    assert "rows" in found.shortfall or "product" in found.shortfall
+
+
+# --- predict -------------------------------------------------------------------------------------------------------------------------
+
+SHELVES = ("Home > Drinks > Coffee", "Tools > Drills", "Home > Kitchen > Mugs", "Beauty > Shampoo")
+"""The fixture's categories as paths, in their order."""
+
+
+def with_tree(folder: Path, threshold: float | None = 0.8, levels: int = 3) -> Path:
+    """The fixture with paths in the place of its categories, and a threshold for labels at any level."""
+    shutil.copytree(FIXTURE, folder)
+    facts = json.loads((folder / "adapter.json").read_text())
+    facts |= {"format": FORMAT, "categories": list(SHELVES), "separator": " > "}
+    for info in facts["variants"].values():
+        single = {"precision": 0.9, "threshold": threshold, "accepted": 0.5, "products": 100, "missing": None, "best": 0.8}
+        info["back_off"] = {"levels": [{"slope": 1.0, "shift": 0.0}] * levels, "thresholds": [single]}
+        info["category_thresholds"] = []
+    (folder / "adapter.json").write_text(json.dumps(facts))
+    return folder
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Path:
+    titles = ["ground coffee", "coffee mug", "hammer drill", "hair shampoo", "", "coffee", "mug drill", "tea cup", "something else"]
+    pl.DataFrame({"title": titles * 40}).write_csv(tmp_path / "catalog.csv")
+    return tmp_path / "catalog.csv"
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_rows_get_the_deepest_node_that_is_sure_enough(tmp_path: Path, catalog: Path, ending: str) -> None:
+    adapter = with_tree(tmp_path / "tree")
+    options = PredictOptions(str(tmp_path / f"out.{ending}"), str(adapter), device="cpu", precision=0.9, back_off=True)
+    summary = predict([str(catalog)], options)
+    read = pl.read_csv if ending == "csv" else pl.read_parquet
+    frame = read(tmp_path / f"out.{ending}")
+    tree = CategoryTree.of(SHELVES, " > ")
+    labeler = Labeler(find_adapter(str(adapter)), "cpu")
+    calibration = (LevelCalibration(slope=1.0, shift=0.0),) * 3
+    texts = pl.read_csv(catalog)["title"].fill_null("").to_list()
+    nodes, confidences = climb(BackOffRule(tree, calibration, 0.8), labeler.probabilities(texts))
+    accepted = confidences >= np.float32(0.8)
+    levels = tree.levels.tolist()
+    assert frame[PREDICTED].to_list() == [tree.paths[node] if ok else None for node, ok in zip(nodes, accepted, strict=True)]
+    assert frame[LEVEL].to_list() == [levels[node] if ok else None for node, ok in zip(nodes, accepted, strict=True)]
+    assert frame["confidence"].to_numpy() == pytest.approx(confidences, abs=1e-5)
+    assert {1, 3} <= {level for level in frame[LEVEL].to_list() if level is not None}  # some are labeled above the categories
+    assert sum(summary.categories.values()) == int(accepted.sum())
+    assert summary.below == int((~accepted).sum())
+
+
+def test_what_no_level_is_sure_of_comes_to_the_review_with_its_category(tmp_path: Path, catalog: Path) -> None:
+    adapter = with_tree(tmp_path / "tree", threshold=0.97)
+    review = tmp_path / "review.csv"
+    options = PredictOptions(
+        str(tmp_path / "out.csv"), str(adapter), device="cpu", precision=0.9, back_off=True, review=str(review), dedupe=False
+    )
+    summary = predict([str(catalog)], options)
+    reviewed = pl.read_csv(review)
+    assert len(reviewed) == summary.below > 0
+    assert set(reviewed[PREDICTED].to_list()) <= set(SHELVES)
+
+
+def test_other_options_that_do_not_go_with_it(tmp_path: Path, catalog: Path) -> None:
+    def run(**more: object) -> None:
+        given: dict[str, object] = {"adapter": str(FIXTURE), "device": "cpu", "precision": 0.9, "back_off": True, **more}
+        predict([str(catalog)], PredictOptions(str(tmp_path / "out.csv"), **given))  # type: ignore[arg-type]
+
+    with pytest.raises(UsageError, match="say which with --precision"):
+        run(precision=None)
+    for more, option in (({"top_k": 3}, "--top-k"), ({"by_category": True}, "--by-category"), ({"previous": "x.csv"}, "--previous")):
+        with pytest.raises(UsageError, match=f"leave out {option}"):
+            run(**more)
+    with pytest.raises(UsageError, match="are flat names, the first is 'Coffee'"):
+        run()
+    with pytest.raises(GateMissed, match="--precision 0.9 --back-off"):
+        run(adapter=str(with_tree(tmp_path / "none", threshold=None)))
+    with pytest.raises(AdapterError, match="calibrates 2 levels and its categories have 3"):
+        run(adapter=str(with_tree(tmp_path / "crafted", levels=2)))
+
+
+def test_a_manifest_with_a_back_off_and_no_tree_is_refused(tmp_path: Path) -> None:
+    folder = with_tree(tmp_path / "tree")
+    facts = json.loads((folder / "adapter.json").read_text())
+    del facts["separator"]
+    (folder / "adapter.json").write_text(json.dumps(facts))
+    with pytest.raises(AdapterError, match="a back-off without a separator"):
+        find_adapter(str(folder))
+
+
+# --- fit and report ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_score_on_the_tree_can_be_required(shop: Shop) -> None:
+    flat = FitMetrics.of(shop.fitted.adapter)
+    with pytest.raises(UsageError, match="the categories are flat names"):
+        check_requirements(flat, (Requirement.of("hierarchical-f1=0.8"),), "nothing was written")
+    scores = score_tree(TREE, outcomes([1, 2, 3, 4], [1, 1, 4, 4]), PATHS)
+    with_scores = flat.model_copy(update={"tree": scores})
+    check_requirements(with_scores, (Requirement.of("hierarchical_f1=0.5"),), "nothing was written")
+    with pytest.raises(GateMissed, match=r"hierarchical_f1 is 0\.\d+ .*below the 0.9 that --require asks for"):
+        check_requirements(with_scores, (Requirement.of("hierarchical_f1=0.9"),), "nothing was written")
+
+
+def test_the_page_has_each_node_below_the_one_above_it() -> None:
+    scores = score_tree(TREE, outcomes([1, 2, 3, 4, 0], [1, 1, 4, 4, 0]), PATHS)
+    top = nested(scores.branches)
+    assert [node["name"] for node in top] == ["Home", "Tools", "Toys"]
+    (kitchen,) = top[0]["below"]
+    assert [node["name"] for node in kitchen["below"]] == ["Home > Kitchen > Mugs", "Home > Kitchen > Pans"]
+
+
+@pytest.mark.slow
+def test_a_fit_finds_the_tree_and_the_report_shows_it(tmp_path: Path) -> None:
+    frame = pl.read_csv(DEMO / "products.csv", infer_schema=False)
+    frame.filter(pl.col("category").str.contains("^Home")).write_csv(tmp_path / "products.csv")
+    recipe = Recipe(epochs=1, max_tokens=24, device="cpu", refit=False)
+    fitted = fit([str(tmp_path / "products.csv")], recipe=recipe, output=tmp_path / "home", model_card=model_card)
+    manifest, metrics = fitted.adapter.manifest, fitted.metrics
+    assert manifest.separator == " > "
+    assert metrics.tree is not None
+    assert metrics.tree.levels[0].accuracy.value == 1.0  # all are of one branch
+    assert metrics.tree.hierarchical_f1.value >= metrics.blend.accuracy.value
+    for info in manifest.variants.values():
+        ways: list[VariantInfo | Cascade] = [info, *info.cascades]
+        for way in ways:
+            assert way.back_off is not None
+            assert len(way.back_off.levels) == CategoryTree.of(manifest.categories, " > ").depth
+    assert len(metrics.back_off) == len(manifest.variants["fp32"].thresholds)
+    view = report_held_out(fitted.adapter)
+    page = report_page("home", view.report, view.names, view.texts, view.probabilities, view.outcomes)
+    assert 'id="tree"' in page
+    assert "Home &gt; Kitchen" in page
+    console = Console(width=80, record=True, file=io.StringIO())
+    for part in report_tables(view.report):
+        console.print(part)
+    text = console.export_text()
+    assert "hierarchical F1" in text
+    assert "Labels at any level" in text
+    flat = fit([str(tmp_path / "products.csv")], recipe=recipe.but({"separator": "none"}), output=tmp_path / "flat", model_card=model_card)
+    assert flat.adapter.manifest.separator is None
+    assert flat.metrics.tree is None
+    assert flat.metrics.blend.accuracy.value == metrics.blend.accuracy.value
