@@ -66,10 +66,7 @@ class Flag:
 COLUMN = Flag(metavar="COLUMN")
 
 
-FLAT = "none"
-"""The ``--separator`` of categories that are to be taken as flat names."""
-
-MAX_LEVELS = 50
+MAX_LEVELS = 20
 """Levels of a category path that count; what stands deeper belongs to the name of the last one."""
 
 DEFAULT_MAX_CHANGE = 0.005
@@ -92,8 +89,8 @@ class Recipe(BaseModel):
     """A column to read; repeat for several, the most informative first."""
     group: Annotated[str | None, COLUMN] = None
     """The column that is equal for all rows of one product."""
-    separator: Annotated[Annotated[str, Field(min_length=1)] | None, Flag(metavar="SIGN", default="found by itself")] = None
-    """What stands between the parts of categories that are paths, such as ' > '; none takes them as flat names."""
+    separator: Annotated[str | None, Flag(metavar="SIGN", default="found by itself")] = None
+    """What stands between the parts of categories that are paths, such as ' > '; '' takes them as flat names."""
     base: Annotated[str, Field(min_length=1), Flag(metavar="NAME")] = "minilm"
     """minilm (embedded; minilm-3 has 3 of its 6 blocks), or from the hub: bert, distilbert, distilroberta, roberta, xlm-roberta, albert,
     mpnet, modernbert, deberta, t5, gpt2, qwen3, or OWNER/MODEL, these with @REVISION; or a folder."""
@@ -151,7 +148,7 @@ class Recipe(BaseModel):
     @property
     def path_separator(self) -> str | None:
         """What makes paths of the categories, in a recipe whose columns were found; None of flat names."""
-        return None if self.separator == FLAT else self.separator
+        return self.separator or None
 
     @field_validator("targets", mode="before")
     @classmethod

@@ -31,7 +31,7 @@ from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
 from catcli.inference.remote import LabelerOptions, RemoteWorker, RunOptions
 from catcli.inference.remote_engine import RemoteEngine, WorkerHandle
-from catcli.inference.shards import ShardWork, SpanWork
+from catcli.inference.shards import ShardWork, SpanGroup, SpanWork
 
 pytestmark = pytest.mark.slow
 
@@ -170,7 +170,7 @@ def test_what_a_worker_does_not_see_is_read_and_written_here(
     engine = InThisProcess(adapter)
     there = replace(options, output=str(tmp_path / "there.csv"), review=str(tmp_path / "b.csv"))
     predict([str(catalog / "many")], there, engine=engine)
-    assert engine.asked == {SpanWork, ShardWork} if hidden == "files" else {SpanWork}
+    assert engine.asked == ({SpanGroup, SpanWork, ShardWork} if hidden == "files" else {SpanGroup})
     assert (tmp_path / "here.csv").read_bytes() == (tmp_path / "there.csv").read_bytes()
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 

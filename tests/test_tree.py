@@ -18,13 +18,14 @@ from catcli.adapter.store import find_adapter
 from catcli.arrays import FloatArray
 from catcli.config import MAX_LEVELS, Recipe
 from catcli.data.dataset.taxonomy import CategoryTree, chosen_separator, find_separator, split_path
-from catcli.errors import AdapterError, GateMissed, UsageError
-from catcli.evaluation.back_off import find_back_off_threshold, fit_back_off, fit_levels, level_labels
+from catcli.errors import AdapterError, GateMissed, ProductsError, UsageError
+from catcli.evaluation.back_off import LevelLabels, find_back_off_threshold, fit_back_off, fit_levels, level_labels
 from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.climb import BackOffRule, climb
 from catcli.evaluation.fit_metrics import FitMetrics
 from catcli.evaluation.hierarchy import NOWHERE, lineage, score_tree
 from catcli.evaluation.requirements import Requirement, check_requirements
+from catcli.evaluation.selective import ProductSample, find_threshold
 from catcli.inference.labeler import Labeler
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
@@ -65,13 +66,16 @@ def test_a_path_has_parts(name: str, separator: str, parts: tuple[str, ...]) -> 
     ("names", "separator"),
     [
         (["A > B", "A > C", "D"], " > "),
-        (["A >> B", "A >> C"], " >> "),
-        (["A|B", "A|C"], "|"),
-        (["A/B", "A/C"], "/"),
+        (["A >> B", "A >> C", "D >> E"], " >> "),
+        (["A|B", "A|C", "D|E"], "|"),
+        (["A/B", "A/C", "D/E"], "/"),
         (["Watches/Jewelry", "TV/Video", "Mugs"], None),  # names, not paths
         (["A > B", "C > D"], None),  # nothing that two of them share
         (["Mugs", "Pans"], None),
         (["A >", "A > "], None),
+        (["All > A", "All > B"], None),  # a root that all share tells nothing
+        (["All > A > C", "All > A > D", "All > B"], " > "),
+        (["/A/B", "/A/C", "/D/E"], "/"),
     ],
 )
 def test_the_separator_is_found(names: list[str], separator: str | None) -> None:
@@ -80,7 +84,7 @@ def test_the_separator_is_found(names: list[str], separator: str | None) -> None
 
 def test_a_separator_that_is_given_has_to_be_there() -> None:
     assert chosen_separator(["A:B", "A:C"], ":") == ":"
-    assert chosen_separator(["A > B", "A > C"], "none") is None
+    assert chosen_separator(["A > B", "A > C"], "") is None
     with pytest.raises(UsageError, match="no category has it, the first is 'A > B'"):
         chosen_separator(["A > B"], "|")
     with pytest.raises(UsageError, match="blank"):
@@ -108,12 +112,29 @@ def test_a_path_of_too_many_levels_is_cut_into_as_many_as_count() -> None:
 
 def test_a_node_has_the_sum_of_its_classes() -> None:
     probabilities = np.array([[0.1, 0.2, 0.3, 0.15, 0.25]], np.float32)
-    sums = [
-        dict(zip(nodes.tolist(), values[0].tolist(), strict=True)) for nodes, values in (TREE.sums(probabilities, n) for n in (1, 2, 3))
-    ]
+    cuts = [TREE.sums(TREE.ordered(probabilities), level) for level in (1, 2, 3)]
+    sums = [dict(zip(nodes.tolist(), values[0].tolist(), strict=True)) for nodes, values in cuts]
     assert sums[0] == pytest.approx({0: 0.6, 4: 0.25, 6: 0.15})
     assert sums[1] == pytest.approx({0: 0.1, 3: 0.15, 4: 0.25, 5: 0.5})
     assert sums[2] == pytest.approx({0: 0.1, 1: 0.2, 2: 0.3, 3: 0.15, 4: 0.25})
+
+
+def test_a_root_that_all_share_is_no_node() -> None:
+    plain = CategoryTree.of(("Home > Pans", "Home > Mugs", "Toys"), " > ")
+    rooted = CategoryTree.of(("All > Home > Pans", "All > Home > Mugs", "All > Toys"), " > ")
+    assert rooted.paths == tuple(f"All > {path}" for path in plain.paths)
+    assert (rooted.levels == plain.levels).all()
+    assert (rooted.ancestors == plain.ancestors).all()
+    slashed = CategoryTree.of(("/Home/Pans", "/Home/Mugs", "/Toys"), "/")
+    assert slashed.paths[3:] == ("Home",)
+    assert (slashed.ancestors == plain.ancestors).all()
+    names = ("All > Home > Pans", "All > Home > Mugs", "All > Toys", "All > Home > Knives", "Elsewhere > Home")
+    assert lineage(rooted, names, np.array([0, 3, 4])).tolist() == [[3, 0], [3, NOWHERE], [NOWHERE, NOWHERE]]
+
+
+def test_paths_of_more_nodes_than_are_read_are_refused() -> None:
+    with pytest.raises(ProductsError, match="more than the 500,000 nodes"):
+        CategoryTree.of([" > ".join(f"{row}-{level}" for level in range(20)) for row in range(30_000)], " > ")
 
 
 # --- scores --------------------------------------------------------------------------------------------------------------------------
@@ -200,6 +221,32 @@ def test_rows_are_labeled_as_the_thresholds_were_tested() -> None:
     assert len(nothing) == 0
 
 
+def test_where_all_rows_are_labeled_they_are_labeled_as_deep_as_the_precision_allows() -> None:
+    """Level 1 is sure of every row; the lowest threshold is not that of its least sure row."""
+    random = np.random.default_rng(0)
+    count = 3_000
+    leaf = random.uniform(0.5, 1.0, count)
+    confidence = np.stack([np.full(count, 0.999), leaf], axis=1).astype(np.float32)
+    right = np.stack([np.ones(count, np.bool_), random.random(count) < leaf], axis=1)
+    labels = LevelLabels(np.zeros((count, 2), np.int64), confidence, right)
+    found = find_back_off_threshold(labels, 0.9)
+    assert found.threshold is not None
+    chosen = labels.chosen(found.threshold)
+    assert (chosen == 1).mean() > 0.5
+    assert labels.right[np.arange(count), chosen].mean() >= 0.9
+
+
+def test_equal_confidences_count_once_in_what_is_missing() -> None:
+    random = np.random.default_rng(0)
+    confidence = np.where(np.arange(200) < 80, 0.99, random.uniform(0.3, 0.9, 200)).astype(np.float32)[:, None]
+    right = (random.random(200) < 0.8)[:, None]
+    nodes = np.zeros((200, 1), np.int64)
+    sample = ProductSample(confidence[:, 0], right[:, 0], nodes[:, 0])
+    for precision in (0.9, 0.95):
+        flat, climbed = find_threshold(sample, precision), find_back_off_threshold(LevelLabels(nodes, confidence, right), precision)
+        assert climbed == flat
+
+
 def test_too_few_rows_show_no_threshold_and_say_how_many_are_missing() -> None:
     probabilities, truth = drawn(0, 30)
     nodes = lineage(TREE, PATHS, truth)
@@ -266,6 +313,10 @@ def test_what_no_level_is_sure_of_comes_to_the_review_with_its_category(tmp_path
     reviewed = pl.read_csv(review)
     assert len(reviewed) == summary.below > 0
     assert set(reviewed[PREDICTED].to_list()) <= set(SHELVES)
+    levels = dict(zip(SHELVES, (3, 2, 3, 2), strict=True))
+    assert [levels[name] for name in reviewed[PREDICTED].to_list()] == reviewed[LEVEL].to_list()
+    with pytest.raises(ProductsError, match="was labeled with --back-off"):
+        predict([str(catalog)], PredictOptions(str(tmp_path / "next.csv"), str(FIXTURE), device="cpu", previous=str(tmp_path / "out.csv")))
 
 
 def test_other_options_that_do_not_go_with_it(tmp_path: Path, catalog: Path) -> None:
@@ -278,7 +329,7 @@ def test_other_options_that_do_not_go_with_it(tmp_path: Path, catalog: Path) -> 
     for more, option in (({"top_k": 3}, "--top-k"), ({"by_category": True}, "--by-category"), ({"previous": "x.csv"}, "--previous")):
         with pytest.raises(UsageError, match=f"leave out {option}"):
             run(**more)
-    with pytest.raises(UsageError, match="are flat names, the first is 'Coffee'"):
+    with pytest.raises(UsageError, match="takes its categories as flat names, the first is 'Coffee'"):
         run()
     with pytest.raises(GateMissed, match="--precision 0.9 --back-off"):
         run(adapter=str(with_tree(tmp_path / "none", threshold=None)))
@@ -300,7 +351,7 @@ def test_a_manifest_with_a_back_off_and_no_tree_is_refused(tmp_path: Path) -> No
 
 def test_a_score_on_the_tree_can_be_required(shop: Shop) -> None:
     flat = FitMetrics.of(shop.fitted.adapter)
-    with pytest.raises(UsageError, match="the categories are flat names"):
+    with pytest.raises(UsageError, match="--require hierarchical_f1: the categories are taken as flat names"):
         check_requirements(flat, (Requirement.of("hierarchical-f1=0.8"),), "nothing was written")
     scores = score_tree(TREE, outcomes([1, 2, 3, 4], [1, 1, 4, 4]), PATHS)
     with_scores = flat.model_copy(update={"tree": scores})
@@ -311,10 +362,21 @@ def test_a_score_on_the_tree_can_be_required(shop: Shop) -> None:
 
 def test_the_page_has_each_node_below_the_one_above_it() -> None:
     scores = score_tree(TREE, outcomes([1, 2, 3, 4, 0], [1, 1, 4, 4, 0]), PATHS)
-    top = nested(scores.branches)
+    top = nested(scores)
     assert [node["name"] for node in top] == ["Home", "Tools", "Toys"]
     (kitchen,) = top[0]["below"]
-    assert [node["name"] for node in kitchen["below"]] == ["Home > Kitchen > Mugs", "Home > Kitchen > Pans"]
+    assert [node["name"] for node in kitchen["below"]] == ["Mugs", "Pans"]
+
+
+def test_names_that_begin_like_a_node_do_not_come_below_it() -> None:
+    paths = ("Home > Pans", "Home & Garden > Hoses", "Home > Mugs")
+    tree = CategoryTree.of(paths, " > ")
+    probabilities = np.eye(3, dtype=np.float32)
+    top = nested(score_tree(tree, Outcomes.of(probabilities, np.arange(3), np.arange(3)), paths))
+    assert [(node["name"], [below["name"] for below in node["below"]]) for node in top] == [
+        ("Home", ["Mugs", "Pans"]),
+        ("Home & Garden", ["Hoses"]),
+    ]
 
 
 @pytest.mark.slow
@@ -337,14 +399,14 @@ def test_a_fit_finds_the_tree_and_the_report_shows_it(tmp_path: Path) -> None:
     view = report_held_out(fitted.adapter)
     page = report_page("home", view.report, view.names, view.texts, view.probabilities, view.outcomes)
     assert 'id="tree"' in page
-    assert "Home &gt; Kitchen" in page
+    assert "<summary>Kitchen " in page
     console = Console(width=80, record=True, file=io.StringIO())
     for part in report_tables(view.report):
         console.print(part)
     text = console.export_text()
     assert "hierarchical F1" in text
     assert "Labels at any level" in text
-    flat = fit([str(tmp_path / "products.csv")], recipe=recipe.but({"separator": "none"}), output=tmp_path / "flat", model_card=model_card)
+    flat = fit([str(tmp_path / "products.csv")], recipe=recipe.but({"separator": ""}), output=tmp_path / "flat", model_card=model_card)
     assert flat.adapter.manifest.separator is None
     assert flat.metrics.tree is None
     assert flat.metrics.blend.accuracy.value == metrics.blend.accuracy.value

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from catcli.adapter.manifest import BackOff, LevelCalibration, Threshold
 from catcli.arrays import BoolArray, FloatArray, IntArray
 from catcli.data.dataset.taxonomy import CategoryTree
-from catcli.evaluation.bootstrap import Outcomes, Ratios
+from catcli.evaluation.bootstrap import Outcomes, bootstrap_ratios, lower_bound
 from catcli.evaluation.calibration import fit_odds
 from catcli.evaluation.climb import calibrate_level, top_nodes
 from catcli.evaluation.fold_roles import FoldRoles
 from catcli.evaluation.metrics import LevelCoverage, MeasuredBackOff
-from catcli.evaluation.selective import RISK, TARGET_PRECISIONS, one_row_each, search_threshold
+from catcli.evaluation.selective import CUTOFF_STEP, RISK, TARGET_PRECISIONS, one_row_each, search_threshold
 
 USUAL_ODDS = (1.0, 0.0)
 """Slope and shift that few rows are pulled to: sums of calibrated probabilities are about right as they are."""
@@ -45,6 +44,13 @@ class LevelLabels:
         deepest = self.confidence.shape[1] - 1 - reached[:, ::-1].argmax(1)
         return np.where(reached.any(1), deepest, -1)
 
+    def outcome(self, threshold: float) -> tuple[int, float]:
+        """How many labels are right at a threshold, and the mean of their confidences."""
+        chosen = self.chosen(threshold)
+        rows = np.flatnonzero(chosen >= 0)
+        labels = rows, chosen[rows]
+        return int(self.right[labels].sum()), float(self.confidence[labels].mean(dtype=np.float64))
+
 
 def level_labels(tree: CategoryTree, probabilities: FloatArray, lineage: IntArray, levels: Sequence[LevelCalibration]) -> LevelLabels:
     """The labels of rows at each level, from the probabilities of their categories *(rows, classes)*.
@@ -52,7 +58,8 @@ def level_labels(tree: CategoryTree, probabilities: FloatArray, lineage: IntArra
     ``lineage`` *(rows, levels)* are the nodes above each row's true category, and it itself, as `catcli.evaluation.hierarchy.lineage` has
     them.
     """
-    tops = [top_nodes(tree, probabilities, level) for level in range(1, tree.depth + 1)]
+    ordered = tree.ordered(probabilities)
+    tops = [top_nodes(tree, ordered, level) for level in range(1, tree.depth + 1)]
     nodes = np.stack([best for best, _ in tops], axis=1)
     confidence = np.stack([calibrate_level(top, calibration) for (_, top), calibration in zip(tops, levels, strict=True)], axis=1)
     return LevelLabels(nodes, confidence, _is_above(tree, nodes, lineage))
@@ -66,9 +73,9 @@ def _is_above(tree: CategoryTree, nodes: IntArray, lineage: IntArray) -> BoolArr
 
 def fit_levels(tree: CategoryTree, probabilities: FloatArray, lineage: IntArray) -> tuple[LevelCalibration, ...]:
     """The calibration of each level, by rows that no model has seen: their probabilities *(rows, classes)* and `lineage`."""
-    calibrations = []
+    calibrations, ordered = [], tree.ordered(probabilities)
     for level in range(1, tree.depth + 1):
-        nodes, top = top_nodes(tree, probabilities, level)
+        nodes, top = top_nodes(tree, ordered, level)
         right = _is_above(tree, nodes[:, None], lineage)[:, 0]
         slope, shift = fit_odds(top, right, USUAL_ODDS)
         calibrations.append(LevelCalibration(slope=slope, shift=shift))
@@ -80,19 +87,16 @@ class _RankedLabels:
 
     def __init__(self, labels: LevelLabels) -> None:
         self._labels = labels
-        self.confidence: FloatArray = np.sort(labels.confidence.max(1))[::-1]
+        best = labels.confidence.max(1)
+        self._order = np.argsort(-best, kind="stable")
+        self.confidence: FloatArray = best[self._order]
+        self._known: dict[int, tuple[int, float]] = {}
 
     def _at(self, count: int) -> tuple[int, float]:
         if count not in self._known:
-            levels = self._labels.chosen(float(self.confidence[count - 1]))
-            rows = np.flatnonzero(levels >= 0)
-            chosen = rows, levels[rows]
-            self._known[count] = int(self._labels.right[chosen].sum()), float(self._labels.confidence[chosen].mean(dtype=np.float64))
+            first = self._labels.take(self._order[:count])
+            self._known[count] = first.outcome(float(self.confidence[count - 1]))
         return self._known[count]
-
-    @cached_property
-    def _known(self) -> dict[int, tuple[int, float]]:
-        return {}
 
     def right(self, count: int) -> int:
         return self._at(count)[0]
@@ -102,8 +106,21 @@ class _RankedLabels:
 
 
 def find_back_off_threshold(labels: LevelLabels, precision: float, risk: float = RISK) -> Threshold:
-    """The lowest threshold that holds ``precision`` among the labels of all levels together; ``labels`` are of a row for each product."""
-    return search_threshold(_RankedLabels(labels), precision, risk)
+    """The lowest threshold that holds ``precision`` among the labels of all levels together; ``labels`` are of a row for each product.
+
+    Where it labels all products, the sequence goes on with lower ones, which label them deeper.
+    """
+    found = search_threshold(_RankedLabels(labels), precision, risk)
+    if found.threshold is None or found.accepted != 1.0:
+        return found
+    lower = np.unique(labels.confidence[labels.confidence < np.float32(found.threshold)])[::-1]
+    passed = found.threshold
+    for place in np.unique(np.linspace(0, len(lower) - 1, round(1 / CUTOFF_STEP)).astype(np.int64)) if len(lower) else ():
+        right, mean = labels.outcome(float(lower[place]))
+        if mean < precision or lower_bound(right, len(labels.right), risk) < precision:
+            break
+        passed = float(lower[place])
+    return found.model_copy(update={"threshold": passed})
 
 
 def fit_back_off(
@@ -121,7 +138,7 @@ def measure_back_off(
     """A threshold with what became of it on ``tested`` rows, whose ``labels`` these are.
 
     With ``roles`` these are the out-of-fold rows that it was found by: the precision is then measured on the scored rows of each fold by
-    the threshold that the rows of the other folds show.
+    the threshold that the rows of the other folds show; the levels' calibrations are those of all rows.
     """
     facts = threshold.model_dump()
     if threshold.threshold is None or not len(tested.truth):
@@ -134,7 +151,7 @@ def measure_back_off(
     reached = None
     if len(measured):
         right = labels.right[measured, by_others[measured]]
-        reached = Ratios(tested.take(measured)).ratio(right, np.ones(len(measured)))
+        (reached,) = bootstrap_ratios(tested.take(measured), [(right, np.ones(len(measured)))])
     levels = []
     level_of = np.where(chosen >= 0, tree.levels[labels.nodes[rows, chosen]], 0)
     for level in range(1, tree.depth + 1):

@@ -7,7 +7,7 @@ Methods and their Application", section 3.8). Two models that are weighted alike
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -209,19 +209,24 @@ def lower_bound(successes: int, trials: int, risk: float) -> float:
     return float(special.betaincinv(successes, trials - successes + 1, risk))
 
 
-class Ratios:
-    """Ratios of sums over rows, with intervals by the bootstrap over products."""
+def bootstrap_ratios(
+    outcomes: Outcomes, pairs: Sequence[tuple[npt.NDArray[Any], npt.NDArray[Any]]], *, shares: bool = True
+) -> list[Estimate]:
+    """Ratios of sums over the rows of ``outcomes``, each of a pair of numbers *(rows,)*, with intervals by the bootstrap over products.
 
-    def __init__(self, outcomes: Outcomes) -> None:
-        """For the rows of some ``outcomes``."""
-        self._product, self._products = outcomes.product, outcomes.products
-        self._weights = list(bootstrap_weights(outcomes.products))
-
-    def ratio(self, numbers: npt.NDArray[np.generic], by: npt.NDArray[np.generic]) -> Estimate:
-        """The sum of ``numbers`` *(rows,)* over that of ``by`` *(rows,)*."""
-        above, below = (
-            np.bincount(self._product, values.astype(np.float64), self._products).astype(np.float32) for values in (numbers, by)
-        )
-        products = np.concatenate([np.stack((weights @ above, weights @ below)) for weights in self._weights], axis=1).astype(np.float64)
-        replicates = np.divide(products[0], products[1], out=np.full(products.shape[1], np.nan), where=products[1] > 0)
-        return estimate_interval(float(above.sum() / max(below.sum(), 1)), replicates, self._products)
+    Where they are no ``shares``, an end that the bootstrap cannot see is left as it is.
+    """
+    columns = [np.bincount(outcomes.product, values.astype(np.float64), outcomes.products) for pair in pairs for values in pair]
+    totals = np.stack(columns, axis=1).astype(np.float32)
+    sums = np.concatenate([weights @ totals for weights in bootstrap_weights(outcomes.products)]).astype(np.float64)
+    estimates = []
+    for number in range(len(pairs)):
+        (above, below), replicates = totals[:, 2 * number : 2 * number + 2].T, sums[:, 2 * number : 2 * number + 2].T
+        value = float(above.sum() / max(below.sum(), 1))
+        ratios = np.divide(replicates[0], replicates[1], out=np.full(len(sums), np.nan), where=replicates[1] > 0)
+        if shares:
+            estimates.append(estimate_interval(value, ratios, int((below > 0).sum())))
+        else:
+            low, high = np.nanquantile(ratios, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+            estimates.append(Estimate(value=value, low=min(float(low), value), high=max(float(high), value)))
+    return estimates

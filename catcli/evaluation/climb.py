@@ -41,12 +41,12 @@ def level_calibrations(tree: CategoryTree, back_off: BackOff) -> tuple[LevelCali
     return back_off.levels
 
 
-def top_nodes(tree: CategoryTree, probabilities: FloatArray, level: int) -> tuple[IntArray, FloatArray]:
+def top_nodes(tree: CategoryTree, ordered: FloatArray, level: int) -> tuple[IntArray, FloatArray]:
     """The most probable nodes *(rows,)* where ``level`` cuts the tree, and their probabilities *(rows,)*.
 
-    ``probabilities`` are those of the categories, *(rows, classes)*.
+    ``ordered`` *(rows, classes)* is what `CategoryTree.ordered` gives.
     """
-    nodes, sums = tree.sums(probabilities, level)
+    nodes, sums = tree.sums(ordered, level)
     best = sums.argmax(1)
     return nodes[best], np.minimum(sums[np.arange(len(sums)), best], np.float32(1))
 
@@ -64,14 +64,14 @@ def climb(rule: BackOffRule, probabilities: FloatArray) -> tuple[IntArray, Float
     confidence of that, which is below the threshold.
     """
     nodes, confidences = np.zeros(len(probabilities), np.int64), np.zeros(len(probabilities), np.float32)
-    waiting = np.arange(len(probabilities))
+    waiting, ordered = np.arange(len(probabilities)), rule.tree.ordered(probabilities)
     for level in range(rule.tree.depth, 0, -1):
-        best, top = top_nodes(rule.tree, probabilities[waiting], level)
+        best, top = top_nodes(rule.tree, ordered, level)
         confidence = calibrate_level(top, rule.levels[level - 1])
         reached = confidence >= np.float32(rule.threshold)
         taken = np.ones(len(waiting), np.bool_) if level == rule.tree.depth else reached
         nodes[waiting[taken]], confidences[waiting[taken]] = best[taken], confidence[taken]
-        waiting = waiting[~reached]
+        waiting, ordered = waiting[~reached], ordered[~reached]
         if not len(waiting):
             break
     return nodes, confidences

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from catcli.arrays import IntArray
-from catcli.data.dataset.taxonomy import CategoryTree, split_path
-from catcli.evaluation.bootstrap import Outcomes, Ratios
+from catcli.data.dataset.taxonomy import CategoryTree
+from catcli.evaluation.bootstrap import Outcomes, bootstrap_ratios
 from catcli.evaluation.metrics import BranchScores, LevelScores, TreeScores
 
 NOWHERE = -1
@@ -27,7 +27,7 @@ def lineage(tree: CategoryTree, names: Sequence[str], numbers: IntArray) -> IntA
     ``names`` are those of the tree's classes and of more categories, which the adapter does not know; ``numbers`` *(rows,)* say which of
     them each row is of. Of an unknown category the tree may know the first levels.
     """
-    nodes = {tuple(split_path(path, tree.separator)): number for number, path in reversed(list(enumerate(tree.paths)))}
+    nodes = {tree.key(path): number for number, path in reversed(list(enumerate(tree.paths)))}
     used, place = np.unique(numbers, return_inverse=True)
     found = np.full((len(used), tree.depth), NOWHERE, np.int64)
     for row, number in enumerate(used.tolist()):
@@ -35,7 +35,7 @@ def lineage(tree: CategoryTree, names: Sequence[str], numbers: IntArray) -> IntA
             level = int(tree.levels[number])
             found[row, :level] = tree.ancestors[number, :level]
         else:
-            path = split_path(names[number], tree.separator)
+            path = tree.key(names[number])
             for level in range(1, min(len(path), tree.depth) + 1):
                 found[row, level - 1] = nodes.get(path[:level], NOWHERE)
     return found[place]
@@ -44,7 +44,7 @@ def lineage(tree: CategoryTree, names: Sequence[str], numbers: IntArray) -> IntA
 def path_lengths(tree: CategoryTree, names: Sequence[str], numbers: IntArray) -> IntArray:
     """The level *(rows,)* of each row's category, known or not."""
     used, place = np.unique(numbers, return_inverse=True)
-    lengths = [int(tree.levels[n]) if n < tree.classes else len(split_path(names[n], tree.separator)) for n in used.tolist()]
+    lengths = [int(tree.levels[n]) if n < tree.classes else len(tree.key(names[n])) for n in used.tolist()]
     return np.array(lengths, np.int64)[place]
 
 
@@ -54,23 +54,22 @@ def score_tree(tree: CategoryTree, outcomes: Outcomes, names: Sequence[str]) -> 
     predicted = lineage(tree, names, outcomes.predicted)
     true_length, predicted_length = path_lengths(tree, names, outcomes.truth), tree.levels[outcomes.predicted]
     shared = ((truth == predicted) & (truth != NOWHERE)).sum(1)
-    bootstrap = Ratios(outcomes)
-    precision, recall = bootstrap.ratio(shared, predicted_length), bootstrap.ratio(shared, true_length)
-    f1 = bootstrap.ratio(2 * shared, predicted_length + true_length)
-    levels = []
-    for level in range(1, tree.depth + 1):
-        has_level = true_length >= level
-        if not has_level.any():
-            continue
-        right = has_level & (truth[:, level - 1] == predicted[:, level - 1]) & (truth[:, level - 1] != NOWHERE)
-        levels.append(LevelScores(level=level, rows=int(has_level.sum()), accuracy=bootstrap.ratio(right, has_level)))
+    levels = [level for level in range(1, tree.depth + 1) if (true_length >= level).any()]
+    right = [(truth[:, level - 1] == predicted[:, level - 1]) & (truth[:, level - 1] != NOWHERE) for level in levels]
+    has_level = [true_length >= level for level in levels]
+    ratios = [(shared, predicted_length), (shared, true_length), (2 * shared, predicted_length + true_length)]
+    precision, recall, f1, *accuracies = bootstrap_ratios(outcomes, [*ratios, *zip(right, has_level, strict=True)])
+    (distance,) = bootstrap_ratios(outcomes, [(true_length + predicted_length - 2 * shared, np.ones(len(shared)))], shares=False)
     return TreeScores(
         separator=tree.separator,
-        levels=tuple(levels),
+        levels=tuple(
+            LevelScores(level=level, rows=int(there.sum()), accuracy=accuracy)
+            for level, there, accuracy in zip(levels, has_level, accuracies, strict=True)
+        ),
         hierarchical_precision=precision,
         hierarchical_recall=recall,
         hierarchical_f1=f1,
-        distance=bootstrap.ratio(true_length + predicted_length - 2 * shared, np.ones(len(shared))),
+        distance=distance,
         branches=_branches(tree, truth, predicted),
     )
 
@@ -78,7 +77,10 @@ def score_tree(tree: CategoryTree, outcomes: Outcomes, names: Sequence[str]) -> 
 def _branches(tree: CategoryTree, truth: IntArray, predicted: IntArray) -> tuple[BranchScores, ...]:
     """The scores of every node above the categories that rows are of or were labeled with, parents before children."""
     scores = []
-    order = sorted(np.unique(np.concatenate((truth.ravel(), predicted.ravel()))).tolist(), key=lambda node: tree.paths[node])
+    order = sorted(
+        np.unique(np.concatenate((truth.ravel(), predicted.ravel()))).tolist(),
+        key=lambda node: tree.key(tree.paths[node]),
+    )
     for node in order:
         if node == NOWHERE:
             continue

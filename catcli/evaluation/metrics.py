@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from catcli.adapter.manifest import CalibrationParameters, Threshold, Variant
-from catcli.config import Method
+from catcli.config import MAX_LEVELS, Method
 
 TITLES: Mapping[str, str] = MappingProxyType(
     {
@@ -245,7 +246,7 @@ class BranchScores(Numbers):
 
     path: str
     """The path of the node."""
-    level: int
+    level: Annotated[int, Field(ge=1, le=MAX_LEVELS)]
     """Its level."""
     support: int
     """Scored rows whose category is the node or lies below."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from catcli.errors import GateMissed, UsageError, did_you_mean, name_list
@@ -41,6 +42,19 @@ class Requirement:
         return cls(metric=name, value=number)
 
 
+def check_tree_requirements(requirements: Sequence[Requirement], *, has_tree: bool) -> None:
+    """Refuse scores on the tree where the categories are taken as flat names.
+
+    Raises:
+        UsageError: one is required.
+    """
+    metric = next((requirement.metric for requirement in requirements if requirement.metric in TREE_TITLES), None)
+    if metric is not None and not has_tree:
+        raise UsageError(
+            f"--require {metric}: the categories are taken as flat names, not as paths; require another metric, or see --separator."
+        )
+
+
 def check_requirements(evaluation: Evaluation, requirements: tuple[Requirement, ...], end: str) -> None:
     """Stop where a requirement is not met; ``end`` is the end of the sentence.
 
@@ -49,8 +63,7 @@ def check_requirements(evaluation: Evaluation, requirements: tuple[Requirement, 
         GateMissed: a score is not reached.
     """
     missed = []
-    if evaluation.tree is None and any(requirement.metric in TREE_TITLES for requirement in requirements):
-        raise UsageError("--require hierarchical_…: the categories are flat names, not paths; require another metric, or see --separator.")
+    check_tree_requirements(requirements, has_tree=evaluation.tree is not None)
     for requirement in requirements:
         reached, shown = _reached(evaluation, requirement.metric)
         low = requirement.metric in LOWER_IS_BETTER

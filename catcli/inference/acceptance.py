@@ -32,8 +32,8 @@ def back_off_rule(manifest: Manifest, info: VariantInfo | Cascade, precision: fl
     """
     if manifest.separator is None or info.back_off is None:
         raise UsageError(
-            f"--back-off: the categories of {folder} are flat names, the first is {manifest.categories[0]!r}; leave it out, or fit with "
-            "categories that are paths (see fit --separator)."
+            f"--back-off: {folder} takes its categories as flat names, the first is {manifest.categories[0]!r}; leave it out, or fit again "
+            "with categories that are paths (see fit --separator)."
         )
     tree = CategoryTree.of(manifest.categories, manifest.separator)
     levels = level_calibrations(tree, info.back_off)

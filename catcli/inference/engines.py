@@ -34,6 +34,7 @@ from catcli.inference.shards import (
     ShardResult,
     ShardWork,
     ShardWorker,
+    SpanGroup,
     SpanWork,
     Work,
     keeps_known,
@@ -46,6 +47,9 @@ MAX_WAITING_ROWS = 4 * SHARD_ROWS
 
 MAX_SPAN_ROWS, MAX_SPAN_BYTES = 16 * SHARD_ROWS, 64 * 2**20
 """Rows of a span that a worker reads by itself, at most, or bytes where rows are not known; a larger one is read here and divided."""
+
+MAX_GROUP_BYTES = 2**20
+"""Bytes of the spans that come together in one call, about."""
 
 DoneShards = Mapping[tuple[int, int, int], int]
 """Shards that an earlier run has done, and their rows: by the number of the file, of the span in it, and of the shard in that."""
@@ -114,7 +118,7 @@ class Engine(ABC):
         layout, done = Layout.of(first), done or {}
         spans = self._spans_to_read(source) if options.part is not None else []
         if spans and options.part is not None:
-            works = _spans(spans, source, layout, options.part, done)
+            works = _grouped(_spans(spans, source, layout, options.part, done), self._spans_per_call(len(spans)))
         else:
             works = _shards(itertools.chain([first], batches), options.part, done)
         run, errors = self.start(options, source, layout, advance), list[CatcliError]()
@@ -135,6 +139,11 @@ class Engine(ABC):
         """The spans that workers read by themselves; none where this process reads."""
         del source
         return []
+
+    def _spans_per_call(self, spans: int) -> int:
+        """How many small spans, of so many in all, a worker gets with one call."""
+        del spans
+        return 1
 
     def _in_order(
         self, works: Iterator[Work], submit: Callable[[Task], Future[Results]], first_shards: _FirstShards
@@ -219,6 +228,23 @@ def _spans(spans: Sequence[Span], source: Source, layout: Layout, part: PartOpti
             yield SpanWork(span, frozenset(done_there))
 
 
+def _grouped(works: Iterator[Work], count: int) -> Iterator[Work]:
+    """The work, consecutive small spans of it as groups of at most ``count``."""
+    group, size = list[SpanWork](), 0
+    for work in works:
+        small = isinstance(work, SpanWork) and work.span.bytes < MAX_GROUP_BYTES
+        if group and (not small or len(group) >= count or size >= MAX_GROUP_BYTES):
+            yield SpanGroup(tuple(group))
+            group, size = [], 0
+        if small and isinstance(work, SpanWork) and count > 1:
+            group.append(work)
+            size += work.span.bytes
+        else:
+            yield work
+    if group:
+        yield SpanGroup(tuple(group))
+
+
 class _FirstShards:
     """The labels of the first shard of the span at hand, which the others of the span take over."""
 
@@ -229,9 +255,12 @@ class _FirstShards:
 
     def take(self, work: Work) -> Task:
         """The task of labeling the next piece of work, in another thread, as soon as the labels that it takes over are there."""
+        if isinstance(work, SpanGroup):
+            group = SpanGroup(tuple(map(self._with_known, work.works)))
+            return lambda run: run(group)
         if isinstance(work, SpanWork):
-            known = self._load(work.span.file, work.span.number) if 0 in work.done else None
-            return lambda run: run(replace(work, known=known))
+            span = self._with_known(work)
+            return lambda run: run(span)
         rows = work.rows
         if self._span != (rows.part, rows.span):
             self._span, self._pieces = (rows.part, rows.span), []
@@ -245,6 +274,9 @@ class _FirstShards:
             return lambda run: run(work)
         self._pieces.append(Future())
         return partial(_label_first, work, self._pieces[-1])
+
+    def _with_known(self, work: SpanWork) -> SpanWork:
+        return replace(work, known=self._load(work.span.file, work.span.number)) if 0 in work.done else work
 
     def _load(self, file: int, span: int) -> KnownLabels | None:
         return load_known(self._options, file, span)

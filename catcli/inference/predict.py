@@ -135,7 +135,7 @@ def _plan(source: Source, first: Batch, adapter: Adapter, options: PredictOption
             f"{source.name} already has {name_list(taken)}, which this run would write; pass --replace-columns to drop "
             f"{'it' if len(taken) == 1 else 'them'} first."
         )
-    keep = [name for name in columns if name not in taken]
+    keep = [name for name in columns if name not in taken and not (taken and name == LEVEL)]
     if options.keep is not None:
         named = {find_column(name.strip(), columns, "--keep", source.name) for name in options.keep.split(",") if name.strip()}
         keep = [name for name in keep if name in named]

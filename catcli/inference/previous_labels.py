@@ -15,7 +15,7 @@ from catcli.errors import ProductsError
 from catcli.inference.engines import Engine
 from catcli.inference.known_labels import KnownLabels, text_hashes
 from catcli.inference.planning import LabelingPlan
-from catcli.inference.result_columns import CONFIDENCE, PREDICTED
+from catcli.inference.result_columns import CONFIDENCE, LEVEL, PREDICTED
 from catcli.logs import LOGGER
 
 CHECKED_ROWS = 256
@@ -41,6 +41,11 @@ def load_previous_labels(file: str, engine: Engine, plan: LabelingPlan) -> Known
                 raise ProductsError(
                     f"--previous {source.name} has no column {missing[0]!r}; it has to be an output of catcli predict for this catalog, "
                     "with the text columns in it."
+                )
+            if LEVEL in batch.columns:
+                raise ProductsError(
+                    f"--previous {source.name} was labeled with --back-off (it has a column {LEVEL!r}), whose labels are others; give an "
+                    "output without it."
                 )
             frame = batch.select(list(dict.fromkeys([*text, PREDICTED, CONFIDENCE])))
             texts = row_text_series(frame, text, plan.prices)

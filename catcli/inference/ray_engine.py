@@ -122,9 +122,9 @@ class RayEngine(RemoteEngine):
 
     def end_workers(self) -> None:
         """End the workers, whatever they are at."""
+        with silence(), suppress(Exception):  # those that are at work have no time to clear their files away
+            self._ray.wait([actor.stop.remote() for actor in self._actors], num_returns=len(self._actors), timeout=STOP_TIMEOUT)
         with silence(), suppress(Exception):  # of a cluster that is gone
-            if self._actors:  # those that are at work have no time for it
-                self._ray.wait([actor.stop.remote() for actor in self._actors], num_returns=len(self._actors), timeout=STOP_TIMEOUT)
             for actor in self._actors:
                 self._ray.kill(actor, no_restart=True)
         self._actors = []

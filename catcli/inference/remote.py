@@ -18,7 +18,7 @@ from catcli.data.io.streams import file_state
 from catcli.errors import AdapterError
 from catcli.inference.labeler import Labeler, Labels, Vetting
 from catcli.inference.session import CPU_PROVIDER
-from catcli.inference.shards import Results, ShardOptions, ShardWorker, SpanWork, Work
+from catcli.inference.shards import Results, ShardOptions, ShardWorker, SpanGroup, SpanWork, Work
 
 CREDENTIALS = ("AWS_", "GOOGLE_", "AZURE_")
 """What variables of the environment begin with that say who asks a bucket; a worker that reads gets them, wherever it runs."""
@@ -135,10 +135,12 @@ class RemoteWorker:
         self._worker = ShardWorker(self.labeler, shards, run.source, run.layout)
 
     def run(self, work: Work) -> Results | None:
-        """Label a shard or a span; None where the file of the span is not to be seen from here, or is another one."""
+        """Label a shard or spans; None where the file of a span is not to be seen from here, or is another one."""
         if self._worker is None:
             raise RuntimeError("run before start")
-        if isinstance(work, SpanWork) and _state(self._source.paths[work.span.file]) != self._states[work.span.file]:
+        spans = work.works if isinstance(work, SpanGroup) else [work] if isinstance(work, SpanWork) else []
+        files = [single.span.file for single in spans]
+        if any(_state(self._source.paths[file]) != self._states[file] for file in files):
             return None
         results = self._worker.run(work)
         if self._scratch is not None:

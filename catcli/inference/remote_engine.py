@@ -21,10 +21,14 @@ from catcli.errors import CatcliError
 from catcli.inference.engines import Engine, Run
 from catcli.inference.labeler import Labels
 from catcli.inference.remote import TOKEN, RunOptions, WorkerInfo
-from catcli.inference.shards import Advance, Results, ShardOptions, ShardWork, SpanWork, Work
+from catcli.inference.shards import Advance, Results, ShardOptions, ShardWork, SpanGroup, SpanWork, Work
 
 MIN_SPANS = 4
 """Spans for each worker, from which on workers read by themselves; of fewer this process hands out shards, which are smaller."""
+
+
+MAX_GROUP = 64
+"""Small spans, at most, that a worker gets with one call."""
 
 
 class WorkerHandle(Protocol):
@@ -59,6 +63,10 @@ class RemoteEngine(Engine):
             return []
         spans = list(source.spans)
         return spans if len(spans) >= MIN_SPANS * self.workers else []
+
+    def _spans_per_call(self, spans: int) -> int:
+        """Of small spans so many that the calls are still enough for all workers."""
+        return max(1, min(MAX_GROUP, spans // (MIN_SPANS * self.workers)))
 
     @abstractmethod
     def open_workers(self, run: RunOptions, ready: Callable[[WorkerHandle], None]) -> None:
@@ -105,6 +113,8 @@ class RemoteEngine(Engine):
             results = on_a_worker(work)
             if results is not None:
                 return results
+            if isinstance(work, SpanGroup):
+                return [result for single in work.works for result in run(single)]
             return _shard_by_shard(work, source, layout, on_a_worker) if isinstance(work, SpanWork) else []
 
         return run

@@ -31,7 +31,7 @@ from catcli.evaluation.climb import BackOffRule
 from catcli.inference.known_labels import Classes, KnownLabels
 from catcli.inference.labeler import Labels
 from catcli.inference.planning import LabelingPlan, PlannedTexts, cut_into_pieces, plan_texts
-from catcli.inference.result_columns import CONFIDENCE, PREDICTED, result_columns
+from catcli.inference.result_columns import CONFIDENCE, LEVEL, PREDICTED, result_columns
 from catcli.inference.summary import PredictSummary
 
 MIN_KNOWN_ROWS = 4_096
@@ -109,7 +109,11 @@ class LabeledRows:
         missing = np.flatnonzero(self.added.get_column(PREDICTED).is_null().to_numpy())
         chosen = np.setdiff1d(missing, self.rows.nulls)
         suggested = options.names.gather(self.classes[chosen]).alias(PREDICTED)
-        return self.rows.take(chosen), self.added[chosen].with_columns(suggested)
+        added = self.added[chosen].with_columns(suggested)
+        if options.plan.back_off is not None:
+            levels = options.plan.back_off.tree.levels[self.classes[chosen]]
+            added = added.with_columns(pl.Series(LEVEL, levels, dtype=pl.Int32))
+        return self.rows.take(chosen), added
 
 
 @dataclass(frozen=True)
@@ -267,7 +271,14 @@ class SpanWork:
     known: KnownLabels | None = None
 
 
-Work = ShardWork | SpanWork
+@dataclass(frozen=True)
+class SpanGroup:
+    """Small spans that one worker reads after each other: of many files of a hundred rows a call for each costs more than its rows."""
+
+    works: tuple[SpanWork, ...]
+
+
+Work = ShardWork | SpanWork | SpanGroup
 
 
 class ShardWorker:
@@ -281,13 +292,15 @@ class ShardWorker:
         self._pool = ThreadPoolExecutor(labeler.workers)
 
     def run(self, work: Work) -> Results:
-        """Label a shard, or all shards of a span but those that are done.
+        """Label a shard, or all shards of one or several spans but those that are done.
 
         Raises:
             CatcliError: something that the user can fix.
         """
         if isinstance(work, ShardWork):
             return [self._label(work.rows, work.known)]
+        if isinstance(work, SpanGroup):
+            return [result for single in work.works for result in self.run(single)]
         results, known = Results(), work.known
         for rows in self._source.read_span(work.span, self._layout):
             if rows.index in work.done:

@@ -18,9 +18,10 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from catcli.arrays import DoubleArray, FloatArray
+from catcli.data.dataset.taxonomy import split_path
 from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.curves import category_curves, coverage_curve
-from catcli.evaluation.metrics import TITLES, TREE_TITLES, BranchScores, Evaluation, Scores
+from catcli.evaluation.metrics import TITLES, TREE_TITLES, Evaluation, Scores, TreeScores
 from catcli.evaluation.report_data import FitReport, NewRowsReport
 from catcli.reporting import sentences
 from catcli.reporting.tables import caption, model_titles, three_digits
@@ -77,7 +78,7 @@ def report_page(
             promises=[(threshold, sentences.threshold_outcome(threshold)) for threshold in report.promises],
             tree=report.tree,
             tree_titles=TREE_TITLES,
-            branches=nested(report.tree.branches) if report.tree else [],
+            branches=nested(report.tree) if report.tree else [],
             back_off=report.back_off,
             categories=sorted(report.blend.categories, key=lambda item: (-item.support, item.category)),
             errors=_errors(names, texts, outcomes),
@@ -88,12 +89,13 @@ def report_page(
     )
 
 
-def nested(branches: Sequence[BranchScores]) -> list[dict[str, Any]]:
+def nested(tree: TreeScores) -> list[dict[str, Any]]:
     """Nodes as a page opens them: each with the last part of its path and those ``below`` it. A parent comes before its children."""
     top: list[dict[str, Any]] = []
     above: list[list[dict[str, Any]]] = [top]
-    for branch in branches:
-        node: dict[str, Any] = {"scores": branch, "name": printable(branch.path), "below": []}
+    for branch in tree.branches:
+        name = split_path(branch.path, tree.separator)[-1]  # of a path that has more levels than count, the last
+        node: dict[str, Any] = {"scores": branch, "name": printable(name), "below": []}
         del above[branch.level :]
         above[-1].append(node)
         above.append(node["below"])

@@ -38,7 +38,7 @@ from catcli.evaluation.fit_metrics import FitMetrics, RowCounts, Training
 from catcli.evaluation.fold_roles import FoldRoles
 from catcli.evaluation.heldout import HeldOutRows, fold_part
 from catcli.evaluation.metrics import CatalogScores, RowsNeeded
-from catcli.evaluation.requirements import Requirement, check_requirements
+from catcli.evaluation.requirements import Requirement, check_requirements, check_tree_requirements
 from catcli.inference.labeler import encoder_logits, save_probe
 from catcli.inference.session import Session, peak_memory
 from catcli.logs import LOGGER, Advance, no_progress
@@ -121,6 +121,7 @@ def fit(
     if recipe.teacher:
         find_adapter(recipe.teacher)  # what can be known at once is said before the rows are read
     data = load_training_data(source, recipe)
+    check_tree_requirements(requirements, has_tree=data.recipe.path_separator is not None)
     checkpoints = resume_folder(target)
     if IS_HELPER:
         _help(data, checkpoints, started)
