@@ -206,8 +206,9 @@ def _write_to_pipe(
 
 def _label_to_file(job: PredictJob, advance: Advance) -> PredictSummary:
     options, source = job.options, job.source
-    progress = _Progress(advance, ShardOptions(job.engine.categories, job.plan).labels)
-    fingerprint, previous = predict_fingerprint(job), _previous(job)
+    fingerprint = predict_fingerprint(job)  # before the earlier output is read, which may change meanwhile
+    shard_options = ShardOptions(job.engine.categories, job.plan, _previous(job))
+    progress = _Progress(advance, shard_options.labels)
     inputs = PartsInput.of(source.files, fingerprint)
     review = review_format(options) if options.review is not None else None
     with (
@@ -224,7 +225,7 @@ def _label_to_file(job: PredictJob, advance: Advance) -> PredictSummary:
     ):
         part = PartOptions(options.output, parts.folder, job.format, [entry.identity for entry in inputs], review)
         done = progress.resumed(parts, options)
-        shard_options = ShardOptions(job.engine.categories, job.plan, previous, part)
+        shard_options = replace(shard_options, part=part)
         for result in progress.of(job.engine.label_shards(source, job.batches, shard_options, done, progress.labeled)):
             parts.add(result.part, result.summary.counts())
         parts.commit()
