@@ -149,9 +149,10 @@ def test_processes_take_turns_on_the_gpus(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(process_engine, "has_cuda", lambda: True)
     monkeypatch.setattr(process_engine, "visible_gpus", lambda: ["0", "GPU-b"])
     monkeypatch.setattr(process_engine, "available_cores", lambda: 32)
+    before = psutil.Process().children()  # of other tests, ended ones among them
     engine = process_engine.ProcessEngine(find_adapter(str(FIXTURE)), "auto", "fp32", None, 3, DEFAULT_MAX_CHANGE)
     try:
-        workers = [child for child in psutil.Process().children() if "catcli.inference.process_engine" in child.cmdline()]
+        workers = [child for child in psutil.Process().children() if child not in before]
         assert sorted(worker.environ()["CUDA_VISIBLE_DEVICES"] for worker in workers) == ["0", "0", "GPU-b"]
         assert len(engine.label(["steel hammer"]).confidences) == 1
     finally:

@@ -45,6 +45,9 @@ from catcli.paths import is_pipe
 MAX_WAITING_ROWS = 4 * SHARD_ROWS
 """Rows that were read and are not yet written, about."""
 
+MAX_WAITING_SHARDS = 16
+"""Shards that wait for an earlier one before them, for each that is done at once."""
+
 MAX_SPAN_ROWS, MAX_SPAN_BYTES = 16 * SHARD_ROWS, 64 * 2**20
 """Rows of a span that a worker reads by itself, at most, or bytes where rows are not known; a larger one is read here and divided."""
 
@@ -151,14 +154,20 @@ class Engine(ABC):
         """The results of some work in its order, of which so much is done at once as memory allows."""
         waiting: deque[tuple[int, Future[Results]]] = deque()
 
+        def at_work() -> list[Future[Results]]:
+            return [result for _, result in waiting if not result.done()]
+
         def is_full() -> bool:
-            at_work = sum(not result.done() for _, result in waiting)
-            return at_work >= self.shards_at_once or (len(waiting) > 1 and sum(rows for rows, _ in waiting) >= self.max_waiting_rows)
+            held = len(waiting) > 1 and sum(rows for rows, _ in waiting) >= self.max_waiting_rows
+            return held or len(waiting) >= MAX_WAITING_SHARDS * self.shards_at_once or len(at_work()) >= self.shards_at_once
 
         for work in works:
             waiting.append((_row_count(work), submit(first_shards.take(work))))
             while waiting and (waiting[0][1].done() or is_full()):
-                yield from waiting.popleft()[1].result()
+                if waiting[0][1].done():
+                    yield from waiting.popleft()[1].result()
+                else:  # any that ends makes room, and not the first alone
+                    wait(at_work(), return_when=FIRST_COMPLETED)
         while waiting:
             yield from waiting.popleft()[1].result()
 
