@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,14 +17,20 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import FIXTURE, catcli, fit
+from conftest import FIXTURE, catcli, fit, small_shards, stopped_after
 from corpus import ROWS, SHEET, columns, delimited, lines, objects, workbook
+from elsewhere import InThisProcess
 from pyarrow import feather
 from s3 import FAULTS, KEYS, Server, error_500, every, server
 
+from catcli.adapter.store import find_adapter
 from catcli.data.io import buckets
+from catcli.data.io.part_file import write_part
+from catcli.data.io.parts import Parts
 from catcli.data.io.source import open_source
+from catcli.data.io.uploaded_parts import parts_prefix
 from catcli.errors import ChangedError, OutputError, ProductsError, UsageError
+from catcli.inference import remote
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
 from catcli.reporting.report import report
@@ -281,3 +287,81 @@ def test_missing_credentials_are_named_with_what_to_set() -> None:
             with pytest.raises(ProductsError, match=rf"the credentials in the environment .*; set {name}"):
                 open_source([url])
     buckets._store.cache_clear()
+
+
+# --- workers without this machine's disk ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`labeled` by a worker that sees neither the parts' folder nor the files, as one of a cluster does."""
+    monkeypatch.setattr(remote, "TOKEN", "nothing")
+
+    def run(source: str, out: str, **options: object) -> None:
+        predict([source], PredictOptions(out, str(FIXTURE), device="cpu", **options), engine=InThisProcess(find_adapter(str(FIXTURE))))  # type: ignore[arg-type]
+
+    return run
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
+@pytest.mark.parametrize("folder", [True, False], ids=["folder", "file"])
+def test_workers_upload_their_parts_by_themselves(
+    s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: Callable[..., None], ending: str, folder: bool
+) -> None:
+    small_shards(monkeypatch, 5)
+    for number in range(5):
+        s3.put(f"in/{number}.csv", delimited(ROWS[number * 9 :]).encode())
+    out = "labeled/" if folder else f"labeled.{ending}"
+    options: dict[str, object] = {"output_as": ending, "min_confidence": 0.9}
+    labeled("s3://shop/in/", out, review="here.csv", **options)
+    came_back: set[str] = set()
+
+    def write(path: Path, files: Mapping[str, bytes]) -> None:
+        came_back.update(files)
+        write_part(path, files)
+
+    monkeypatch.setattr("catcli.inference.remote_engine.write_part", write)
+    elsewhere("s3://shop/in/", f"s3://shop/{out}", review="there.csv", **options)
+    assert came_back == {".review"}
+    for path in (tmp_path / "labeled").iterdir() if folder else [tmp_path / out]:
+        assert s3.get(path.relative_to(tmp_path).as_posix()) == path.read_bytes()
+    assert (tmp_path / "here.csv").read_bytes() == (tmp_path / "there.csv").read_bytes()
+    assert "catcli-parts" not in str(s3.keys())
+    assert not list(tmp_path.glob(".*catcli-parts"))
+
+
+@pytest.mark.parametrize("by", ["workers", "here"])
+def test_a_run_goes_on_from_parts_that_workers_uploaded(
+    s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: Callable[..., None], caplog: pytest.LogCaptureFixture, by: str
+) -> None:
+    """Also without a worker; one part that is gone is labeled again, and one that no journal knows is taken away."""
+    small_shards(monkeypatch, 5)
+    for number in range(4):
+        s3.put(f"in/{number}.csv", delimited(ROWS[number * 9 :]).encode())
+    labeled("s3://shop/in/", "here.csv")
+    with monkeypatch.context() as stopping:
+        stopping.setattr(Parts, "commit", stopped_after(9))
+        with pytest.raises(KeyboardInterrupt):
+            elsewhere("s3://shop/in/", "s3://shop/there.csv")
+    parts = list(filter(lambda key: key.startswith(".there.csv.catcli-parts/"), s3.keys()))
+    assert len(parts) >= 9
+    s3.client.delete_object(Bucket="shop", Key=parts[0])
+    s3.put(f"{parts[0].rpartition('/')[0]}/{'0' * 12}-000000-000000", b"of nobody")
+    with caplog.at_level("INFO"):
+        (elsewhere if by == "workers" else labeled)("s3://shop/in/", "s3://shop/there.csv")
+    assert "5 rows that a stopped run had labeled are labeled again" in caplog.text
+    assert "going on after" in caplog.text
+    assert s3.get("there.csv") == (tmp_path / "here.csv").read_bytes()
+    assert s3.keys() == [*(f"in/{number}.csv" for number in range(4)), "there.csv"]
+
+
+@pytest.mark.parametrize(
+    ("out", "prefix"),
+    [
+        ("s3://shop/a/labeled/", "s3://shop/a/.labeled.catcli-parts/run/"),
+        ("s3://shop/labeled.csv", "s3://shop/.labeled.csv.catcli-parts/run/"),
+        ("s3://shop/", "s3://shop/.catcli-parts/run/"),
+    ],
+)
+def test_parts_have_a_hidden_place_beside_the_output(out: str, prefix: str) -> None:
+    assert parts_prefix(out, "run") == prefix

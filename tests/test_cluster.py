@@ -18,9 +18,9 @@ import polars as pl
 import psutil
 import pytest
 from conftest import FIXTURE, catcli, small_shards, stopped_after
+from elsewhere import InThisProcess
 from s3 import server
 
-from catcli.adapter.folder import Adapter
 from catcli.adapter.store import find_adapter
 from catcli.config import DEFAULT_MAX_CHANGE
 from catcli.data.io.parts import Parts
@@ -29,8 +29,6 @@ from catcli.errors import CatcliError, DeviceError
 from catcli.inference import process_engine, remote
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
-from catcli.inference.remote import LabelerOptions, RemoteWorker, RunOptions
-from catcli.inference.remote_engine import RemoteEngine, WorkerHandle
 from catcli.inference.shards import ShardWork, SpanGroup, SpanWork
 
 pytestmark = pytest.mark.slow
@@ -198,36 +196,6 @@ def test_a_run_over_row_groups_goes_on_with_another_engine(tmp_path: Path, monke
     assert (done.rows, done.labeled, done.categories) == (expected.rows, expected.labeled, expected.categories)
     assert expected.labeled < 1_500
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
-
-
-class InThisProcess(RemoteEngine):
-    """An engine of one worker, which lives here; ``states`` are those of the files as it sees them, where they are others."""
-
-    states: list[None] | None = None
-
-    def __init__(self, adapter: Adapter) -> None:
-        self._worker = RemoteWorker(
-            str(adapter.folder), LabelerOptions(adapter.fingerprint, "cpu", "auto", None, 1, "done", DEFAULT_MAX_CHANGE)
-        )
-        self.asked: set[type] = set()
-        super().__init__(adapter, self._worker.info(), "1 worker", 1, DEFAULT_MAX_CHANGE)
-
-    def first_worker(self) -> WorkerHandle:
-        return self
-
-    def open_workers(self, run: RunOptions, ready: Callable[[WorkerHandle], None]) -> None:
-        self._worker.start(run if self.states is None else replace(run, states=self.states))
-        ready(self)
-
-    def call(self, method: str, *arguments: object) -> object:
-        self.asked.add(type(arguments[0]))
-        return getattr(self._worker, method)(*arguments)
-
-    def end_workers(self) -> None:
-        self._worker.stop()
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 def test_parts_keep_their_order_and_are_written_as_parts(catalog: Path, tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def _label_to_file(job: PredictJob, advance: Advance) -> PredictSummary:
         ) as parts,
         _naming_kept_rows(parts, job, fingerprint),
     ):
-        part = PartOptions(options.output, parts.folder, job.format, [entry.identity for entry in inputs], review)
+        part = PartOptions(options.output, parts.folder, job.format, [entry.identity for entry in inputs], review, parts.uploads)
         done = progress.resumed(parts, options)
         shard_options = replace(shard_options, part=part)
         for result in progress.of(job.engine.label_shards(source, job.batches, shard_options, done, progress.labeled)):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from catcli.adapter.folder import Adapter, load_adapter
 from catcli.adapter.manifest import MANIFEST, Variant
-from catcli.data.io.buckets import BucketObject, Location
+from catcli.data.io.buckets import BucketObject, Location, upload
 from catcli.data.io.part_file import SIDE_FILES
 from catcli.data.io.source import Layout, Source
 from catcli.data.io.streams import file_state
@@ -75,7 +75,7 @@ class RunOptions:
     @classmethod
     def of(cls, shards: ShardOptions, source: Source, layout: Layout, token: str) -> RunOptions:
         """Those of a run that begins here."""
-        remote = any(isinstance(path, BucketObject) for path in source.paths)
+        remote = any(isinstance(path, BucketObject) for path in source.paths) or bool(shards.part and shards.part.uploads)
         credentials = {name: value for name, value in os.environ.items() if remote and name.startswith(CREDENTIALS)}
         return cls(shards, source, layout, list(map(_state, source.paths)), str(Path.cwd()), token, credentials)
 
@@ -89,6 +89,7 @@ class RemoteWorker:
         self._labeler: Labeler | None = None
         self._worker: ShardWorker | None = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._uploads = ""
 
     @property
     def labeler(self) -> Labeler:
@@ -131,6 +132,7 @@ class RemoteWorker:
         if part is not None and _read_token(part.folder) != run.token:  # another machine, without the disk
             self._scratch = tempfile.TemporaryDirectory()
             shards = replace(shards, part=replace(part, folder=Path(self._scratch.name)))
+            self._uploads = part.uploads
         self._source, self._states = run.source, run.states
         self._worker = ShardWorker(self.labeler, shards, run.source, run.layout)
 
@@ -145,6 +147,10 @@ class RemoteWorker:
         results = self._worker.run(work)
         if self._scratch is not None:
             folder = Path(self._scratch.name)
+            if self._uploads:
+                upload({f"{self._uploads}{result.part}": folder / result.part for result in results})
+                for result in results:
+                    (folder / result.part).unlink()
             results = [replace(result, files=_taken(folder, result.part)) for result in results]
         return results
 

@@ -32,4 +32,4 @@ def write_bad_rows(out: str, lists: Sequence[Path], folder: Path) -> None:
             with part.open("rb") as rows:
                 shutil.copyfileobj(rows, output)
     if in_bucket:
-        upload(target, file, "--on-bad-row")
+        upload({file: target}, "--on-bad-row")

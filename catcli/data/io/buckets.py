@@ -8,13 +8,16 @@ the bytes, so that a bucket gives the same rows as the same files on a disk.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import io
+import itertools
 import os
 import re
+import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +47,9 @@ TIMEOUTS: ClientConfig = {"timeout": timedelta(seconds=60), "connect_timeout": t
 
 FIRST_BLOCK, BLOCK = 2**16, 8 * 2**20
 """Bytes of a text that are asked for at once."""
+
+UPLOADS_AT_ONCE = 16
+"""Files that are put into a bucket at once: of small ones each takes as long as the network takes to answer."""
 
 CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION ('aws configure export-credentials --format env' prints them)",
@@ -308,21 +314,56 @@ def describe_neighbors(url: str) -> str:
 # --- files → objects -----------------------------------------------------------------------------------------------------------------
 
 
-def upload(file: Path, url: str, option: str = "-o") -> None:
-    """Put a file into a bucket: its object appears whole, in the place of one that was there.
+def upload(files: Mapping[str, Path], option: str = "-o") -> None:
+    """Put files into buckets, by the names of their objects: each appears whole, in the place of one that was there.
 
     Raises:
-        OutputError: it cannot be put there; whatever stood there stands.
+        OutputError: one cannot be put there; whatever stood there stands.
+    """
+    interruptible(lambda: asyncio.run(_upload(files, option)))
+
+
+async def _upload(files: Mapping[str, Path], option: str) -> None:
+    at_once = asyncio.Semaphore(UPLOADS_AT_ONCE)
+
+    async def put(url: str, file: Path) -> None:
+        import obstore
+
+        address, size = Address.of(url), file.stat().st_size
+        # S3 takes ten thousand pieces of an object.
+        chunk = max(BLOCK, -(-size // 9_000))
+        try:
+            async with at_once:
+                with file.open("rb") as opened:
+                    await obstore.put_async(_store(address.bucket), address.key, opened, chunk_size=chunk, max_concurrency=4)
+        except CatcliError as error:
+            raise OutputError(f"{option} {error}") from error
+        except _failures() as error:
+            raise OutputError(f"{option} {_error_sentence(url, 'cannot be written', error)}") from error
+
+    await asyncio.gather(*(put(url, file) for url, file in files.items()))
+
+
+def download(source: BucketObject, file: Path) -> None:
+    """Write an object's bytes to a file.
+
+    Raises:
+        ProductsError: it cannot be read.
+        ChangedError: it was replaced meanwhile.
+    """
+    with source.opened() as opened, file.open("wb") as copy:
+        shutil.copyfileobj(opened, copy, BLOCK)
+
+
+def delete_objects(urls: Iterable[str]) -> None:
+    """Take objects away; one that is not there is no error.
+
+    Raises:
+        ProductsError: the bucket refuses it.
     """
     import obstore
 
-    address, size = Address.of(url), file.stat().st_size
-    # S3 takes ten thousand pieces of an object.
-    chunk = max(8 * 2**20, -(-size // 9_000))
-    try:
-        with file.open("rb") as opened:
-            interruptible(lambda: obstore.put(_store(address.bucket), address.key, opened, chunk_size=chunk, max_concurrency=4))
-    except CatcliError as error:
-        raise OutputError(f"{option} {error}") from error
-    except _failures() as error:
-        raise OutputError(f"{option} {_error_sentence(url, 'cannot be written', error)}") from error
+    for bucket, addresses in itertools.groupby(sorted(map(Address.of, urls)), key=lambda address: address.bucket):
+        keys = [address.key for address in addresses]
+        with _translate_errors(bucket):
+            interruptible(lambda keys=keys, bucket=bucket: obstore.delete(_store(bucket), keys))  # type: ignore[misc]

@@ -25,6 +25,9 @@ MAX_LINE, MAX_ARRAY_BYTES = 2**24, 2**31
 PART_NAME = re.compile(r"([0-9a-f]{12})-(\d{6})-(\d{6})")
 """The name of a part: its file's identity, its span and its index there."""
 
+RUN_NAME = re.compile(r"[0-9a-f]{16}")
+"""The name of a run."""
+
 
 @dataclass(frozen=True)
 class PartRecord:
@@ -43,10 +46,14 @@ class PartRecord:
 
 @dataclass(frozen=True)
 class JournalHead:
-    """What an output is made from, by the names that sentences use, and the names of its files by their identities."""
+    """What an output is made from, by the names that sentences use, the names of its files by their identities, and the run's own name.
+
+    By that name other machines know what is of the run; a run that goes on from another keeps it.
+    """
 
     made_from: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    run: str = ""
 
 
 def journal_line(part: str, counts: Mapping[str, Any]) -> str:
@@ -63,8 +70,11 @@ def read_journal(journal: Path) -> tuple[JournalHead, list[PartRecord]]:
     with journal.open(encoding="utf-8") as lines:
         head = json.loads(_bounded(lines) or "{}")
         made_from, files = ({str(name): str(value) for name, value in dict(head[part]).items()} for part in ("made_from", "files"))
+        run = str(head.get("run", ""))
+        if run and not RUN_NAME.fullmatch(run):
+            raise ValueError("it names a run as no run is named")
     parts = [PartRecord(part, counts.get("rows", 0), counts.get("bad", 0)) for part, counts in read_parts(journal)]
-    return JournalHead(made_from, files), parts
+    return JournalHead(made_from, files, run), parts
 
 
 def read_parts(journal: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -33,7 +33,8 @@ REVIEW, BAD, KNOWN = SIDE_FILES = (".review", ".bad", ".known")
 class PartOptions:
     """How parts are written: of what output, into which folder, in what format, and in that of the review, None where there is none.
 
-    ``identities`` are those of the inputs, by number; see `catcli.data.io.parts.Parts`.
+    ``identities`` are those of the inputs, by number, and ``uploads`` is the prefix in a bucket below which a worker that does not see
+    ``folder`` puts the rows; see `catcli.data.io.parts.Parts`.
     """
 
     out: str
@@ -41,6 +42,7 @@ class PartOptions:
     format: FileFormat
     identities: Sequence[str]
     review: FileFormat | None = None
+    uploads: str = ""
 
     def path(self, file: int, span: int, index: int = 0) -> Path:
         """Where the part of a shard is: by the number of its file, of the span in it, and of the shard in that."""

@@ -6,17 +6,21 @@
     ├── 0123456789ab-000000-000000 …  the parts, named by the identity of their file, their span and their index there
     └── whole             what will be renamed to the output: a file, or a folder of them
 
+Of an output in a bucket, workers without this disk put the parts beside it there; see `catcli.data.io.uploaded_parts`.
+
 A run that is killed leaves this folder; the same command labels what is not in its journal. A part is of its file as it was: of a file that
 was changed since, no part is taken.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
 import os
 import re
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -32,6 +36,7 @@ from catcli.data.io.journal import ON_BAD_ROW, JournalHead, PartRecord, journal_
 from catcli.data.io.output import FileFormat, write_errors
 from catcli.data.io.part_file import SIDE_FILES, with_extension
 from catcli.data.io.streams import display_name, file_state
+from catcli.data.io.uploaded_parts import UploadedParts, parts_prefix
 from catcli.data.io.writers import concatenate_files
 from catcli.errors import CatcliError, OutputError, reason
 from catcli.file_lock import file_lock
@@ -42,6 +47,9 @@ JOURNAL = "journal.jsonl"
 
 COMMIT_ROWS, COMMIT_PARTS = 16_384, 1_000
 """Parts are noted in the journal together, once they have so many rows or are so many: files of a hundred rows are thousands of parts."""
+
+UPLOAD_BYTES, UPLOAD_FILES = 64 * 2**20, 1_000
+"""Files are uploaded together, once they have so many bytes or are so many: what waits for that is on this machine's disk."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,8 @@ class Parts:
         self._check()
         self._fingerprint, self._resume, self._keep, self._on_resumed = dict(fingerprint), resume, keep, on_resumed
         self.done: dict[tuple[str, int, int], PartRecord] = {}
+        self._run = secrets.token_hex(8)
+        self._has_uploaded = False
         self.folder = hidden_path(self._target, "catcli-parts")
         self._stack = ExitStack()
         self._waiting: list[tuple[PartRecord, Mapping[str, Any]]] = []
@@ -124,6 +134,7 @@ class Parts:
                 self._lock()
                 restore_folder(self._target, self.folder / "old")  # of a run that was killed between the two renames that replace a folder
                 head, records = self._read_journal()
+                self._run = head.run or self._run
                 self.done = {record.place: record for record in self._usable(head, records)}
                 kept = {f"{record.part}{ending}" for record in self.done.values() for ending in ("", *SIDE_FILES)}
                 clear(self.folder, keep={"lock", JOURNAL, *kept})
@@ -206,7 +217,8 @@ class Parts:
             )
         if changed not in ([], [ON_BAD_ROW]):
             usable = []
-        complete = [record for record in usable if record.place[0] in self._inputs and (self.folder / record.part).exists()]
+        uploaded = UploadedParts(self.uploads)
+        complete = [record for record in usable if record.place[0] in self._inputs and self._is_there(record.part, uploaded)]
         # Rows of a file that is no longer in the catalog are not labeled again.
         names_now = set(self._names)
         there = [record for record in records if head.files.get(record.place[0]) in names_now]
@@ -214,6 +226,17 @@ class Parts:
         self.changed = changed or sorted(mended)
         self.discarded = _count_rows(there) - _count_rows(complete)
         return complete
+
+    @functools.cached_property
+    def uploads(self) -> str:
+        """The prefix below which workers without this disk put the parts of an output in a bucket; empty where it is in none."""
+        return parts_prefix(self.out, self._run) if is_bucket(self.out) else ""
+
+    def _is_there(self, part: str, uploaded: UploadedParts) -> bool:
+        if (self.folder / part).exists():
+            return True
+        self._has_uploaded |= bool(self.uploads)
+        return part in uploaded
 
     def _read_journal(self) -> tuple[JournalHead, list[PartRecord]]:
         """The head and the parts of an earlier run's journal; nothing where no run left one."""
@@ -230,7 +253,7 @@ class Parts:
     def _write_journal(self) -> None:
         """Begin the journal of this run with the parts that it takes over, whose counts are added up."""
         new = self._stack.enter_context((self.folder / "journal.new").open("w", encoding="utf-8"))
-        head = JournalHead(self._fingerprint, dict(zip(self._inputs, self._names, strict=False)))
+        head = JournalHead(self._fingerprint, dict(zip(self._inputs, self._names, strict=False)), self._run)
         new.write(json.dumps(asdict(head)) + "\n")
         if self.done:
             taken = {record.part for record in self.done.values()}
@@ -261,7 +284,8 @@ class Parts:
     # --- during -------------------------------------------------------------------------------------------------------------------------
 
     def add(self, part: str, counts: Mapping[str, Any]) -> None:
-        """Take in a part, which lies in the folder, and the counts of its rows; soon it survives a kill."""
+        """Take in a part, which lies in the folder or was uploaded, and the counts of its rows; soon it survives a kill."""
+        self._has_uploaded |= bool(self.uploads) and not (self.folder / part).exists()
         self._waiting.append((PartRecord(part, counts.get("rows", 0), counts.get("bad", 0)), counts))
         if len(self._waiting) >= COMMIT_PARTS or sum(record.rows for record, _ in self._waiting) >= COMMIT_ROWS:
             self.commit()
@@ -293,23 +317,42 @@ class Parts:
         with write_errors(self.out):
             complete = self.folder / "whole"
             clear(self.folder, names=re.compile(complete.name))
-            if self.by_input:
+            if self.by_input or is_bucket(self.out):
                 complete.mkdir()
-            by_place: dict[Path, list[Path]] = {}
+            by_place: dict[Path, list[str]] = {}
             for record in self._in_order():
                 place = self._places[self._inputs[record.place[0]]] if self.by_input else Path()
-                by_place.setdefault(place, []).append(self.folder / record.part)
-            for path, parts in by_place.items():
-                target = complete / path if self.by_input else complete
-                target.parent.mkdir(parents=True, exist_ok=True)
-                concatenate_files(parts, target, self.form, columns)
+                by_place.setdefault(place, []).append(record.part)
             if is_bucket(self.out):
-                for path in by_place:
-                    upload(complete / path if self.by_input else complete, self.out + (path.as_posix() if self.by_input else ""))
+                self._upload(by_place, complete, columns)
             else:
+                for path, parts in by_place.items():
+                    target = complete / path if self.by_input else complete
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    concatenate_files([self.folder / part for part in parts], target, self.form, columns)
                 self._replace(complete)
         self._keep = False
         self.close()
+
+    def _upload(self, by_place: Mapping[Path, Sequence[str]], folder: Path, columns: Batch) -> None:
+        """Put the files together in ``folder``, some at a time, and upload them."""
+        waiting: dict[str, Path] = {}
+        uploaded = UploadedParts(self.uploads)
+        for number, (place, parts) in enumerate(by_place.items(), 1):
+            fetched = {part for part in parts if not (self.folder / part).exists()}
+            for part in fetched:
+                uploaded.fetch(part, folder / part)
+            target = folder / f"{number}"
+            concatenate_files([(folder if part in fetched else self.folder) / part for part in parts], target, self.form, columns)
+            for part in fetched:
+                (folder / part).unlink()
+            waiting[self.out + (place.as_posix() if self.by_input else "")] = target
+            size = sum(file.stat().st_size for file in waiting.values())
+            if size >= UPLOAD_BYTES or len(waiting) >= UPLOAD_FILES or number == len(by_place):
+                upload(waiting)
+                for file in waiting.values():
+                    file.unlink()
+                waiting = {}
 
     def _replace(self, complete: Path) -> None:
         if self.by_input:
@@ -324,6 +367,8 @@ class Parts:
     def close(self) -> None:
         """Close the journal; finished parts stay."""
         if self._alone and self._may_delete and not (self._keep and self.done):
+            if self._has_uploaded:
+                UploadedParts(self.uploads).clear()
             delete_private_folder(self.folder)  # while it is locked: another run must not begin in what is about to go
         self._alone = False
         self._stack.close()

@@ -91,7 +91,7 @@ class ReviewFile:
             if empty:
                 sink.write(nothing, keep, added)
         if is_bucket(self._file):
-            upload(target, self._file, "--review")
+            upload({self._file: target}, "--review")
 
     def _sorted(self, spills: Sequence[Path]) -> Iterator[pa.Table]:
         """All rows, sorted; of equal ones the earlier first."""
