@@ -89,6 +89,8 @@ class Recipe(BaseModel):
     """A column to read; repeat for several, the most informative first."""
     group: Annotated[str | None, COLUMN] = None
     """The column that is equal for all rows of one product."""
+    taxonomy: Annotated[Annotated[str, Field(min_length=1)] | None, Flag(metavar="FILE")] = None
+    """All categories there can be, one path a line, or as Shopify, Google and GS1 publish theirs; a label outside it stops the fit."""
     separator: Annotated[str | None, Flag(metavar="SIGN", default="found by itself")] = None
     """What stands between the parts of categories that are paths, such as ' > '; '' takes them as flat names."""
     base: Annotated[str, Field(min_length=1), Flag(metavar="NAME")] = "minilm"
@@ -245,9 +247,9 @@ class Recipe(BaseModel):
         return recipe.but(given)
 
     def paths(self) -> dict[str, str]:
-        """The files that it reads beside the rows, by the names of their flags: a teacher, unlabeled rows, and a base in a folder."""
+        """The files that it reads beside the rows, by the names of their flags; a base is one of them where it is in a folder."""
         in_folder = self.base.startswith((".", "/", "~")) or Path(self.base).is_dir()
-        paths = {"teacher": self.teacher, "unlabeled": self.unlabeled, "base": self.base if in_folder else None}
+        paths = {"teacher": self.teacher, "unlabeled": self.unlabeled, "taxonomy": self.taxonomy, "base": self.base if in_folder else None}
         return {flag: path for flag, path in paths.items() if path is not None}
 
     def flags(self, file: str) -> list[str]:

@@ -11,11 +11,11 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from catcli.config import MAX_LEVELS, Method
 from catcli.wording import count_noun, per_cent
 
-FORMAT = 7
-READABLE_FORMATS = (2, 3, 4, 5, 6, FORMAT)
+FORMAT = 8
+READABLE_FORMATS = (2, 3, 4, 5, 6, 7, FORMAT)
 """Formats that are read: one of format 2 says no revision of its base, and has no weights beside its models; before 4 a base had all its
 blocks; before 5 held-out rows were validation and test rows, never out-of-fold rows; before 6 all their logits were stored, and there were
-no cascades; before 7 categories were flat names, whatever stood in them."""
+no cascades; before 7 categories were flat names, whatever stood in them; before 8 all had rows, and none an identifier."""
 MANIFEST = "adapter.json"
 
 MAX_CATEGORIES, MAX_NAME_CHARACTERS = 1_000_000, 10_000
@@ -178,8 +178,9 @@ class ModelScales(_Section):
 class Manifest(_Section):
     """``adapter.json``: what came out of a fit.
 
-    Class *i* is ``categories[i]``; with a ``separator`` these are paths of a tree. ``prices`` are the ``text`` columns that are read
-    as bands; ``files`` maps a file's name to its SHA-256.
+    Class *i* is ``categories[i]``; with a ``separator`` these are paths of a tree. The last ``without_rows`` of them were known by name
+    alone; ``category_ids`` are the identifiers that a taxonomy gives to them and to what stands above them. ``prices`` are the ``text``
+    columns that are read as bands; ``files`` maps a file's name to its SHA-256.
     """
 
     format: int
@@ -192,6 +193,8 @@ class Manifest(_Section):
     group: ShortText | None
     categories: Annotated[tuple[ShortText, ...], Field(min_length=2, max_length=MAX_CATEGORIES)]
     separator: Annotated[ShortText | None, Field(exclude_if=operator.not_)] = None
+    without_rows: Annotated[int, Field(ge=0, exclude_if=operator.not_)] = 0
+    category_ids: Annotated[dict[ShortText, ShortText], Field(max_length=MAX_CATEGORIES, exclude_if=operator.not_)] = {}
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)]
     pad_id: Annotated[int, Field(ge=0, lt=2**31)]
     blend: BlendWeights
@@ -204,6 +207,8 @@ class Manifest(_Section):
     def _agrees(self) -> Self:
         if len(set(self.categories)) < len(self.categories):
             raise ValueError("a category stands in it twice")
+        if self.without_rows > len(self.categories) - 2:
+            raise ValueError("fewer than two categories with rows")
         if len(self.blend.offset) not in (0, len(self.categories)):
             raise ValueError(f"the blend has {len(self.blend.offset)} offsets for {len(self.categories)} categories")
         if not set(self.prices) <= set(self.text):

@@ -13,6 +13,7 @@ from catcli.adapter.manifest import BlendWeights, CalibrationParameters, Manifes
 from catcli.arrays import BoolArray, DoubleArray, FloatArray, IntArray
 from catcli.evaluation.blend import blend_logits, calibrate, log_odds, softmax
 from catcli.evaluation.fold_roles import FoldRoles
+from catcli.evaluation.without_rows import bounding_offset, widened
 
 OutOfFold = tuple[FloatArray, IntArray]
 
@@ -110,21 +111,27 @@ class BlendCalibration:
         truth: IntArray,
         shares: DoubleArray,
         out_of_fold: OutOfFold | None = None,
+        with_rows: int | None = None,
     ) -> Self:
         """Choose by logits of the LoRA model's ``variants``, ``fp32`` among them, and of the linear model: each *(rows, classes)*.
 
         ``shares`` *(classes,)* is each class's share of LoRA's training rows: in the blend LoRA's logits do without its logarithm (logit
         adjustment: Menon et al. 2021, "Long-Tail Learning via Logit Adjustment", section 4.1). Alone that would name rare categories too
         often; here it makes up for the linear model's reluctance to name them. ``out_of_fold`` are the linear model's out-of-fold logits
-        for training rows, and their classes: with few validation rows they know its scale better.
+        for training rows, and their classes: with few validation rows they know its scale better. Of the classes after the first
+        ``with_rows`` no row is known, so few rows may get them.
         """
         (lora_alone,) = fit_logit_weights([variants["fp32"]], truth)
         linear_alone = fit_scale(linear, truth, out_of_fold)
         adjustment = np.asarray(-np.log(shares) / max(lora_alone, MIN_SCALE), dtype=np.float32)
         alone, usual = (lora_alone, linear_alone), (PRIOR_LORA_SHARE, 1 - PRIOR_LORA_SHARE)
         lora_weight, linear_weight = fit_blend_weights([variants["fp32"] + adjustment, linear], truth, alone, usual)
-        offset = tuple(round(float(value), 6) for value in lora_weight * adjustment)
-        blend = BlendWeights(lora=lora_weight, linear=linear_weight, offset=offset)
+        offset = lora_weight * adjustment
+        if with_rows is not None:
+            scores = np.float32(lora_weight) * variants["fp32"] + np.float32(linear_weight) * linear + offset
+            offset = offset + widened(bounding_offset(scores, with_rows), with_rows)
+        rounded = tuple(round(float(value), 6) for value in offset)
+        blend = BlendWeights(lora=lora_weight, linear=linear_weight, offset=rounded)
         confidences = {name: fit_calibration(blend_logits(logits, linear, blend), truth) for name, logits in variants.items()}
         return cls(blend, lora_alone, linear_alone, confidences)
 

@@ -20,11 +20,15 @@ from catcli.evaluation.blend import log_odds
 
 @dataclass(frozen=True)
 class BackOffRule:
-    """The tree of an adapter's categories, the calibration of each of its levels, and the threshold that a node has to reach."""
+    """The tree of an adapter's categories, the calibration of each of its levels, and the threshold that a node has to reach.
+
+    The last ``without_rows`` categories are known by name alone: no row says how sure they are, so a row gets what stands above them.
+    """
 
     tree: CategoryTree
     levels: tuple[LevelCalibration, ...]
     threshold: float
+    without_rows: int = 0
 
 
 def level_calibrations(tree: CategoryTree, back_off: BackOff) -> tuple[LevelCalibration, ...]:
@@ -68,7 +72,8 @@ def climb(rule: BackOffRule, probabilities: FloatArray) -> tuple[IntArray, Float
     for level in range(rule.tree.depth, 0, -1):
         best, top = top_nodes(rule.tree, ordered, level)
         confidence = calibrate_level(top, rule.levels[level - 1])
-        reached = confidence >= np.float32(rule.threshold)
+        by_name = (best >= rule.tree.classes - rule.without_rows) & (best < rule.tree.classes)
+        reached = (confidence >= np.float32(rule.threshold)) & ~by_name
         taken = np.ones(len(waiting), np.bool_) if level == rule.tree.depth else reached
         nodes[waiting[taken]], confidences[waiting[taken]] = best[taken], confidence[taken]
         waiting, ordered = waiting[~reached], ordered[~reached]

@@ -69,6 +69,16 @@ def torch_logits(classifier: Classifier, tokenizer: Tokenizer, ids: Ids, advance
     return run_batches(classifier, tokenizer, ids, look, bf16=False, advance=advance)
 
 
+def torch_vectors(classifier: Classifier, tokenizer: Tokenizer, texts: Sequence[str]) -> FloatArray:
+    """What stands before the head *(texts, hidden)*, of all texts by the whole model where it is, in float32."""
+    device = next(classifier.parameters()).device
+
+    def look(batch: TokenBatch) -> Tensor:
+        return classifier.pooled(*batch_tensors(batch, device))
+
+    return run_batches(classifier, tokenizer, tokenizer.encode(texts), look, bf16=False, advance=lambda _: None)
+
+
 def batch_tensors(batch: TokenBatch, device: torch.device) -> tuple[Tensor, Tensor]:
     """Ids and mask on the device."""
     return to_device(batch.ids, device), to_device(batch.mask, device)

@@ -37,7 +37,8 @@ def back_off_rule(manifest: Manifest, info: VariantInfo | Cascade, precision: fl
         )
     tree = CategoryTree.of(manifest.categories, manifest.separator)
     levels = level_calibrations(tree, info.back_off)
-    return BackOffRule(tree, levels, _threshold(info.back_off.thresholds, precision, f"--precision {precision:g} --back-off", folder))
+    threshold = _threshold(info.back_off.thresholds, precision, f"--precision {precision:g} --back-off", folder)
+    return BackOffRule(tree, levels, threshold, manifest.without_rows)
 
 
 def _threshold(thresholds: Sequence[Threshold], precision: float, option: str, folder: Path) -> float:

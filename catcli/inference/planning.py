@@ -7,7 +7,7 @@ however often they are labeled: in a run that was killed and goes on, by few thr
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,11 @@ FIRST_PIECE_ROWS, PIECE_GROWTH = 64, 4
 class LabelingPlan:
     """What to do with each row.
 
-    ``text`` are the catalog's columns in the order of the adapter's text columns; one that is None is missing and counts as empty. Those of
-    ``prices`` are read as bands. A row is accepted from ``min_confidence`` on, or from what ``by_category`` has for its category; one that
-    it does not have never is. With ``back_off`` a row gets the deepest node of the tree that is sure enough. ``keep`` are the columns that
-    are written, None for all. ``dedupe`` labels a text once that comes again.
+    ``text`` are the catalog's columns in the order of the adapter's text columns; one that is None is missing and counts as empty. Those
+    of ``prices`` are read as bands. A row is accepted from ``min_confidence`` on, or from what ``by_category`` has for its category; one
+    that it does not have never is, and the last ``never`` categories never are. With ``back_off`` a row gets the deepest node of the tree
+    that is sure enough. ``keep`` are the columns that are written, None for all. ``ids`` are the identifiers of categories, where there
+    are some. ``dedupe`` labels a text once that comes again.
     """
 
     text: tuple[str | None, ...]
@@ -45,6 +46,8 @@ class LabelingPlan:
     dedupe: bool = True
     prices: frozenset[str] = frozenset()
     back_off: BackOffRule | None = None
+    never: int = 0
+    ids: Mapping[str, str] = field(default_factory=dict)
 
     def kept(self, columns: Sequence[str]) -> list[str]:
         """Those of the catalog's columns that are written."""

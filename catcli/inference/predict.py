@@ -43,7 +43,7 @@ from catcli.inference.output_checks import check_output, review_format
 from catcli.inference.planning import LabelingPlan
 from catcli.inference.predict_options import PredictOptions
 from catcli.inference.previous_labels import load_previous_labels
-from catcli.inference.result_columns import ALTERNATIVES, CONFIDENCE, LEVEL, PREDICTED, empty_result_columns
+from catcli.inference.result_columns import ALTERNATIVES, CONFIDENCE, LEVEL, PREDICTED, PREDICTED_ID, empty_result_columns
 from catcli.inference.shards import LabeledRows, ShardOptions, ShardResult
 from catcli.inference.summary import PredictSummary
 from catcli.logs import LOGGER, Advance, no_progress
@@ -128,14 +128,16 @@ def open_job(
 
 def _plan(source: Source, first: Batch, adapter: Adapter, options: PredictOptions, output_format: FileFormat) -> LabelingPlan:
     columns = first.columns
-    result_names = [PREDICTED, CONFIDENCE, *([LEVEL] if options.back_off else []), *([ALTERNATIVES] if options.top_k > 1 else [])]
+    ids, back_off, top_k = bool(adapter.manifest.category_ids), options.back_off, options.top_k > 1
+    wanted = {PREDICTED: True, PREDICTED_ID: ids, CONFIDENCE: True, LEVEL: back_off, ALTERNATIVES: top_k}
+    result_names = [name for name, is_wanted in wanted.items() if is_wanted]
     taken = [name for name in result_names if name in columns]
     if taken and not options.replace_columns:
         raise ProductsError(
             f"{source.name} already has {name_list(taken)}, which this run would write; pass --replace-columns to drop "
             f"{'it' if len(taken) == 1 else 'them'} first."
         )
-    keep = [name for name in columns if name not in taken and not (taken and name == LEVEL)]
+    keep = [name for name in columns if name not in taken and not (taken and name in (LEVEL, PREDICTED_ID))]
     if options.keep is not None:
         named = {find_column(name.strip(), columns, "--keep", source.name) for name in options.keep.split(",") if name.strip()}
         keep = [name for name in keep if name in named]
@@ -148,6 +150,7 @@ def _plan(source: Source, first: Batch, adapter: Adapter, options: PredictOption
         alternatives_as_json=output_format.format in ("csv", "tsv"),
         dedupe=options.dedupe,
         prices=price_columns(adapter.manifest, text),
+        ids=adapter.manifest.category_ids,
     )
 
 
@@ -161,7 +164,8 @@ def _accepting(plan: LabelingPlan, adapter: Adapter, engine: Engine, options: Pr
     if options.back_off:
         rule = back_off_rule(adapter.manifest, info, options.precision, adapter.folder)
         return replace(plan, back_off=rule, min_confidence=rule.threshold)
-    return replace(plan, min_confidence=acceptance_threshold(info, options.precision, adapter.folder))
+    threshold = acceptance_threshold(info, options.precision, adapter.folder)
+    return replace(plan, min_confidence=threshold, never=adapter.manifest.without_rows)
 
 
 # --- label ---------------------------------------------------------------------------------------------------------------------------

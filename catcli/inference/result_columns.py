@@ -11,19 +11,27 @@ import polars as pl
 
 from catcli.inference.planning import LabelingPlan
 
-PREDICTED, CONFIDENCE, LEVEL, ALTERNATIVES = "predicted_category", "confidence", "predicted_level", "alternatives"
+PREDICTED, PREDICTED_ID, CONFIDENCE = "predicted_category", "predicted_category_id", "confidence"
+LEVEL, ALTERNATIVES = "predicted_level", "alternatives"
 
 
 def result_columns(
     names: pl.Series,
+    ids: pl.Series | None,
     classes: npt.NDArray[np.int32],
     confidences: npt.NDArray[np.float32],
     accepted: npt.NDArray[np.bool_],
     plan: LabelingPlan,
 ) -> pl.DataFrame:
-    """What is added to rows: a category that is not accepted is null. ``classes`` and ``confidences`` have shape *(rows, k)*."""
+    """What is added to rows: a category that is not accepted is null. ``classes`` and ``confidences`` have shape *(rows, k)*.
+
+    ``names`` and ``ids`` are those of the classes; without ``ids`` there is no column for them.
+    """
     indices = pl.Series(classes[:, 0]).set(~pl.Series(accepted), None)
-    added = [names.gather(indices).alias(PREDICTED), pl.Series(CONFIDENCE, confidences[:, 0])]
+    added = [names.gather(indices).alias(PREDICTED)]
+    if ids is not None:
+        added.append(ids.gather(indices).alias(PREDICTED_ID))
+    added.append(pl.Series(CONFIDENCE, confidences[:, 0]))
     if plan.back_off is not None:
         added.append(pl.Series(LEVEL, plan.back_off.tree.levels, dtype=pl.Int32).gather(indices).alias(LEVEL))
     if plan.top_k > 1:
@@ -45,4 +53,5 @@ def result_columns(
 def empty_result_columns(plan: LabelingPlan) -> pl.DataFrame:
     """Our columns without a row."""
     names = pl.Series([], dtype=pl.String)
-    return result_columns(names, np.empty((0, 1), np.int32), np.empty((0, 1), np.float32), np.empty(0, np.bool_), plan)
+    ids = names if plan.ids else None
+    return result_columns(names, ids, np.empty((0, 1), np.int32), np.empty((0, 1), np.float32), np.empty(0, np.bool_), plan)

@@ -31,7 +31,7 @@ from catcli.evaluation.climb import BackOffRule
 from catcli.inference.known_labels import Classes, KnownLabels
 from catcli.inference.labeler import Labels
 from catcli.inference.planning import LabelingPlan, PlannedTexts, cut_into_pieces, plan_texts
-from catcli.inference.result_columns import CONFIDENCE, LEVEL, PREDICTED, result_columns
+from catcli.inference.result_columns import CONFIDENCE, LEVEL, PREDICTED, PREDICTED_ID, result_columns
 from catcli.inference.summary import PredictSummary
 
 MIN_KNOWN_ROWS = 4_096
@@ -87,10 +87,18 @@ class ShardOptions:
         return pl.Series(self.labels, dtype=pl.String)
 
     @cached_property
+    def ids(self) -> pl.Series | None:
+        """Their identifiers, null for one that has none; None where no label has one."""
+        ids = self.plan.ids
+        return pl.Series([ids.get(name) for name in self.labels], dtype=pl.String) if ids else None
+
+    @cached_property
     def thresholds(self) -> FloatArray:
         """The confidence *(classes,)* from which on a row is accepted: in float32, as confidences are."""
         if self.plan.by_category is None:
-            return np.full(len(self.labels), self.plan.min_confidence, np.float32)
+            thresholds = np.full(len(self.labels), self.plan.min_confidence, np.float32)
+            thresholds[len(thresholds) - self.plan.never :] = np.inf
+            return thresholds
         return np.array([self.plan.by_category.get(name, math.inf) for name in self.categories], np.float32)
 
 
@@ -110,6 +118,8 @@ class LabeledRows:
         chosen = np.setdiff1d(missing, self.rows.nulls)
         suggested = options.names.gather(self.classes[chosen]).alias(PREDICTED)
         added = self.added[chosen].with_columns(suggested)
+        if options.ids is not None:
+            added = added.with_columns(options.ids.gather(self.classes[chosen]).alias(PREDICTED_ID))
         if options.plan.back_off is not None:
             levels = options.plan.back_off.tree.levels[self.classes[chosen]]
             added = added.with_columns(pl.Series(LEVEL, levels, dtype=pl.Int32))
@@ -222,7 +232,7 @@ def _labeled_rows(rows: Batch, planned: PlannedTexts, results: Sequence[Labels],
     accepted = confidences[:, 0] >= options.thresholds[classes[:, 0]]
     nulls = list(rows.nulls)
     accepted[nulls] = False
-    added = result_columns(options.names, classes, confidences, accepted, options.plan)
+    added = result_columns(options.names, options.ids, classes, confidences, accepted, options.plan)
     if nulls:
         is_null = pl.Series(np.isin(np.arange(len(added)), nulls))
         added = added.with_columns(pl.when(is_null).then(None).otherwise(pl.col(name)).alias(name) for name in added.columns)

@@ -51,9 +51,27 @@ class Classifier(nn.Module):
         """Begin with a head *(classes, hidden)*, *(classes,)* that was fitted elsewhere."""
         self.head.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
 
+    def add_classes(self, weight: npt.NDArray[np.float32]) -> None:
+        """Give the head classes of these weights *(new classes, hidden)* after those it has, with a bias of 0."""
+        head = self.head
+        self.head = nn.Linear(head.in_features, head.out_features + len(weight)).to(head.weight.device)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.cat((head.weight, to_tensor(weight, head.weight))))
+            self.head.bias.copy_(torch.cat((head.bias, torch.zeros(len(weight), device=head.bias.device))))
+
+    def add_to_bias(self, offset: npt.NDArray[np.float32]) -> None:
+        """Add to the head's bias *(classes,)*."""
+        with torch.no_grad():
+            self.head.bias.add_(to_tensor(offset, self.head.bias))
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         """Logits *(rows, classes)* of ids and mask *(rows, tokens)*, under the name that the exporter gives its output."""
         return {"logits": self.head(self.pooled(input_ids, attention_mask))}
+
+
+def to_tensor(array: npt.NDArray[np.float32], like: Tensor) -> Tensor:
+    """A tensor where ``like`` is, of its type."""
+    return torch.from_numpy(array).to(like.device, like.dtype)
 
 
 def save_head(head: nn.Linear, file: Path) -> None:

@@ -143,7 +143,7 @@ def score_on_test_rows(data: TrainingData, recipe: Recipe, checkpoints: Path, ad
         linear.logits[validation:],
         labeled.classes[rows],
         labeled.products(rows),
-        labeled.categories.names,
+        setup.category_names,
         setup.recipe.method,
     )
     return evaluate_rows(scored, "fp32", blend, VariantInfo(file=MODEL_FILES["fp32"], confidence=blend.confidences["fp32"]))

@@ -18,6 +18,7 @@ from catcli.atomic import atomic_write, read_small_file
 from catcli.config import METHOD_TITLES
 from catcli.data.dataset.examples import Examples, stratified_sample
 from catcli.data.dataset.split import FoldSplit
+from catcli.evaluation.without_rows import bounding_offset, widened
 from catcli.export.trained_model import TrainedModel, TrainingHistory
 from catcli.inference.tokens import Tokenizer
 from catcli.logs import LOGGER, Advance, no_progress
@@ -27,6 +28,7 @@ from catcli.training.base_features import BaseFeatures, compute_base_features
 from catcli.training.checkpoint import Checkpoint
 from catcli.training.distributed import broadcast_float, is_main_rank, rank_count
 from catcli.training.loop import classifier_logits, train_classifier
+from catcli.training.named_classes import add_to_head
 from catcli.training.schedule import default_epochs
 from catcli.training.setup import Setup
 from catcli.training.task import TrainingTask
@@ -110,6 +112,7 @@ class EncoderTraining:
         holdout, out_of_fold = None, None
         if isinstance(split, FoldSplit):
             out_of_fold, history = self.train_folds(inputs, split, checkpoints)
+            unseen = out_of_fold
             shares, count = setup.shares, len(rows)
         else:
             labeled_train, validation = (np.flatnonzero(np.isin(rows, part)) for part in (split.train, split.validation))
@@ -118,13 +121,19 @@ class EncoderTraining:
             share = len(train) / (len(train) + len(everything)) if self._recipe.refit else 1.0
             task = inputs.task(train, validation, setup.class_count, remaining and remaining * share)
             checkpoint = Checkpoint(checkpoints / "held-out.safetensors", inputs.fingerprint)
-            holdout = train_classifier(task, setup.base, self._recipe, checkpoint, setup.advance)
+            holdout = self._complete(train_classifier(task, setup.base, self._recipe, checkpoint, setup.advance))
             history, shares, count = holdout.history, task.shares, len(labeled_train)
+            unseen = classifier_logits(holdout, task, validation) if setup.without_rows else np.empty((0, 0), np.float32)
         refit = None
         if self._recipe.refit:
             refit_task = inputs.task(everything, everything[:0], setup.class_count, setup.budget.remaining)
             checkpoint = Checkpoint(checkpoints / "refit.safetensors", inputs.fingerprint)
-            refit = train_classifier(refit_task, setup.base, self._recipe, checkpoint, setup.advance, repeat=history)
+            refit = self._complete(train_classifier(refit_task, setup.base, self._recipe, checkpoint, setup.advance, repeat=history))
+        if setup.without_rows:
+            offset = widened(bounding_offset(unseen, setup.class_count), setup.class_count)
+            for trained in filter(None, (holdout, refit)):
+                trained.classifier.add_to_bias(offset)
+            out_of_fold = None if out_of_fold is None else out_of_fold + offset
         return EncoderResult(holdout, refit, out_of_fold, history, shares, count, len(unlabeled), time.perf_counter() - started)
 
     def train_folds(self, inputs: TrainingInput, split: FoldSplit, checkpoints: Path) -> tuple[FloatArray, TrainingHistory]:
@@ -135,7 +144,7 @@ class EncoderTraining:
         before a kill is not trained again: its logits are in ``checkpoints``.
         """
         setup, seed = self._setup, self._recipe.seed
-        logits = np.empty((len(setup.rows), setup.class_count), np.float32)
+        logits = np.empty((len(setup.rows), len(setup.category_names)), np.float32)
         histories: list[TrainingHistory] = []
         LOGGER.info(f"{split.count + 1} trainings of about the same length: one for each fold, and one on all rows")
         for number in range(split.count):
@@ -152,13 +161,18 @@ class EncoderTraining:
             task = inputs.task(train, validation, setup.class_count)
             checkpoint = Checkpoint(checkpoints / f"fold-{number}.safetensors", inputs.fingerprint)
             log = LOGGER.debug if first else LOGGER.info
-            trained = train_classifier(task, setup.base, self._recipe, checkpoint, setup.advance, first, log)
+            trained = self._complete(train_classifier(task, setup.base, self._recipe, checkpoint, setup.advance, first, log))
             logits[inside] = classifier_logits(trained, task, inside)
             histories.append(trained.history)
             if is_main_rank():
                 done.save({"logits": torch.from_numpy(logits[inside])}, trained.history.progress())
                 checkpoint.file.unlink(missing_ok=True)
         return logits[split.held_out], histories[0]
+
+    def _complete(self, trained: TrainedModel) -> TrainedModel:
+        """The trained model, which knows the categories without rows, too."""
+        add_to_head(trained, self._setup.names, self._setup.texts_without_rows)
+        return trained
 
     def select_rows(self, checkpoints: Path) -> tuple[IntArray, list[str]]:
         """The rows that the encoder reads, sorted: validation rows, and of the others as many as the limits allow.
@@ -230,7 +244,7 @@ class EncoderTraining:
         setup = self._setup
         teacher = setup.teacher.adapter.fingerprint if setup.teacher else None
         settings = [CHECKPOINT_FORMAT, self._recipe.model_dump(mode="json"), setup.base.sha256, package_versions(), rank_count(), teacher]
-        digest = hashlib.sha256(json.dumps([*settings, setup.labeled.categories.names]).encode("utf-8", "surrogatepass"))
+        digest = hashlib.sha256(json.dumps([*settings, setup.category_names]).encode("utf-8", "surrogatepass"))
         for row in rows:
             cells = setup.rows.classes[row], setup.labeled.keys[row], setup.rows.texts[row]  # the keys decide split and folds
             digest.update(f"{cells}\n".encode("utf-8", "surrogatepass"))

@@ -183,7 +183,8 @@ def fit_blend(setup: Setup, encoder: EncoderResult, linear: LinearResult, logits
     truth = setup.labeled.classes[setup.split.choosing]
     of_choosing = {variant: values[: len(truth)] for variant, values in logits.items()}
     shares = implied_class_shares(setup.recipe.balance, encoder.shares)
-    return BlendCalibration.fit(of_choosing, linear.logits[: len(truth)], truth, shares, linear.out_of_fold)
+    shares = np.concatenate((shares, np.full(len(setup.without_rows), shares.min())))
+    return BlendCalibration.fit(of_choosing, linear.logits[: len(truth)], truth, shares, linear.out_of_fold, setup.class_count)
 
 
 def _export(setup: Setup, linear: LinearResult, encoder: EncoderResult, folder: Path) -> tuple[ExportedModel, Mapping[Variant, FloatArray]]:
@@ -269,7 +270,7 @@ def _measure(setup: Setup, models: FittedModels, folder: Path) -> tuple[FitMetri
     from catcli.models.device import peak_device_memory
     from catcli.training.linear_training import LinearTraining
 
-    labeled, split, names = setup.labeled, setup.split, setup.labeled.categories.names
+    labeled, split, names = setup.labeled, setup.split, setup.category_names
     linear, encoder, exported = models.linear, models.encoder, models.exported
 
     def held_out(part: slice, roles: FoldRoles | None = None) -> ScoredRows:
@@ -386,10 +387,10 @@ def _write(
     """Everything of the folder that the export has not written."""
     from catcli.export.onnx_files import external_weight_files
 
-    labeled, split, recipe, names = setup.labeled, setup.split, models.encoder.shipped.recipe, setup.labeled.categories.names
+    labeled, split, recipe, names = setup.labeled, setup.split, models.encoder.shipped.recipe, setup.category_names
     weights = {variant: external_weight_files(draft.folder / info.file) for variant, info in variants.items()}
     complete = {variant: info.model_copy(update={"data": weights[variant]}) for variant, info in variants.items()}
-    draft.manifest = _manifest(data, models, names, complete)
+    draft.manifest = _manifest(data, models, names, complete, len(setup.without_rows))
     held_out = HeldOutRows(
         texts=setup.held_out_texts,
         parts=_part_names(split),
@@ -419,7 +420,9 @@ def _part_names(split: Split) -> list[str]:
     return ["validation"] * len(split.validation) + ["test"] * len(split.test)
 
 
-def _manifest(data: TrainingData, models: FittedModels, names: Sequence[str], variants: Mapping[Variant, VariantInfo]) -> Manifest:
+def _manifest(
+    data: TrainingData, models: FittedModels, names: Sequence[str], variants: Mapping[Variant, VariantInfo], without_rows: int
+) -> Manifest:
     shipped, blend, columns = models.encoder.shipped, models.blend, data.columns
     base = shipped.base
     return Manifest(
@@ -433,6 +436,8 @@ def _manifest(data: TrainingData, models: FittedModels, names: Sequence[str], va
         group=columns.group,
         categories=tuple(names),
         separator=shipped.recipe.path_separator,
+        without_rows=without_rows,
+        category_ids=data.taxonomy.ids_of(names) if data.taxonomy else {},
         max_tokens=shipped.tokenizer.max_tokens,
         pad_id=base.pad_id,
         blend=blend.blend,

@@ -151,19 +151,24 @@ def logit_adjustment(shares: npt.NDArray[np.float64], scale: float) -> npt.NDArr
 
 
 def out_of_fold_logits(
-    examples: Examples, folds: IntArray, names: Examples, count: int, seed: int
+    examples: Examples,
+    folds: IntArray,
+    names: Examples,
+    count: int,
+    seed: int,
+    complete: Callable[[LinearModel], LinearModel] = lambda model: model,
 ) -> tuple[npt.NDArray[np.float32], IntArray]:
     """Logits *(rows, classes)* of ``examples`` by models that have not seen them, and the numbers of those rows.
 
     Fold ``folds[row]``, counted from 0, is scored by a model of the others and of the categories' ``names``. A row whose category has no
-    other row is left out: what it would be taken for says nothing of a model that knows it.
+    other row is left out: what it would be taken for says nothing of a model that knows it. ``complete`` gives a model further classes.
     """
     scored, logits = [], []
     for fold in range(int(folds.max(initial=-1)) + 1):
         inside, outside = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
         inside = inside[np.isin(examples.classes[inside], examples.classes[outside])]
         if len(inside) and len(np.unique(examples.classes[outside])) > 1:
-            model = fit_linear(examples.take(outside).plus(names), count, seed)
+            model = complete(fit_linear(examples.take(outside).plus(names), count, seed))
             scored.append(inside)
             logits.append(model.logits([examples.texts[row] for row in inside]))
     if not scored:

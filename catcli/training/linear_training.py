@@ -13,9 +13,11 @@ from catcli.data.dataset.split import FoldSplit
 from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.calibration import OutOfFold, fit_scale
 from catcli.evaluation.fit_metrics import RandomSplit, SplitScores
+from catcli.evaluation.without_rows import bounding_offset
 from catcli.inference.ngrams import LinearModel
 from catcli.logs import LOGGER
 from catcli.training.linear import FOLDS, balance_weights, fit_linear, logit_adjustment, out_of_fold_logits
+from catcli.training.named_classes import add_to_linear
 from catcli.training.setup import Setup
 from catcli.training.time_budget import LINEAR_SHARE
 
@@ -68,25 +70,34 @@ class LinearTraining:
             logits, out_of_fold = model.logits(setup.held_out_texts), self.cross_fit()
         if self._recipe.refit:
             model = self.fit(np.arange(len(setup.rows)), "refit of the linear model")
-        if self._recipe.balance == "logit-adjust":
-            truth = setup.labeled.classes[setup.split.choosing]
-            shift = logit_adjustment(setup.shares, fit_scale(logits[: len(truth)], truth, out_of_fold))
-            model, logits = replace(model, bias=model.bias + shift), logits + shift
-            out_of_fold = (out_of_fold[0] + shift, out_of_fold[1])
+        shift = self._shift(logits, out_of_fold)
+        if shift.any():
+            model, logits, out_of_fold = replace(model, bias=model.bias + shift), logits + shift, (out_of_fold[0] + shift, out_of_fold[1])
             by_share = tuple((share, values + shift) for share, values in by_share)
         return LinearResult(model, logits, out_of_fold, time.perf_counter() - started, by_share)
 
+    def _shift(self, logits: FloatArray, out_of_fold: OutOfFold) -> FloatArray:
+        """What the recipe's balance adds to the logits *(classes,)*, and what bounds the categories without rows."""
+        setup, count = self._setup, self._setup.class_count
+        shift = np.zeros(logits.shape[1], np.float32)
+        if self._recipe.balance == "logit-adjust":
+            truth = setup.labeled.classes[setup.split.choosing]
+            shift[:count] = logit_adjustment(setup.shares, fit_scale(logits[: len(truth)], truth, out_of_fold))
+        shift[count:] = bounding_offset(logits + shift, count)
+        return shift
+
     def fit(self, rows: IntArray, stage: str) -> LinearModel:
-        """Fit on ``rows``, or a sample of them, and on the categories' names."""
+        """Fit on ``rows``, or a sample of them, and on the categories' names; those without rows are known by their names alone."""
         sample = self.sample(rows)
         if len(sample) < len(rows):
             LOGGER.info(f"the linear model is trained on a sample of {len(sample):,} of {len(rows):,} rows")
-        return fit_linear(
+        model = fit_linear(
             self.balanced(self._setup.rows.take(sample).plus(self._setup.names)),
             self._setup.class_count,
             self._recipe.seed,
             lambda done, total: self._setup.advance(f"{stage}, category", done, total),
         )
+        return add_to_linear(model, self._setup.texts_without_rows)
 
     def balanced(self, examples: Examples) -> Examples:
         """The examples with the weights that the recipe's balance gives them."""
@@ -112,7 +123,7 @@ class LinearTraining:
     def fold_logits(self, split: FoldSplit, part: BoolArray | None = None) -> FloatArray:
         """Logits *(held-out rows, classes)* of the rows by the model of the other folds, or of their rows in a ``part`` *(rows,)*."""
         setup = self._setup
-        logits = np.empty((len(setup.rows), setup.class_count), np.float32)
+        logits = np.empty((len(setup.rows), len(setup.category_names)), np.float32)
         for number in range(split.count):
             inside = np.flatnonzero(split.fold == number)
             others = split.fold != number if part is None else (split.fold != number) & part
@@ -131,7 +142,7 @@ class LinearTraining:
 
     @property
     def _nothing(self) -> OutOfFold:
-        return np.empty((0, self._setup.class_count), np.float32), self._setup.split.train[:0]
+        return np.empty((0, len(self._setup.category_names)), np.float32), self._setup.split.train[:0]
 
     def cross_fit(self) -> OutOfFold:
         """Out-of-fold logits of training rows, and their classes; none where the validation rows are enough."""
@@ -143,7 +154,11 @@ class LinearTraining:
         folds = np.random.default_rng(self._recipe.seed).permutation(keys.max() + 1)[keys] % FOLDS
         # Focal loss would fit each fold three times; it moves the scale least.
         examples = setup.rows.take(train) if self._recipe.balance == "focal" else self.balanced(setup.rows.take(train))
-        logits, scored = out_of_fold_logits(examples, folds, setup.names, setup.class_count, self._recipe.seed)
+        logits, scored = out_of_fold_logits(
+            examples, folds, setup.names, setup.class_count, self._recipe.seed, lambda model: add_to_linear(model, setup.texts_without_rows)
+        )
+        if not len(scored):
+            return self._nothing
         return logits, setup.rows.classes[train[scored]]
 
     def compare_random_split(self) -> RandomSplit | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -32,7 +33,7 @@ class Setup:
     """One fit: ``rows`` are all labeled rows as examples, ``names`` the categories' names as examples of their own.
 
     ``unlabeled`` are texts for a teacher to label, ``unseen_texts`` other ones without a category, which no model learns from.
-    ``shares`` *(classes,)* is each class's share of the training rows.
+    ``shares`` *(classes,)* is each class's share of the training rows. ``without_rows`` are categories of the taxonomy that no row has.
     """
 
     labeled: LabeledRows
@@ -47,12 +48,23 @@ class Setup:
     shares: DoubleArray
     teacher: Teacher | None
     budget: TimeBudget
+    without_rows: tuple[str, ...] = ()
     advance: Advance = no_progress
 
     @property
     def class_count(self) -> int:
-        """How many categories there are."""
+        """How many categories have rows: those that models are trained on."""
         return len(self.labeled.categories)
+
+    @property
+    def category_names(self) -> tuple[str, ...]:
+        """All categories by class number: those with rows, then those of the taxonomy without."""
+        return (*self.labeled.categories.names, *self.without_rows)
+
+    @cached_property
+    def texts_without_rows(self) -> list[str]:
+        """What the categories without rows are known by."""
+        return category_name_examples(self.without_rows).texts
 
     @classmethod
     def of(cls, data: TrainingData, started: float, advance: Advance = no_progress) -> Setup:
@@ -87,6 +99,7 @@ class Setup:
             shares=class_shares(train.classes, train.weights, len(labeled.categories)),
             teacher=teacher,
             budget=TimeBudget(recipe.time_budget, started, len(split.held_out)),
+            without_rows=data.without_rows,
             advance=advance,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ from catcli.adapter.store import find_adapter
 from catcli.config import Recipe
 from catcli.data.dataset.categories import Categories, canonical_names, has_label
 from catcli.data.dataset.columns import ColumnRoles, choose_columns
+from catcli.data.dataset.examples import category_name_examples
 from catcli.data.dataset.gather import GatheredRows, gather_rows
 from catcli.data.dataset.labeled import LabeledRows
 from catcli.data.dataset.split import MAX_HELD_OUT, MAX_LOGITS, MIN_PRODUCTS, Split, product_keys, split_into_folds, split_rows
 from catcli.data.dataset.taxonomy import CategoryTree, chosen_separator
+from catcli.data.dataset.taxonomy_file import Taxonomy
 from catcli.data.dataset.text import column_cells, row_texts
 from catcli.data.dataset.unlabeled import MAX_TEXTS, UnlabeledTexts, sample_unlabeled
 from catcli.data.io.buckets import BucketObject
@@ -38,6 +41,9 @@ MAX_FOLD_ROWS = 30_000
 
 MAX_UNSEEN_TEXTS = 2_000
 """Texts without a category, at most, by which a cascade is tested: as many as there are labeled rows in a usual fit."""
+
+MAX_WITHOUT_ROWS = 1_000
+"""Categories without rows, at most, that are known by name."""
 
 HELD_OUT_ROWS_PER_SECOND = 15
 """Rows of each held-out part for every second of a time budget: scoring them takes a fifth of it on two cores."""
@@ -57,6 +63,8 @@ def fit_inputs(recipe: Recipe, options: InputOptions) -> dict[str, str]:
         inputs["the teacher"] = find_adapter(recipe.teacher).fingerprint
     if recipe.unlabeled:
         inputs["the file of --unlabeled"] = source_digest(open_source([recipe.unlabeled]))
+    if recipe.taxonomy:
+        inputs["the file of --taxonomy"] = file_sha256(Path(recipe.taxonomy))
     weights = sorted(Path(recipe.base).expanduser().glob("*.safetensors")) if Path(recipe.base).expanduser().is_dir() else []
     if weights:
         inputs["the base"] = " ".join(map(file_sha256, weights))
@@ -76,7 +84,8 @@ def source_digest(source: Source) -> str:
 class TrainingData:
     """Rows to learn from: their ``columns``, their split in ``split``, and the ``recipe`` with the columns in it.
 
-    ``unlabeled`` are texts without a category, None where none were given.
+    ``unlabeled`` are texts without a category, None where none were given. ``taxonomy`` are all categories there can be, where that is
+    known, and ``without_rows`` those of them that no row has and that can be predicted.
     """
 
     labeled: LabeledRows
@@ -84,14 +93,17 @@ class TrainingData:
     columns: ColumnRoles
     recipe: Recipe
     unlabeled: UnlabeledTexts | None = None
+    taxonomy: Taxonomy | None = None
+    without_rows: tuple[str, ...] = ()
 
 
 def load_training_data(source: Source, recipe: Recipe) -> TrainingData:
     """Read ``source`` as ``recipe`` says, and log what it has.
 
     Raises:
-        ProductsError: there are no rows to train on, or it is unclear which columns to read.
+        ProductsError: there are no rows to train on, it is unclear which columns to read, or a label is not in the taxonomy.
     """
+    taxonomy = Taxonomy.read(recipe.taxonomy, recipe.separator) if recipe.taxonomy else None
     rows = gather_rows(source, recipe.label, recipe.text, recipe.per_category, recipe.split_seed)
     if not rows.read:
         raise ProductsError(f"{source.name} has columns ({name_list(rows.frame.columns)}) and no rows; give a file with labeled rows.")
@@ -102,16 +114,28 @@ def load_training_data(source: Source, recipe: Recipe) -> TrainingData:
         LOGGER.warning(f"{short_rows} of {source.name} with fewer cells than the header; the missing ones are taken as empty.")
     columns = choose_columns(rows.frame, rows.label or recipe.label, recipe.text, recipe.group, source.name)
     _log_columns(columns)
-    labeled = select_labeled_rows(rows, columns, source.name, merge=recipe.merge_labels)
+    labeled = select_labeled_rows(rows, columns, source.name, merge=recipe.merge_labels, taxonomy=taxonomy)
     split = _split_checked(labeled, recipe)
     unlabeled = _unlabeled(recipe, columns, labeled) if recipe.unlabeled else None
     resolved: dict[str, object] = {"label": columns.label, "text": columns.text, "group": columns.group}
-    separator = chosen_separator(labeled.categories.names, recipe.separator)
+    separator = taxonomy.separator if taxonomy else chosen_separator(labeled.categories.names, recipe.separator)
     if separator is not None:
         resolved["separator"] = separator
         depth = CategoryTree.of(labeled.categories.names, separator).depth
         LOGGER.info(f"categories are paths of up to {depth} levels, separated by {separator!r}")
-    return TrainingData(labeled, split, columns, recipe.but(resolved), unlabeled)
+    without_rows = _without_rows(taxonomy, labeled) if taxonomy else ()
+    return TrainingData(labeled, split, columns, recipe.but(resolved), unlabeled, taxonomy, without_rows)
+
+
+def _without_rows(taxonomy: Taxonomy, labeled: LabeledRows) -> tuple[str, ...]:
+    """The categories of the taxonomy that no row has and whose names say something: those nearest to the others, up to a limit."""
+    names = taxonomy.without_rows(labeled.categories.names)
+    telling = [names[number] for number in category_name_examples(names).classes]  # others are codes, which say nothing
+    limit = max(0, min(MAX_WITHOUT_ROWS, MAX_LOGITS // len(labeled.texts) - len(labeled.categories)))
+    if telling:
+        most = f"; the {limit:,} nearest to those with rows" if len(telling) > limit else ""
+        LOGGER.info(f"{count_noun(len(telling), 'category')} of {taxonomy.source} without a row, known by name alone{most}")
+    return tuple(telling[:limit])
 
 
 def _log_columns(columns: ColumnRoles) -> None:
@@ -122,8 +146,12 @@ def _log_columns(columns: ColumnRoles) -> None:
         LOGGER.warning(f"{name!r}: {reason}." if name in columns.text else f"{name!r} is left out: {reason}.")
 
 
-def select_labeled_rows(gathered: GatheredRows, columns: ColumnRoles, source_name: str, *, merge: bool = False) -> LabeledRows:
+def select_labeled_rows(
+    gathered: GatheredRows, columns: ColumnRoles, source_name: str, *, merge: bool = False, taxonomy: Taxonomy | None = None
+) -> LabeledRows:
     """The rows that have a category, as texts, class numbers and product keys; with ``merge`` look-alike categories are one.
+
+    With a ``taxonomy`` labels are its paths or identifiers.
 
     Raises:
         ProductsError: there are no rows to train on.
@@ -137,6 +165,9 @@ def select_labeled_rows(gathered: GatheredRows, columns: ColumnRoles, source_nam
     canonical = canonical_names(labels)
     if merge:
         labels = [canonical.get(label, label) for label in labels]
+    if taxonomy is not None:
+        taxonomy.check(Counter(labels), source_name)
+        labels = [taxonomy.path_of(label) or label for label in labels]
     categories = Categories.of(labels)
     _check_lengths(categories, columns.label, source_name)
     if len(categories) < 2:
