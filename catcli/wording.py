@@ -16,8 +16,10 @@ def per_cent(value: float, digits: int = 1) -> str:
 
 
 def count_noun(number: int, noun: str) -> str:
-    """``1 row``, ``2 rows``."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    """``1 row``, ``2 rows``, ``2 categories``."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number:,} {noun[:-1]}ies" if noun.endswith("ry") else f"{number:,} {noun}s"
 
 
 def format_confidence(threshold: float) -> str:

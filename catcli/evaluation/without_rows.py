@@ -23,7 +23,10 @@ def bounding_offset(logits: FloatArray, with_rows: int) -> FloatArray:
         return np.zeros(logits.shape[1] - with_rows, np.float32)
     ahead = logits[:, with_rows:] - logits[:, :with_rows].max(axis=1, keepdims=True)
     usual = np.quantile(ahead, USUAL_QUANTILE, axis=0)
-    return np.asarray(-usual - np.quantile((ahead - usual).max(axis=1), 1 - MAX_SHARE), np.float32)
+    most = (ahead - usual).max(axis=1)
+    # Of fewer rows than show so small a share, the highest is too low: a deviation more keeps other rows below.
+    margin = most.std() if len(most) * MAX_SHARE < 1 else 0.0
+    return np.asarray(-usual - np.quantile(most, 1 - MAX_SHARE, method="higher") - margin, np.float32)
 
 
 def widened(offset: FloatArray, with_rows: int) -> FloatArray:

@@ -56,6 +56,7 @@ def model_card(name: str, manifest: Manifest, metrics: FitMetrics, recipe: Recip
     compared = sentences.comparison(metrics.against_linear, metrics.method)
     summary = sentences.headline(metrics), sentences.catalog_scores(metrics), sentences.cascade(metrics), compared
     needed = sentences.rows_needed(metrics)
+    by_name = f", {manifest.without_rows:,} of them known by name alone," if manifest.without_rows else ""
     epochs = "one epoch" if training.passes == 1 else f"{training.passes:.3g} epochs"
     return f"""---
 {front_matter(name, manifest, metrics)}
@@ -63,7 +64,7 @@ def model_card(name: str, manifest: Manifest, metrics: FitMetrics, recipe: Recip
 
 # {title}
 
-Labels products with one of {len(manifest.categories):,} categories from {columns}.
+Labels products with one of {len(manifest.categories):,} categories{by_name} from {columns}.
 Made by catcli {plain(manifest.versions.get("catcli", ""))} on {manifest.created:%Y-%m-%d} from {rows.labeled:,} labeled rows.
 
 ## Scores on {metrics.scored_rows:,} {"out-of-fold" if rows.folds else "test"} rows, 95 % intervals

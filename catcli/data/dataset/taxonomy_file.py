@@ -71,7 +71,7 @@ class Taxonomy:
             if len(nodes) > MAX_NODES:
                 raise ProductsError(f"--taxonomy {file}: it has more than the {MAX_NODES:,} categories that are read.")
         if len(nodes) < 2:
-            raise ProductsError(f"--taxonomy {file}: it has {count_noun(len(nodes), 'category')}; give one path a line.")
+            raise ProductsError(f"--taxonomy {file}: it has {count_noun(len(nodes), 'path')}; give one path a line.")
         paths = tuple(nodes)
         by_path = {path: identifier for path, identifier in nodes.items() if identifier}
         return cls(file, paths, find_separator(paths) if separator is None else separator or None, by_path)
@@ -131,7 +131,7 @@ class Taxonomy:
         told = "; ".join(f"{label!r} ({count_noun(labels[label], 'row')}){self._suggest(label)}" for label in outside[:MAX_NAMES])
         more = f"; and {len(outside) - MAX_NAMES:,} more" if len(outside) > MAX_NAMES else ""
         raise ProductsError(
-            f"{source_name} has {count_noun(len(outside), 'category')} that --taxonomy {self.source} has not: {told}{more}. Correct "
+            f"{source_name} has {count_noun(len(outside), 'label')} that --taxonomy {self.source} has not: {told}{more}. Correct "
             "these labels, or add the categories to the taxonomy."
         )
 
