@@ -142,6 +142,36 @@ class CategoryTurnover(Numbers):
     """The total weight of the rows that leave and come."""
 
 
+class Suggestion(Numbers):
+    """The new category of an old one."""
+
+    old: str
+    """The old category."""
+    rows: int
+    """Rows that have it."""
+    new: str
+    """The new category that is likeliest, or that a mapping gives."""
+    confidence: float
+    """How likely it is right."""
+    others: tuple[str, ...] = ()
+    """The next ones."""
+
+
+class Migration(Numbers):
+    """``catcli migrate``: old categories and their new ones."""
+
+    on: str
+    """The file of labeled rows."""
+    taxonomy: str
+    """The file of the new categories."""
+    rows: int
+    """Rows with a category."""
+    suggestions: tuple[Suggestion, ...]
+    """Of each old category, or with a mapping of each pair that rows have."""
+    applied: bool = False
+    """Whether the rows were written with their new categories."""
+
+
 class CatalogDiff(Numbers):
     """``catcli diff OLD NEW CATALOG --json``."""
 

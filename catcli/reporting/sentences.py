@@ -5,7 +5,7 @@ from __future__ import annotations
 from catcli.config import METHOD_TITLES, Method
 from catcli.evaluation.fit_metrics import FitMetrics, RandomSplit
 from catcli.evaluation.metrics import MAX_FACTOR, Calibration, Comparison, Estimate, Evaluation, MeasuredThreshold
-from catcli.evaluation.studies import CatalogDiff, GridResult
+from catcli.evaluation.studies import CatalogDiff, GridResult, Migration
 from catcli.wording import count_noun, per_cent
 
 SIGNIFICANCE = 0.05
@@ -127,6 +127,13 @@ def diff_summary(result: CatalogDiff) -> str:
     if result.weight_column is None:
         return f"{sentence}."
     return f"{sentence}; they are {per_cent(result.share)} of {result.weight_column}."
+
+
+def migration(result: Migration) -> str:
+    """How many rows get another category."""
+    same = sum(entry.rows for entry in result.suggestions if entry.old == entry.new)
+    did = "have" if result.applied else "would have"
+    return f"{count_noun(result.rows - same, 'row')} of {result.rows:,} {did} another category than before."
 
 
 def lora_against_full(result: GridResult) -> list[Comparison]:

@@ -27,7 +27,7 @@ from catcli.evaluation.metrics import (
     TreeScores,
 )
 from catcli.evaluation.report_data import NewRowsReport
-from catcli.evaluation.studies import CatalogDiff, GridResult, TuneResult
+from catcli.evaluation.studies import CatalogDiff, GridResult, Migration, TuneResult
 from catcli.reporting import sentences
 from catcli.wording import count_noun, format_confidence, per_cent, printable
 
@@ -286,6 +286,18 @@ def change_table(changes: CatalogDiff) -> Table:
         weight = [f"{flow.weight:,.0f}"] if changes.weight_column else []
         result.add_row(Text(f"{shortened(flow.before, 50)}\n  → {shortened(flow.after, 46)}"), f"{flow.rows:,}", *weight)
     return result
+
+
+def migration_table(result: Migration) -> Table:
+    """The old categories that get another name: the least sure first, of a mapping that was applied the largest."""
+    moved = [entry for entry in result.suggestions if entry.old != entry.new]
+    moved.sort(key=lambda entry: -entry.rows if result.applied else entry.confidence)
+    title = "Old → new categories" if result.applied else "Old → new categories, the least sure first"
+    numbers = table(title, "old → new", "rows", *([] if result.applied else ["confidence"]))
+    for entry in moved[:MAX_CHANGES]:
+        confidence = [] if result.applied else [f"{entry.confidence:.2f}"]
+        numbers.add_row(Text(f"{shortened(entry.old, 50)}\n  → {shortened(entry.new, 46)}"), f"{entry.rows:,}", *confidence)
+    return numbers
 
 
 def turnover_table(changes: CatalogDiff) -> Table:
