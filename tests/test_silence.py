@@ -116,6 +116,7 @@ def shop(tmp_path: Path) -> Path:
             pytest.skip("this system lets nobody set a seccomp filter")
         assert "Permission denied" in said if how == "refused" else code == -signal.SIGSYS, said
     tiny_products().write_csv(work / "products.csv")
+    (work / "new.txt").write_text("Mugs and Cups\nDrills\nShampoo\nCoffee\n")
     save_base("bert", work / "base")
     shutil.copytree(FIXTURE, work / "mailed")
     return work
@@ -133,6 +134,7 @@ LINES: dict[str, tuple[list[str], set[str]]] = {
         {"grid"},
     ),
     "diff": (["diff", "made", "mailed", "products.csv", "--device", "cpu"], set()),
+    "migrate": (["migrate", "products.csv", "--taxonomy", "new.txt", "-o", "mapping.csv"], {"mapping.csv"}),
     "tune": (
         ["tune", "products.csv", "-o", "best.json", "--base", "base", "--trials", "1", "--folds", "2", "--device", "cpu"],
         {"best.json", "best.study"},
