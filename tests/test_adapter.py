@@ -57,7 +57,7 @@ def test_a_missing_file_a_damaged_manifest_and_a_newer_format_get_sentences(copy
         load_adapter(copy).verify()
     manifest = json.loads((copy / "adapter.json").read_text())
     (copy / "adapter.json").write_text(json.dumps({**manifest, "format": 99, "thresholds": {}}))
-    with pytest.raises(AdapterError, match="is of adapter format 99 and this catcli reads 2 to 7; upgrade catcli"):
+    with pytest.raises(AdapterError, match="is of adapter format 99 and this catcli reads 2 to 8; upgrade catcli"):
         load_adapter(copy)
     (copy / "adapter.json").write_text(json.dumps({**manifest, "format": 1}))
     with pytest.raises(AdapterError, match="format 1 and .* 'catcli fit products.csv --recipe .* -o .* --force' makes it again"):

@@ -82,6 +82,32 @@ def test_other_columns_keep_their_types(shop: Path) -> None:
     assert written.column("category").to_pylist() == ["Tools > Saws", "Tools > Drills", None]
 
 
+@pytest.mark.usefixtures("shop")
+def test_of_lines_and_cells_nothing_else_is_written_again() -> None:
+    lines = [
+        '{"title":"a", "category" : "A","ean":9007199254740993,"p":1.10}',
+        '{"category":"B","category":"A","title":"ü \\u00e4"}',
+        '{"title":"c"}',
+    ]
+    Path("in.jsonl").write_text("\n".join(lines) + "\n")
+    Path("map.csv").write_text("old,new\nA,Tools > Saws\n")
+    migrate(["in.jsonl"], MigrateOptions(taxonomy="new.txt", apply="map.csv", output="out.jsonl", **NAMED))  # type: ignore[arg-type]
+    expected = [lines[0].replace('"A"', '"Tools > Saws"'), lines[1].replace('"A"', '"Tools > Saws"'), lines[2]]
+    assert Path("out.jsonl").read_text().splitlines() == expected
+    Path("in.csv").write_text('title,category\na,A\nb,"  "\n')
+    migrate(["in.csv"], MigrateOptions(taxonomy="new.txt", apply="map.csv", output="out.csv", **NAMED))  # type: ignore[arg-type]
+    assert categories("out.csv") == ["Tools > Saws", "  "]
+
+
+@pytest.mark.usefixtures("shop")
+def test_an_empty_file_before_others_and_lists_in_a_mapping() -> None:
+    Path("empty.csv").write_text("sku,title,category,price\n")
+    assert migrate(["empty.csv", "products.csv"], MigrateOptions(taxonomy="new.txt", **NAMED)).rows == 4  # type: ignore[arg-type]
+    Path("map.jsonl").write_text('{"old": ["A"], "new": "B"}\n')
+    with pytest.raises(ProductsError, match="the cells of 'old' are List"):
+        migrate(["products.csv"], MigrateOptions(taxonomy="new.txt", apply="map.jsonl", output="out.csv", **NAMED))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("mapping", "sentence"),
     [

@@ -39,7 +39,8 @@ def run_migrate(labeled: Sequence[str], options: MigrateOptions, *, as_json: boo
     """Suggest or apply a mapping, and show it; see `catcli.inference.migration.migrate`."""
     from catcli.inference.migration import migrate as suggest_or_apply
 
-    return suggest_or_apply(labeled, options, lambda result: _show(result, options, as_json, console))
+    with console.progress() as advance:
+        return suggest_or_apply(labeled, options, lambda result: _show(result, options, as_json, console), advance)
 
 
 def _show(result: Migration, options: MigrateOptions, as_json: bool, console: Console) -> None:

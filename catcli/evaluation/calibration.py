@@ -95,13 +95,14 @@ class BlendCalibration:
     """What the validation rows, or the out-of-fold rows, chose.
 
     ``blend`` mixes the two models' logits; ``confidences`` calibrate what comes out, one for each variant that can serve. ``lora_alone``
-    and ``linear_alone`` calibrate each model by itself.
+    and ``linear_alone`` calibrate each model by itself. Of the classes after the first ``with_rows``, where that is given, no row is known.
     """
 
     blend: BlendWeights
     lora_alone: float
     linear_alone: float
     confidences: Mapping[Variant, CalibrationParameters]
+    with_rows: int | None = None
 
     @classmethod
     def fit(
@@ -133,13 +134,14 @@ class BlendCalibration:
         rounded = tuple(round(float(value), 6) for value in offset)
         blend = BlendWeights(lora=lora_weight, linear=linear_weight, offset=rounded)
         confidences = {name: fit_calibration(blend_logits(logits, linear, blend), truth) for name, logits in variants.items()}
-        return cls(blend, lora_alone, linear_alone, confidences)
+        return cls(blend, lora_alone, linear_alone, confidences, with_rows)
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
         """What an adapter was written with."""
         confidences = {variant: served.confidence for variant, served in manifest.variants.items()}
-        return cls(manifest.blend, manifest.alone.lora, manifest.alone.linear, confidences)
+        with_rows = len(manifest.categories) - manifest.without_rows if manifest.without_rows else None
+        return cls(manifest.blend, manifest.alone.lora, manifest.alone.linear, confidences, with_rows)
 
     def probabilities(self, lora: FloatArray, linear: FloatArray, variant: Variant) -> FloatArray:
         """The calibrated probabilities of the blend *(rows, classes)*, from logits of the LoRA model's ``variant`` and the linear model."""
@@ -166,7 +168,7 @@ class BlendCalibration:
             fitting, scored = np.flatnonzero((roles.folds != fold) & roles.choosing), np.flatnonzero(roles.folds == fold)
             if not len(fitting):  # one product alone
                 fitting = scored
-            chosen = type(self).fit({"fp32": lora[fitting]}, linear[fitting], truth[fitting], shares)
+            chosen = type(self).fit({"fp32": lora[fitting]}, linear[fitting], truth[fitting], shares, with_rows=self.with_rows)
             for name, values in chosen.probabilities_of_all(lora[scored], linear[scored], "fp32").items():
                 probabilities[name][scored] = values
         return probabilities
@@ -175,7 +177,10 @@ class BlendCalibration:
         """The classes' shares *(classes,)*, but for a factor, from the offset that they gave; see `fit`."""
         if not self.blend.offset or self.blend.lora < MIN_SCALE:
             return np.ones(classes)
-        return np.exp(-np.asarray(self.blend.offset) * max(self.lora_alone, MIN_SCALE) / self.blend.lora)
+        shares = np.exp(-np.asarray(self.blend.offset) * max(self.lora_alone, MIN_SCALE) / self.blend.lora)
+        if self.with_rows is not None:  # the others' offset holds what bounds them, too
+            shares[self.with_rows :] = shares[: self.with_rows].min()
+        return shares
 
 
 def log_losses(probabilities: FloatArray, truth: IntArray) -> DoubleArray:

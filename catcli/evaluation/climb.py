@@ -75,6 +75,7 @@ def climb(rule: BackOffRule, probabilities: FloatArray) -> tuple[IntArray, Float
         by_name = (best >= rule.tree.classes - rule.without_rows) & (best < rule.tree.classes)
         reached = (confidence >= np.float32(rule.threshold)) & ~by_name
         taken = np.ones(len(waiting), np.bool_) if level == rule.tree.depth else reached
+        confidence[by_name] = np.minimum(confidence[by_name], np.nextafter(np.float32(rule.threshold), np.float32(0)))
         nodes[waiting[taken]], confidences[waiting[taken]] = best[taken], confidence[taken]
         waiting, ordered = waiting[~reached], ordered[~reached]
         if not len(waiting):

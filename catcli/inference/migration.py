@@ -8,6 +8,8 @@ them kept apart; see tests/bench/README.md.
 from __future__ import annotations
 
 import itertools
+import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +26,7 @@ from catcli.data.dataset.columns import ColumnRoles, choose_columns
 from catcli.data.dataset.examples import category_name_examples
 from catcli.data.dataset.taxonomy import chosen_separator, split_path
 from catcli.data.dataset.taxonomy_file import Taxonomy
-from catcli.data.dataset.text import column_cells, row_texts
+from catcli.data.dataset.text import column_cells, column_type, is_scalar, row_texts
 from catcli.data.io.batch import Batch
 from catcli.data.io.output import check_folder, file_format, write_errors
 from catcli.data.io.source import Source, open_source
@@ -33,6 +35,7 @@ from catcli.errors import ChangedError, OutputError, ProductsError, UsageError, 
 from catcli.evaluation.studies import Migration, Suggestion
 from catcli.inference.migrate_options import MigrateOptions
 from catcli.inference.ngrams import Ngrams
+from catcli.logs import Advance, no_progress
 
 OLD, ROWS, NEW, CONFIDENCE, SECOND, THIRD = COLUMNS = ("old", "rows", "new", "confidence", "second", "third")
 """The columns of a mapping; only `OLD` and `NEW` are read again."""
@@ -43,11 +46,11 @@ LAST_WEIGHT, COMMON_WEIGHT, ABOVE_WEIGHT, TEXT_WEIGHT = 0.8, 0.5, 0.1, 1.0
 CONFIDENCE_LINE = (-1.2, 0.7, 8.0)
 """Of the log-odds that a suggestion is right: a constant, and what its score and its lead over the second count."""
 
-MAX_TEXTS = 50
-"""Texts of an old category that are compared with the new names."""
+MAX_TEXTS, MAX_CHARACTERS = 50, 500
+"""Texts of an old category that are compared with the new names, and characters of each."""
 
-OLDS_AT_ONCE = 256
-"""Old categories that are compared with all new ones at once."""
+MAX_CELLS = 2_000_000
+"""Old times new categories that are compared at once, and 256 old ones at most."""
 
 SAMPLE_ROWS = 10_000
 """Rows by which the columns are chosen."""
@@ -61,7 +64,12 @@ class _OldCategories:
     texts: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
-def migrate(labeled: Sequence[str], options: MigrateOptions, on_result: Callable[[Migration], None] = lambda _: None) -> Migration:
+def migrate(
+    labeled: Sequence[str],
+    options: MigrateOptions,
+    on_result: Callable[[Migration], None] = lambda _: None,
+    advance: Advance = no_progress,
+) -> Migration:
     """Suggest a category of the new taxonomy for each old one, or with a mapping write the rows with their new ones.
 
     Raises:
@@ -76,7 +84,7 @@ def migrate(labeled: Sequence[str], options: MigrateOptions, on_result: Callable
         _check_output(Path(options.output), source, options)
     columns = _columns(source, options)
     olds = _read(source, columns)
-    result = _apply(source, columns, olds, taxonomy, options) if options.apply else _suggest(olds, taxonomy, source, options)
+    result = _apply(source, columns, olds, taxonomy, options) if options.apply else _suggest(olds, taxonomy, source, options, advance)
     on_result(result)
     return result
 
@@ -92,8 +100,8 @@ def _check_output(out: Path, source: Source, options: MigrateOptions) -> None:
 
 
 def _columns(source: Source, options: MigrateOptions) -> ColumnRoles:
-    first = next(source.batches()).slice(0, SAMPLE_ROWS)
-    if not len(first):
+    first = next((batch.slice(0, SAMPLE_ROWS) for batch in source.batches() if len(batch)), None)
+    if first is None:
         raise ProductsError(f"{source.name} has no rows; give a file with labeled rows.")
     return choose_columns(first.frame, options.label, tuple(options.text), None, source.name)
 
@@ -105,7 +113,7 @@ def _read(source: Source, columns: ColumnRoles) -> _OldCategories:
             if label is not None:
                 olds.rows[label] += 1
                 if len(olds.texts[label]) < MAX_TEXTS:
-                    olds.texts[label].append(text)
+                    olds.texts[label].append(text[:MAX_CHARACTERS])
     if not olds.rows:
         raise ProductsError(f"{source.name} has no row with a category in {columns.label!r}; choose another column with --label.")
     return olds
@@ -122,14 +130,15 @@ def _labels_and_texts(batch: Batch, columns: ColumnRoles) -> tuple[list[str | No
 # --- suggest -------------------------------------------------------------------------------------------------------------------------
 
 
-def _suggest(olds: _OldCategories, taxonomy: Taxonomy, source: Source, options: MigrateOptions) -> Migration:
+def _suggest(olds: _OldCategories, taxonomy: Taxonomy, source: Source, options: MigrateOptions, advance: Advance) -> Migration:
     names = sorted(olds.rows)
     separator = chosen_separator(names, None)
     suggestions = suggest(names, [olds.texts[name] for name in names], separator, taxonomy)
-    told = tuple(
-        Suggestion(old=old, rows=olds.rows[old], new=news[0], confidence=confidence, others=tuple(news[1:]))
-        for old, (news, confidence) in zip(names, suggestions, strict=True)
-    )
+    found = []
+    for old, (news, confidence) in zip(names, suggestions, strict=True):
+        found.append(Suggestion(old=old, rows=olds.rows[old], new=news[0], confidence=confidence, others=tuple(news[1:])))
+        advance("comparing names", len(found), len(names))
+    told = tuple(found)
     if options.output:
         _write_mapping(told, options.output)
     return Migration(on=source.name, taxonomy=options.taxonomy, rows=sum(olds.rows.values()), suggestions=told)
@@ -162,8 +171,9 @@ def suggest(
     new_paths = paths.transform([" ".join(parts) for parts in new_parts]).T.tocsc()
     new_lasts = paths.transform([parts[-1] for parts in new_parts]).T.tocsc()
     common = _CommonLevels(new_parts)
-    for start in range(0, len(olds), OLDS_AT_ONCE):
-        some = old_parts[start : start + OLDS_AT_ONCE]
+    at_once = min(256, max(1, MAX_CELLS // len(new_parts)))
+    for start in range(0, len(olds), at_once):
+        some = old_parts[start : start + at_once]
         scores = (paths.transform([" ".join(parts) for parts in some]) @ new_paths).toarray() / 2
         scores += LAST_WEIGHT / 2 * (paths.transform([parts[-1] for parts in some]) @ new_lasts).toarray()
         for row, parts in enumerate(some):
@@ -232,14 +242,42 @@ def _apply(source: Source, columns: ColumnRoles, olds: _OldCategories, taxonomy:
 
 
 def _with_labels(batch: Batch, column: str, labels: Sequence[str | None]) -> Batch:
-    """The rows with other labels, in the same place."""
+    """The rows with other labels, in the same place; what has none keeps its cell, and of lines of JSON nothing else is written again."""
+    if batch.lines is not None:
+        lines = [line if label is None else _spliced(line, column, label) for line, label in zip(batch.lines, labels, strict=True)]
+        return replace(batch, lines=lines)
+    cells = column_cells(batch.select([column]), column).cast(pl.String).to_list()
+    kept = [cell if label is None else label for cell, label in zip(cells, labels, strict=True)]
     if isinstance(batch.rows, pl.DataFrame):
-        new = pl.Series(column, labels, dtype=pl.String)
-        return replace(batch, rows=batch.rows.with_columns(new), lines=None)
+        return replace(batch, rows=batch.rows.with_columns(pl.Series(column, kept, dtype=pl.String)))
     import pyarrow as pa
 
     place = batch.rows.column_names.index(column)
-    return replace(batch, rows=batch.rows.set_column(place, column, pa.array(labels, pa.string())), lines=None)
+    return replace(batch, rows=batch.rows.set_column(place, column, pa.array(kept, pa.string())))
+
+
+def _spliced(line: bytes, key: str, value: str) -> bytes:
+    """An object of JSON with another value of a key, which counts where it comes last, and else as it was."""
+    text, decoder = line.decode("utf-8", "surrogatepass"), json.JSONDecoder()
+    at, start, end = _past(_AFTER_COMMA, text, text.index("{") + 1), -1, -1
+    while text[at] != "}":
+        name, at = decoder.raw_decode(text, at)
+        begin = _past(_AFTER_COLON, text, at)
+        at = decoder.raw_decode(text, begin)[1]
+        if name == key:
+            start, end = begin, at
+        at = _past(_AFTER_COMMA, text, at)
+    return (text[:start] + json.dumps(value, ensure_ascii=False) + text[end:]).encode("utf-8", "surrogatepass")
+
+
+_AFTER_COMMA, _AFTER_COLON = re.compile(r"[\s,]*"), re.compile(r"[\s:]*")
+"""What stands between the parts of an object."""
+
+
+def _past(between: re.Pattern[str], text: str, at: int) -> int:
+    """Where the next part begins."""
+    match = between.match(text, at)
+    return match.end() if match else at
 
 
 def _read_mapping(file: str, olds: _OldCategories, taxonomy: Taxonomy) -> dict[str, list[str]]:
@@ -252,6 +290,11 @@ def _read_mapping(file: str, olds: _OldCategories, taxonomy: Taxonomy) -> dict[s
     missing = [name for name in (OLD, NEW) if name not in frame.columns]
     if missing:
         raise ProductsError(f"--apply {file} has no column {missing[0]!r}; give what migrate -o wrote.")
+    for name in (OLD, NEW):
+        if not is_scalar(column_type(frame, name)):
+            raise ProductsError(
+                f"--apply {file}: the cells of {name!r} are {column_type(frame, name)}, not names; write one category a cell."
+            )
     mapping: dict[str, list[str]] = {}
     for old, new in zip(*(column_cells(frame, name).cast(pl.String).fill_null("").to_list() for name in (OLD, NEW)), strict=True):
         if new.strip() and new.strip() not in mapping.setdefault(old, []):

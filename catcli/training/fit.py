@@ -184,7 +184,8 @@ def fit_blend(setup: Setup, encoder: EncoderResult, linear: LinearResult, logits
     of_choosing = {variant: values[: len(truth)] for variant, values in logits.items()}
     shares = implied_class_shares(setup.recipe.balance, encoder.shares)
     shares = np.concatenate((shares, np.full(len(setup.without_rows), shares.min())))
-    return BlendCalibration.fit(of_choosing, linear.logits[: len(truth)], truth, shares, linear.out_of_fold, setup.class_count)
+    with_rows = setup.class_count if setup.without_rows else None
+    return BlendCalibration.fit(of_choosing, linear.logits[: len(truth)], truth, shares, linear.out_of_fold, with_rows)
 
 
 def _export(setup: Setup, linear: LinearResult, encoder: EncoderResult, folder: Path) -> tuple[ExportedModel, Mapping[Variant, FloatArray]]:

@@ -83,7 +83,7 @@ class LinearTraining:
         if self._recipe.balance == "logit-adjust":
             truth = setup.labeled.classes[setup.split.choosing]
             shift[:count] = logit_adjustment(setup.shares, fit_scale(logits[: len(truth)], truth, out_of_fold))
-        shift[count:] = bounding_offset(logits + shift, count)
+        shift[count:] = bounding_offset((logits + shift)[: len(setup.split.choosing)], count)
         return shift
 
     def fit(self, rows: IntArray, stage: str) -> LinearModel:

@@ -162,6 +162,8 @@ def select_labeled_rows(
     if not len(rows):
         raise ProductsError(f"{source_name} has {read:,} rows and none with a category in {columns.label!r}; choose another with --label.")
     labels = column_cells(rows, columns.label).cast(pl.String).to_list()
+    if merge and taxonomy is not None:
+        labels = list(map(taxonomy.respelled, labels))
     canonical = canonical_names(labels)
     if merge:
         labels = [canonical.get(label, label) for label in labels]

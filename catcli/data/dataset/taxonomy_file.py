@@ -18,11 +18,15 @@ from typing import Any, Self
 
 import polars as pl
 
+from catcli.adapter.manifest import MAX_NAME_CHARACTERS
+from catcli.atomic import read_small_file
 from catcli.data.dataset.categories import normalized_name
-from catcli.data.dataset.taxonomy import MAX_NODES, CategoryTree, find_separator, split_path
-from catcli.data.io.formats import extension_of
+from catcli.data.dataset.taxonomy import MAX_NODES, CategoryTree, chosen_separator, split_path
+from catcli.data.dataset.text import column_cells, is_scalar
+from catcli.data.io.formats import COMPRESSIONS, EXTENSIONS, extension_of
 from catcli.data.io.source import open_source
 from catcli.errors import ProductsError, name_list
+from catcli.paths import is_bucket
 from catcli.wording import count_noun
 
 MAX_FILE_BYTES = 2**28
@@ -37,7 +41,10 @@ GPC_LEVELS = 4
 SEPARATOR = " > "
 """What joins the names of levels that a file keeps apart."""
 
-_LINE = re.compile(r"\ufeff?\s*(?:(?P<number>\d+)\s+-\s+|(?P<gid>gid://\S+)\s*:\s+)?(?P<path>\S.*?)\s*")
+_LINE = re.compile(r"(?:(?P<number>\d+)\s+-\s+|(?P<gid>gid://\S+)\s*:\s+)?(?P<path>\S.*)")
+
+NUMBERED_SHARE = 0.9
+"""Share of a text's lines that begin with a number and a dash where these are identifiers."""
 
 PATH_COLUMNS, ID_COLUMNS = ("full_name", "path", "category_path", "category", "name"), ("id", "category_id", "code", "gid")
 """Names of columns of a table, by which it is read; case does not matter."""
@@ -66,15 +73,22 @@ class Taxonomy:
             ProductsError: it cannot be read as one.
         """
         nodes: dict[str, str | None] = {}
-        for identifier, path in _nodes(Path(file)):
-            nodes.setdefault(path, identifier)
+        paths_by_id: dict[str, str] = {}
+        for identifier, path in _nodes(file):
+            _check_name(path, file)
+            nodes[path] = nodes.get(path) or identifier
+            if identifier:
+                _check_name(identifier, file)
+                if paths_by_id.setdefault(identifier, path) != path:
+                    both = name_list((paths_by_id[identifier], path))
+                    raise ProductsError(f"--taxonomy {file}: {identifier!r} is the identifier of {both}; give each its own.")
             if len(nodes) > MAX_NODES:
                 raise ProductsError(f"--taxonomy {file}: it has more than the {MAX_NODES:,} categories that are read.")
         if len(nodes) < 2:
             raise ProductsError(f"--taxonomy {file}: it has {count_noun(len(nodes), 'path')}; give one path a line.")
         paths = tuple(nodes)
-        by_path = {path: identifier for path, identifier in nodes.items() if identifier}
-        return cls(file, paths, find_separator(paths) if separator is None else separator or None, by_path)
+        ids = {path: identifier for path, identifier in nodes.items() if identifier}
+        return cls(file, paths, chosen_separator(paths, separator), ids)
 
     @cached_property
     def _by_id(self) -> dict[str, str]:
@@ -83,6 +97,10 @@ class Taxonomy:
     def path_of(self, label: str) -> str | None:
         """The path that a label is, or is the identifier of; None where it is neither."""
         return label if label in self._known else self._by_id.get(label)
+
+    def respelled(self, label: str) -> str:
+        """The path that differs from a label only by case or blanks, else the label."""
+        return label if self.path_of(label) else self._normalized.get(normalized_name(label), label)
 
     @cached_property
     def _known(self) -> frozenset[str]:
@@ -166,29 +184,56 @@ Nodes = Iterator[tuple[str | None, str]]
 """Identifiers, None where there is none, and paths."""
 
 
-def _nodes(file: Path) -> Nodes:
-    if extension_of(file) in (".csv", ".tsv", ".xlsx", ".parquet", ".arrow", ".jsonl"):
+def _check_name(name: str, file: str) -> None:
+    """A path or an identifier is what an adapter can hold.
+
+    Raises:
+        ProductsError: it is not.
+    """
+    if len(name) > MAX_NAME_CHARACTERS:
+        raise ProductsError(
+            f"--taxonomy {file}: it has a path or identifier of {len(name):,} characters ({name[:40]!r}…); categories have at most "
+            f"{MAX_NAME_CHARACTERS:,}."
+        )
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ProductsError(f"--taxonomy {file}: {name[:40]!a} holds half a character (a lone surrogate); correct it.") from error
+
+
+def _nodes(name: str) -> Nodes:
+    file = Path(name)
+    if is_bucket(name):
+        raise ProductsError(f"--taxonomy {name}: a taxonomy is read from this machine's disk; copy it and name the copy.")
+    if extension_of(file) in EXTENSIONS:
         return _of_table(file)
     try:
-        if file.stat().st_size > MAX_FILE_BYTES:
-            raise ProductsError(f"--taxonomy {file}: it has more than the {MAX_FILE_BYTES // 2**20} MiB that are read.")
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_small_file(file, MAX_FILE_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ProductsError(f"--taxonomy {file}: it is not UTF-8 at byte {error.start:,}; convert it, for example with iconv.") from error
+        packed = file.suffix.lower() in COMPRESSIONS
+        advice = "decompress it" if packed else f"it is not UTF-8 at byte {error.start:,}; convert it, for example with iconv"
+        raise ProductsError(f"--taxonomy {file}: {advice}.") from error
     except OSError as error:
         raise ProductsError(f"--taxonomy {file} cannot be read: {error.strerror or error}.") from error
-    if text.lstrip()[:1] in ("{", "["):
+    begins = text.lstrip()[:1]
+    if begins in ("{", "["):
         try:
             return _of_json(json.loads(text), file)
         except (ValueError, RecursionError) as error:
-            raise ProductsError(f"--taxonomy {file}: it begins like JSON and is none ({error}).") from error
+            if begins == "{" or file.suffix.lower() == ".json":
+                raise ProductsError(f"--taxonomy {file}: it begins like JSON and is none ({error}).") from error
     return _of_lines(text)
 
 
 def _of_lines(text: str) -> Nodes:
-    for line in text.splitlines():
-        match = _LINE.fullmatch(line)
-        if match is not None and not match["path"].startswith("#"):
+    lines = [line.strip() for line in text.splitlines()]
+    matches = [match for line in lines if line and not line.startswith("#") and (match := _LINE.fullmatch(line))]
+    # "100 - Piece Puzzles" is a name where other lines have no number before theirs.
+    numbered = sum(match["number"] is not None for match in matches) >= NUMBERED_SHARE * len(matches)
+    for match in matches:
+        if match["number"] and not numbered:
+            yield None, match.string
+        else:
             yield match["number"] or match["gid"], match["path"]
 
 
@@ -213,7 +258,7 @@ def _dicts(content: Any) -> list[dict[str, Any]]:  # noqa: ANN401  # whatever JS
 def _of_gpc(nodes: Sequence[Any], above: tuple[str, ...]) -> Nodes:
     for node in _dicts(nodes):
         title, level = node.get("Title"), node.get("Level")
-        if isinstance(title, str) and title.strip() and isinstance(level, int) and 1 <= level <= GPC_LEVELS:
+        if isinstance(title, str) and title.strip() and level == len(above) + 1 <= GPC_LEVELS:
             path = (*above, _escaped(title))
             yield (str(node["Code"]) if node.get("Code") else None, SEPARATOR.join(path))
             yield from _of_gpc(node.get("Childs") or [], path)
@@ -241,17 +286,31 @@ def _of_table(file: Path) -> Nodes:
 
 
 def _of_columns(frame: pl.DataFrame, path: str, identifier: str | None) -> Nodes:
-    ids = frame.get_column(identifier).cast(pl.String).to_list() if identifier else [None] * len(frame)
-    for number, name in zip(ids, frame.get_column(path).cast(pl.String).to_list(), strict=True):
+    ids = _cells(frame, identifier) if identifier else [None] * len(frame)
+    for number, name in zip(ids, _cells(frame, path), strict=True):
         if name and name.strip():
             yield (number or "").strip() or None, name.strip()
 
 
 def _of_levels(frame: pl.DataFrame, titles: Sequence[str], columns: Mapping[str, str]) -> Nodes:
-    codes = [columns.get(title.casefold().removesuffix("title") + "code") for title in titles]
-    for row in frame.iter_rows(named=True):
-        names = [_escaped(str(row[title])) if row[title] else "" for title in titles]
-        deepest = next((level for level, name in enumerate(names) if not name), len(names))
+    names = [[_escaped(name or "") for name in _cells(frame, title)] for title in titles]
+    code_columns = [columns.get(title.casefold().removesuffix("title") + "code") for title in titles]
+    codes = [_cells(frame, column) if column else [None] * len(frame) for column in code_columns]
+    for row_names, row_codes in zip(zip(*names, strict=True), zip(*codes, strict=True), strict=True):
+        deepest = next((level for level, name in enumerate(row_names) if not name), len(titles))
         for level in range(deepest):
-            code = codes[level]
-            yield (str(row[code]) if code and row[code] else None, SEPARATOR.join(names[: level + 1]))
+            yield row_codes[level], SEPARATOR.join(row_names[: level + 1])
+
+
+def _cells(frame: pl.DataFrame, column: str) -> list[str | None]:
+    """A column's cells as text; whole numbers without a fraction, as which a column of numbers with a gap is often stored.
+
+    Raises:
+        ProductsError: they are lists or the like.
+    """
+    cells = column_cells(frame, column)
+    if not is_scalar(cells.dtype):
+        raise ProductsError(f"--taxonomy: the cells of {column!r} are {cells.dtype}, not names; write one path a row.")
+    if cells.dtype.is_float() and bool(((cells == cells.round()) | cells.is_null()).all()):
+        cells = cells.cast(pl.Int64, strict=False)
+    return cells.cast(pl.String).to_list()

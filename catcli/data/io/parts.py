@@ -14,7 +14,6 @@ was changed since, no part is taken.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import json
@@ -134,8 +133,12 @@ class Parts:
                 self._lock()
                 restore_folder(self._target, self.folder / "old")  # of a run that was killed between the two renames that replace a folder
                 head, records = self._read_journal()
-                self._run = head.run or self._run
+                new, self._run = self._run, head.run or self._run
                 self.done = {record.place: record for record in self._usable(head, records)}
+                if not self.done:  # a worker of the earlier run may still be at work on parts of the same names
+                    if self._has_uploaded:
+                        UploadedParts(self.uploads).clear()
+                    self._run = new
                 kept = {f"{record.part}{ending}" for record in self.done.values() for ending in ("", *SIDE_FILES)}
                 clear(self.folder, keep={"lock", JOURNAL, *kept})
                 self._write_journal()
@@ -217,8 +220,9 @@ class Parts:
             )
         if changed not in ([], [ON_BAD_ROW]):
             usable = []
-        uploaded = UploadedParts(self.uploads)
-        complete = [record for record in usable if record.place[0] in self._inputs and self._is_there(record.part, uploaded)]
+        uploaded, here = UploadedParts(self.uploads), {record.part for record in records if (self.folder / record.part).exists()}
+        self._has_uploaded = bool(self.uploads) and len(here) < len(records)
+        complete = [record for record in usable if record.place[0] in self._inputs and (record.part in here or record.part in uploaded)]
         # Rows of a file that is no longer in the catalog are not labeled again.
         names_now = set(self._names)
         there = [record for record in records if head.files.get(record.place[0]) in names_now]
@@ -227,16 +231,10 @@ class Parts:
         self.discarded = _count_rows(there) - _count_rows(complete)
         return complete
 
-    @functools.cached_property
+    @property
     def uploads(self) -> str:
         """The prefix below which workers without this disk put the parts of an output in a bucket; empty where it is in none."""
         return parts_prefix(self.out, self._run) if is_bucket(self.out) else ""
-
-    def _is_there(self, part: str, uploaded: UploadedParts) -> bool:
-        if (self.folder / part).exists():
-            return True
-        self._has_uploaded |= bool(self.uploads)
-        return part in uploaded
 
     def _read_journal(self) -> tuple[JournalHead, list[PartRecord]]:
         """The head and the parts of an earlier run's journal; nothing where no run left one."""
