@@ -513,6 +513,7 @@ def test_the_blend_does_without_the_shares_that_lora_learned_from() -> None:
         labeled=SimpleNamespace(classes=truth),
         split=SimpleNamespace(choosing=np.arange(40)),
         recipe=Recipe(),
+        without_rows=(),
     )
     encoder = SimpleNamespace(shares=np.array([0.5, 0.5]))
     linear = SimpleNamespace(logits=logits, out_of_fold=(logits[:0], truth[:0]))
@@ -530,6 +531,7 @@ def test_folds_of_the_linear_model_keep_to_the_time_there_is(monkeypatch: pytest
         split=SimpleNamespace(train=np.arange(len(frame)), validation=np.arange(10)),
         labeled=SimpleNamespace(keys=frame["title"].to_list()),
         names=rows.take(np.arange(0)),
+        texts_without_rows=[],
         class_count=int(classes.max()) + 1,
         recipe=Recipe(),
         budget=SimpleNamespace(linear_speed=1.0, remaining=1.0),
