@@ -148,8 +148,8 @@ def test_rows_tell_what_a_code_stands_for() -> None:
 
 
 def test_the_command_line(shop: Path) -> None:
-    told = catcli("migrate", "products.csv", "--taxonomy", "new.txt", "--label", "category", "--json", cwd=shop, check=True)
-    assert [entry["new"] for entry in json.loads(told.stdout)["suggestions"]] == [NEW[0], NEW[2], NEW[3]]
+    result = catcli("migrate", "products.csv", "--taxonomy", "new.txt", "--label", "category", "--json", cwd=shop, check=True)
+    assert [entry["new"] for entry in json.loads(result.stdout)["suggestions"]] == [NEW[0], NEW[2], NEW[3]]
     shown = catcli("migrate", "products.csv", "--taxonomy", "new.txt", "--label", "category", "-o", "mapping.csv", cwd=shop, check=True)
     assert "Tools > Drills" in shown.stdout
     assert "3 rows of 4 would have another category than before." in shown.stdout

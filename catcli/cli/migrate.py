@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,15 +31,10 @@ def migrate(
     console: Console,
 ) -> None:
     """Old categories → those of a new taxonomy: a mapping to confirm, then the rows with their new ones."""
-    run_migrate(labeled, options, as_json=as_json, console=console)
-
-
-def run_migrate(labeled: Sequence[str], options: MigrateOptions, *, as_json: bool = False, console: Console) -> Migration:
-    """Suggest or apply a mapping, and show it; see `catcli.inference.migration.migrate`."""
     from catcli.inference.migration import migrate as suggest_or_apply
 
     with console.progress() as advance:
-        return suggest_or_apply(labeled, options, lambda result: _show(result, options, as_json, console), advance)
+        suggest_or_apply(labeled, options, lambda result: _show(result, options, as_json, console), advance)
 
 
 def _show(result: Migration, options: MigrateOptions, as_json: bool, console: Console) -> None:

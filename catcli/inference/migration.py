@@ -134,14 +134,13 @@ def _suggest(olds: _OldCategories, taxonomy: Taxonomy, source: Source, options: 
     names = sorted(olds.rows)
     separator = chosen_separator(names, None)
     suggestions = suggest(names, [olds.texts[name] for name in names], separator, taxonomy)
-    found = []
+    suggested = list[Suggestion]()
     for old, (news, confidence) in zip(names, suggestions, strict=True):
-        found.append(Suggestion(old=old, rows=olds.rows[old], new=news[0], confidence=confidence, others=tuple(news[1:])))
-        advance("comparing names", len(found), len(names))
-    told = tuple(found)
+        suggested.append(Suggestion(old=old, rows=olds.rows[old], new=news[0], confidence=confidence, others=tuple(news[1:])))
+        advance("comparing names", len(suggested), len(names))
     if options.output:
-        _write_mapping(told, options.output)
-    return Migration(on=source.name, taxonomy=options.taxonomy, rows=sum(olds.rows.values()), suggestions=told)
+        _write_mapping(suggested, options.output)
+    return Migration(on=source.name, taxonomy=options.taxonomy, rows=sum(olds.rows.values()), suggestions=tuple(suggested))
 
 
 def _write_mapping(suggestions: Sequence[Suggestion], out: str) -> None:
@@ -165,8 +164,8 @@ def suggest(
 
     ``texts`` are some of each one's rows, ``separator`` is that of ``olds``, None where they are flat names.
     """
-    new_parts = [_parts(path, taxonomy.separator) for path in taxonomy.paths]
-    old_parts = [_parts(old, separator) for old in olds]
+    new_parts = [split_path(path, taxonomy.separator) for path in taxonomy.paths]
+    old_parts = [split_path(old, separator) for old in olds]
     paths = Ngrams.fit([" ".join(parts) for parts in new_parts + old_parts])
     new_paths = paths.transform([" ".join(parts) for parts in new_parts]).T.tocsc()
     new_lasts = paths.transform([parts[-1] for parts in new_parts]).T.tocsc()
@@ -180,10 +179,6 @@ def suggest(
             scores[row] += common.scores(parts)
             scores[row] += TEXT_WEIGHT / 2 * _mean_similarity(paths, texts[start + row], new_paths)
             yield _best(scores[row], taxonomy.paths)
-
-
-def _parts(path: str, separator: str | None) -> tuple[str, ...]:
-    return (path,) if separator is None else split_path(path, separator)
 
 
 def _mean_similarity(paths: Ngrams, texts: Sequence[str], new_paths: Any) -> FloatArray:  # noqa: ANN401  # a matrix of scipy's

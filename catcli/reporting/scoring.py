@@ -118,7 +118,7 @@ def report_new_rows(adapter: Adapter, options: ReportOptions) -> ReportView:
         LOGGER.info(f"a sample of {limit:,} of {limit + left_out:,} labeled rows is scored")
     columns = map_text_columns(source_name, frame.schema, manifest, options.text, allow_missing=options.allow_missing)
     texts = row_text_series(frame, [column for column in columns if column is not None], price_columns(manifest, columns)).to_list()
-    by_id = {identifier: path for path, identifier in manifest.category_ids.items() if path in set(manifest.categories)}
+    by_id = {manifest.category_ids[name]: name for name in manifest.categories if name in manifest.category_ids}
     truth = truth.replace(by_id) if by_id else truth
     truth = _known_by_look(truth, manifest.categories, options.merge_labels, source_name)
     unknown = sorted(set(truth.to_list()) - set(manifest.categories))

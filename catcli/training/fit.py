@@ -391,7 +391,7 @@ def _write(
     labeled, split, recipe, names = setup.labeled, setup.split, models.encoder.shipped.recipe, setup.category_names
     weights = {variant: external_weight_files(draft.folder / info.file) for variant, info in variants.items()}
     complete = {variant: info.model_copy(update={"data": weights[variant]}) for variant, info in variants.items()}
-    draft.manifest = _manifest(data, models, names, complete, len(setup.without_rows))
+    draft.manifest = _manifest(data, models, names, complete)
     held_out = HeldOutRows(
         texts=setup.held_out_texts,
         parts=_part_names(split),
@@ -421,9 +421,7 @@ def _part_names(split: Split) -> list[str]:
     return ["validation"] * len(split.validation) + ["test"] * len(split.test)
 
 
-def _manifest(
-    data: TrainingData, models: FittedModels, names: Sequence[str], variants: Mapping[Variant, VariantInfo], without_rows: int
-) -> Manifest:
+def _manifest(data: TrainingData, models: FittedModels, names: Sequence[str], variants: Mapping[Variant, VariantInfo]) -> Manifest:
     shipped, blend, columns = models.encoder.shipped, models.blend, data.columns
     base = shipped.base
     return Manifest(
@@ -437,7 +435,7 @@ def _manifest(
         group=columns.group,
         categories=tuple(names),
         separator=shipped.recipe.path_separator,
-        without_rows=without_rows,
+        without_rows=len(data.without_rows),
         category_ids=data.taxonomy.ids_of(names) if data.taxonomy else {},
         max_tokens=shipped.tokenizer.max_tokens,
         pad_id=base.pad_id,

@@ -53,8 +53,7 @@ def add_to_head(trained: TrainedModel, known: Examples, names: Sequence[str]) ->
         return
     vectors = torch_vectors(trained.classifier, trained.tokenizer, [*known.texts, *names])
     head = trained.classifier.head.weight.detach().cpu().numpy()
-    weights = _regress(vectors[: len(known)], head[known.classes], vectors[len(known) :])
-    trained.classifier.add_classes(weights.astype(np.float32))
+    trained.classifier.add_classes(_regress(vectors[: len(known)], head[known.classes], vectors[len(known) :]))
 
 
 def _regress(inputs: FloatArray, targets: FloatArray, new: FloatArray) -> FloatArray:

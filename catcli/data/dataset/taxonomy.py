@@ -23,8 +23,13 @@ MAX_NODES = 500_000
 """Nodes of a tree: Shopify's has 11,000."""
 
 
-def split_path(name: str, separator: str) -> tuple[str, ...]:
-    r"""The parts of a path that are not empty. A backslash before a separator's sign makes it a part of the name: ``TV\/Video/Cables``."""
+def split_path(name: str, separator: str | None) -> tuple[str, ...]:
+    r"""The parts of a path that are not empty. A backslash before a separator's sign makes it a part of the name: ``TV\/Video/Cables``.
+
+    Without a separator names are flat: the name is the one part.
+    """
+    if separator is None:
+        return (name,)
     sign = separator.strip()
     before, _, after = separator.partition(sign)
     parts = re.split(rf"{re.escape(before)}(?<!\\){re.escape(sign)}{re.escape(after)}", name)

@@ -146,10 +146,10 @@ class Taxonomy:
         outside = sorted((label for label in labels if self.path_of(label) is None), key=lambda label: (-labels[label], label))
         if not outside:
             return
-        told = "; ".join(f"{label!r} ({count_noun(labels[label], 'row')}){self._suggest(label)}" for label in outside[:MAX_NAMES])
+        named = "; ".join(f"{label!r} ({count_noun(labels[label], 'row')}){self._suggest(label)}" for label in outside[:MAX_NAMES])
         more = f"; and {len(outside) - MAX_NAMES:,} more" if len(outside) > MAX_NAMES else ""
         raise ProductsError(
-            f"{source_name} has {count_noun(len(outside), 'label')} that --taxonomy {self.source} has not: {told}{more}. Correct "
+            f"{source_name} has {count_noun(len(outside), 'label')} that --taxonomy {self.source} has not: {named}{more}. Correct "
             "these labels, or add the categories to the taxonomy."
         )
 
@@ -160,13 +160,10 @@ class Taxonomy:
     def nearest(self, label: str) -> list[str]:
         """Up to `MAX_NAMES` paths that are spelled most like ``label``, by the whole path or by its last part."""
         whole = difflib.get_close_matches(normalized_name(label), list(self._normalized), MAX_NAMES, 0.7)
-        last = normalized_name(self._last(label))
+        last = normalized_name(split_path(label, self.separator)[-1])
         found = [self._normalized[name] for name in whole]
         found += [path for path in self._by_last.get(last, ()) if path not in found]
         return found[:MAX_NAMES]
-
-    def _last(self, path: str) -> str:
-        return path if self.separator is None else split_path(path, self.separator)[-1]
 
     @cached_property
     def _normalized(self) -> dict[str, str]:
@@ -176,7 +173,7 @@ class Taxonomy:
     def _by_last(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for path in self.paths:
-            found.setdefault(normalized_name(self._last(path)), []).append(path)
+            found.setdefault(normalized_name(split_path(path, self.separator)[-1]), []).append(path)
         return found
 
 
