@@ -29,6 +29,8 @@ from catcli.evaluation.without_rows import MAX_SHARE, bounding_offset, widened
 from catcli.inference.labeler import Labeler
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
+from catcli.reporting.report import report
+from catcli.reporting.report_options import ReportOptions
 from catcli.training.fit import FitResult
 from catcli.training.linear import fit_linear
 from catcli.training.named_classes import add_to_linear
@@ -254,6 +256,18 @@ def test_a_fit_with_a_taxonomy(fitted: FitResult, tmp_path: Path) -> None:
     assert sure["predicted_category_id"].to_list()[:3] == [None, "4", None]
     reviewed = pl.read_csv(tmp_path / "review.csv", infer_schema=False)
     assert set(reviewed["predicted_category_id"].to_list()) == {"9", "10"}
+
+
+@pytest.mark.slow
+def test_labels_of_new_rows_may_be_identifiers(fitted: FitResult, tmp_path: Path) -> None:
+    rows = [(f"{color} {thing}", shelf) for color, (shelf, thing) in itertools.product(COLORS, SHELVES.items())]
+    views = []
+    for name, ids in (("paths", {}), ("ids", fitted.adapter.manifest.category_ids)):
+        frame = pl.DataFrame([(title, ids.get(shelf, shelf)) for title, shelf in rows], schema=["title", "category"], orient="row")
+        frame.write_csv(tmp_path / f"{name}.csv")
+        views.append(report([str(fitted.adapter.folder)], ReportOptions(on=str(tmp_path / f"{name}.csv"), label="category", device="cpu")))
+    assert views[0].blend == views[1].blend  # type: ignore[union-attr]
+    assert not views[1].unknown_categories  # type: ignore[union-attr]
 
 
 def test_a_category_without_rows_gives_way_to_what_stands_above_it() -> None:
