@@ -28,6 +28,7 @@ from catcli.evaluation.bootstrap import lower_bound
 from catcli.evaluation.cascade import ChangeSample, find_margin, fit_cascades, serve
 from catcli.evaluation.fold_roles import FoldRoles
 from catcli.evaluation.heldout import HeldOutRows
+from catcli.evaluation.label_choice import LabelChoice
 from catcli.inference.adapter_copy import copy_adapter
 from catcli.inference.labeler import Labeler
 from catcli.inference.predict import predict
@@ -208,7 +209,7 @@ def test_texts_that_the_linear_model_decides_are_not_read_by_the_encoder(tmp_pat
     assert labeler.cascade is not None
     linear = labeler.linear(texts)
     alone = margins(linear) >= np.float32(middle)
-    labels, both = labeler.label(texts, 2), exact.label(texts, 2)
+    labels, both = (single.label(texts, LabelChoice(2)) for single in (labeler, exact))
     assert (labels.decided, both.decided) == (int(alone.sum()), 0)
     assert (labels.classes[alone, 0] == linear[alone].argmax(1)).all()
     confidence = calibrate(linear[alone], labeler.cascade.confidence).max(1)
@@ -338,7 +339,7 @@ def test_labels_of_exact_runs_are_not_taken_for_those_of_a_cascade(tmp_path: Pat
     line = ["predict", "catalog.csv", "--adapter", str(adapter), "--device", "cpu", "--variant", "fp32"]
     catcli(*line, "-o", "exact.csv", "--exact", cwd=tmp_path, check=True)
     refused = catcli(*line, "-o", "next.csv", "--previous", "exact.csv", cwd=tmp_path, check=True).stderr
-    assert "from other text or with another --max-change" in " ".join(refused.split())
+    assert "from other text or with other options, such as --max-change" in " ".join(refused.split())
     kept = catcli(*line, "-o", "again.csv", "--exact", "--previous", "exact.csv", "--json", cwd=tmp_path, check=True)
     assert json.loads(kept.stdout)["taken_over"] == 600
 

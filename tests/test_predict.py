@@ -31,6 +31,7 @@ from catcli.data.io.parts import Parts
 from catcli.data.io.review import ReviewFile, ReviewSpill
 from catcli.data.io.source import open_source
 from catcli.errors import AdapterError, ProductsError, UsageError
+from catcli.evaluation.label_choice import LabelChoice
 from catcli.inference.engines import ThreadEngine
 from catcli.inference.known_labels import KnownLabels
 from catcli.inference.labeler import Labeler, Labels
@@ -215,7 +216,7 @@ def test_an_output_of_another_adapter_is_not_taken_over(
     pl.read_csv(labeled, infer_schema=False).with_columns(pl.col(CONFIDENCE).cast(pl.Float64) / 2).write_csv(tmp_path / "other.csv")
     summary = predict([str(catalog)], PredictOptions(str(labeled), shop.adapter, previous=str(tmp_path / "other.csv")))
     assert summary.taken_over == 0
-    assert "was labeled by another adapter, from other text or with another --max-change" in caplog.text
+    assert "was labeled by another adapter, from other text or with other options, such as --max-change" in caplog.text
     with pytest.raises(ProductsError, match="has no column 'predicted_category'; it has to be an output of catcli predict"):
         predict([str(catalog)], PredictOptions(str(labeled), shop.adapter, previous=str(catalog)))
     with pytest.raises(UsageError, match="--previous takes over one category a row"):
@@ -285,9 +286,9 @@ def test_shards_of_one_call_each_keep_all_workers_busy() -> None:
     """As of many small files: all eight calls have to be in work at once for the first of them to end."""
     all_in_work = threading.Barrier(8, timeout=60)
 
-    def label(texts: list[str], top_k: int) -> Labels:
+    def label(texts: list[str], _: LabelChoice) -> Labels:
         all_in_work.wait()
-        return Labels(np.zeros((len(texts), top_k), np.int64), np.ones((len(texts), top_k), np.float32))
+        return Labels(np.zeros((len(texts), 1), np.int64), np.ones((len(texts), 1), np.float32))
 
     labeler = SimpleNamespace(
         categories=("a",), notes=[], variant="fp32", provider="CPU", texts_per_call=256, cascade=None, workers=8, label=label

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catcli.errors import AdapterError, DeviceError
+from catcli.evaluation.label_choice import LabelChoice
 from catcli.inference import cuda
 from catcli.inference import labeler as labeling
 from catcli.inference import session as runtime_session
@@ -57,15 +58,15 @@ def test_equal_texts_get_equal_labels_whatever_stands_beside_them(shop: Shop) ->
 def test_slabs_change_no_label(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     labeler = Labeler(shop.fitted.adapter, "cpu", "fp32")
     texts = [f"{word} {number}" for number in range(10) for word in ("espresso", "shampoo", "drill", "mug")]
-    whole = labeler.label(texts, 3)
+    whole = labeler.label(texts, LabelChoice(3))
     monkeypatch.setattr(labeling, "MAX_CELLS", 12)
-    parts = labeler.label(texts, 3)
+    parts = labeler.label(texts, LabelChoice(3))
     assert np.array_equal(whole.classes, parts.classes)
     assert np.allclose(whole.confidences, parts.confidences, atol=1e-4)
 
 
 def test_confidences_fall_and_more_alternatives_than_categories_are_all(shop: Shop) -> None:
-    labels = Labeler(shop.fitted.adapter, "cpu").label(["mug"], 99)
+    labels = Labeler(shop.fitted.adapter, "cpu").label(["mug"], LabelChoice(99))
     assert labels.classes.shape == (1, 4)
     assert np.all(np.diff(labels.confidences[0]) <= 0)
     assert labels.confidences.sum() == pytest.approx(1, abs=1e-5)

@@ -13,7 +13,7 @@ import pytest
 from conftest import DEMO, FIXTURE, Shop
 from rich.console import Console
 
-from catcli.adapter.manifest import FORMAT, Cascade, LevelCalibration, VariantInfo
+from catcli.adapter.manifest import FORMAT, Cascade, LevelCalibration, Threshold, VariantInfo
 from catcli.adapter.store import find_adapter
 from catcli.arrays import FloatArray
 from catcli.config import MAX_LEVELS, Recipe
@@ -30,6 +30,7 @@ from catcli.inference.labeler import Labeler
 from catcli.inference.predict import predict
 from catcli.inference.predict_options import PredictOptions
 from catcli.inference.result_columns import LEVEL, PREDICTED
+from catcli.inference.summary import PredictSummary
 from catcli.reporting.model_card import model_card
 from catcli.reporting.report import report_tables
 from catcli.reporting.report_page import nested, report_page
@@ -159,6 +160,24 @@ def test_scores_on_the_tree_by_hand() -> None:
     assert [level.accuracy.value for level in scores.levels] == pytest.approx([3 / 4, 3 / 4, 1 / 3])
     kitchen = next(branch for branch in scores.branches if branch.path == "Home > Kitchen")
     assert (kitchen.support, kitchen.precision, kitchen.recall) == (3, 1.0, 1.0)
+    assert kitchen.coverage == ()
+
+
+def test_the_coverage_of_a_branch_by_hand() -> None:
+    """Of six rows labeled below Home four are of it; the threshold accepts three, two of which are."""
+    predicted, truth = np.array([1, 1, 2, 2, 1, 2, 4]), np.array([1, 2, 4, 1, 3, 2, 4])
+    confidence = np.array([0.9, 0.5, 0.9, 0.8, 0.4, 0.3, 0.6])
+    probabilities = np.zeros((7, len(PATHS)), np.float32)
+    probabilities[np.arange(7), predicted] = confidence
+    thresholds = [
+        Threshold(precision=precision, threshold=value, accepted=0.5, products=7, missing=None, best=0.9)
+        for precision, value in ((0.8, 0.7), (0.9, 0.95), (0.95, None))
+    ]
+    scores = score_tree(TREE, Outcomes.of(probabilities, truth, np.arange(7)), PATHS, thresholds)
+    coverage = {branch.path: [single.model_dump() for single in branch.coverage] for branch in scores.branches}
+    home = [{"precision": 0.8, "accepted": 0.5, "right": pytest.approx(2 / 3)}, {"precision": 0.9, "accepted": 0.0, "right": None}]
+    assert coverage["Home"] == coverage["Home > Kitchen"] == home
+    assert coverage["Tools"] == []  # no row was labeled so
 
 
 def test_the_lineage_of_an_unknown_category_is_known_as_far_as_the_tree_goes() -> None:
@@ -315,8 +334,65 @@ def test_what_no_level_is_sure_of_comes_to_the_review_with_its_category(tmp_path
     assert set(reviewed[PREDICTED].to_list()) <= set(SHELVES)
     levels = dict(zip(SHELVES, (3, 2, 3, 2), strict=True))
     assert [levels[name] for name in reviewed[PREDICTED].to_list()] == reviewed[LEVEL].to_list()
-    with pytest.raises(ProductsError, match="was labeled with --back-off"):
-        predict([str(catalog)], PredictOptions(str(tmp_path / "next.csv"), str(FIXTURE), device="cpu", previous=str(tmp_path / "out.csv")))
+
+
+def test_earlier_labels_at_any_level_are_taken_over(tmp_path: Path, catalog: Path, caplog: pytest.LogCaptureFixture) -> None:
+    adapter = with_tree(tmp_path / "tree")
+    catalog_columns = pl.read_csv(catalog)
+
+    def run(name: str, folder: Path = adapter, **more: object) -> PredictSummary:
+        given: dict[str, object] = {"adapter": str(folder), "device": "cpu", "precision": 0.9, "back_off": True, **more}
+        return predict([str(catalog)], PredictOptions(str(tmp_path / name), **given))  # type: ignore[arg-type]
+
+    first = run("first.parquet")
+    before = pl.read_parquet(tmp_path / "first.parquet")
+    second = run("second.parquet", previous=str(tmp_path / "first.parquet"))
+    assert pl.read_parquet(tmp_path / "second.parquet").equals(before)
+    assert second.taken_over == first.rows - first.below > 0
+    assert second.categories == first.categories
+
+    # a higher threshold: what does not reach it is labeled again, and may get a node above
+    strict = with_tree(tmp_path / "strict", threshold=0.93)
+    run("direct.parquet", strict)
+    taken = run("taken.parquet", strict, previous=str(tmp_path / "first.parquet"))
+    assert pl.read_parquet(tmp_path / "taken.parquet").equals(pl.read_parquet(tmp_path / "direct.parquet"))
+    assert 0 < taken.taken_over < second.taken_over
+
+    # labels that a lower one would give another node are not those of this run
+    pl.concat((catalog_columns, before.select(PREDICTED, "confidence", LEVEL).reverse()), how="horizontal").write_parquet(
+        tmp_path / "other.parquet"
+    )
+    assert run("again.parquet", previous=str(tmp_path / "other.parquet")).taken_over == 0
+    assert "was labeled by another adapter" in caplog.text
+
+
+def test_an_earlier_output_has_to_be_of_the_same_kind(tmp_path: Path, catalog: Path) -> None:
+    adapter = str(with_tree(tmp_path / "tree"))
+    climbed, flat = str(tmp_path / "climbed.csv"), str(tmp_path / "flat.csv")
+    predict([str(catalog)], PredictOptions(climbed, adapter, device="cpu", precision=0.9, back_off=True))
+    predict([str(catalog)], PredictOptions(flat, adapter, device="cpu"))
+    with pytest.raises(ProductsError, match=r"labeled with --back-off \(it has a column 'predicted_level'\)"):
+        predict([str(catalog)], PredictOptions(str(tmp_path / "next.csv"), adapter, device="cpu", previous=climbed))
+    with pytest.raises(ProductsError, match=r"labeled without --back-off \(it has no column 'predicted_level'\)"):
+        predict(
+            [str(catalog)],
+            PredictOptions(str(tmp_path / "next.csv"), adapter, device="cpu", precision=0.9, back_off=True, previous=flat),
+        )
+
+
+@pytest.mark.parametrize(("top_k", "listed"), [(2, 2), (9, 4)])
+def test_alternatives_are_categories_beside_a_label_at_any_level(tmp_path: Path, catalog: Path, top_k: int, listed: int) -> None:
+    adapter, climbed, flat = str(with_tree(tmp_path / "tree")), tmp_path / "climbed.parquet", tmp_path / "flat.parquet"
+    alone = tmp_path / "alone.parquet"
+    predict([str(catalog)], PredictOptions(str(climbed), adapter, device="cpu", precision=0.9, back_off=True, top_k=top_k))
+    predict([str(catalog)], PredictOptions(str(flat), adapter, device="cpu", top_k=top_k))
+    predict([str(catalog)], PredictOptions(str(alone), adapter, device="cpu", precision=0.9, back_off=True))
+    frame = pl.read_parquet(climbed)
+    assert frame["alternatives"].equals(pl.read_parquet(flat)["alternatives"])
+    assert frame.drop("alternatives").equals(pl.read_parquet(alone))
+    assert frame["alternatives"].list.len().unique().to_list() == [listed]
+    assert set(frame["alternatives"].explode().struct.field("category").unique()) <= set(SHELVES)
+    assert not set(frame[PREDICTED].drop_nulls()) <= set(SHELVES)
 
 
 def test_other_options_that_do_not_go_with_it(tmp_path: Path, catalog: Path) -> None:
@@ -326,9 +402,8 @@ def test_other_options_that_do_not_go_with_it(tmp_path: Path, catalog: Path) -> 
 
     with pytest.raises(UsageError, match="say which with --precision"):
         run(precision=None)
-    for more, option in (({"top_k": 3}, "--top-k"), ({"by_category": True}, "--by-category"), ({"previous": "x.csv"}, "--previous")):
-        with pytest.raises(UsageError, match=f"leave out {option}"):
-            run(**more)
+    with pytest.raises(UsageError, match="leave out --by-category"):
+        run(by_category=True)
     with pytest.raises(UsageError, match="takes its categories as flat names, the first is 'Coffee'"):
         run()
     with pytest.raises(GateMissed, match="--precision 0.9 --back-off"):

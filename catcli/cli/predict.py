@@ -123,8 +123,8 @@ def _show(summary: PredictSummary, job: PredictJob, as_json: bool, console: Cons
         by_precision = f"the threshold of --precision {options.precision:g}" if options.precision is not None else ""
         below = by_precision or f"--min-confidence {options.min_confidence:g}"
         console.info(f"{count_noun(summary.below, 'row')} below {below}, where {PREDICTED} is null")
-    if job.plan.back_off is not None:
-        console.info(f"labeled at {level_counts(summary, job.plan.back_off.tree)}")
+    if job.plan.choice.back_off is not None:
+        console.info(f"labeled at {level_counts(summary, job.plan.choice.back_off.tree)}")
     if options.review:
         console.info(f"those rows, the most confident last: {options.review}")
     if options.output != "-":

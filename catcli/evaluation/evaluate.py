@@ -127,7 +127,7 @@ def evaluate_rows(
         cascade=None if cascade is None else measure_cascade(cascade, linear, exact[scored], blend),
         promises=tuple(measure_threshold(single, tested, roles) for single in (cascade or info).thresholds),
         category_promises=measure_category_thresholds((cascade or info).category_thresholds, tested, names, roles),
-        tree=None if rows.tree is None else score_tree(rows.tree, blend, names),
+        tree=None if rows.tree is None else score_tree(rows.tree, blend, names, (cascade or info).thresholds),
         back_off=_measure_back_off(rows, (cascade or info).back_off, by_variant[variant]["blend"], tested),
     )
     return EvaluatedRows(evaluation, all_probabilities["blend"], blend, tested)

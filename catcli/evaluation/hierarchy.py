@@ -12,10 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from catcli.arrays import IntArray
+from catcli.adapter.manifest import Threshold
+from catcli.arrays import BoolArray, FloatArray, IntArray
 from catcli.data.dataset.taxonomy import CategoryTree
 from catcli.evaluation.bootstrap import Outcomes, bootstrap_ratios
-from catcli.evaluation.metrics import BranchScores, LevelScores, TreeScores
+from catcli.evaluation.metrics import BranchCoverage, BranchScores, LevelScores, TreeScores
 
 NOWHERE = -1
 """In a lineage: a node that the tree does not have, or a level below the category's own."""
@@ -48,8 +49,11 @@ def path_lengths(tree: CategoryTree, names: Sequence[str], numbers: IntArray) ->
     return np.array(lengths, np.int64)[place]
 
 
-def score_tree(tree: CategoryTree, outcomes: Outcomes, names: Sequence[str]) -> TreeScores:
-    """The scores of labeled rows on the tree; ``names`` has every class of the rows, known or not."""
+def score_tree(tree: CategoryTree, outcomes: Outcomes, names: Sequence[str], thresholds: Sequence[Threshold] = ()) -> TreeScores:
+    """The scores of labeled rows on the tree; ``names`` has every class of the rows, known or not.
+
+    ``thresholds`` are those that ``predict --precision`` accepts rows by: each node tells how many of its rows that are.
+    """
     truth = lineage(tree, names, outcomes.truth)
     predicted = lineage(tree, names, outcomes.predicted)
     true_length, predicted_length = path_lengths(tree, names, outcomes.truth), tree.levels[outcomes.predicted]
@@ -70,11 +74,13 @@ def score_tree(tree: CategoryTree, outcomes: Outcomes, names: Sequence[str]) -> 
         hierarchical_recall=recall,
         hierarchical_f1=f1,
         distance=distance,
-        branches=_branches(tree, truth, predicted),
+        branches=_branches(tree, truth, predicted, outcomes.confidence, thresholds),
     )
 
 
-def _branches(tree: CategoryTree, truth: IntArray, predicted: IntArray) -> tuple[BranchScores, ...]:
+def _branches(
+    tree: CategoryTree, truth: IntArray, predicted: IntArray, confidence: FloatArray, thresholds: Sequence[Threshold]
+) -> tuple[BranchScores, ...]:
     """The scores of every node above the categories that rows are of or were labeled with, parents before children."""
     scores = []
     order = sorted(
@@ -94,6 +100,20 @@ def _branches(tree: CategoryTree, truth: IntArray, predicted: IntArray) -> tuple
                 support=int(of_node.sum()),
                 precision=hits / int(labeled.sum()) if labeled.any() else None,
                 recall=hits / int(of_node.sum()) if of_node.any() else None,
+                coverage=_coverage(confidence[labeled], of_node[labeled], thresholds),
             )
         )
     return tuple(scores)
+
+
+def _coverage(confidence: FloatArray, right: BoolArray, thresholds: Sequence[Threshold]) -> tuple[BranchCoverage, ...]:
+    """What each threshold accepts of some rows, whose labels are ``right`` or not; each array is *(rows,)*."""
+    if not len(confidence):
+        return ()
+    coverage = []
+    for single in thresholds:
+        if single.threshold is not None:
+            accepted = confidence >= np.float32(single.threshold)
+            right_share = float(right[accepted].mean()) if accepted.any() else None
+            coverage.append(BranchCoverage(precision=single.precision, accepted=float(accepted.mean()), right=right_share))
+    return tuple(coverage)

@@ -241,6 +241,17 @@ class LevelScores(Numbers):
     """Share of these rows whose label has the right node at this level."""
 
 
+class BranchCoverage(Numbers):
+    """What `predict --precision` accepts of the rows that are labeled with a node of the tree, or with what lies below."""
+
+    precision: float
+    """The precision."""
+    accepted: float
+    """The share of these rows that is accepted (coverage)."""
+    right: float | None
+    """Of the accepted ones the share that is of the node or of what lies below; null where there are none."""
+
+
 class BranchScores(Numbers):
     """The scores of one node of the category tree: of all rows at it or below."""
 
@@ -254,6 +265,8 @@ class BranchScores(Numbers):
     """Of the rows that were labeled with it or with what lies below, the share that is of it; null where there are none."""
     recall: float | None
     """Of its rows the share that was labeled so; null where there are none."""
+    coverage: tuple[BranchCoverage, ...] = ()
+    """For each precision that has a threshold; empty where no row was labeled so."""
 
 
 class TreeScores(Numbers):

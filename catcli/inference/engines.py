@@ -21,6 +21,7 @@ from catcli.data.io.batch import Batch
 from catcli.data.io.part_file import PartOptions
 from catcli.data.io.source import SHARD_ROWS, Layout, Source, Span
 from catcli.errors import CatcliError
+from catcli.evaluation.label_choice import MOST_PROBABLE, LabelChoice
 from catcli.inference.concurrency import READ_AHEAD, read_ahead, thread_pool
 from catcli.inference.cuda import has_cuda
 from catcli.inference.known_labels import KnownLabels
@@ -89,8 +90,8 @@ class Engine(ABC):
         self.shards_at_once, self.max_waiting_rows = shards_at_once, max_waiting_rows
 
     @abstractmethod
-    def label(self, texts: Sequence[str], top_k: int = 1) -> Labels:
-        """The ``top_k`` most probable classes of every text."""
+    def label(self, texts: Sequence[str], choice: LabelChoice = MOST_PROBABLE) -> Labels:
+        """The labels of every text."""
 
     @abstractmethod
     def start(self, options: ShardOptions, source: Source, layout: Layout, advance: Advance) -> Run:
@@ -326,9 +327,9 @@ class ThreadEngine(Engine):
         )
         self._labeler = labeler
 
-    def label(self, texts: Sequence[str], top_k: int = 1) -> Labels:
-        """The ``top_k`` most probable classes of every text, by the calling thread."""
-        return self._labeler.label(texts, top_k)
+    def label(self, texts: Sequence[str], choice: LabelChoice = MOST_PROBABLE) -> Labels:
+        """The labels of every text, by the calling thread."""
+        return self._labeler.label(texts, choice)
 
     def start(self, options: ShardOptions, source: Source, layout: Layout, advance: Advance) -> Run:
         """Make the threads of a run."""

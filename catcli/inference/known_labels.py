@@ -23,7 +23,7 @@ def text_hashes(texts: pl.Series) -> HashArray:
 
 
 class KnownLabels:
-    """Labels by text: 8 bytes for each different text, and 8 for each of its ``k`` classes."""
+    """Labels by text: 8 bytes for each different text, and 8 for each of its ``k`` labels."""
 
     def __init__(self, hashes: HashArray, classes: Classes, confidences: FloatArray) -> None:
         """``hashes`` *(texts,)* rise; ``classes`` and ``confidences`` have shape *(texts, k)*."""
@@ -80,16 +80,16 @@ class KnownLabels:
             np.savez(saved, **vars(self))  # nothing is compressed: no array is larger than the file
 
     @classmethod
-    def load(cls, path: Path, top_k: int, class_count: int) -> Self:
+    def load(cls, path: Path, width: int, class_count: int) -> Self:
         """Those of a file that `save` wrote.
 
         Raises:
-            ValueError: they are not ``top_k`` of ``class_count`` classes for each text.
+            ValueError: they are not ``width`` of ``class_count`` labels for each text.
             catcli.data.io.journal.READ_ERRORS: the file is damaged or not there.
         """
         arrays: dict[str, npt.NDArray[Any]] = read_arrays(path)
         labels = cls(arrays["hashes"], arrays["classes"], arrays["confidences"])
-        shape = (len(labels.hashes), top_k)
+        shape = (len(labels.hashes), width)
         kinds = [(str(array.dtype), array.shape) for array in (labels.hashes, labels.classes, labels.confidences)]
         if kinds != [("uint64", shape[:1]), ("int32", shape), ("float32", shape)]:
             raise ValueError("its arrays have other types or shapes")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,11 @@ from catcli.adapter.folder import Adapter
 from catcli.adapter.manifest import Variant
 from catcli.adapter.parquet import TEXT_TYPE, StoredColumns, logits_type, read_columns, write_columns
 from catcli.adapter.vetting import check_model
-from catcli.arrays import BoolArray, FloatArray, IntArray
+from catcli.arrays import BoolArray, FloatArray
 from catcli.config import DEFAULT_MAX_CHANGE
 from catcli.errors import AdapterError, name_list
 from catcli.evaluation.blend import blend_logits, calibrate, decided_alone
-from catcli.evaluation.climb import BackOffRule, climb
+from catcli.evaluation.label_choice import MOST_PROBABLE, LabelChoice
 from catcli.inference.cuda import has_cuda
 from catcli.inference.ngrams import LinearModel
 from catcli.inference.sandbox import check_adapter, start_check
@@ -48,9 +48,9 @@ Vetting = Literal["in a child", "as the child", "here", "done"]
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of texts: the ``k`` most probable classes, the most probable first.
+    """Labels of texts, the one that counts first.
 
-    ``classes`` and ``confidences`` have shape *(texts, k)*; ``confidences`` are calibrated probabilities. ``cut`` counts texts of more
+    ``classes`` and ``confidences`` have shape *(texts, width)*; ``confidences`` are calibrated probabilities. ``cut`` counts texts of more
     tokens than the encoder reads, of those that it read, ``halved`` batches that memory was too short for. ``decided`` counts texts that
     the linear model decided alone, ``checked`` those of them that both models labeled all the same, and ``changed`` those of these that
     both gave another category.
@@ -220,32 +220,14 @@ class Labeler:
         parts = [self._serve(texts[rows]).probabilities for rows in self._chunks(len(texts))]
         return np.concatenate([np.empty((0, len(self.categories)), np.float32), *parts])
 
-    def label(self, texts: Sequence[str], top_k: int = 1) -> Labels:
-        """The ``top_k`` most probable classes of every text. Several threads may call this at once; each call runs on its own."""
-        k = min(top_k, len(self.categories))
-
-        def most_probable(probabilities: FloatArray) -> tuple[IntArray, FloatArray]:
-            best = probabilities.argmax(1)[:, None] if k == 1 else np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
-            return best, np.take_along_axis(probabilities, best, axis=1)
-
-        return self._labels(texts, k, most_probable)
-
-    def label_nodes(self, texts: Sequence[str], back_off: BackOffRule) -> Labels:
-        """For every text the class, or the node above classes, that `catcli.evaluation.climb.climb` finds."""
-
-        def deepest(probabilities: FloatArray) -> tuple[IntArray, FloatArray]:
-            nodes, confidences = climb(back_off, probabilities)
-            return nodes[:, None], confidences[:, None]
-
-        return self._labels(texts, 1, deepest)
-
-    def _labels(self, texts: Sequence[str], k: int, choose: Callable[[FloatArray], tuple[IntArray, FloatArray]]) -> Labels:
-        """The ``k`` labels of every text that ``choose`` finds by the probabilities *(some texts, classes)*."""
-        classes, confidences = np.empty((len(texts), k), np.int64), np.empty((len(texts), k), np.float32)
+    def label(self, texts: Sequence[str], choice: LabelChoice = MOST_PROBABLE) -> Labels:
+        """The labels of every text. Several threads may call this at once; each call runs on its own."""
+        width = choice.width(len(self.categories))
+        classes, confidences = np.empty((len(texts), width), np.int64), np.empty((len(texts), width), np.float32)
         counts: Counter[str] = Counter()
         for rows in self._chunks(len(texts)):
             served = self._serve(texts[rows])
-            classes[rows], confidences[rows] = choose(served.probabilities)
+            classes[rows], confidences[rows] = choice.choose(served.probabilities)
             counts += served.counts
         return Labels(classes, confidences, halved=self._session.halvings(), **counts)
 

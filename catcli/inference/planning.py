@@ -16,7 +16,7 @@ import numpy.typing as npt
 from catcli.arrays import BoolArray, HashArray, IntArray
 from catcli.data.dataset.text import row_text_series
 from catcli.data.io.batch import Batch
-from catcli.evaluation.climb import BackOffRule
+from catcli.evaluation.label_choice import MOST_PROBABLE, LabelChoice
 from catcli.inference.known_labels import KnownLabels, text_hashes
 
 MAX_CHARACTERS_PER_TEXT = 128
@@ -32,22 +32,24 @@ class LabelingPlan:
 
     ``text`` are the catalog's columns in the order of the adapter's text columns; one that is None is missing and counts as empty. Those
     of ``prices`` are read as bands. A row is accepted from ``min_confidence`` on, or from what ``by_category`` has for its category; one
-    that it does not have never is, and the last ``never`` categories never are. With ``back_off`` a row gets the deepest node of the tree
-    that is sure enough. ``keep`` are the columns that are written, None for all. ``ids`` are the identifiers of categories, where there
-    are some. ``dedupe`` labels a text once that comes again.
+    that it does not have never is, and the last ``never`` categories never are. ``keep`` are the columns that are written, None for all.
+    ``ids`` are the identifiers of categories, where there are some. ``dedupe`` labels a text once that comes again.
     """
 
     text: tuple[str | None, ...]
-    top_k: int = 1
+    choice: LabelChoice = MOST_PROBABLE
     min_confidence: float = 0.0
     by_category: Mapping[str, float] | None = None
     keep: tuple[str, ...] | None = None
     alternatives_as_json: bool = False
     dedupe: bool = True
     prices: frozenset[str] = frozenset()
-    back_off: BackOffRule | None = None
     never: int = 0
     ids: Mapping[str, str] = field(default_factory=dict)
+
+    def labels(self, categories: tuple[str, ...]) -> tuple[str, ...]:
+        """What a row can be labeled with: the categories, or with a back-off the nodes of their tree, which begin with them."""
+        return categories if self.choice.back_off is None else self.choice.back_off.tree.paths
 
     def kept(self, columns: Sequence[str]) -> list[str]:
         """Those of the catalog's columns that are written."""

@@ -34,6 +34,7 @@ from catcli.data.io.review import ReviewFile, ReviewSpill
 from catcli.data.io.source import Source, open_source
 from catcli.data.io.writers import RowWriter, open_pipe, output_rows
 from catcli.errors import CatcliError, ChangedError, ProductsError, RowError, Terminated, UsageError, name_list
+from catcli.evaluation.label_choice import LabelChoice
 from catcli.inference.acceptance import acceptance_threshold, acceptance_thresholds_by_category, back_off_rule
 from catcli.inference.concurrency import BackgroundWriter, thread_pool
 from catcli.inference.engines import Engine, open_engine
@@ -144,7 +145,7 @@ def _plan(source: Source, first: Batch, adapter: Adapter, options: PredictOption
     text = map_text_columns(source.name, first.types, adapter.manifest, options.text, allow_missing=options.allow_missing)
     return LabelingPlan(
         text,
-        options.top_k,
+        LabelChoice(options.top_k),
         options.min_confidence,
         keep=tuple(keep),
         alternatives_as_json=output_format.format in ("csv", "tsv"),
@@ -163,7 +164,7 @@ def _accepting(plan: LabelingPlan, adapter: Adapter, engine: Engine, options: Pr
         return replace(plan, by_category=acceptance_thresholds_by_category(info, options.precision, adapter.folder))
     if options.back_off:
         rule = back_off_rule(adapter.manifest, info, options.precision, adapter.folder)
-        return replace(plan, back_off=rule, min_confidence=rule.threshold)
+        return replace(plan, choice=replace(plan.choice, back_off=rule), min_confidence=rule.threshold)
     threshold = acceptance_threshold(info, options.precision, adapter.folder)
     return replace(plan, min_confidence=threshold, never=adapter.manifest.without_rows)
 

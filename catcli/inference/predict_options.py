@@ -109,10 +109,8 @@ class PredictOptions(ComputeOptions):
             raise UsageError("--precision finds the confidence that rows have to reach; leave out --min-confidence, or --precision.")
         if self.back_off and self.precision is None:
             raise UsageError("--back-off labels as deep as a precision is held; say which with --precision.")
-        others = {"--by-category": self.by_category, "--top-k": self.top_k > 1, "--previous": bool(self.previous)}
-        for option, is_given in others.items():
-            if self.back_off and is_given:
-                raise UsageError(f"--back-off gives one node of the tree a row; leave out {option}, or --back-off.")
+        if self.back_off and self.by_category:
+            raise UsageError("--back-off gives one node of the tree a row; leave out --by-category, or --back-off.")
         if self.by_category and self.precision is None:
             raise UsageError("--by-category holds a precision within each category; say which with --precision.")
         if self.review and self.precision is None and not self.min_confidence:

@@ -26,10 +26,14 @@ MAX_DIFFERENCE, MAX_REDUCED_DIFFERENCE, MIN_AGREEMENT = 1e-3, 0.06, 0.98
 
 
 def load_previous_labels(file: str, engine: Engine, plan: LabelingPlan) -> KnownLabels | None:
-    """The labels of an earlier output of this adapter; none where another made it."""
+    """The labels of an earlier output of this adapter; none where another made it.
+
+    With a back-off rows that are not sure enough any more are left out: an output of a lower precision has them, too.
+    """
     source = open_source([file])
     text = [column for column in plan.text if column is not None]
-    number = {name: index for index, name in enumerate(engine.categories)}
+    back_off = plan.choice.back_off
+    number = {name: index for index, name in enumerate(plan.labels(engine.categories))}
     sample: list[str] = []
     unsure = 0
 
@@ -42,17 +46,19 @@ def load_previous_labels(file: str, engine: Engine, plan: LabelingPlan) -> Known
                     f"--previous {source.name} has no column {missing[0]!r}; it has to be an output of catcli predict for this catalog, "
                     "with the text columns in it."
                 )
-            if LEVEL in batch.columns:
+            if (LEVEL in batch.columns) != (back_off is not None):
+                how = "without --back-off (it has no" if back_off is not None else "with --back-off (it has a"
                 raise ProductsError(
-                    f"--previous {source.name} was labeled with --back-off (it has a column {LEVEL!r}), whose labels are others; give an "
-                    "output without it."
+                    f"--previous {source.name} was labeled {how} column {LEVEL!r}), whose labels are others; give an output of the same "
+                    "options."
                 )
             frame = batch.select(list(dict.fromkeys([*text, PREDICTED, CONFIDENCE])))
             texts = row_text_series(frame, text, plan.prices)
             classes = frame[PREDICTED].cast(pl.String).replace_strict(number, default=None, return_dtype=pl.Int32)
             sure = frame[CONFIDENCE].cast(pl.Float32, strict=False)
             unsure += int((classes.is_not_null() & sure.is_null()).sum())
-            usable = (classes.is_not_null() & sure.is_not_null()).to_numpy()
+            enough = sure >= np.float32(back_off.threshold) if back_off is not None else sure.is_not_null()
+            usable = (classes.is_not_null() & enough.fill_null(value=False)).to_numpy()
             yield text_hashes(texts)[usable], classes.fill_null(0).to_numpy()[usable], sure.fill_null(0).to_numpy()[usable]
             if len(sample) < CHECKED_ROWS:
                 sample.extend(texts.filter(pl.Series(usable)).unique(maintain_order=True).head(CHECKED_ROWS - len(sample)).to_list())
@@ -64,14 +70,14 @@ def load_previous_labels(file: str, engine: Engine, plan: LabelingPlan) -> Known
         return None
     places = previous.find(text_hashes(pl.Series(sample, dtype=pl.String)))
     before, confidence_before = previous.classes[places], previous.confidences[places]
-    now = engine.label(sample)
+    now = engine.label(sample, plan.choice)
     tolerance = MAX_DIFFERENCE if engine.variant == "fp32" else MAX_REDUCED_DIFFERENCE
     close = np.abs(now.confidences[:, 0] - confidence_before[:, 0]) <= tolerance
     same = float(((now.classes[:, 0] == before[:, 0]) & close).mean())
     if same < MIN_AGREEMENT:
         LOGGER.warning(
-            f"--previous {source.name} was labeled by another adapter, from other text or with another --max-change: {same:.0%} of "
-            f"{len(sample)} rows tried again come out alike; all rows are labeled"
+            f"--previous {source.name} was labeled by another adapter, from other text or with other options, such as --max-change: "
+            f"{same:.0%} of {len(sample)} rows tried again come out alike; all rows are labeled"
         )
         return None
     return previous

@@ -16,6 +16,7 @@ from catcli.data.io.part_file import SIDE_FILES
 from catcli.data.io.source import Layout, Source
 from catcli.data.io.streams import file_state
 from catcli.errors import AdapterError
+from catcli.evaluation.label_choice import LabelChoice
 from catcli.inference.labeler import Labeler, Labels, Vetting
 from catcli.inference.session import CPU_PROVIDER
 from catcli.inference.shards import Results, ShardOptions, ShardWorker, SpanGroup, SpanWork, Work
@@ -119,9 +120,9 @@ class RemoteWorker:
         labeler = self.labeler
         return WorkerInfo(labeler.variant, labeler.provider, labeler.texts_per_call, tuple(labeler.notes))
 
-    def label(self, texts: list[str], top_k: int) -> Labels:
+    def label(self, texts: list[str], choice: LabelChoice) -> Labels:
         """Labels of some texts."""
-        return self.labeler.label(texts, top_k)
+        return self.labeler.label(texts, choice)
 
     def start(self, run: RunOptions) -> None:
         """Get ready for a run."""

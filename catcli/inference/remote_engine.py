@@ -18,6 +18,7 @@ from catcli.adapter.folder import Adapter
 from catcli.data.io.part_file import write_part
 from catcli.data.io.source import SHARD_ROWS, Layout, Source, Span
 from catcli.errors import CatcliError
+from catcli.evaluation.label_choice import MOST_PROBABLE, LabelChoice
 from catcli.inference.engines import Engine, Run
 from catcli.inference.labeler import Labels
 from catcli.inference.remote import TOKEN, RunOptions, WorkerInfo
@@ -85,9 +86,9 @@ class RemoteEngine(Engine):
     def first_worker(self) -> WorkerHandle:
         """One of them, for texts outside of a run."""
 
-    def label(self, texts: Sequence[str], top_k: int = 1) -> Labels:
+    def label(self, texts: Sequence[str], choice: LabelChoice = MOST_PROBABLE) -> Labels:
         """Labels of some texts, by one worker."""
-        labels: Labels = self.first_worker().call("label", list(texts), top_k)
+        labels: Labels = self.first_worker().call("label", list(texts), choice)
         return labels
 
     def start(self, options: ShardOptions, source: Source, layout: Layout, advance: Advance) -> Run:

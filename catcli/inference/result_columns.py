@@ -32,9 +32,12 @@ def result_columns(
     if ids is not None:
         added.append(ids.gather(indices).alias(PREDICTED_ID))
     added.append(pl.Series(CONFIDENCE, confidences[:, 0]))
-    if plan.back_off is not None:
-        added.append(pl.Series(LEVEL, plan.back_off.tree.levels, dtype=pl.Int32).gather(indices).alias(LEVEL))
-    if plan.top_k > 1:
+    back_off = plan.choice.back_off
+    if back_off is not None:
+        added.append(pl.Series(LEVEL, back_off.tree.levels, dtype=pl.Int32).gather(indices).alias(LEVEL))
+    if plan.choice.top_k > 1:
+        if back_off is not None:
+            classes, confidences = classes[:, 1:], confidences[:, 1:]
         labels_and_confidences = zip(names.gather(classes.ravel()).to_list(), confidences.ravel().tolist(), strict=True)
         k = classes.shape[1]
         pairs = [

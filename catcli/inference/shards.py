@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -27,7 +27,7 @@ from catcli.data.io.journal import READ_ERRORS
 from catcli.data.io.output import write_errors
 from catcli.data.io.part_file import KNOWN, PartFile, PartOptions
 from catcli.data.io.source import Layout, Source, Span
-from catcli.evaluation.climb import BackOffRule
+from catcli.evaluation.label_choice import MOST_PROBABLE, LabelChoice
 from catcli.inference.known_labels import Classes, KnownLabels
 from catcli.inference.labeler import Labels
 from catcli.inference.planning import LabelingPlan, PlannedTexts, cut_into_pieces, plan_texts
@@ -52,11 +52,8 @@ class TextLabeler(Protocol):
     def texts_per_call(self) -> int:
         """Texts that are worth labeling in one call."""
 
-    def label(self, texts: Sequence[str], top_k: int = 1) -> Labels:
-        """The ``top_k`` most probable classes of every text."""
-
-    def label_nodes(self, texts: Sequence[str], back_off: BackOffRule) -> Labels:
-        """A class of every text, or a node above classes."""
+    def label(self, texts: Sequence[str], choice: LabelChoice = MOST_PROBABLE) -> Labels:
+        """The labels of every text."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +69,14 @@ class ShardOptions:
     part: PartOptions | None = None
 
     @property
-    def top_k(self) -> int:
-        """The classes of each text."""
-        return min(self.plan.top_k, len(self.categories))
+    def width(self) -> int:
+        """The labels of each text."""
+        return self.plan.choice.width(len(self.categories))
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What a row can be labeled with: the categories, or with a back-off the nodes of their tree, which begin with them."""
-        return self.categories if self.plan.back_off is None else self.plan.back_off.tree.paths
+        """What a row can be labeled with."""
+        return self.plan.labels(self.categories)
 
     @cached_property
     def names(self) -> pl.Series:
@@ -120,8 +117,8 @@ class LabeledRows:
         added = self.added[chosen].with_columns(suggested)
         if options.ids is not None:
             added = added.with_columns(options.ids.gather(self.classes[chosen]).alias(PREDICTED_ID))
-        if options.plan.back_off is not None:
-            levels = options.plan.back_off.tree.levels[self.classes[chosen]]
+        if options.plan.choice.back_off is not None:
+            levels = options.plan.choice.back_off.tree.levels[self.classes[chosen]]
             added = added.with_columns(pl.Series(LEVEL, levels, dtype=pl.Int32))
         return self.rows.take(chosen), added
 
@@ -195,9 +192,7 @@ def _begin(
     """Plan some rows and hand their calls to the pool."""
     sources = [labels for labels in (options.previous, known) if labels is not None]
     planned = plan_texts(rows, options.plan, labeler.texts_per_call, sources)
-    back_off = options.plan.back_off
-    label = partial(labeler.label, top_k=options.top_k) if back_off is None else partial(labeler.label_nodes, back_off=back_off)
-    return rows, planned, sources, [pool.submit(label, texts) for texts in planned.calls]
+    return rows, planned, sources, [pool.submit(labeler.label, texts, options.plan.choice) for texts in planned.calls]
 
 
 def _finish(
@@ -216,7 +211,7 @@ def _finish(
         advance(share - reported)
         reported = share
     advance(len(rows) - reported)
-    shape = (len(planned.hashes), options.top_k)
+    shape = (len(planned.hashes), options.width)
     classes, confidences = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
     for labels, (numbers, places) in zip(sources, planned.known, strict=True):
         classes[numbers], confidences[numbers] = labels.classes[places], labels.confidences[places]
@@ -334,6 +329,6 @@ def load_known(options: ShardOptions, file: int, span: int) -> KnownLabels | Non
         return None
     path = options.part.path(file, span)
     try:
-        return KnownLabels.load(path.with_name(path.name + KNOWN), options.top_k, len(options.labels))
+        return KnownLabels.load(path.with_name(path.name + KNOWN), options.width, len(options.labels))
     except READ_ERRORS:
         return None

@@ -35,6 +35,7 @@ from rich.table import Table
 
 from catcli.adapter.store import find_adapter
 from catcli.data.io.source import SPAN_ROWS
+from catcli.evaluation.label_choice import LabelChoice
 from catcli.inference.engines import ThreadEngine
 from catcli.inference.labeler import Labels
 from catcli.inference.predict import predict
@@ -96,8 +97,8 @@ def read_and_write(adapter: str, catalog: str, output: str) -> None:
     """In a process of its own: label by what answers at once, and print what that took."""
     categories = find_adapter(adapter).manifest.categories
 
-    def label(texts: Sequence[str], top_k: int = 1) -> Labels:
-        return Labels(np.zeros((len(texts), top_k), np.int64), np.ones((len(texts), top_k), np.float32))
+    def label(texts: Sequence[str], _: LabelChoice) -> Labels:
+        return Labels(np.zeros((len(texts), 1), np.int64), np.ones((len(texts), 1), np.float32))
 
     labeler = SimpleNamespace(
         categories=categories, notes=[], variant="fp32", provider="none", texts_per_call=1024, cascade=None, workers=2, label=label

@@ -1,0 +1,47 @@
+"""Probabilities of the categories → the labels of a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from catcli.arrays import FloatArray, IntArray
+from catcli.evaluation.climb import BackOffRule, climb
+
+
+@dataclass(frozen=True)
+class LabelChoice:
+    """Which labels a row gets: its ``top_k`` most probable classes, the most probable first.
+
+    With a ``back_off`` the first label is the deepest node of the tree that is sure enough, and the classes, where there are several,
+    come behind it.
+    """
+
+    top_k: int = 1
+    back_off: BackOffRule | None = None
+
+    def width(self, classes: int) -> int:
+        """The labels of a row, of so many classes."""
+        k = min(self.top_k, classes)
+        if self.back_off is None:
+            return k
+        return 1 + k if self.top_k > 1 else 1
+
+    def choose(self, probabilities: FloatArray) -> tuple[IntArray, FloatArray]:
+        """The labels by probabilities *(rows, classes)*, and their confidences, each *(rows, width)*."""
+        if self.back_off is None:
+            return _most_probable(probabilities, self.top_k)
+        nodes, confidences = climb(self.back_off, probabilities)
+        if self.top_k == 1:
+            return nodes[:, None], confidences[:, None]
+        classes, of_classes = _most_probable(probabilities, self.top_k)
+        return np.column_stack((nodes, classes)), np.column_stack((confidences, of_classes))
+
+
+MOST_PROBABLE = LabelChoice()
+
+
+def _most_probable(probabilities: FloatArray, top_k: int) -> tuple[IntArray, FloatArray]:
+    best = probabilities.argmax(1)[:, None] if top_k == 1 else np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    return best, np.take_along_axis(probabilities, best, axis=1)
