@@ -91,6 +91,9 @@ class Recipe(BaseModel):
     """The column that is equal for all rows of one product."""
     taxonomy: Annotated[Annotated[str, Field(min_length=1)] | None, Flag(metavar="FILE")] = None
     """All categories there can be, one path a line, or as Shopify, Google and GS1 publish theirs; a label outside it stops the fit."""
+    corrections: Annotated[tuple[str, ...], Flag(metavar="REVIEWED")] = ()
+    """A review of predict or audit with its column category filled in: these rows are learned from, and win over a label of their product.
+    Repeat for several."""
     separator: Annotated[str | None, Flag(metavar="SIGN", default="found by itself")] = None
     """What stands between the parts of categories that are paths, such as ' > '; '' takes them as flat names."""
     base: Annotated[str, Field(min_length=1), Flag(metavar="NAME")] = "minilm"
@@ -237,24 +240,25 @@ class Recipe(BaseModel):
         of_another = given.get("base") not in (None, recipe.base), given.get("method") not in (None, recipe.method)
         recipe = recipe.without(*(BASE_OPTIONS if of_another[0] else ()), *(("lr",) if of_another[1] else ()))
         flags = {flag for flag, value in {**given, **(repeated or {})}.items() if value not in (None, (), [])}
-        unasked = {flag: path for flag, path in recipe.paths().items() if flag not in flags} if name and Path(name).is_file() else {}
+        unasked = [(flag, path) for flag, path in recipe.paths() if flag not in flags] if name and Path(name).is_file() else []
         if unasked:
-            line = shlex.join(word for flag, path in unasked.items() for word in (f"--{flag}", path))
+            line = shlex.join(word for flag, path in unasked for word in (f"--{flag}", path))
             raise UsageError(
                 f"--recipe {name} reads other files ({line}), which a recipe cannot ask for by itself; type this too if you want it, or "
                 "remove it from the recipe."
             )
         return recipe.but(given)
 
-    def paths(self) -> dict[str, str]:
-        """The files that it reads beside the rows, by the names of their flags; a base is one of them where it is in a folder."""
+    def paths(self) -> list[tuple[str, str]]:
+        """The files that it reads beside the rows, behind the names of their flags; a base is one of them where it is in a folder."""
         in_folder = self.base.startswith((".", "/", "~")) or Path(self.base).is_dir()
         paths = {"teacher": self.teacher, "unlabeled": self.unlabeled, "taxonomy": self.taxonomy, "base": self.base if in_folder else None}
-        return {flag: path for flag, path in paths.items() if path is not None}
+        single = [(flag, path) for flag, path in paths.items() if path is not None]
+        return [*single, *(("corrections", path) for path in self.corrections)]
 
     def flags(self, file: str) -> list[str]:
         """The arguments that start from it once it is written to ``file``."""
-        return ["--recipe", file, *(word for flag, path in self.paths().items() for word in (f"--{flag}", path))]
+        return ["--recipe", file, *(word for flag, path in self.paths() for word in (f"--{flag}", path))]
 
     def but(self, changes: Mapping[str, object]) -> Recipe:
         """This recipe with the flags that were given in their place; None leaves what the recipe says.

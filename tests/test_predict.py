@@ -28,7 +28,7 @@ from catcli.cli.run.bench import bench
 from catcli.data.io.batch import Batch
 from catcli.data.io.output import FileFormat
 from catcli.data.io.parts import Parts
-from catcli.data.io.review import ReviewFile, ReviewSpill
+from catcli.data.io.review import ReviewFile, ReviewOrder, ReviewSpill
 from catcli.data.io.source import open_source
 from catcli.errors import AdapterError, ProductsError, UsageError
 from catcli.evaluation.label_choice import LabelChoice
@@ -123,7 +123,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_very_same_output(
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files)
 
 
-def test_a_review_of_many_ranges_is_sorted_and_equal_ones_keep_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_review_of_many_ranges_is_sorted_and_has_no_row_without_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("catcli.data.io.review.MAX_RANGE_ROWS", 10)
     sure = np.random.default_rng(0).integers(0, 40, 500).astype(np.float32) / 40
     frame, added = pl.DataFrame({"row": range(500)}), pl.DataFrame({"confidence": sure})
@@ -131,10 +131,13 @@ def test_a_review_of_many_ranges_is_sorted_and_equal_ones_keep_their_order(tmp_p
     for start in range(0, 500, 70):
         spills.append(tmp_path / f"spill-{start}")
         with ReviewSpill(spills[-1], form) as spill:
-            spill.write(Batch(frame[start : start + 70], 1.0), ["row"], added[start : start + 70], "confidence")
-    review = ReviewFile(str(tmp_path / "review.parquet"), form, "confidence", tmp_path)
-    review.finish(spills, ["row"], Batch(frame[:0], 1.0), added[:0])
-    expected = frame.hstack(added).sort("confidence", maintain_order=True)
+            spill.write(Batch(frame[start : start + 70], 1.0), ["row"], added[start : start + 70])
+    places = np.argsort(np.argsort(sure, kind="stable"))
+    places[places < 13] = -1
+    places[places >= 0] -= 13
+    review = ReviewFile(str(tmp_path / "review.parquet"), form, tmp_path, {})
+    review.finish(spills, ReviewOrder(places, {"place": pl.Series(places)}), Batch(frame[:0].hstack(added[:0]), 1.0))
+    expected = frame.hstack(added).sort("confidence", maintain_order=True)[13:].with_columns(place=pl.int_range(487))
     assert pl.read_parquet(tmp_path / "review.parquet").equals(expected)
 
 

@@ -98,7 +98,7 @@ def _show(summary: PredictSummary, job: PredictJob, as_json: bool, console: Cons
 
     options, engine = job.options, job.engine
     speed = (summary.rows - summary.resumed) / max(summary.seconds, 1e-9)
-    counts = {name: value for name, value in asdict(summary).items() if name != "categories"}
+    counts = {name: value for name, value in asdict(summary).items() if name not in ("categories", "guesses")}
     console.event("labeled", **counts, adapter=job.adapter.fingerprint, output=options.output)
     if as_json:
         facts = {
@@ -116,6 +116,8 @@ def _show(summary: PredictSummary, job: PredictJob, as_json: bool, console: Cons
     console.info(f"{count_noun(summary.rows, 'row')} labeled in {summary.seconds:.1f} s ({speed:,.0f} rows/s, {engine.description})")
     if engine.cascade is not None and summary.labeled:
         console.info(cascade_outcome(summary))
+    if options.apply:
+        console.info(f"{count_noun(summary.applied, 'row')} as {options.apply} says")
     if options.previous:
         labeled = summary.rows - summary.taken_over
         console.info(f"{count_noun(summary.taken_over, 'row')} taken over from {options.previous}, {labeled:,} labeled")
@@ -126,7 +128,10 @@ def _show(summary: PredictSummary, job: PredictJob, as_json: bool, console: Cons
     if job.plan.choice.back_off is not None:
         console.info(f"labeled at {level_counts(summary, job.plan.choice.back_off.tree)}")
     if options.review:
-        console.info(f"those rows, the most confident last: {options.review}")
+        most = options.review_budget
+        order = "the most confident last" if most is None else f"at most {most:,} groups, the most helpful first"
+        console.info(f"those rows, near-equal ones together, {order}: {options.review}")
+        console.info("next:    fill in its column category, then predict --apply or fit --corrections with it")
     if options.output != "-":
         console.info(f"written: {options.output}")
 

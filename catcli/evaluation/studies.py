@@ -172,6 +172,72 @@ class Migration(Numbers):
     """Whether the rows were written with their new categories."""
 
 
+class Suspect(Numbers):
+    """A labeled row whose label is probably wrong."""
+
+    row: int
+    """Its number in the file, from 1."""
+    text: str
+    """Its text."""
+    label: str
+    """Its category."""
+    label_probability: float
+    """How probable a model that has not seen the row finds that."""
+    suggested: str
+    """The category that is more probable."""
+    suggested_probability: float
+    """How probable."""
+    similar: tuple[str, ...]
+    """Labeled rows of the suggested category that are most like it."""
+
+
+class LabelConflict(Numbers):
+    """Near-equal rows that have different labels."""
+
+    rows: tuple[int, ...]
+    """Their numbers in the file, from 1."""
+    text: str
+    """The first one's text."""
+    labels: Mapping[str, int]
+    """The labels, and how many of the rows have each."""
+
+
+class CategoryOverlap(Numbers):
+    """Two categories that are hardly told apart."""
+
+    first: str
+    """One of them."""
+    second: str
+    """The other."""
+    rows: int
+    """The labeled rows of both."""
+    overlap: float
+    """0 where they are told apart without an error, 1 where by no more than chance."""
+
+
+class Audit(Numbers):
+    """``catcli audit``: labels that a person should look at."""
+
+    on: str
+    """Where the rows are from."""
+    by: str
+    """What says so: an adapter's folds, or a linear model trained for it."""
+    rows: int
+    """Labeled rows."""
+    scored: int
+    """Those of them that a model of other rows says something of."""
+    expected: int
+    """How many labels are wrong by confident learning."""
+    suspects: tuple[Suspect, ...]
+    """So many rows, the likeliest first."""
+    conflicts: tuple[LabelConflict, ...]
+    """Near-equal rows with different labels."""
+    overlaps: tuple[CategoryOverlap, ...]
+    """Categories that may be one."""
+    output: str | None = None
+    """The file to fill in; null without ``-o``."""
+
+
 class CatalogDiff(Numbers):
     """``catcli diff OLD NEW CATALOG --json``."""
 

@@ -20,6 +20,7 @@ from catcli.atomic import atomic_write
 from catcli.data.dataset.column_mapping import map_text_columns, price_columns
 from catcli.data.dataset.columns import find_column, similar_columns
 from catcli.data.dataset.text import column_cells
+from catcli.data.dataset.weights import parse_weights
 from catcli.data.io.batch import Batch
 from catcli.data.io.output import FileFormat, check_folder, file_format, write_errors
 from catcli.data.io.source import SHARD_ROWS, Source
@@ -216,16 +217,15 @@ def _weights(batch: Batch, column: str, source_name: str, done: int) -> npt.NDAr
     cells = column_cells(batch.select([column]), column)
     if cells.dtype.is_nested():
         raise ProductsError(f"{source_name}: the cells of {column!r} are {cells.dtype}, no numbers; choose another column with --weight.")
-    written = cells.cast(pl.String).str.strip_chars().fill_null("")
-    weights = written.cast(pl.Float64, strict=False)
-    invalid = (written != "") & (weights.is_null() | weights.is_nan().fill_null(False) | ~weights.is_between(0, 1e300).fill_null(False))
+    weights, invalid = parse_weights(cells)
     if invalid.any():
         index = int(invalid.arg_max() or 0)
+        written = cells.cast(pl.String).str.strip_chars()
         raise ProductsError(
             f"{source_name}: {column!r} of row {done + index + 1:,} is {written[index][:40]!r}, no number from 0 on; choose another column "
             "with --weight, or write its numbers plainly, such as 1234.50."
         )
-    return weights.fill_null(0.0).to_numpy()
+    return weights.to_numpy()
 
 
 class _DiffCounts:

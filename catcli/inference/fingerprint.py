@@ -25,9 +25,8 @@ def predict_fingerprint(job: PredictJob) -> dict[str, str]:
     """Hashes of what an output is made from, by the names that sentences use; what its files are, `catcli.data.io.parts` looks at."""
     source = (job.source.format, job.source.delimiter, job.source.encoding)
     # What changes no row is left out, and so is what the other entries have.
-    options = replace(
-        job.options, output="", previous=None, resume=False, no_clobber=False, adapter=None, workers=None, engine="local", trusted_key=()
-    )
+    options = replace(job.options, output="", previous=None, apply=None, resume=False, no_clobber=False, adapter=None, workers=None)
+    options = replace(options, engine="local", trusted_key=())
     options = replace(options, exact=False, max_change=options.allowed_change)
     options = replace(options, input_format=None, delimiter=None, encoding=None, on_bad_row="stop")
     facts = {
@@ -38,9 +37,9 @@ def predict_fingerprint(job: PredictJob) -> dict[str, str]:
             [__version__, pl.__version__, job.engine.variant, job.engine.provider]
         ),
     }
-    if job.options.previous:
-        previous = open_source([job.options.previous])
-        facts["the file of --previous"] = canonical_json([(file_state(path) or ())[:2] for path in previous.paths])
+    for option, file in (("--previous", job.options.previous), ("--apply", job.options.apply)):
+        if file:
+            facts[f"the file of {option}"] = canonical_json([(file_state(path) or ())[:2] for path in open_source([file]).paths])
     return {name: hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest() for name, value in facts.items()}
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from catcli.data.dataset.reviewed import ReviewedRows
 from catcli.data.io.bad_rows import bad_rows_path
 from catcli.data.io.buckets import BucketObject, Location, canonical_url, find_object, list_objects
-from catcli.data.io.output import FileFormat, check_folder, file_format
+from catcli.data.io.output import CATALOG_FORMATS, FileFormat, check_folder, file_format
 from catcli.data.io.source import Source
-from catcli.errors import OutputError, UsageError
+from catcli.data.io.workbook import check_workbook_writer
+from catcli.errors import OutputError, ProductsError, UsageError
 from catcli.inference.predict_options import PredictOptions
 from catcli.paths import is_bucket, is_folder
 
@@ -63,8 +65,18 @@ def _check_review(source: Source, options: PredictOptions) -> None:
     same = review == options.output if buckets else Path(review).resolve() == Path(options.output).resolve()
     if same or any(_is_or_holds(review, path) for path in source.paths):
         raise UsageError(f"--review {review} is the output or one of the inputs; write to another file.")
+    if review_is_filled_in(review):
+        raise OutputError(f"--review {review} has categories that somebody filled in; pass it with --apply, and name another file here.")
     if is_folder(options.output) and _is_in(review, options.output):
         raise UsageError(f"--review {review} lies in the folder {options.output}, which is replaced as a whole; write it elsewhere.")
+
+
+def review_is_filled_in(review: str) -> bool:
+    """Whether a file that is there is a review in which somebody has decided something."""
+    try:
+        return _exists(review) and bool(ReviewedRows.read(review, "--review").numbers)
+    except ProductsError:  # no review, or none that was touched
+        return False
 
 
 def _is_in(file: str, folder: str) -> bool:
@@ -75,4 +87,8 @@ def _is_in(file: str, folder: str) -> bool:
 
 def review_format(options: PredictOptions) -> FileFormat:
     """How the rows for a review are written."""
-    return file_format(options.review or "", None, option="--review", safe=options.safe_csv)
+    review = options.review or ""
+    form = file_format(review, None, option="--review", safe=options.safe_csv, formats=(*CATALOG_FORMATS, "excel"))
+    if form.format == "excel":
+        check_workbook_writer("--review", review)
+    return form

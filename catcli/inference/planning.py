@@ -33,7 +33,9 @@ class LabelingPlan:
     ``text`` are the catalog's columns in the order of the adapter's text columns; one that is None is missing and counts as empty. Those
     of ``prices`` are read as bands. A row is accepted from ``min_confidence`` on, or from what ``by_category`` has for its category; one
     that it does not have never is, and the last ``never`` categories never are. ``keep`` are the columns that are written, None for all.
-    ``ids`` are the identifiers of categories, where there are some. ``dedupe`` labels a text once that comes again.
+    ``ids`` are the identifiers of categories, where there are some. ``dedupe`` labels a text once that comes again. Of the most probable
+    categories ``alternatives`` are written where they are several. In a review ``weight`` is the column that says what rows count, and
+    ``budget`` how many groups it has at most.
     """
 
     text: tuple[str | None, ...]
@@ -41,11 +43,14 @@ class LabelingPlan:
     min_confidence: float = 0.0
     by_category: Mapping[str, float] | None = None
     keep: tuple[str, ...] | None = None
+    alternatives: int = 1
     alternatives_as_json: bool = False
     dedupe: bool = True
     prices: frozenset[str] = frozenset()
     never: int = 0
     ids: Mapping[str, str] = field(default_factory=dict)
+    weight: str | None = None
+    budget: int | None = None
 
     def labels(self, categories: tuple[str, ...]) -> tuple[str, ...]:
         """What a row can be labeled with: the categories, or with a back-off the nodes of their tree, which begin with them."""

@@ -19,6 +19,9 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import polars as pl
+
 from catcli.adapter.folder import Adapter
 from catcli.adapter.signing import check_signature
 from catcli.adapter.store import find_adapter, only_adapter
@@ -30,12 +33,15 @@ from catcli.data.io.batch import Batch
 from catcli.data.io.output import FileFormat, file_format, write_errors
 from catcli.data.io.part_file import BAD, REVIEW, PartOptions
 from catcli.data.io.parts import Parts, PartsInput, staging_path
-from catcli.data.io.review import ReviewFile, ReviewSpill
+from catcli.data.io.review import ReviewSpill
 from catcli.data.io.source import Source, open_source
 from catcli.data.io.writers import RowWriter, open_pipe, output_rows
-from catcli.errors import CatcliError, ChangedError, ProductsError, RowError, Terminated, UsageError, name_list
+from catcli.errors import AdapterError, CatcliError, ChangedError, ProductsError, RowError, Terminated, UsageError, name_list
+from catcli.evaluation.drift import MAX_MOVED, measure_drift
+from catcli.evaluation.fit_metrics import FitMetrics
 from catcli.evaluation.label_choice import LabelChoice
 from catcli.inference.acceptance import acceptance_threshold, acceptance_thresholds_by_category, back_off_rule
+from catcli.inference.applied_labels import load_applied_labels
 from catcli.inference.concurrency import BackgroundWriter, thread_pool
 from catcli.inference.engines import Engine, open_engine
 from catcli.inference.fingerprint import predict_fingerprint
@@ -45,8 +51,9 @@ from catcli.inference.planning import LabelingPlan
 from catcli.inference.predict_options import PredictOptions
 from catcli.inference.previous_labels import load_previous_labels
 from catcli.inference.result_columns import ALTERNATIVES, CONFIDENCE, LEVEL, PREDICTED, PREDICTED_ID, empty_result_columns
+from catcli.inference.review import SUGGESTED, with_review_columns, write_review
 from catcli.inference.shards import LabeledRows, ShardOptions, ShardResult
-from catcli.inference.summary import PredictSummary
+from catcli.inference.summary import MILLION, PredictSummary
 from catcli.logs import LOGGER, Advance, no_progress
 from catcli.paths import is_pipe
 from catcli.wording import count_noun, per_cent
@@ -145,13 +152,16 @@ def _plan(source: Source, first: Batch, adapter: Adapter, options: PredictOption
     text = map_text_columns(source.name, first.types, adapter.manifest, options.text, allow_missing=options.allow_missing)
     return LabelingPlan(
         text,
-        LabelChoice(options.top_k),
+        LabelChoice(max(options.top_k, SUGGESTED) if options.review else options.top_k),
         options.min_confidence,
         keep=tuple(keep),
+        alternatives=options.top_k,
         alternatives_as_json=output_format.format in ("csv", "tsv"),
         dedupe=options.dedupe,
         prices=price_columns(adapter.manifest, text),
         ids=adapter.manifest.category_ids,
+        weight=find_column(options.weight, columns, "--weight", source.name) if options.weight else None,
+        budget=options.review_budget,
     )
 
 
@@ -182,7 +192,7 @@ def label_catalog(job: PredictJob, advance: Advance = no_progress) -> PredictSum
 
 
 def _label_to_pipe(job: PredictJob, advance: Advance) -> PredictSummary:
-    options = ShardOptions(job.engine.categories, job.plan, _previous(job))
+    options = ShardOptions(job.engine.categories, job.plan, _applied(job), _previous(job))
     progress = _Progress(advance, options.labels)
     spills: list[Path] = []
     with _review_folder(job.options) as folder, open_pipe(job.options.output, job.format) as writer, thread_pool(1) as pool:
@@ -202,20 +212,19 @@ def _write_to_pipe(
     kept = job.plan.kept(labeled.rows.columns)
     writer.write(labeled.rows, kept, labeled.added)
     if job.options.review is not None:
-        reviewed, added = labeled.for_review(options)
+        reviewed, columns, added = labeled.for_review(options, review_format(job.options))
         if len(reviewed):
             spills.append(folder / f"{'0' * 12}-{0:06}-{len(spills):06}{REVIEW}")
             with write_errors(job.options.review, "--review"), ReviewSpill(spills[-1], review_format(job.options)) as spill:
-                spill.write(reviewed, kept, added, CONFIDENCE)
+                spill.write(reviewed, columns, added)
 
 
 def _label_to_file(job: PredictJob, advance: Advance) -> PredictSummary:
     options, source = job.options, job.source
     fingerprint = predict_fingerprint(job)  # before the earlier output is read, which may change meanwhile
-    shard_options = ShardOptions(job.engine.categories, job.plan, _previous(job))
+    shard_options = ShardOptions(job.engine.categories, job.plan, _applied(job), _previous(job))
     progress = _Progress(advance, shard_options.labels)
     inputs = PartsInput.of(source.files, fingerprint)
-    review = review_format(options) if options.review is not None else None
     with (
         Parts(
             options.output,
@@ -228,7 +237,14 @@ def _label_to_file(job: PredictJob, advance: Advance) -> PredictSummary:
         ) as parts,
         _naming_kept_rows(parts, job, fingerprint),
     ):
-        part = PartOptions(options.output, parts.folder, job.format, [entry.identity for entry in inputs], review, parts.uploads)
+        part = PartOptions(
+            options.output,
+            parts.folder,
+            job.format,
+            [entry.identity for entry in inputs],
+            review_format(options) if options.review else None,
+            parts.uploads,
+        )
         done = progress.resumed(parts, options)
         shard_options = replace(shard_options, part=part)
         for result in progress.of(job.engine.label_shards(source, job.batches, shard_options, done, progress.labeled)):
@@ -301,6 +317,10 @@ class _Progress:
         self._advance("labeling", rows, total)
 
 
+def _applied(job: PredictJob) -> KnownLabels | None:
+    return load_applied_labels(job.options.apply, job.adapter.manifest, job.plan) if job.options.apply else None
+
+
 def _previous(job: PredictJob) -> KnownLabels | None:
     return load_previous_labels(job.options.previous, job.engine, job.plan) if job.options.previous else None
 
@@ -351,8 +371,10 @@ def _review_folder(options: PredictOptions) -> Iterator[Path]:
 
 def _finish_review(job: PredictJob, folder: Path, spills: Sequence[Path]) -> None:
     if job.options.review is not None:
-        review = ReviewFile(job.options.review, review_format(job.options), CONFIDENCE, folder)
-        review.finish(spills, job.plan.kept(job.empty.columns), job.empty, empty_result_columns(job.plan))
+        form, categories = review_format(job.options), job.engine.categories
+        labels = pl.Series(categories, dtype=pl.String), np.empty((0, 1), np.int32), np.empty((0, 1), np.float32)
+        empty = with_review_columns(job.empty, empty_result_columns(job.plan), job.plan, form, *labels)
+        write_review(job.options.review, form, job.plan, folder, spills, empty, categories)
 
 
 def _warn(summary: PredictSummary, job: PredictJob, bad_rows: str) -> None:
@@ -375,5 +397,32 @@ def _warn(summary: PredictSummary, job: PredictJob, bad_rows: str) -> None:
         )
     if summary.short:
         LOGGER.warning(f"{count_noun(summary.short, 'row')} with fewer cells than the header; the missing ones are read as empty.")
+    _warn_of_drift(summary, job)
+    if job.options.apply and summary.rows and not summary.applied:
+        LOGGER.warning(f"--apply {job.options.apply}: no row of {job.source.name} has a text of it; is it of another catalog?")
     if summary.blank:
         LOGGER.warning(f"{count_noun(summary.blank, 'row')} without text, whose category is hardly better than a guess.")
+
+
+def _warn_of_drift(summary: PredictSummary, job: PredictJob) -> None:
+    """Say what the catalog is like beside the labeled products, and warn where it is unlike them."""
+    try:
+        metrics = FitMetrics.of(job.adapter)
+    except AdapterError:  # nobody asked for the scores
+        return
+    drift = measure_drift(summary.guessed, summary.confidence / MILLION, summary.guesses, metrics)
+    if drift is None:
+        return
+    differing = (f"{name!r} {per_cent(now)} (of the labeled rows {per_cent(was)})" for name, (now, was) in drift.shares.items())
+    told = f"mean confidence {drift.confidence:.2f}, where {drift.expected:.2f} was expected"
+    if drift.is_unlike:
+        LOGGER.warning(
+            f"the catalog is unlike the labeled products: {told}; categories: {', '.join(differing)}. "
+            "Few of its labels may be right; --review with --review-budget 100 lists the rows to label first."
+        )
+        return
+    LOGGER.info(told)
+    if drift.moved > MAX_MOVED:
+        LOGGER.info(
+            f"categories are otherwise frequent than among the labeled rows ({per_cent(drift.moved)} of rows): {', '.join(differing)}"
+        )

@@ -40,7 +40,13 @@ class PredictOptions(ComputeOptions):
     """With --precision, where categories are paths: a row gets the deepest node of its path that is sure enough, and a column
     predicted_level."""
     review: Annotated[str | None, Flag(metavar="FILE")] = None
-    """A file that gets the rows that are not accepted, the most confident last."""
+    """A file that gets the rows that are not accepted, near-equal ones together, the most confident last, with a column to fill in."""
+    review_budget: Annotated[int | None, Flag(metavar="N", minimum=1)] = None
+    """Only the N groups of rows whose decision helps most, the most helpful first."""
+    weight: Annotated[str | None, Flag(metavar="COLUMN")] = None
+    """With --review: what a row counts, such as its revenue, in place of 1."""
+    apply: Annotated[str | None, Flag(metavar="REVIEWED")] = None
+    """A review with its column category filled in: these rows and equal texts get that category, with confidence 1."""
     keep: Annotated[str | None, Flag(metavar="COLUMN,COLUMN")] = None
     """Write only these columns of the catalog, and the new ones."""
     previous: Annotated[str | None, Flag(metavar="LABELED")] = None
@@ -115,5 +121,10 @@ class PredictOptions(ComputeOptions):
             raise UsageError("--by-category holds a precision within each category; say which with --precision.")
         if self.review and self.precision is None and not self.min_confidence:
             raise UsageError("--review gets the rows that are not accepted; say which are with --precision or --min-confidence.")
+        if not self.review and (self.review_budget is not None or self.weight is not None):
+            option = "--review-budget" if self.review_budget is not None else "--weight"
+            raise UsageError(f"{option} orders what comes to a review; name its file with --review.")
+        if self.review_budget is not None and self.review_budget < 1:
+            raise UsageError(f"--review-budget {self.review_budget}: a whole number above 0.")
         if self.review and (is_pipe(self.review) or is_folder(self.review)):
             raise UsageError(f"--review {self.review}: name a file; its rows are put in order at the end.")

@@ -35,9 +35,10 @@ def result_columns(
     back_off = plan.choice.back_off
     if back_off is not None:
         added.append(pl.Series(LEVEL, back_off.tree.levels, dtype=pl.Int32).gather(indices).alias(LEVEL))
-    if plan.choice.top_k > 1:
-        if back_off is not None:
-            classes, confidences = classes[:, 1:], confidences[:, 1:]
+    if plan.alternatives > 1:
+        first = int(back_off is not None)
+        chosen = slice(first, first + plan.alternatives)
+        classes, confidences = classes[:, chosen], confidences[:, chosen]
         labels_and_confidences = zip(names.gather(classes.ravel()).to_list(), confidences.ravel().tolist(), strict=True)
         k = classes.shape[1]
         pairs = [

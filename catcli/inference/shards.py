@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -24,15 +24,16 @@ import polars as pl
 from catcli.arrays import BoolArray, FloatArray
 from catcli.data.io.batch import Batch
 from catcli.data.io.journal import READ_ERRORS
-from catcli.data.io.output import write_errors
+from catcli.data.io.output import FileFormat, write_errors
 from catcli.data.io.part_file import KNOWN, PartFile, PartOptions
 from catcli.data.io.source import Layout, Source, Span
 from catcli.evaluation.label_choice import MOST_PROBABLE, LabelChoice
 from catcli.inference.known_labels import Classes, KnownLabels
 from catcli.inference.labeler import Labels
 from catcli.inference.planning import LabelingPlan, PlannedTexts, cut_into_pieces, plan_texts
-from catcli.inference.result_columns import CONFIDENCE, LEVEL, PREDICTED, PREDICTED_ID, result_columns
-from catcli.inference.summary import PredictSummary
+from catcli.inference.result_columns import LEVEL, PREDICTED, PREDICTED_ID, result_columns
+from catcli.inference.review import with_review_columns
+from catcli.inference.summary import MILLION, PredictSummary
 
 MIN_KNOWN_ROWS = 4_096
 """Rows of the first shard of a span from which on its labels are kept for the others."""
@@ -60,11 +61,13 @@ class TextLabeler(Protocol):
 class ShardOptions:
     """What is the same for all shards of a run.
 
-    ``previous`` are the labels of an earlier output. With ``part`` a shard becomes a part of the output; without, its rows come back.
+    ``applied`` are labels that a person gave, which are accepted whatever the thresholds are, and ``previous`` those of an earlier output.
+    With ``part`` a shard becomes a part of the output; without, its rows come back.
     """
 
     categories: tuple[str, ...]
     plan: LabelingPlan
+    applied: KnownLabels | None = None
     previous: KnownLabels | None = None
     part: PartOptions | None = None
 
@@ -101,26 +104,28 @@ class ShardOptions:
 
 @dataclass(frozen=True)
 class LabeledRows:
-    """Rows with their labels: ``added`` are the new columns, ``classes`` *(rows,)* the best class of each row, whether accepted or not."""
+    """Rows with their labels: ``added`` are the new columns, ``classes``, ``confidences`` *(rows, width)* all labels, accepted or not."""
 
     rows: Batch
     added: pl.DataFrame
     classes: Classes
+    confidences: FloatArray
     summary: PredictSummary
     known: KnownLabels
 
-    def for_review(self, options: ShardOptions) -> tuple[Batch, pl.DataFrame]:
-        """The rows that are not accepted, with the category that each would have had."""
+    def for_review(self, options: ShardOptions, form: FileFormat) -> tuple[Batch, list[str], pl.DataFrame]:
+        """The rows that are not accepted, for a review in a ``form``, with the category that each would have had."""
         missing = np.flatnonzero(self.added.get_column(PREDICTED).is_null().to_numpy())
         chosen = np.setdiff1d(missing, self.rows.nulls)
-        suggested = options.names.gather(self.classes[chosen]).alias(PREDICTED)
+        classes = self.classes[chosen]
+        suggested = options.names.gather(classes[:, 0]).alias(PREDICTED)
         added = self.added[chosen].with_columns(suggested)
         if options.ids is not None:
-            added = added.with_columns(options.ids.gather(self.classes[chosen]).alias(PREDICTED_ID))
+            added = added.with_columns(options.ids.gather(classes[:, 0]).alias(PREDICTED_ID))
         if options.plan.choice.back_off is not None:
-            levels = options.plan.choice.back_off.tree.levels[self.classes[chosen]]
+            levels = options.plan.choice.back_off.tree.levels[classes[:, 0]]
             added = added.with_columns(pl.Series(LEVEL, levels, dtype=pl.Int32))
-        return self.rows.take(chosen), added
+        return with_review_columns(self.rows.take(chosen), added, options.plan, form, options.names, classes, self.confidences[chosen])
 
 
 @dataclass(frozen=True)
@@ -165,8 +170,7 @@ def label_shard(
             piece = _finish(*pieces.popleft(), options, advance)
             part.write(piece.rows, kept, piece.added)
             if options.part.review is not None:
-                reviewed, added = piece.for_review(options)
-                part.review(reviewed, kept, added, CONFIDENCE)
+                part.review(*piece.for_review(options, options.part.review))
             done.append((piece.summary, piece.known))
         labels = KnownLabels.merge([known for _, known in done]) if keeps_known(rows, options) else None
         if labels is not None:
@@ -190,7 +194,7 @@ def _begin(
     rows: Batch, known: KnownLabels | None, options: ShardOptions, labeler: TextLabeler, pool: ThreadPoolExecutor
 ) -> tuple[Batch, PlannedTexts, list[KnownLabels], list[Future[Labels]]]:
     """Plan some rows and hand their calls to the pool."""
-    sources = [labels for labels in (options.previous, known) if labels is not None]
+    sources = [labels for labels in (options.applied, options.previous, known) if labels is not None]
     planned = plan_texts(rows, options.plan, labeler.texts_per_call, sources)
     return rows, planned, sources, [pool.submit(labeler.label, texts, options.plan.choice) for texts in planned.calls]
 
@@ -225,6 +229,8 @@ def _finish(
 def _labeled_rows(rows: Batch, planned: PlannedTexts, results: Sequence[Labels], known: KnownLabels, options: ShardOptions) -> LabeledRows:
     classes, confidences = known.classes[planned.owner], known.confidences[planned.owner]
     accepted = confidences[:, 0] >= options.thresholds[classes[:, 0]]
+    applied = _of_source(options.applied, planned, options)
+    accepted |= applied
     nulls = list(rows.nulls)
     accepted[nulls] = False
     added = result_columns(options.names, options.ids, classes, confidences, accepted, options.plan)
@@ -238,16 +244,31 @@ def _labeled_rows(rows: Batch, planned: PlannedTexts, results: Sequence[Labels],
         short=rows.short,
         labeled=len(planned.fresh),
         bad=len(rows.bad),
-        taken_over=_count_previous(planned, options),
+        applied=int(applied.sum()),
+        taken_over=int(_of_source(options.previous, planned, options).sum()),
         categories=_count_categories(classes[:, 0], accepted, options),
+        **_guesses(classes, confidences, ~applied & ~np.isin(np.arange(len(rows)), nulls), options),
         **{name: sum(getattr(labels, name) for labels in results) for name in ("cut", "halved", "decided", "checked", "changed")},
     )
-    return LabeledRows(rows, added, classes[:, 0], summary, known)
+    return LabeledRows(rows, added, classes, confidences, summary, known)
 
 
-def _count_previous(planned: PlannedTexts, options: ShardOptions) -> int:
-    """The rows whose text is in the earlier output, which is the first of those that are known."""
-    return int(np.isin(planned.owner, planned.known[0][0]).sum()) if options.previous is not None else 0
+def _guesses(classes: Classes, confidences: FloatArray, is_guess: BoolArray, options: ShardOptions) -> dict[str, Any]:
+    """What `PredictSummary` has of the categories themselves: with a back-off they are there where a row has several labels."""
+    place = 0 if options.plan.choice.back_off is None else 1
+    if classes.shape[1] <= place:
+        return {}
+    confidence = round(float(confidences[is_guess, place].sum(dtype=np.float64)) * MILLION)  # a journal has whole numbers
+    guesses = _count_categories(classes[:, place], is_guess, options)
+    return {"guessed": int(is_guess.sum()), "confidence": confidence, "guesses": guesses}
+
+
+def _of_source(source: KnownLabels | None, planned: PlannedTexts, options: ShardOptions) -> BoolArray:
+    """Which rows *(rows,)* have their label from what a person gave, or from the earlier output: the first of those that are known."""
+    if source is None:
+        return np.zeros(len(planned.owner), np.bool_)
+    place = 0 if source is options.applied or options.applied is None else 1
+    return np.isin(planned.owner, planned.known[place][0])
 
 
 def _count_categories(classes: Classes, accepted: BoolArray, options: ShardOptions) -> dict[str, int]:

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+MILLION = 1_000_000
+"""Parts that a confidence is counted in."""
+
 
 @dataclass
 class PredictSummary:
@@ -17,7 +20,8 @@ class PredictSummary:
     more tokens than it reads, and ``taken_over`` rows that an earlier output had; ``halved`` counts batches that memory was too short for.
     ``decided``, ``checked`` and ``changed`` are those of `catcli.inference.labeler.Labels`. ``resumed`` are rows that a run before had
     done; ``seconds`` are this run's. ``categories`` counts accepted rows: by the category's number, and by its name, the most frequent
-    first, once `name_categories` was called.
+    first, once `name_categories` was called. ``confidence`` is the sum of the confidences of ``guessed`` rows in millionths, those whose
+    most probable category a model or an earlier output gave, and ``guesses`` counts these categories as ``categories`` does.
     """
 
     rows: int = 0
@@ -27,6 +31,9 @@ class PredictSummary:
     labeled: int = 0
     cut: int = 0
     taken_over: int = 0
+    applied: int = 0
+    guessed: int = 0
+    confidence: int = 0
     bad: int = 0
     halved: int = 0
     decided: int = 0
@@ -35,19 +42,21 @@ class PredictSummary:
     resumed: int = 0
     seconds: float = 0.0
     categories: dict[str, int] = field(default_factory=dict)
+    guesses: dict[str, int] = field(default_factory=dict)
 
     def add(self, counts: Mapping[str, Any]) -> None:
         """Add the counts of a shard, as `counts` gave them."""
         for name, value in counts.items():
-            if name == "categories":
-                self.categories = dict(Counter(self.categories) + Counter(value))
+            if name in ("categories", "guesses"):
+                setattr(self, name, dict(Counter(getattr(self, name)) + Counter(value)))
             else:
                 setattr(self, name, getattr(self, name) + value)
 
     def name_categories(self, names: Sequence[str]) -> None:
         """Put the ``names`` in the place of the categories' numbers, the most frequent first."""
-        named = ((names[int(number)], count) for number, count in self.categories.items())
-        self.categories = dict(sorted(named, key=lambda item: (-item[1], item[0])))
+        for field_name in ("categories", "guesses"):
+            named = ((names[int(number)], count) for number, count in getattr(self, field_name).items())
+            setattr(self, field_name, dict(sorted(named, key=lambda item: (-item[1], item[0]))))
 
     def counts(self) -> dict[str, Any]:
         """The counts that are not zero, by name, for a journal."""

@@ -21,6 +21,7 @@ from catcli.arrays import DoubleArray, FloatArray
 from catcli.data.dataset.taxonomy import split_path
 from catcli.evaluation.bootstrap import Outcomes
 from catcli.evaluation.curves import category_curves, coverage_curve
+from catcli.evaluation.label_errors import find_label_errors
 from catcli.evaluation.metrics import TITLES, TREE_TITLES, Evaluation, Scores, TreeScores
 from catcli.evaluation.report_data import FitReport, NewRowsReport
 from catcli.reporting import sentences
@@ -32,6 +33,9 @@ MAX_CURVES = 400
 
 MAX_ERRORS = 300
 """Wrong rows that are listed, the most confident first."""
+
+MAX_SUSPECTS = 100
+"""Labels in doubt that are listed, the likeliest errors first."""
 
 MAX_PAIRS = 20_000
 """Pairs of the confusion matrix, the most frequent first."""
@@ -82,6 +86,7 @@ def report_page(
             back_off=report.back_off,
             categories=sorted(report.blend.categories, key=lambda item: (-item.support, item.category)),
             errors=_errors(names, texts, outcomes),
+            suspects=_suspects(names, texts, probabilities, outcomes),
             data=_data(report, names, probabilities, outcomes),
             plotly=Markup(get_plotlyjs()),  # noqa: S704  (a library's own script, none of the user's text)
             nonce=secrets.token_urlsafe(16),
@@ -112,6 +117,25 @@ def _errors(names: Sequence[str], texts: Sequence[str], outcomes: Outcomes) -> l
             "confidence": float(outcomes.confidence[row]),
         }
         for row in outcomes.errors[:MAX_ERRORS]
+    ]
+
+
+def _suspects(names: Sequence[str], texts: Sequence[str], probabilities: FloatArray, outcomes: Outcomes) -> list[dict[str, Any]]:
+    """Rows whose label is probably wrong, the likeliest first."""
+    known = np.flatnonzero(outcomes.truth < probabilities.shape[1])
+    if not len(known):
+        return []
+    labels = outcomes.truth[known]
+    found = find_label_errors(probabilities[known], labels)
+    return [
+        {
+            "text": printable(texts[known[place]])[:MAX_TEXT_CHARACTERS],
+            "label": printable(names[labels[place]]),
+            "label_probability": float(probabilities[known[place], labels[place]]),
+            "suggested": printable(names[found.suggested[place]]),
+            "suggested_probability": float(probabilities[known[place], found.suggested[place]]),
+        }
+        for place in found.suspects[:MAX_SUSPECTS].tolist()
     ]
 
 

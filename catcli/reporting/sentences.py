@@ -5,7 +5,7 @@ from __future__ import annotations
 from catcli.config import METHOD_TITLES, Method
 from catcli.evaluation.fit_metrics import FitMetrics, RandomSplit
 from catcli.evaluation.metrics import MAX_FACTOR, Calibration, Comparison, Estimate, Evaluation, MeasuredThreshold
-from catcli.evaluation.studies import CatalogDiff, GridResult, Migration
+from catcli.evaluation.studies import Audit, CatalogDiff, GridResult, Migration
 from catcli.wording import count_noun, per_cent
 
 SIGNIFICANCE = 0.05
@@ -127,6 +127,16 @@ def diff_summary(result: CatalogDiff) -> str:
     if result.weight_column is None:
         return f"{sentence}."
     return f"{sentence}; they are {per_cent(result.share)} of {result.weight_column}."
+
+
+def audit(result: Audit) -> str:
+    """How many labels are probably wrong, and how sure that number is."""
+    left_out = result.rows - result.scored
+    unseen = f" ({left_out:,} more have no other row of their category to be held against)" if left_out else ""
+    return (
+        f"{result.expected:,} of {count_noun(result.scored, 'label')}{unseen} are probably wrong, as {result.by} "
+        f"{'says' if result.by != 'linear models' else 'that have not seen the rows say'}; look at these rows first."
+    )
 
 
 def migration(result: Migration) -> str:

@@ -27,7 +27,7 @@ from catcli.evaluation.metrics import (
     TreeScores,
 )
 from catcli.evaluation.report_data import NewRowsReport
-from catcli.evaluation.studies import CatalogDiff, GridResult, Migration, TuneResult
+from catcli.evaluation.studies import Audit, CatalogDiff, GridResult, Migration, TuneResult
 from catcli.reporting import sentences
 from catcli.wording import count_noun, format_confidence, per_cent, printable
 
@@ -298,6 +298,31 @@ def migration_table(result: Migration) -> Table:
         confidence = [] if result.applied else [f"{entry.confidence:.2f}"]
         numbers.add_row(Text(f"{shortened(entry.old, 50)}\n  → {shortened(entry.new, 46)}"), f"{entry.rows:,}", *confidence)
     return numbers
+
+
+def audit_tables(result: Audit) -> list[Table]:
+    """Labels that are probably wrong, near-equal rows with different labels, and categories that may be one; those of them there are."""
+    tables = []
+    if result.suspects:
+        suspects = table(
+            "Labels that are probably wrong, the likeliest first", "row", "text, its label → what is more probable", "label", names=2
+        )
+        for suspect in result.suspects[:MAX_CHANGES]:
+            text = f"{shortened(suspect.text, 60)}\n  {shortened(suspect.label, 28)} → {shortened(suspect.suggested, 28)}"
+            suspects.add_row(f"{suspect.row:,}", Text(text), f"{suspect.label_probability:.2f}")
+        tables.append(suspects)
+    if result.conflicts:
+        conflicts = table("Near-equal rows with different labels", "text", "rows", "labels")
+        for conflict in result.conflicts[:MAX_CHANGES]:
+            labels = ", ".join(f"{shortened(label, 24)} {rows:,}" for label, rows in conflict.labels.items())
+            conflicts.add_row(Text(shortened(conflict.text, 40)), f"{len(conflict.rows):,}", Text(labels))
+        tables.append(conflicts)
+    if result.overlaps:
+        overlaps = table("Categories that may be one (1: told apart by no more than chance)", "categories", "rows", "overlap")
+        for pair in result.overlaps[:MAX_CHANGES]:
+            overlaps.add_row(Text(f"{shortened(pair.first, 28)}, {shortened(pair.second, 28)}"), f"{pair.rows:,}", f"{pair.overlap:.2f}")
+        tables.append(overlaps)
+    return tables
 
 
 def turnover_table(changes: CatalogDiff) -> Table:

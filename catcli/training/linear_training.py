@@ -152,6 +152,7 @@ class LinearTraining:
         train = self.sample(setup.split.train, FOLDS)
         keys = np.unique(np.array([setup.labeled.keys[row] for row in train], dtype=object), return_inverse=True)[1]
         folds = np.random.default_rng(self._recipe.seed).permutation(keys.max() + 1)[keys] % FOLDS
+        folds[train >= len(setup.rows) - setup.labeled.taught] = -1
         # Focal loss would fit each fold three times; it moves the scale least.
         examples = setup.rows.take(train) if self._recipe.balance == "focal" else self.balanced(setup.rows.take(train))
         logits, scored = out_of_fold_logits(

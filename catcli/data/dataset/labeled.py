@@ -18,7 +18,8 @@ from catcli.data.dataset.split import key_hash, text_key
 class LabeledRows:
     """One text, one class number and one product key a row; ``read`` rows there were, of which ``unlabeled`` had no category.
 
-    ``unlabeled_texts`` are of some of the latter, one of each product that no labeled row is of, in a random order.
+    ``unlabeled_texts`` are of some of the latter, one of each product that no labeled row is of, in a random order. The last ``taught``
+    rows are corrections, of products of their own: they train and are never scored.
     """
 
     texts: list[str]
@@ -28,6 +29,7 @@ class LabeledRows:
     read: int
     unlabeled: int
     unlabeled_texts: Sequence[str] = ()
+    taught: int = 0
 
     def products(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
         """Hashes of the product keys of some rows."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,11 @@ from catcli.adapter.store import find_adapter
 from catcli.config import Recipe
 from catcli.data.dataset.categories import Categories, canonical_names, has_label
 from catcli.data.dataset.columns import ColumnRoles, choose_columns
+from catcli.data.dataset.corrections import Corrections, correct_rows
 from catcli.data.dataset.examples import category_name_examples
 from catcli.data.dataset.gather import GatheredRows, gather_rows
 from catcli.data.dataset.labeled import LabeledRows
-from catcli.data.dataset.split import MAX_HELD_OUT, MAX_LOGITS, MIN_PRODUCTS, Split, product_keys, split_into_folds, split_rows
+from catcli.data.dataset.split import MAX_HELD_OUT, MAX_LOGITS, MIN_PRODUCTS, Split, product_keys, split_into_folds, split_rows, text_key
 from catcli.data.dataset.taxonomy import CategoryTree, chosen_separator
 from catcli.data.dataset.taxonomy_file import Taxonomy
 from catcli.data.dataset.text import column_cells, row_texts
@@ -65,6 +66,8 @@ def fit_inputs(recipe: Recipe, options: InputOptions) -> dict[str, str]:
         inputs["the file of --unlabeled"] = source_digest(open_source([recipe.unlabeled]))
     if recipe.taxonomy:
         inputs["the file of --taxonomy"] = file_sha256(Path(recipe.taxonomy))
+    if recipe.corrections:
+        inputs["the files of --corrections"] = source_digest(open_source(list(recipe.corrections)))
     weights = sorted(Path(recipe.base).expanduser().glob("*.safetensors")) if Path(recipe.base).expanduser().is_dir() else []
     if weights:
         inputs["the base"] = " ".join(map(file_sha256, weights))
@@ -114,7 +117,8 @@ def load_training_data(source: Source, recipe: Recipe) -> TrainingData:
         LOGGER.warning(f"{short_rows} of {source.name} with fewer cells than the header; the missing ones are taken as empty.")
     columns = choose_columns(rows.frame, rows.label or recipe.label, recipe.text, recipe.group, source.name)
     _log_columns(columns)
-    labeled = select_labeled_rows(rows, columns, source.name, merge=recipe.merge_labels, taxonomy=taxonomy)
+    merge, corrections = recipe.merge_labels, recipe.corrections
+    labeled = select_labeled_rows(rows, columns, source.name, merge=merge, taxonomy=taxonomy, corrections=corrections)
     split = _split_checked(labeled, recipe)
     unlabeled = _unlabeled(recipe, columns, labeled) if recipe.unlabeled else None
     resolved: dict[str, object] = {"label": columns.label, "text": columns.text, "group": columns.group}
@@ -147,11 +151,17 @@ def _log_columns(columns: ColumnRoles) -> None:
 
 
 def select_labeled_rows(
-    gathered: GatheredRows, columns: ColumnRoles, source_name: str, *, merge: bool = False, taxonomy: Taxonomy | None = None
+    gathered: GatheredRows,
+    columns: ColumnRoles,
+    source_name: str,
+    *,
+    merge: bool = False,
+    taxonomy: Taxonomy | None = None,
+    corrections: Sequence[str] = (),
 ) -> LabeledRows:
     """The rows that have a category, as texts, class numbers and product keys; with ``merge`` look-alike categories are one.
 
-    With a ``taxonomy`` labels are its paths or identifiers.
+    With a ``taxonomy`` labels are its paths or identifiers. ``corrections`` are reviewed files, which win over the labels.
 
     Raises:
         ProductsError: there are no rows to train on.
@@ -161,6 +171,43 @@ def select_labeled_rows(
     unlabeled = gathered.unlabeled + len(frame) - len(rows)
     if not len(rows):
         raise ProductsError(f"{source_name} has {read:,} rows and none with a category in {columns.label!r}; choose another with --label.")
+    labels, canonical = _labels(rows, columns, source_name, merge=merge, taxonomy=taxonomy)
+    _check_lengths(Categories.of(labels), columns.label, source_name)
+    if len(set(labels)) < 2:
+        raise ProductsError(
+            f"all {len(rows):,} labeled rows of {source_name} are of one category, {labels[0]!r}; at least two categories are "
+            "needed: choose another column with --label or add rows."
+        )
+    texts = row_texts(rows, columns.text, columns.prices)
+    blank = sum(not text for text in texts)
+    if blank == len(texts):
+        raise ProductsError(
+            f"the text columns {name_list(columns.text)} of {source_name} are empty in every row; choose others with --text."
+        )
+    LOGGER.info(f"{count_noun(read, 'row')} read, {read - unlabeled:,} labeled with {len(set(labels)):,} categories")
+    if len(rows) < read - unlabeled:
+        LOGGER.info(f"{len(rows):,} of them are sampled, evenly over the categories")
+    if unlabeled:
+        LOGGER.warning(f"{count_noun(unlabeled, 'row')} without a category, not used for training.")
+    if blank:
+        LOGGER.warning(f"{count_noun(blank, 'row')} without text.")
+    _check_look_alikes(canonical, merge, source_name)
+    groups = column_cells(rows, columns.group) if columns.group else None
+    unseen = _other_products(rows, frame.filter(~has_label(column_cells(frame, columns.label))), columns, texts)
+    if not corrections:
+        categories = Categories.of(labels)
+        return LabeledRows(texts, categories.numbers(labels), product_keys(texts, groups), categories, read, unlabeled, unseen)
+    decided = Corrections.read(corrections, columns, sorted(set(labels)), taxonomy)
+    corrected = correct_rows(texts, labels, groups, decided)
+    categories, taught = Categories.of(corrected.labels), set(map(text_key, decided.texts))
+    classes, unseen = categories.numbers(corrected.labels), [text for text in unseen if text_key(text) not in taught]
+    return LabeledRows(corrected.texts, classes, corrected.keys, categories, read, unlabeled, unseen, corrected.taught)
+
+
+def _labels(
+    rows: pl.DataFrame, columns: ColumnRoles, source_name: str, *, merge: bool, taxonomy: Taxonomy | None
+) -> tuple[list[str], dict[str, str]]:
+    """Each row's category, and `canonical_names` of what stands in the file."""
     labels = column_cells(rows, columns.label).cast(pl.String).to_list()
     if merge and taxonomy is not None:
         labels = list(map(taxonomy.respelled, labels))
@@ -170,30 +217,7 @@ def select_labeled_rows(
     if taxonomy is not None:
         taxonomy.check(Counter(labels), source_name)
         labels = [taxonomy.path_of(label) or label for label in labels]
-    categories = Categories.of(labels)
-    _check_lengths(categories, columns.label, source_name)
-    if len(categories) < 2:
-        raise ProductsError(
-            f"all {len(rows):,} labeled rows of {source_name} are of one category, {categories.names[0]!r}; at least two categories are "
-            "needed: choose another column with --label or add rows."
-        )
-    texts = row_texts(rows, columns.text, columns.prices)
-    blank = sum(not text for text in texts)
-    if blank == len(texts):
-        raise ProductsError(
-            f"the text columns {name_list(columns.text)} of {source_name} are empty in every row; choose others with --text."
-        )
-    LOGGER.info(f"{count_noun(read, 'row')} read, {read - unlabeled:,} labeled with {len(categories):,} categories")
-    if len(rows) < read - unlabeled:
-        LOGGER.info(f"{len(rows):,} of them are sampled, evenly over the categories")
-    if unlabeled:
-        LOGGER.warning(f"{count_noun(unlabeled, 'row')} without a category, not used for training.")
-    if blank:
-        LOGGER.warning(f"{count_noun(blank, 'row')} without text.")
-    _check_look_alikes(canonical, merge, source_name)
-    keys = product_keys(texts, column_cells(rows, columns.group) if columns.group else None)
-    unseen = _other_products(rows, frame.filter(~has_label(column_cells(frame, columns.label))), columns, texts)
-    return LabeledRows(texts, categories.numbers(labels), keys, categories, read, unlabeled, unseen)
+    return labels, canonical
 
 
 def _other_products(rows: pl.DataFrame, others: pl.DataFrame, columns: ColumnRoles, texts: list[str]) -> list[str]:
@@ -240,10 +264,12 @@ def _check_look_alikes(canonical: Mapping[str, str], merge: bool, source_name: s
 
 def _split_checked(labeled: LabeledRows, recipe: Recipe) -> Split:
     folds = _fold_count(labeled, recipe)
-    split = (_fold_split(labeled, folds, recipe) if folds else None) or _holdout(labeled, recipe)
+    count = len(labeled.keys) - labeled.taught
+    scored = replace(labeled, keys=labeled.keys[:count], classes=labeled.classes[:count])
+    split = (_fold_split(scored, folds, recipe) if folds else None) or _holdout(scored, recipe)
     if len(split.test) < 50:
         LOGGER.warning(f"only {len(split.test)} test rows: with more rows the scores can change by several points.")
-    return split
+    return split.with_taught(labeled.taught) if labeled.taught else split
 
 
 def _fold_count(labeled: LabeledRows, recipe: Recipe) -> int:

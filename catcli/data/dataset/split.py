@@ -6,7 +6,8 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,10 @@ MAX_LOGITS = 20_000_000
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of each part, and the ``rare`` classes: those with fewer products than ``fewest``, which is what all three parts need."""
+    """Row numbers of each part, and the ``rare`` classes: those with fewer products than ``fewest``, which is what all three parts need.
+
+    The last rows may be in training alone: see `with_taught`.
+    """
 
     train: IntArray
     validation: IntArray
@@ -48,13 +52,18 @@ class Split:
         """The rows that choose blend, calibration and thresholds: the first of `held_out`."""
         return self.validation
 
+    def with_taught(self, count: int) -> Self:
+        """This split with ``count`` rows more, of other products, that train and are never held out."""
+        rows = len(self.train) + len(self.validation) + len(self.test)
+        return replace(self, train=np.concatenate((self.train, np.arange(rows, rows + count))))
+
 
 @dataclass(frozen=True)
 class FoldSplit(Split):
     """A split into folds: all rows are training rows, but for the models that score their own fold.
 
-    ``fold`` *(rows,)* is the fold of every row. ``test`` are the rows of a class that is in another fold too: they are scored. ``rare`` are
-    the classes that have none of them.
+    ``fold`` *(rows,)* is the fold of every row, -1 of one that is in no fold and trains all models. ``test`` are the rows of a class that
+    is in another fold too: they are scored. ``rare`` are the classes that have none of them.
     """
 
     fold: IntArray
@@ -67,7 +76,7 @@ class FoldSplit(Split):
     @property
     def unknown(self) -> IntArray:
         """The rows that models of the other folds know by the category's name alone."""
-        return np.setdiff1d(self.train, self.test)
+        return np.setdiff1d(np.flatnonzero(self.fold >= 0), self.test)
 
     @property
     def choosing(self) -> IntArray:
@@ -80,8 +89,13 @@ class FoldSplit(Split):
 
     @property
     def held_out(self) -> IntArray:
-        """All rows, those that choose first, and of these those that are scored."""
+        """All rows of the folds, those that choose first, and of these those that are scored."""
         return np.concatenate((self.choosing, self.unknown[1::2]))
+
+    def with_taught(self, count: int) -> Self:
+        """This split with ``count`` rows more, of other products, that are in no fold."""
+        fold = np.concatenate((self.fold, np.full(count, -1)))
+        return replace(self, train=np.arange(len(fold)), fold=fold)
 
 
 def text_key(text: str) -> str:

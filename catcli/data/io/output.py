@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 import polars as pl
 
@@ -15,7 +15,10 @@ from catcli.data.io.formats import COMPRESSIONS, EXTENSIONS, without_compression
 from catcli.errors import OutputError, UsageError, is_disk_full
 from catcli.paths import is_bucket, is_folder
 
-OutputFormat = Literal["csv", "tsv", "jsonl", "parquet", "arrow"]
+OutputFormat = Literal["csv", "tsv", "jsonl", "parquet", "arrow", "excel"]
+
+CATALOG_FORMATS = ("csv", "tsv", "jsonl", "parquet", "arrow")
+"""The formats that a catalog is written in; a workbook is for what a person fills in."""
 
 Compression = Literal["", ".gz", ".zst"]
 
@@ -32,19 +35,34 @@ class FileFormat:
     safe: bool = False
 
     @property
+    def is_for_the_eye(self) -> bool:
+        """Whether its cells are plain text, which people read."""
+        return self.format in ("csv", "tsv", "excel")
+
+    @property
     def is_text(self) -> bool:
         """Whether files of it can be laid end to end."""
         return self.format in ("csv", "tsv", "jsonl")
 
 
-def file_format(out: str, name: str | None, in_folder: OutputFormat = "csv", option: str = "-o", *, safe: bool = False) -> FileFormat:
+def file_format(
+    out: str,
+    name: str | None,
+    in_folder: OutputFormat = "csv",
+    option: str = "-o",
+    *,
+    safe: bool = False,
+    formats: Sequence[str] = CATALOG_FORMATS,
+) -> FileFormat:
     """The format of ``out``: ``name``, else by its extension; CSV on standard output, and ``in_folder`` for a folder.
+
+    ``formats`` are those that may be.
 
     Raises:
         UsageError: neither says.
     """
-    if name is not None and name not in get_args(OutputFormat):
-        raise UsageError(f"--format {name}: choose one of {', '.join(get_args(OutputFormat))}.")
+    if name is not None and name not in formats:
+        raise UsageError(f"--format {name}: choose one of {', '.join(formats)}.")
     if not out:
         raise UsageError(f"{option}: the name is empty; name a file, a folder that ends in /, or - for standard output.")
     path = Path(out)
@@ -52,8 +70,8 @@ def file_format(out: str, name: str | None, in_folder: OutputFormat = "csv", opt
     format_name = name or ("csv" if out == "-" else EXTENSIONS.get(without_compression(path).suffix.lower()))
     if format_name is None and is_folder(out):
         format_name = in_folder
-    if format_name not in get_args(OutputFormat):
-        endings = ", ".join(ending for ending, kind in EXTENSIONS.items() if kind in get_args(OutputFormat))
+    if format_name not in formats:
+        endings = ", ".join(ending for ending, kind in EXTENSIONS.items() if kind in formats)
         raise UsageError(f"{option} {out}: the ending names no format that catcli writes ({endings}); rename it or pass --format.")
     named = None if out == "-" or is_folder(out) else EXTENSIONS.get(without_compression(path).suffix.lower())
     if name is not None and named is not None and named != name:

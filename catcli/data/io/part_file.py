@@ -72,12 +72,12 @@ class PartFile:
         self._rows.write(rows, keep, added)
         self._bad += rows.bad
 
-    def review(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame, by: str) -> None:
-        """Add rows that are to be reviewed, in the order of the column ``by`` of ``added``."""
+    def review(self, rows: Batch, keep: Sequence[str], added: pl.DataFrame) -> None:
+        """Add rows that are to be reviewed."""
         if len(rows) and self._options.review is not None:
             if self._review is None:
                 self._review = self._stack.enter_context(ReviewSpill(self._new(REVIEW), self._options.review))
-            self._review.write(rows, keep, added, by)
+            self._review.write(rows, keep, added)
 
     def _new(self, ending: str) -> Path:
         return self._path.with_name(self._path.name + ending + self._suffix)

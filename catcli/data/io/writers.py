@@ -10,7 +10,7 @@ import shutil
 import stat
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
@@ -20,6 +20,7 @@ import polars as pl
 from catcli.data.io.batch import Batch
 from catcli.data.io.csv_cells import encode_bytes, escape_formulas, flatten_cells
 from catcli.data.io.output import Compression, FileFormat, write_errors
+from catcli.data.io.workbook import WorkbookWriter
 from catcli.errors import OutputError, name_list
 
 if TYPE_CHECKING:
@@ -80,12 +81,21 @@ class _TerminalWriter:
 
 
 @contextmanager
-def open_writer(file: BinaryIO, form: FileFormat, *, header: bool = True) -> Iterator[RowWriter]:
-    """A sink over an open file; its bytes are complete when the block ends well."""
+def open_writer(
+    file: BinaryIO, form: FileFormat, *, header: bool = True, choices: Mapping[str, Sequence[str]] | None = None
+) -> Iterator[RowWriter]:
+    """A sink over an open file; its bytes are complete when the block ends well.
+
+    ``choices`` are what may be filled in, by column, for a format that can list it.
+    """
     packed = _compressed(file, form.packing)
-    sink: RowWriter = (
-        _TextWriter(packed, form, header) if form.is_text else (_ParquetWriter if form.format == "parquet" else _ArrowWriter)(packed)
-    )
+    sink: RowWriter
+    if form.is_text:
+        sink = _TextWriter(packed, form, header)
+    elif form.format == "excel":
+        sink = WorkbookWriter(packed, choices or {})
+    else:
+        sink = (_ParquetWriter if form.format == "parquet" else _ArrowWriter)(packed)
     try:
         yield sink
     except BaseException:
