@@ -14,7 +14,7 @@ import numpy as np
 from catcli.arrays import DoubleArray, FloatArray, IntArray
 
 DOUBT = 0.01
-"""What is added to probabilities before their logarithms are compared: below it no model knows how improbable a category is."""
+"""What is added to probabilities before their logarithms are compared: below it a calibration says little."""
 
 MIN_PAIR_ROWS = 5
 """Rows of either category, at least, for two to be called one."""
@@ -42,24 +42,20 @@ class LabelErrors:
         return self.order[: self.expected]
 
 
-def find_label_errors(probabilities: FloatArray, labels: IntArray) -> LabelErrors:
-    """Rank rows by how likely their ``labels`` *(rows,)* are wrong.
+def find_label_errors(probabilities: FloatArray, labels: IntArray, logits: FloatArray | None = None) -> LabelErrors:
+    """Rank rows by how likely their ``labels`` *(rows,)* are wrong: by how far another category's logit is above the label's.
 
-    ``probabilities`` *(rows, classes)* are of models that have not seen the rows.
+    ``probabilities`` *(rows, classes)* are of models that have not seen the rows, and so are the ``logits``, which tell more than
+    calibrated probabilities near 0 and 1; without them the logarithms of the probabilities stand for them.
     """
     rows = np.arange(len(labels))
-    own = probabilities[rows, labels].astype(np.float64)
-    others = probabilities.copy()
-    others[rows, labels] = -1
+    values = np.log(probabilities + np.float32(DOUBT)) if logits is None else logits
+    others = values.astype(np.float64)
+    own = others[rows, labels]
+    others[rows, labels] = -np.inf
     suggested = others.argmax(1)
-    best = others[rows, suggested].astype(np.float64)
-    scores = error_scores(own, best)
-    return LabelErrors(scores, suggested, min(_expected_errors(probabilities, labels), int((best > own).sum())))
-
-
-def error_scores(own: DoubleArray, best: DoubleArray) -> DoubleArray:
-    """How likely labels are wrong *(rows,)*, by the probability of each label and the highest of another category."""
-    return np.log(best + DOUBT) - np.log(own + DOUBT)
+    scores = others[rows, suggested] - own
+    return LabelErrors(scores, suggested, min(_expected_errors(probabilities, labels), int((scores > 0).sum())))
 
 
 def _expected_errors(probabilities: FloatArray, labels: IntArray) -> int:

@@ -33,7 +33,7 @@ from catcli.data.io.source import Source
 from catcli.data.io.workbook import check_workbook_writer
 from catcli.data.io.writers import open_writer
 from catcli.errors import OutputError, ProductsError, UsageError
-from catcli.evaluation.blend import calibrate
+from catcli.evaluation.blend import blend_logits, calibrate
 from catcli.evaluation.calibration import fit_calibration
 from catcli.evaluation.fit_metrics import FitMetrics
 from catcli.evaluation.label_errors import LabelErrors, find_label_errors, find_overlaps
@@ -66,7 +66,8 @@ LABEL_PROBABILITY, SIMILAR_ROWS = "label_probability", "similar"
 class AuditedRows:
     """Labeled rows of ``source``: their columns in ``frame``, ``texts``, ``labels`` and product ``keys`` *(rows,)*.
 
-    ``numbers`` are those of the rows that a model of other rows was asked about, whose ``probabilities`` *(numbers, names)* ``by`` gave.
+    ``numbers`` are those of the rows that a model of other rows was asked about, whose ``logits`` and ``probabilities`` *(numbers, names)*
+    ``by`` gave.
     """
 
     source: str
@@ -77,6 +78,7 @@ class AuditedRows:
     keys: list[str]
     names: Sequence[str]
     numbers: IntArray
+    logits: FloatArray
     probabilities: FloatArray
     classes: IntArray = field(init=False)
 
@@ -98,7 +100,7 @@ def audit(products: Sequence[str], options: AuditOptions, on_result: Callable[[A
     rows = _rows_of_adapter(source, options) if options.adapter else _rows_of_file(source, options)
     if not len(rows.numbers):
         raise ProductsError(f"no row of {rows.source} can be held against other rows of its category; give more labeled rows.")
-    errors = find_label_errors(rows.probabilities, rows.classes[rows.numbers])
+    errors = find_label_errors(rows.probabilities, rows.classes[rows.numbers], rows.logits)
     conflicts = find_conflicts(rows)
     result = Audit(
         on=rows.source,
@@ -152,7 +154,7 @@ def _rows_of_file(source: Source | None, options: AuditOptions) -> AuditedRows:
     logits, numbers = logits[in_order], numbers[in_order]
     probabilities = calibrate(logits, fit_calibration(logits, labeled.classes[numbers])) if len(numbers) else logits
     labels = [names[number] for number in labeled.classes]
-    return AuditedRows(source.name, "linear models", frame, labeled.texts, labels, labeled.keys, names, numbers, probabilities)
+    return AuditedRows(source.name, "linear models", frame, labeled.texts, labels, labeled.keys, names, numbers, logits, probabilities)
 
 
 def _rows_of_adapter(source: Source | None, options: AuditOptions) -> AuditedRows:
@@ -162,7 +164,7 @@ def _rows_of_adapter(source: Source | None, options: AuditOptions) -> AuditedRow
     kept, by_model = scored_rows(adapter, FitMetrics.of(adapter).variant)
     if not kept.has_texts:
         raise UsageError(f"--adapter {name} was exported without its rows; name the adapter that the fit made, or leave it out.")
-    probabilities = by_model["blend"]
+    probabilities, logits = by_model["blend"], blend_logits(kept.lora, kept.linear, manifest.blend)
     if source is None:
         first, *others = manifest.text
         columns = {first: kept.texts, **{other: [None] * len(kept.texts) for other in others}}
@@ -170,7 +172,7 @@ def _rows_of_adapter(source: Source | None, options: AuditOptions) -> AuditedRow
         frame = pl.DataFrame({**columns, manifest.label: labels}, schema_overrides=dict.fromkeys(columns, pl.String))
         keys = product_keys(kept.texts, None)
         everything = np.arange(len(kept.texts))
-        return AuditedRows(name, name, frame, kept.texts, labels, keys, manifest.categories, everything, probabilities)
+        return AuditedRows(name, name, frame, kept.texts, labels, keys, manifest.categories, everything, logits, probabilities)
     read = source.read().frame
     columns_read = choose_columns(read, options.label or manifest.label, options.text or manifest.text, options.group, source.name)
     frame = read.filter(has_label(column_cells(read, columns_read.label)))
@@ -182,8 +184,8 @@ def _rows_of_adapter(source: Source | None, options: AuditOptions) -> AuditedRow
     if len(numbers) < len(frame):
         LOGGER.warning(f"{count_noun(len(frame) - len(numbers), 'row')} of {source.name} that {name} has no scores of are left out.")
     keys = product_keys(texts, column_cells(frame, columns_read.group) if columns_read.group else None)
-    chosen = probabilities[[place[texts[row]] for row in numbers]]
-    return AuditedRows(source.name, name, frame, texts, labels, keys, manifest.categories, numbers, chosen)
+    chosen = np.array([place[texts[row]] for row in numbers], np.int64)
+    return AuditedRows(source.name, name, frame, texts, labels, keys, manifest.categories, numbers, logits[chosen], probabilities[chosen])
 
 
 # --- what is in doubt ----------------------------------------------------------------------------------------------------------------
