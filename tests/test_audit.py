@@ -130,7 +130,7 @@ def test_a_file_that_somebody_filled_in_is_not_written_over(products: Path, tmp_
     audit([str(products)], AuditOptions(output=str(out)))
     pl.read_csv(out, infer_schema=False).with_columns(category=pl.lit("Mugs")).write_csv(out)
     before = out.read_bytes()
-    with pytest.raises(OutputError, match="has categories that somebody filled in; pass it to fit --corrections"):
+    with pytest.raises(OutputError, match="somebody may have filled it in; use it with fit --corrections"):
         audit([str(products)], AuditOptions(output=str(out)))
     assert out.read_bytes() == before
 
@@ -147,6 +147,28 @@ def test_what_cannot_be_audited_is_said_in_a_sentence(products: Path, tmp_path: 
     pl.DataFrame({"title": [f"thing {n}" for n in range(6)], "category": list("abcdef")}).write_csv(tmp_path / "single.csv")
     with pytest.raises(ProductsError, match="can be held against other rows of its category"):
         audit([str(tmp_path / "single.csv")], AuditOptions(label="category", text=("title",)))
+
+
+def test_rows_are_numbered_as_in_the_file_and_blank_ones_are_no_product(products: Path, tmp_path: Path) -> None:
+    frame = pl.read_csv(products, infer_schema=False)
+    unlabeled = frame.head(5).with_columns(category=pl.lit(None, pl.String), sku=pl.lit("none"))
+    blank = frame.head(4).with_columns(title=pl.lit(""), category=pl.Series(["Mugs", "Coffee", "Mugs", "Drills"]))
+    pl.concat((unlabeled, frame, blank)).write_csv(tmp_path / "shifted.csv")
+    before = audit([str(products)], AuditOptions())
+    after = audit([str(tmp_path / "shifted.csv")], AuditOptions(output=str(tmp_path / "suspects.csv")))
+    assert {suspect.row for suspect in before.suspects} <= {suspect.row - 5 for suspect in after.suspects}
+    assert {conflict.rows for conflict in before.conflicts} == {tuple(row - 5 for row in conflict.rows) for conflict in after.conflicts}
+    written = pl.read_csv(tmp_path / "suspects.csv", infer_schema=False)
+    assert (written.filter(pl.col("title").is_null() | (pl.col("title") == ""))["group_rows"] == "1").all()
+
+
+def test_of_very_many_rows_a_sample_is_looked_at(products: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("catcli.reporting.audit.MAX_ROWS", 100)
+    result = audit([str(products)], AuditOptions())
+    assert result.rows == 100
+    assert "a random sample of 100 of 182 labeled rows" in caplog.text
+    titles = pl.read_csv(products)["title"].to_list()
+    assert all(titles[suspect.row - 1] == suspect.text for suspect in result.suspects)
 
 
 # --- by an adapter -------------------------------------------------------------------------------------------------------------------

@@ -25,9 +25,13 @@ from catcli.data.dataset.split import FoldSplit, split_into_folds, split_rows
 from catcli.data.io.source import open_source
 from catcli.errors import OutputError, ProductsError, UsageError
 from catcli.evaluation.decisions import decision_order
-from catcli.inference.predict import predict
+from catcli.inference.dry_run import dry_run
+from catcli.inference.fingerprint import predict_fingerprint
+from catcli.inference.predict import open_job, predict
 from catcli.inference.predict_options import PredictOptions
 from catcli.inference.summary import PredictSummary
+from catcli.training.cross_validation import CrossValidation
+from catcli.training.setup import Setup
 
 NAMES = ("Coffee", "Drills", "Mugs", "Shampoo")
 """The fixture's categories."""
@@ -86,6 +90,8 @@ def fill_in(path: Path, decided: dict[str, str], target: Path) -> None:
         ("", ""),
         ("Hemd blau Größe 42", "größe hemd"),
         ("red red wine", "wine"),
+        ("लाल दाल", "दाल लाल"),
+        ("cafe\u0301 noir", "café"),
     ],
 )
 def test_case_order_numbers_sizes_and_colors_are_folded(text: str, folded: str) -> None:
@@ -190,9 +196,56 @@ def test_a_review_that_somebody_filled_in_is_not_written_over(catalog: Path) -> 
     run(catalog, "out.csv", review=str(review))  # nobody has
     fill_in(review, {"tea cup blue": "Mugs"}, review)
     before = review.read_bytes()
-    with pytest.raises(OutputError, match="has categories that somebody filled in"):
+    with pytest.raises(OutputError, match="somebody may have filled it in"):
         run(catalog, "out.csv", review=str(review))
     assert review.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "title,group,category\na,1,Mugs\nb,1,Drills\nc,1,\n",  # a group with two names
+        "title,category\na,Mugs\nb,Mugs,too many\n",  # a ragged row
+        "PK\3\4 not a workbook",
+    ],
+)
+def test_a_review_with_a_mistake_in_it_is_not_written_over(catalog: Path, content: str) -> None:
+    review = catalog.with_name("review.xlsx" if content.startswith("PK") else "review.csv")
+    review.write_text(content)
+    with pytest.raises(OutputError, match="somebody may have filled it in"):
+        run(catalog, "out.csv", review=str(review))
+    assert review.read_text() == content
+
+
+def test_the_file_of_apply_is_no_output(catalog: Path) -> None:
+    filled = catalog.with_name("filled.csv")
+    pl.DataFrame({"title": ["tea cup blue"], "category": ["Mugs"]}).write_csv(filled)
+    before = filled.read_bytes()
+    with pytest.raises(UsageError, match="is the file of --apply"):
+        run(catalog, "filled.csv", apply=str(filled))
+    assert filled.read_bytes() == before
+
+
+def test_a_weight_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    for cell, problem in (("-5", "has '-5', no number from 0 on"), ("abc", "has 'abc', no number from 0 on")):
+        pl.DataFrame({"title": ["tea"], "weight": [cell]}).write_csv(tmp_path / "catalog.csv")
+        with pytest.raises(ProductsError, match=problem):
+            run(tmp_path / "catalog.csv", "out.csv", min_confidence=1.0, review=str(tmp_path / "review.csv"), weight="weight")
+    pl.DataFrame({"title": ["tea"], "weight": [[1, 2]]}).write_parquet(tmp_path / "catalog.parquet")
+    with pytest.raises(ProductsError, match=r"--weight 'weight': its cells are List"):
+        run(tmp_path / "catalog.parquet", "out.csv", min_confidence=1.0, review=str(tmp_path / "review.csv"), weight="weight")
+
+
+def test_another_name_for_the_review_labels_nothing_again(catalog: Path) -> None:
+    def fingerprint(**more: Any) -> dict[str, str]:  # noqa: ANN401
+        given = PredictOptions(str(catalog.with_name("out.csv")), str(FIXTURE), device="cpu", min_confidence=0.9, **more)
+        with open_job([str(catalog)], given) as job:
+            return predict_fingerprint(job)
+
+    first = fingerprint(review="a.csv", review_budget=5)
+    assert first == fingerprint(review="b.xlsx")  # as where a sheet of Excel has too little room
+    assert first != fingerprint(review="b.parquet")
+    assert first != fingerprint()
 
 
 def test_options_without_a_review_are_refused(catalog: Path) -> None:
@@ -221,6 +274,46 @@ def test_a_decision_counts_for_its_group(catalog: Path, ending: str) -> None:
             assert new == old
     assert summary.applied == 12
     assert not set(read(catalog.with_name("rest.csv"))["title"]) & set(expected)
+
+
+@pytest.mark.parametrize(("form", "safe"), [("parquet", False), ("csv", True)])
+def test_text_that_a_format_cannot_give_again_stands_beside_it(tmp_path: Path, form: str, safe: bool) -> None:
+    title: list[object] = ["=tea cup", "+coffee"] if form == "csv" else [["tea cup", "blue"], ["coffee", "1 kg"]]
+    rows = pl.DataFrame({"title": title})
+    getattr(rows, f"write_{form}")(tmp_path / f"catalog.{form}")
+    review, catalog = tmp_path / "review.csv", tmp_path / f"catalog.{form}"
+    run(catalog, f"out.{form}", min_confidence=1.0, review=str(review), safe_csv=safe)
+    frame = pl.read_csv(review, infer_schema=False)
+    assert "read_text" in frame.columns
+    frame.with_columns(category=pl.lit("Drills")).write_csv(tmp_path / "filled.csv")
+    assert run(catalog, f"out.{form}", min_confidence=1.0, apply=str(tmp_path / "filled.csv")).applied == 2
+
+
+def test_a_decision_is_one_alternative_and_says_nothing_of_rows_without_text(catalog: Path, tmp_path: Path) -> None:
+    pl.DataFrame({"title": ["tea cup blue", ""], "category": ["Mugs", "Drills"]}).write_csv(tmp_path / "filled.csv")
+    pl.DataFrame({"title": ["tea cup blue", "", "coffee"]}).write_csv(catalog)
+    summary = run(catalog, "out.parquet", apply=str(tmp_path / "filled.csv"), top_k=3, on_bad_row="null")
+    frame = pl.read_parquet(tmp_path / "out.parquet")
+    assert frame["alternatives"][0].to_list() == [{"category": "Mugs", "confidence": 1.0}]
+    assert len(frame["alternatives"][2]) == 3
+    assert summary.applied == 1
+
+
+def test_an_output_with_decisions_serves_as_an_earlier_one(catalog: Path, caplog: pytest.LogCaptureFixture) -> None:
+    review, filled = catalog.with_name("review.csv"), catalog.with_name("filled.csv")
+    run(catalog, "out.csv", review=str(review))
+    fill_in(review, {"tea cup blue": "Drills", "something else": "Drills", "ground coffee 500g": "Drills"}, filled)
+    first = run(catalog, "first.csv", apply=str(filled))
+    second = run(catalog, "second.csv", previous=str(catalog.with_name("first.csv")))
+    assert second.taken_over == first.rows - first.below
+    assert "another adapter" not in caplog.text
+
+
+def test_a_dry_run_says_what_is_wrong_with_decisions(catalog: Path, tmp_path: Path) -> None:
+    pl.DataFrame({"title": ["tea"], "category": ["Mugz"]}).write_csv(tmp_path / "filled.csv")
+    options = PredictOptions(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu", apply=str(tmp_path / "filled.csv"))
+    with pytest.raises(ProductsError, match="'Mugz'"):
+        dry_run([str(catalog)], options)
 
 
 def test_a_decision_wins_over_an_earlier_output_and_a_category_that_is_never_accepted(catalog: Path) -> None:
@@ -259,9 +352,6 @@ def test_what_cannot_be_applied_is_said_in_a_sentence(catalog: Path, tmp_path: P
 
 
 def test_a_stopped_run_goes_on_only_with_the_same_decisions(catalog: Path, tmp_path: Path) -> None:
-    from catcli.inference.fingerprint import predict_fingerprint
-    from catcli.inference.predict import open_job
-
     def fingerprint(category: str) -> dict[str, str]:
         pl.DataFrame({"title": ["tea"], "category": [category]}).write_csv(tmp_path / "filled.csv")
         given = PredictOptions(str(tmp_path / "out.csv"), str(FIXTURE), device="cpu", apply=str(tmp_path / "filled.csv"))
@@ -294,6 +384,43 @@ def test_a_group_column_makes_one_product_of_rows_and_decisions() -> None:
     corrected = correct_rows(["red mug", "drill"], ["Cups", "Drills"], pl.Series(["p1", "p2"]), corrections)
     assert corrected.labels == ["Mugs", "Drills"]
     assert corrected.taught == 0
+
+
+def test_rows_without_a_text_are_no_product() -> None:
+    corrected = correct_rows(["", "tea", "!"], ["A", "B", "C"], None, decided(("", "Mugs"), ("", "Drills"), ("?", "Mugs")))
+    assert corrected.labels == ["A", "B", "C"]
+    assert corrected.taught == 0
+
+
+def test_the_group_of_a_decision_is_found_under_the_name_that_the_review_gives_it(tmp_path: Path) -> None:
+    rows = [(f"{word} {n}", name, f"p{n // 2}{word}") for word, name in (("mug", "Mugs"), ("drill", "Drills")) for n in range(40)]
+    frame = pl.DataFrame(rows, schema=["title", "category", "group"], orient="row")
+    frame.write_csv(tmp_path / "products.csv")
+    reviewed = pl.DataFrame({"title": ["a mug of p0"], "catalog_group": ["p0mug"], "group": ["1"], "category": ["Drills"]})
+    reviewed.write_csv(tmp_path / "reviewed.csv")
+    recipe = Recipe.make(corrections=(str(tmp_path / "reviewed.csv"),), group="group", label="category", text=("title",))
+    labeled = load_training_data(open_source([str(tmp_path / "products.csv")]), recipe).labeled
+    assert labeled.taught == 0
+    assert [labeled.categories.names[number] for number in labeled.classes[:3]] == ["Drills", "Drills", "Mugs"]
+
+
+def test_blanks_and_case_of_a_filled_cell_do_not_matter_where_they_are_merged(tmp_path: Path) -> None:
+    assert training_data(tmp_path, pl.DataFrame({"title": ["tea pot"], "category": [" Mugs "]})).taught == 1
+    reviewed = pl.DataFrame({"title": ["tea pot"], "category": ["MUGS"]})
+    with pytest.raises(ProductsError, match="'MUGS'"):
+        training_data(tmp_path, reviewed)
+    assert training_data(tmp_path, reviewed, merge_labels=True).taught == 1
+
+
+def test_reviews_of_several_formats_are_taken_together(tmp_path: Path) -> None:
+    from catcli.data.dataset.prepare import fit_inputs
+    from catcli.data.io.input_options import InputOptions
+
+    reviewed = pl.DataFrame({"title": ["tea pot"], "category": ["Mugs"]})
+    reviewed.write_csv(tmp_path / "a.csv")
+    reviewed.write_excel(tmp_path / "b.xlsx")
+    recipe = Recipe.make(corrections=(str(tmp_path / "a.csv"), str(tmp_path / "b.xlsx")))
+    assert "the files of --corrections" in fit_inputs(recipe, InputOptions())
 
 
 def test_one_product_decided_twice_is_refused() -> None:
@@ -343,6 +470,19 @@ def test_a_fit_reads_corrections_and_says_what_they_changed(tmp_path: Path, capl
     assert [labeled.categories.names[number] for number in labeled.classes[-2:]] == ["Mugs", "Mugs"]
     assert labeled.categories.names[labeled.classes[3]] == "Drills"
     assert "3 decided rows; 1 labeled row changed: 'Mugs' to 'Drills' (1 row); 2 rows added, which train and are not scored" in caplog.text
+
+
+def test_a_search_scores_no_added_row(tmp_path: Path) -> None:
+    rows = [(f"{word} number {n} of kind {n % 7}", name) for name, word in (("Mugs", "mug"), ("Drills", "drill")) for n in range(30)]
+    file = products(tmp_path / "products.csv", rows)
+    pl.DataFrame({"title": [f"tea pot {n}" for n in range(9)], "category": ["Mugs"] * 9}).write_csv(tmp_path / "reviewed.csv")
+    recipe = Recipe.make(corrections=(str(tmp_path / "reviewed.csv"),), device="cpu", max_tokens=16)
+    data = load_training_data(open_source([file]), recipe)
+    assert data.labeled.taught == 9
+    setup = Setup.of(data, 0.0)
+    validation = CrossValidation.of(setup, 2, 1)
+    assert (validation.fold[validation.rows >= 60] == -1).all()
+    assert set(validation.fold[validation.rows < 60]) == {0, 1}
 
 
 def test_a_new_category_has_to_be_in_the_taxonomy(tmp_path: Path) -> None:

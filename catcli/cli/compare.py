@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from catcli.evaluation.studies import GridResult
 
 COMPARE_FLAGS = (
-    *("label", "text", "group", "merge_labels", "per_category", "epochs", "split_seed", "teacher", "unlabeled", "device", "dtype"),
+    *("label", "text", "group", "taxonomy", "corrections", "merge_labels", "per_category", "epochs", "split_seed", "teacher"),
+    *("unlabeled", "device", "dtype"),
 )
 
 

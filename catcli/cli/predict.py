@@ -98,11 +98,13 @@ def _show(summary: PredictSummary, job: PredictJob, as_json: bool, console: Cons
 
     options, engine = job.options, job.engine
     speed = (summary.rows - summary.resumed) / max(summary.seconds, 1e-9)
-    counts = {name: value for name, value in asdict(summary).items() if name not in ("categories", "guesses")}
+    told = {name: value for name, value in asdict(summary).items() if name not in ("confidence", "guessed", "guesses")}
+    counts = {name: value for name, value in told.items() if name != "categories"}
     console.event("labeled", **counts, adapter=job.adapter.fingerprint, output=options.output)
     if as_json:
         facts = {
-            **asdict(summary),
+            **told,
+            "mean_confidence": summary.mean_confidence,
             "output": options.output,
             "run": console.run,
             "adapter": job.adapter.fingerprint,

@@ -20,7 +20,21 @@ if TYPE_CHECKING:
     from catcli.evaluation.studies import TuneResult
 
 TUNE_FLAGS = (
-    *("label", "text", "group", "base", "method", "balance", "merge_labels", "per_category", "split_seed", "seed", "teacher"),
+    *(
+        "label",
+        "text",
+        "group",
+        "taxonomy",
+        "corrections",
+        "base",
+        "method",
+        "balance",
+        "merge_labels",
+        "per_category",
+        "split_seed",
+        "seed",
+        "teacher",
+    ),
     *("unlabeled", "device", "dtype"),
 )
 

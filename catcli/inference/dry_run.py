@@ -11,7 +11,7 @@ from catcli.data.io.source import Source
 from catcli.errors import UsageError
 from catcli.inference.engines import Engine
 from catcli.inference.planning import LabelingPlan
-from catcli.inference.predict import open_job
+from catcli.inference.predict import applied_labels, open_job
 from catcli.inference.predict_options import PredictOptions
 from catcli.inference.session import peak_memory
 from catcli.inference.shards import ShardOptions
@@ -45,6 +45,7 @@ def dry_run(catalog: Sequence[str], options: PredictOptions) -> RunEstimate:
     with open_job(catalog, options, in_processes=False) as job:
         engine, source = job.engine, job.source
         sample = next(job.batches).slice(0, 4 * engine.texts_per_call)
+        applied_labels(job)  # for what is wrong with them
         summary = _label(engine, source, sample, job.plan)
     speed = summary.rows / summary.seconds if summary.rows else 0.0
     decided = summary.decided / max(summary.labeled, 1)

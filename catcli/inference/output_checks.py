@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from catcli.data.dataset.reviewed import ReviewedRows
+from catcli.data.dataset.reviewed import is_filled_in
 from catcli.data.io.bad_rows import bad_rows_path
 from catcli.data.io.buckets import BucketObject, Location, canonical_url, find_object, list_objects
 from catcli.data.io.output import CATALOG_FORMATS, FileFormat, check_folder, file_format
-from catcli.data.io.source import Source
+from catcli.data.io.source import Source, open_source
 from catcli.data.io.workbook import check_workbook_writer
-from catcli.errors import OutputError, ProductsError, UsageError
+from catcli.errors import CatcliError, OutputError, UsageError
 from catcli.inference.predict_options import PredictOptions
 from catcli.paths import is_bucket, is_folder
 
@@ -25,6 +25,8 @@ def check_output(source: Source, options: PredictOptions) -> None:
         raise OutputError(f"-o {options.output} exists and --no-clobber leaves it alone; choose another name.")
     if options.on_bad_row != "stop":
         _check_list(source, options)
+    if options.apply and _is_same(options.output, options.apply):
+        raise UsageError(f"-o {options.output} is the file of --apply, which somebody filled in; write to another file.")
     if any(_is_or_holds(options.output, path) for path in source.paths):
         raise UsageError(f"-o {options.output} is one of the inputs; write to another {'folder' if is_folder(options.output) else 'file'}.")
 
@@ -50,7 +52,7 @@ def _check_list(source: Source, options: PredictOptions) -> None:
     list_path = bad_rows_path(options.output)
     if options.no_clobber and _exists(list_path):
         raise OutputError(f"--on-bad-row: {list_path} exists and --no-clobber leaves it alone; choose another name for -o.")
-    if list_path == options.review or any(_is_or_holds(list_path, path) for path in source.paths):
+    if list_path in (options.review, options.apply) or any(_is_or_holds(list_path, path) for path in source.paths):
         raise UsageError(f"--on-bad-row lists rows in {list_path}, which is the review or one of the inputs; choose another name for -o.")
 
 
@@ -61,22 +63,41 @@ def _check_review(source: Source, options: PredictOptions) -> None:
         check_folder(Path(review), "--review")
     if options.no_clobber and _exists(review):
         raise OutputError(f"--review {review} exists and --no-clobber leaves it alone; choose another name.")
-    buckets = is_bucket(review) or is_bucket(options.output)
-    same = review == options.output if buckets else Path(review).resolve() == Path(options.output).resolve()
-    if same or any(_is_or_holds(review, path) for path in source.paths):
+    if _is_same(review, options.output) or any(_is_or_holds(review, path) for path in source.paths):
         raise UsageError(f"--review {review} is the output or one of the inputs; write to another file.")
-    if review_is_filled_in(review):
-        raise OutputError(f"--review {review} has categories that somebody filled in; pass it with --apply, and name another file here.")
+    check_not_filled_in(review)
     if is_folder(options.output) and _is_in(review, options.output):
         raise UsageError(f"--review {review} lies in the folder {options.output}, which is replaced as a whole; write it elsewhere.")
 
 
+def _is_same(file: str, other: str) -> bool:
+    """Whether two names are of one file."""
+    if is_bucket(file) or is_bucket(other):
+        return file == other
+    return Path(file).resolve() == Path(other).resolve()
+
+
+def check_not_filled_in(review: str) -> None:
+    """Stop before a review is written over in which somebody has decided something, or which cannot be read as one.
+
+    Raises:
+        OutputError: it is there.
+    """
+    if review_is_filled_in(review):
+        raise OutputError(
+            f"--review {review} is there, and somebody may have filled it in; use it with --apply and name another file, or remove it."
+        )
+
+
 def review_is_filled_in(review: str) -> bool:
-    """Whether a file that is there is a review in which somebody has decided something."""
-    try:
-        return _exists(review) and bool(ReviewedRows.read(review, "--review").numbers)
-    except ProductsError:  # no review, or none that was touched
+    """Whether a file that is there may be a review in which somebody has decided something: also one that cannot be read."""
+    if not _exists(review) or (not is_bucket(review) and not Path(review).stat().st_size):
         return False
+    try:
+        frame = open_source([review]).read().frame
+    except CatcliError:
+        return True
+    return is_filled_in(frame)
 
 
 def _is_in(file: str, folder: str) -> bool:

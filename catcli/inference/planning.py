@@ -34,8 +34,8 @@ class LabelingPlan:
     of ``prices`` are read as bands. A row is accepted from ``min_confidence`` on, or from what ``by_category`` has for its category; one
     that it does not have never is, and the last ``never`` categories never are. ``keep`` are the columns that are written, None for all.
     ``ids`` are the identifiers of categories, where there are some. ``dedupe`` labels a text once that comes again. Of the most probable
-    categories ``alternatives`` are written where they are several. In a review ``weight`` is the column that says what rows count, and
-    ``budget`` how many groups it has at most.
+    categories ``alternatives`` are written where they are several. A review has the column ``group`` of products, with ``text_column`` the
+    text that is read, and at most ``budget`` groups; ``weight`` is the column that says what rows count in it.
     """
 
     text: tuple[str | None, ...]
@@ -49,6 +49,8 @@ class LabelingPlan:
     prices: frozenset[str] = frozenset()
     never: int = 0
     ids: Mapping[str, str] = field(default_factory=dict)
+    group: str | None = None
+    text_column: bool = False
     weight: str | None = None
     budget: int | None = None
 

@@ -18,6 +18,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -27,7 +28,8 @@ from catcli.adapter.signing import check_signature
 from catcli.adapter.store import find_adapter, only_adapter
 from catcli.atomic import temporary_folder
 from catcli.data.dataset.column_mapping import map_text_columns, price_columns
-from catcli.data.dataset.columns import find_column
+from catcli.data.dataset.columns import find_column, similar_columns
+from catcli.data.dataset.text import is_scalar
 from catcli.data.io.bad_rows import bad_rows_path, write_bad_rows
 from catcli.data.io.batch import Batch
 from catcli.data.io.output import FileFormat, file_format, write_errors
@@ -46,7 +48,7 @@ from catcli.inference.concurrency import BackgroundWriter, thread_pool
 from catcli.inference.engines import Engine, open_engine
 from catcli.inference.fingerprint import predict_fingerprint
 from catcli.inference.known_labels import KnownLabels
-from catcli.inference.output_checks import check_output, review_format
+from catcli.inference.output_checks import check_not_filled_in, check_output, review_format
 from catcli.inference.planning import LabelingPlan
 from catcli.inference.predict_options import PredictOptions
 from catcli.inference.previous_labels import load_previous_labels
@@ -160,9 +162,24 @@ def _plan(source: Source, first: Batch, adapter: Adapter, options: PredictOption
         dedupe=options.dedupe,
         prices=price_columns(adapter.manifest, text),
         ids=adapter.manifest.category_ids,
-        weight=find_column(options.weight, columns, "--weight", source.name) if options.weight else None,
-        budget=options.review_budget,
+        **(_review_plan(source, first, adapter, options, text) if options.review else {}),
     )
+
+
+def _review_plan(source: Source, first: Batch, adapter: Adapter, options: PredictOptions, text: Sequence[str | None]) -> dict[str, Any]:
+    """What `LabelingPlan` has for a review."""
+    weight = find_column(options.weight, first.columns, "--weight", source.name) if options.weight else None
+    if weight is not None and not is_scalar(first.types[weight]):
+        raise ProductsError(f"--weight {weight!r}: its cells are {first.types[weight]}, no numbers; choose another column.")
+    same = similar_columns(adapter.manifest.group, first.columns) if adapter.manifest.group else []
+    form = review_format(options)
+    given = all(first.types[column] == pl.String for column in text if column is not None) and not form.safe
+    return {
+        "group": same[0] if len(same) == 1 else None,
+        "text_column": not (given or form.format in ("parquet", "arrow")),
+        "weight": weight,
+        "budget": options.review_budget,
+    }
 
 
 def _accepting(plan: LabelingPlan, adapter: Adapter, engine: Engine, options: PredictOptions) -> LabelingPlan:
@@ -192,7 +209,7 @@ def label_catalog(job: PredictJob, advance: Advance = no_progress) -> PredictSum
 
 
 def _label_to_pipe(job: PredictJob, advance: Advance) -> PredictSummary:
-    options = ShardOptions(job.engine.categories, job.plan, _applied(job), _previous(job))
+    options = ShardOptions(job.engine.categories, job.plan, applied_labels(job), _previous(job))
     progress = _Progress(advance, options.labels)
     spills: list[Path] = []
     with _review_folder(job.options) as folder, open_pipe(job.options.output, job.format) as writer, thread_pool(1) as pool:
@@ -222,7 +239,7 @@ def _write_to_pipe(
 def _label_to_file(job: PredictJob, advance: Advance) -> PredictSummary:
     options, source = job.options, job.source
     fingerprint = predict_fingerprint(job)  # before the earlier output is read, which may change meanwhile
-    shard_options = ShardOptions(job.engine.categories, job.plan, _applied(job), _previous(job))
+    shard_options = ShardOptions(job.engine.categories, job.plan, applied_labels(job), _previous(job))
     progress = _Progress(advance, shard_options.labels)
     inputs = PartsInput.of(source.files, fingerprint)
     with (
@@ -317,7 +334,8 @@ class _Progress:
         self._advance("labeling", rows, total)
 
 
-def _applied(job: PredictJob) -> KnownLabels | None:
+def applied_labels(job: PredictJob) -> KnownLabels | None:
+    """The labels that a person gave, where there are some."""
     return load_applied_labels(job.options.apply, job.adapter.manifest, job.plan) if job.options.apply else None
 
 
@@ -371,6 +389,7 @@ def _review_folder(options: PredictOptions) -> Iterator[Path]:
 
 def _finish_review(job: PredictJob, folder: Path, spills: Sequence[Path]) -> None:
     if job.options.review is not None:
+        check_not_filled_in(job.options.review)  # again: it took a while
         form, categories = review_format(job.options), job.engine.categories
         labels = pl.Series(categories, dtype=pl.String), np.empty((0, 1), np.int32), np.empty((0, 1), np.float32)
         empty = with_review_columns(job.empty, empty_result_columns(job.plan), job.plan, form, *labels)

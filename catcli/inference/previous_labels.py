@@ -34,7 +34,7 @@ def load_previous_labels(file: str, engine: Engine, plan: LabelingPlan) -> Known
     text = [column for column in plan.text if column is not None]
     back_off = plan.choice.back_off
     number = {name: index for index, name in enumerate(plan.labels(engine.categories))}
-    sample: list[str] = []
+    sample, decided = list[str](), list[str]()
     unsure = 0
 
     def rows() -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]]:
@@ -60,14 +60,18 @@ def load_previous_labels(file: str, engine: Engine, plan: LabelingPlan) -> Known
             enough = sure >= np.float32(back_off.threshold) if back_off is not None else sure.is_not_null()
             usable = (classes.is_not_null() & enough.fill_null(value=False)).to_numpy()
             yield text_hashes(texts)[usable], classes.fill_null(0).to_numpy()[usable], sure.fill_null(0).to_numpy()[usable]
+            by_model = pl.Series(usable & (sure.fill_null(0) < 1).to_numpy())  # a confidence of 1 is that of a person
             if len(sample) < CHECKED_ROWS:
-                sample.extend(texts.filter(pl.Series(usable)).unique(maintain_order=True).head(CHECKED_ROWS - len(sample)).to_list())
+                sample.extend(texts.filter(by_model).unique(maintain_order=True).head(CHECKED_ROWS - len(sample)).to_list())
+            if not sample:
+                decided.extend(texts.filter(pl.Series(usable)).head(CHECKED_ROWS - len(decided)).to_list())
 
     previous = KnownLabels.of(rows())
     if not len(previous):
         problem = f"no number in {CONFIDENCE!r} beside a category" if unsure else "no row with a category of this adapter"
         LOGGER.warning(f"--previous {source.name} has {problem}; all rows are labeled")
         return None
+    sample = sample or decided
     places = previous.find(text_hashes(pl.Series(sample, dtype=pl.String)))
     before, confidence_before = previous.classes[places], previous.confidences[places]
     now = engine.label(sample, plan.choice)

@@ -25,7 +25,8 @@ def result_columns(
 ) -> pl.DataFrame:
     """What is added to rows: a category that is not accepted is null. ``classes`` and ``confidences`` have shape *(rows, k)*.
 
-    ``names`` and ``ids`` are those of the classes; without ``ids`` there is no column for them.
+    ``names`` and ``ids`` are those of the classes; without ``ids`` there is no column for them. A class that fills a row, since a person
+    gave it, is one alternative.
     """
     indices = pl.Series(classes[:, 0]).set(~pl.Series(accepted), None)
     added = [names.gather(indices).alias(PREDICTED)]
@@ -42,7 +43,7 @@ def result_columns(
         labels_and_confidences = zip(names.gather(classes.ravel()).to_list(), confidences.ravel().tolist(), strict=True)
         k = classes.shape[1]
         pairs = [
-            [{"category": name, "confidence": value} for name, value in itertools.islice(labels_and_confidences, k)]
+            [{"category": name, "confidence": value} for name, value in dict(itertools.islice(labels_and_confidences, k)).items()]
             for _ in range(len(classes))
         ]
         if plan.alternatives_as_json:

@@ -16,13 +16,14 @@ import polars as pl
 
 from catcli.arrays import DoubleArray, FloatArray, IntArray
 from catcli.data.dataset.near_equal import folded_texts, group_near_equal
-from catcli.data.dataset.reviewed import CATALOG, CATEGORY, GROUP, GROUP_ROWS, GROUP_WEIGHT, REVIEW_COLUMNS, SUGGESTIONS
+from catcli.data.dataset.reviewed import CATALOG, CATEGORY, GROUP, GROUP_ROWS, GROUP_WEIGHT, REVIEW_COLUMNS, SUGGESTIONS, TEXT
 from catcli.data.dataset.text import column_cells, row_text_series
 from catcli.data.dataset.weights import parse_weights
 from catcli.data.io.batch import Batch
 from catcli.data.io.output import FileFormat
 from catcli.data.io.review import HIDDEN, ReviewFile, ReviewOrder, spilled_cells
 from catcli.data.io.writers import output_rows
+from catcli.errors import ProductsError
 from catcli.evaluation.decisions import decision_order
 from catcli.inference.known_labels import Classes
 from catcli.inference.planning import LabelingPlan
@@ -62,17 +63,36 @@ def with_review_columns(
     """
     text = [column for column in plan.text if column is not None]
     texts = row_text_series(rows.select(list(dict.fromkeys(text))), text, plan.prices)
-    weights = np.zeros(0) if plan.weight is None else parse_weights(column_cells(rows.select([plan.weight]), plan.weight))[0].to_numpy()
+    weights = np.zeros(0) if plan.weight is None else _weights(rows, plan.weight)
+    first = int(plan.choice.back_off is not None and classes.shape[1] > 1)  # behind the node, the categories
     columns = [
-        suggestions(names, classes[:, -max(plan.choice.top_k, 1) :], confidences[:, -max(plan.choice.top_k, 1) :], form),
+        suggestions(names, classes[:, first:], confidences[:, first:], form),
+        *([texts.alias(TEXT)] if plan.text_column else []),
         folded_texts(texts).alias(_FOLDED),
         pl.Series(_CLASS, classes[:, 0].astype(np.int32)),
         pl.Series(_CONFIDENCE, confidences[:, 0]),
         *([pl.Series(_WEIGHT, weights)] if plan.weight is not None else []),
     ]
-    kept = [name for name in rows.columns if name in plan.kept(rows.columns) or name in text]
+    kept = [name for name in rows.columns if name in plan.kept(rows.columns) or name in (*text, plan.group)]
     taken = {name: catalog_name(name, rows.columns) for name in kept if name in REVIEW_COLUMNS or name.startswith(HIDDEN)}
     return _renamed(rows, taken), [taken.get(name, name) for name in kept], added.hstack(columns)
+
+
+def _weights(rows: Batch, column: str) -> DoubleArray:
+    """What the rows count *(rows,)*.
+
+    Raises:
+        ProductsError: a cell is no number from 0 on.
+    """
+    cells = column_cells(rows.select([column]), column)
+    weights, invalid = parse_weights(cells)
+    if invalid.any():
+        written = str(cells[int(invalid.arg_max() or 0)])
+        raise ProductsError(
+            f"--weight {column!r}: a row to review has {written[:40]!r}, no number from 0 on; choose another column, or write its numbers "
+            "plainly, such as 1234.50."
+        )
+    return weights.to_numpy()
 
 
 def catalog_name(name: str, columns: Sequence[str]) -> str:

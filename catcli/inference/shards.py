@@ -230,13 +230,18 @@ def _labeled_rows(rows: Batch, planned: PlannedTexts, results: Sequence[Labels],
     classes, confidences = known.classes[planned.owner], known.confidences[planned.owner]
     accepted = confidences[:, 0] >= options.thresholds[classes[:, 0]]
     applied = _of_source(options.applied, planned, options)
-    accepted |= applied
     nulls = list(rows.nulls)
+    applied[nulls] = False
+    accepted |= applied
     accepted[nulls] = False
     added = result_columns(options.names, options.ids, classes, confidences, accepted, options.plan)
     if nulls:
         is_null = pl.Series(np.isin(np.arange(len(added)), nulls))
         added = added.with_columns(pl.when(is_null).then(None).otherwise(pl.col(name)).alias(name) for name in added.columns)
+    taken_over = _of_source(options.previous, planned, options)
+    is_guess = ~applied & ~np.isin(np.arange(len(rows)), nulls)
+    if options.plan.choice.back_off is not None:
+        is_guess &= ~taken_over  # which may have a node and no category
     summary = PredictSummary(
         rows=len(rows),
         below=int((~accepted).sum()) - len(nulls),
@@ -245,9 +250,9 @@ def _labeled_rows(rows: Batch, planned: PlannedTexts, results: Sequence[Labels],
         labeled=len(planned.fresh),
         bad=len(rows.bad),
         applied=int(applied.sum()),
-        taken_over=int(_of_source(options.previous, planned, options).sum()),
+        taken_over=int(taken_over.sum()),
         categories=_count_categories(classes[:, 0], accepted, options),
-        **_guesses(classes, confidences, ~applied & ~np.isin(np.arange(len(rows)), nulls), options),
+        **_guesses(classes, confidences, is_guess, options),
         **{name: sum(getattr(labels, name) for labels in results) for name in ("cut", "halved", "decided", "checked", "changed")},
     )
     return LabeledRows(rows, added, classes, confidences, summary, known)

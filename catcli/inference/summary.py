@@ -62,6 +62,11 @@ class PredictSummary:
         """The counts that are not zero, by name, for a journal."""
         return {name: value for name, value in vars(self).items() if value}
 
+    @property
+    def mean_confidence(self) -> float | None:
+        """The mean confidence of the rows whose category a model gave; None where there are none."""
+        return self.confidence / MILLION / self.guessed if self.guessed else None
+
     def changed_share(self) -> tuple[float, float, float]:
         """The share of texts that got another category than by both models: an estimate from the checked ones, and its 95 % interval.
 

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
+from catcli.adapter.manifest import Manifest
 from catcli.adapter.store import find_adapter
 from catcli.arrays import FloatArray, IntArray
 from catcli.atomic import atomic_write
@@ -24,7 +25,7 @@ from catcli.data.dataset.examples import Examples, category_name_examples
 from catcli.data.dataset.gather import gather_rows
 from catcli.data.dataset.near_equal import folded_texts
 from catcli.data.dataset.prepare import select_labeled_rows
-from catcli.data.dataset.reviewed import CATEGORY, GROUP, GROUP_ROWS, REVIEW_COLUMNS, SUGGESTIONS
+from catcli.data.dataset.reviewed import CATEGORY, GROUP, GROUP_ROWS, REVIEW_COLUMNS, SUGGESTIONS, known_names
 from catcli.data.dataset.split import assign_folds, product_keys
 from catcli.data.dataset.text import column_cells, row_texts
 from catcli.data.io.batch import Batch
@@ -55,6 +56,12 @@ SEED = 0
 MIN_WORDS = 3
 """Words that near-equal texts have in common, at least, for different labels of them to be a conflict: many products share fewer."""
 
+MAX_ROWS, MAX_LOGITS = 200_000, 20_000_000
+"""Labeled rows that are looked at, and these times categories: 80 MB for each matrix of logits. Of more a sample is."""
+
+MAX_CELLS = 4_000_000
+"""Similarities that are computed at once."""
+
 SIMILAR = 2
 """Rows that are shown beside one in doubt."""
 
@@ -66,6 +73,8 @@ LABEL_PROBABILITY, SIMILAR_ROWS = "label_probability", "similar"
 class AuditedRows:
     """Labeled rows of ``source``: their columns in ``frame``, ``texts``, ``labels`` and product ``keys`` *(rows,)*.
 
+    ``places`` *(rows,)* are their numbers in the file, from 1.
+
     ``numbers`` are those of the rows that a model of other rows was asked about, whose ``logits`` and ``probabilities`` *(numbers, names)*
     ``by`` gave.
     """
@@ -73,6 +82,7 @@ class AuditedRows:
     source: str
     by: str
     frame: pl.DataFrame
+    places: IntArray
     texts: list[str]
     labels: list[str]
     keys: list[str]
@@ -129,8 +139,14 @@ def _check_output(out: str, source: Source | None) -> None:
         check_workbook_writer("-o", out)
     if source is not None and Path(out).resolve() in [path.resolve() for path in source.paths if isinstance(path, Path)]:
         raise UsageError(f"-o {out} is read by this run; name another file.")
+    _check_not_filled_in(out)
+
+
+def _check_not_filled_in(out: str) -> None:
     if review_is_filled_in(out):
-        raise OutputError(f"-o {out} has categories that somebody filled in; pass it to fit --corrections, and name another file here.")
+        raise OutputError(
+            f"-o {out} is there, and somebody may have filled it in; use it with fit --corrections and name another file, or remove it."
+        )
 
 
 # --- rows and what models of other rows say of them ----------------------------------------------------------------------------------
@@ -145,16 +161,28 @@ def _rows_of_file(source: Source | None, options: AuditOptions) -> AuditedRows:
         raise ProductsError(f"{source.name} has no rows; give a file with labeled rows.")
     columns = choose_columns(gathered.frame, options.label, options.text, options.group, source.name)
     labeled = select_labeled_rows(gathered, columns, source.name, merge=options.merge_labels)
-    frame, names = gathered.frame.filter(has_label(column_cells(gathered.frame, columns.label))), labeled.categories.names
+    is_labeled, names = has_label(column_cells(gathered.frame, columns.label)), labeled.categories.names
+    chosen = _sample(len(labeled.texts), len(names))
+    places = is_labeled.arg_true().to_numpy().astype(np.int64)[chosen]
+    texts, keys, classes = [labeled.texts[row] for row in chosen], [labeled.keys[row] for row in chosen], labeled.classes[chosen]
     LOGGER.info(f"{FOLDS} linear models of the rows are trained, each on all but a fifth of the products")
-    folds = assign_folds(labeled.keys, labeled.classes, FOLDS, SEED)
-    examples = Examples.of(labeled.texts, labeled.classes)
-    logits, numbers = out_of_fold_logits(examples, folds, category_name_examples(names), len(names), SEED)
+    logits, numbers = out_of_fold_logits(
+        Examples.of(texts, classes), assign_folds(keys, classes, FOLDS, SEED), category_name_examples(names), len(names), SEED
+    )
     in_order = np.argsort(numbers)
     logits, numbers = logits[in_order], numbers[in_order]
-    probabilities = calibrate(logits, fit_calibration(logits, labeled.classes[numbers])) if len(numbers) else logits
-    labels = [names[number] for number in labeled.classes]
-    return AuditedRows(source.name, "linear models", frame, labeled.texts, labels, labeled.keys, names, numbers, logits, probabilities)
+    probabilities = calibrate(logits, fit_calibration(logits, classes[numbers])) if len(numbers) else logits
+    labels, frame = [names[number] for number in classes], gathered.frame[places]
+    return AuditedRows(source.name, "linear models", frame, places + 1, texts, labels, keys, names, numbers, logits, probabilities)
+
+
+def _sample(rows: int, categories: int) -> IntArray:
+    """The numbers of the rows that are looked at: all, or of very many a random sample."""
+    limit = min(MAX_ROWS, MAX_LOGITS // categories)
+    if rows <= limit:
+        return np.arange(rows)
+    LOGGER.warning(f"a random sample of {limit:,} of {rows:,} labeled rows is looked at; give a part of them for more.")
+    return np.sort(np.random.default_rng(SEED).permutation(rows)[:limit])
 
 
 def _rows_of_adapter(source: Source | None, options: AuditOptions) -> AuditedRows:
@@ -172,12 +200,14 @@ def _rows_of_adapter(source: Source | None, options: AuditOptions) -> AuditedRow
         frame = pl.DataFrame({**columns, manifest.label: labels}, schema_overrides=dict.fromkeys(columns, pl.String))
         keys = product_keys(kept.texts, None)
         everything = np.arange(len(kept.texts))
-        return AuditedRows(name, name, frame, kept.texts, labels, keys, manifest.categories, everything, logits, probabilities)
+        names = manifest.categories
+        return AuditedRows(name, name, frame, everything + 1, kept.texts, labels, keys, names, everything, logits, probabilities)
     read = source.read().frame
     columns_read = choose_columns(read, options.label or manifest.label, options.text or manifest.text, options.group, source.name)
-    frame = read.filter(has_label(column_cells(read, columns_read.label)))
+    places = has_label(column_cells(read, columns_read.label)).arg_true().to_numpy().astype(np.int64)
+    frame = read[places]
     texts = row_texts(frame, columns_read.text, manifest.prices)
-    labels = column_cells(frame, columns_read.label).cast(pl.String).to_list()
+    labels = _as_in_the_adapter(column_cells(frame, columns_read.label).cast(pl.String).to_list(), manifest, merge=options.merge_labels)
     place = {text: number for number, text in enumerate(kept.texts)}
     known = set(manifest.categories)
     numbers = np.array([row for row, text in enumerate(texts) if text in place and labels[row] in known], np.int64)
@@ -185,7 +215,17 @@ def _rows_of_adapter(source: Source | None, options: AuditOptions) -> AuditedRow
         LOGGER.warning(f"{count_noun(len(frame) - len(numbers), 'row')} of {source.name} that {name} has no scores of are left out.")
     keys = product_keys(texts, column_cells(frame, columns_read.group) if columns_read.group else None)
     chosen = np.array([place[texts[row]] for row in numbers], np.int64)
-    return AuditedRows(source.name, name, frame, texts, labels, keys, manifest.categories, numbers, logits[chosen], probabilities[chosen])
+    given = source.name, name, frame, places + 1, texts, labels, keys, manifest.categories, numbers
+    return AuditedRows(*given, logits[chosen], probabilities[chosen])
+
+
+def _as_in_the_adapter(labels: list[str], manifest: Manifest, *, merge: bool) -> list[str]:
+    """The labels as the adapter spells them: identifiers of its taxonomy, and with ``merge`` other case and blanks, are its categories."""
+    by_id = {identifier: name for name, identifier in manifest.category_ids.items()}
+    spelled = known_names(manifest.categories, merge=merge)
+    known = set(manifest.categories)
+    found = {label: label if label in known else by_id.get(label) or spelled(label) or label for label in set(labels)}
+    return [found[label] for label in labels]
 
 
 # --- what is in doubt ----------------------------------------------------------------------------------------------------------------
@@ -203,7 +243,7 @@ def find_conflicts(rows: AuditedRows) -> list[list[int]]:
 
 def _conflict(rows: AuditedRows, group: Sequence[int]) -> LabelConflict:
     labels = dict(Counter(rows.labels[number] for number in group).most_common())
-    return LabelConflict(rows=tuple(number + 1 for number in group), text=rows.texts[group[0]], labels=labels)
+    return LabelConflict(rows=tuple(int(rows.places[number]) for number in group), text=rows.texts[group[0]], labels=labels)
 
 
 def _suspects(rows: AuditedRows, errors: LabelErrors) -> tuple[Suspect, ...]:
@@ -213,7 +253,7 @@ def _suspects(rows: AuditedRows, errors: LabelErrors) -> tuple[Suspect, ...]:
         number, suggested = int(rows.numbers[place]), int(errors.suggested[place])
         suspects.append(
             Suspect(
-                row=number + 1,
+                row=int(rows.places[number]),
                 text=rows.texts[number],
                 label=rows.labels[number],
                 label_probability=float(rows.probabilities[place, rows.classes[number]]),
@@ -232,13 +272,18 @@ def _similar_rows(rows: AuditedRows, errors: LabelErrors) -> list[list[int]]:
         return []
     ngrams = Ngrams.fit(rows.texts)
     vectors = sparse.csr_matrix(ngrams.transform(rows.texts))
-    found = []
-    for place in suspects.tolist():
-        number = int(rows.numbers[place])
-        others = np.flatnonzero(rows.classes == errors.suggested[place])
-        others = others[others != number]
-        cosines = np.asarray((vectors[others] @ vectors[number].T).todense()).ravel() if len(others) else np.empty(0)
-        found.append(others[np.argsort(-cosines, kind="stable")[:SIMILAR]].tolist())
+    found: list[list[int]] = [[] for _ in suspects]
+    for category in np.unique(errors.suggested[suspects]).tolist():
+        asking = np.flatnonzero(errors.suggested[suspects] == category)
+        others = np.flatnonzero(rows.classes == category)
+        if not len(others):
+            continue
+        theirs = vectors[others].T.tocsc()
+        for start in range(0, len(asking), max(1, MAX_CELLS // len(others))):
+            some = asking[start : start + max(1, MAX_CELLS // len(others))]
+            cosines = (vectors[rows.numbers[suspects[some]]] @ theirs).toarray()
+            for place, row in zip(some.tolist(), cosines, strict=True):
+                found[place] = others[np.argsort(-row, kind="stable")[:SIMILAR]].tolist()
     return found
 
 
@@ -247,12 +292,13 @@ def _similar_rows(rows: AuditedRows, errors: LabelErrors) -> list[list[int]]:
 
 def _write(rows: AuditedRows, errors: LabelErrors, result: Audit, conflicts: Sequence[Sequence[int]], out: str) -> None:
     """The rows in doubt with a column to fill in: suspects, the likeliest first, then conflicts; what is one product is one group."""
-    suspects = {suspect.row - 1: suspect for suspect in result.suspects}
+    number_of = {int(place): number for number, place in enumerate(rows.places.tolist())}
+    suspects = {number_of[suspect.row]: suspect for suspect in result.suspects}
     conflicting = [number for group in conflicts for number in group]
     group_of = {number: f"conflict {place}" for place, group in enumerate(conflicts) for number in group}
     by_group: dict[str, list[int]] = {}
     for number in dict.fromkeys([*suspects, *conflicting]):
-        by_group.setdefault(group_of.get(number, rows.keys[number]), []).append(number)
+        by_group.setdefault(group_of.get(number) or rows.keys[number] or f"row {number}", []).append(number)
     chosen = [number for group in by_group.values() for number in group]
     groups = [place for place, group in enumerate(by_group.values(), 1) for _ in group]
     sizes = [len(group) for group in by_group.values() for _ in group]
@@ -276,6 +322,7 @@ def _write(rows: AuditedRows, errors: LabelErrors, result: Audit, conflicts: Seq
     frame = rows.frame[chosen]
     frame = frame.rename({name: catalog_name(name, frame.columns) for name in frame.columns if name in taken})
     choices = {CATEGORY: rows.names}
+    _check_not_filled_in(out)  # again: it took a while
     with write_errors(out), atomic_write(Path(out)) as path, path.open("wb") as file, open_writer(file, form, choices=choices) as writer:
         writer.write(Batch(frame, 1.0), frame.columns, added)
 

@@ -65,6 +65,7 @@ class CrossValidation:
             LOGGER.info(f"every trial is trained on a sample of {len(rows):,} of {len(candidates):,} rows")
         examples = setup.rows.take(rows)
         fold = assign_folds([setup.labeled.keys[row] for row in rows], examples.classes, folds, recipe.split_seed)
+        fold[rows >= len(setup.rows) - setup.labeled.taught] = -1
         sizes = np.bincount(fold[fold >= 0], minlength=folds)
         if not sizes.all():
             raise ProductsError(

@@ -176,7 +176,7 @@ class LinearTraining:
         if isinstance(split, FoldSplit):
             train, test = np.flatnonzero(split.fold != 0), test[split.fold[test] == 0]
         random = np.random.default_rng(self._recipe.split_seed)
-        random_test = random.permutation(len(setup.rows))[: len(test)]
+        random_test = random.permutation(len(setup.rows) - setup.labeled.taught)[: len(test)]
         random_train = np.setdiff1d(np.arange(len(setup.rows)), random_test)
         count = min(limit, len(train), len(random_train))
         by_product, at_random = self._score(train, test, count), self._score(random_train, random_test, count)

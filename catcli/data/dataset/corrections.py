@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from catcli.data.dataset.columns import ColumnRoles
-from catcli.data.dataset.reviewed import GROUP, ReviewedRows
+from catcli.data.dataset.reviewed import ReviewedRows, known_names
 from catcli.data.dataset.split import product_keys
 from catcli.data.dataset.taxonomy_file import Taxonomy
 from catcli.data.dataset.text import column_cells, column_type, is_scalar
@@ -37,17 +37,21 @@ class Corrections:
     where: list[str]
 
     @classmethod
-    def read(cls, files: Sequence[str], columns: ColumnRoles, known: Sequence[str], taxonomy: Taxonomy | None) -> Corrections:
+    def read(
+        cls, files: Sequence[str], columns: ColumnRoles, known: Sequence[str], taxonomy: Taxonomy | None, *, merge: bool = False
+    ) -> Corrections:
         """The decided rows of reviewed files, whose columns are those of the labeled rows; ``known`` are the labels of these.
+
+        With ``merge`` a category may differ from these by case and blanks.
 
         Raises:
             ProductsError: a file cannot be read as one, or a category is unknown.
         """
         found = cls([], [], [], [])
-        names = set(known)
+        spelled = known_names(known, merge=merge)
         for file in files:
             reviewed = ReviewedRows.read(file, "--corrections")
-            path_of = taxonomy.path_of if taxonomy else lambda name: name if name in names else None
+            path_of = taxonomy.path_of if taxonomy else spelled
             found.labels.extend(reviewed.check_known(path_of, taxonomy.paths if taxonomy else known, UNKNOWN_HINT))
             found.texts.extend(reviewed.texts(columns.text, columns.prices))
             found.groups.extend(_groups(reviewed, columns.group))
@@ -60,10 +64,16 @@ class Corrections:
 
 
 def _groups(reviewed: ReviewedRows, column: str | None) -> list[str | None]:
-    """The cells of the labeled rows' group column, where the reviewed rows have it; `GROUP` is a review's own."""
-    if column is None or column == GROUP or column not in reviewed.frame.columns or not is_scalar(column_type(reviewed.frame, column)):
+    """The cells of the labeled rows' group column, where the reviewed rows have it."""
+    if column is None:
         return [None] * len(reviewed.categories)
-    return column_cells(reviewed.frame, column).cast(pl.String).to_list()
+    found = reviewed.find_column(column)
+    if found is None or not is_scalar(column_type(reviewed.frame, found)):
+        LOGGER.warning(
+            f"{reviewed.where} has no column {column!r}, by which labeled rows are grouped; decided rows are grouped by their text alone."
+        )
+        return [None] * len(reviewed.categories)
+    return column_cells(reviewed.frame, found).cast(pl.String).to_list()
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,8 @@ def correct_rows(texts: list[str], labels: list[str], groups: pl.Series | None, 
     count = len(texts)
     decided: dict[str, int] = {}
     for place, key in enumerate(keys[count:]):
+        if not key:  # no product: rows without a text, or of punctuation alone, have nothing in common
+            continue
         earlier = decided.setdefault(key, place)
         if corrections.labels[earlier] != corrections.labels[place]:
             raise ProductsError(
@@ -104,7 +116,7 @@ def correct_rows(texts: list[str], labels: list[str], groups: pl.Series | None, 
     known, seen = set(keys[:count]), set[str]()
     added = []
     for place, (key, text) in enumerate(zip(keys[count:], corrections.texts, strict=True)):
-        if key not in known and text and text not in seen:
+        if key and key not in known and text not in seen:
             seen.add(text)
             added.append(place)
     _log(len(corrections), changed, len(added))

@@ -22,6 +22,9 @@ MIN_OVERLAP = 0.8
 BANDS, ROWS_PER_BAND = 16, 4
 """Texts are compared that agree in all minima of some band: of those that overlap by .8 all but one in 4,000 do, by .5 two in three."""
 
+MAX_LEADERS = 32
+"""Texts of a band that a new one is compared with: thousands of titles of one pattern share a band, and hardly any are near-equal."""
+
 _SIZES = "xxs xs s m l xl xxl xxxl small medium large big mini size sizes"
 _UNITS = (
     "mm cm m km in inch inches ft feet foot yd g gr gm gms kg mg lb lbs oz ounce ounces ml cl l ltr litre liter litres liters gal "
@@ -41,7 +44,7 @@ _FOLDED = rf"\b(?:{'|'.join(map(re.escape, FOLDED_WORDS))})\b"
 
 def folded_texts(texts: pl.Series) -> pl.Series:
     """Each text's different words in order, without numbers, sizes, units and colors; where nothing else is left, all of its words."""
-    words = pl.col("text").str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", " ")
+    words = pl.col("text").str.normalize("NFC").str.to_lowercase().str.replace_all(r"[^\p{L}\p{M}\p{N}]+", " ")
     kept = words.str.replace_all(r"\S*\p{N}\S*", " ").str.replace_all(_FOLDED, " ")
     chosen = pl.when(kept.str.contains(r"\p{L}")).then(kept).otherwise(words)
     in_order = chosen.str.extract_all(r"\S+").list.unique().list.sort().list.join(" ")
@@ -69,7 +72,9 @@ def group_near_equal(folded: Sequence[str], kinds: IntArray, min_overlap: float 
             first[number] = -leader
             continue
         for place in places:
-            leaders.setdefault(place, []).append(number)
+            others = leaders.setdefault(place, [])
+            if len(others) < MAX_LEADERS:
+                others.append(number)
     return first
 
 

@@ -67,7 +67,7 @@ def fit_inputs(recipe: Recipe, options: InputOptions) -> dict[str, str]:
     if recipe.taxonomy:
         inputs["the file of --taxonomy"] = file_sha256(Path(recipe.taxonomy))
     if recipe.corrections:
-        inputs["the files of --corrections"] = source_digest(open_source(list(recipe.corrections)))
+        inputs["the files of --corrections"] = " ".join(source_digest(open_source([file])) for file in recipe.corrections)
     weights = sorted(Path(recipe.base).expanduser().glob("*.safetensors")) if Path(recipe.base).expanduser().is_dir() else []
     if weights:
         inputs["the base"] = " ".join(map(file_sha256, weights))
@@ -197,7 +197,7 @@ def select_labeled_rows(
     if not corrections:
         categories = Categories.of(labels)
         return LabeledRows(texts, categories.numbers(labels), product_keys(texts, groups), categories, read, unlabeled, unseen)
-    decided = Corrections.read(corrections, columns, sorted(set(labels)), taxonomy)
+    decided = Corrections.read(corrections, columns, sorted(set(labels)), taxonomy, merge=merge)
     corrected = correct_rows(texts, labels, groups, decided)
     categories, taught = Categories.of(corrected.labels), set(map(text_key, decided.texts))
     classes, unseen = categories.numbers(corrected.labels), [text for text in unseen if text_key(text) not in taught]

@@ -15,13 +15,17 @@ import polars as pl
 from catcli.data.dataset.categories import has_label, normalized_name
 from catcli.data.dataset.columns import similar_columns
 from catcli.data.dataset.text import column_cells, column_type, is_scalar, is_textual, row_texts
+from catcli.data.io.csv_cells import unescape_formulas
 from catcli.data.io.source import open_source
 from catcli.errors import ProductsError, name_list
 from catcli.wording import count_noun
 
 CATEGORY, GROUP, GROUP_ROWS, GROUP_WEIGHT, SUGGESTIONS = "category", "group", "group_rows", "group_weight", "suggestions"
 
-REVIEW_COLUMNS = (SUGGESTIONS, GROUP, GROUP_ROWS, GROUP_WEIGHT, CATEGORY)
+TEXT = "read_text"
+"""The column with the text that the models read, where the format of a review cannot give it again: of lists, dates, escaped cells."""
+
+REVIEW_COLUMNS = (SUGGESTIONS, TEXT, GROUP, GROUP_ROWS, GROUP_WEIGHT, CATEGORY)
 """The columns of a review that are not the catalog's."""
 
 CATALOG = "catalog_"
@@ -73,11 +77,13 @@ class ReviewedRows:
         return cls(option, file, frame[rows], decided.drop_nulls().to_list(), (rows + 1).to_list())
 
     def texts(self, columns: Sequence[str], prices: Iterable[str]) -> list[str]:
-        """The text *(rows,)* that an adapter or a fit reads from ``columns``, which a row's joined cells are the same as in the catalog.
+        """The text *(rows,)* that an adapter or a fit reads from ``columns``, the same as in the catalog.
 
         Raises:
             ProductsError: a column is not there.
         """
+        if TEXT in self.frame.columns and self.frame.get_column(TEXT).dtype == pl.String:
+            return unescape_formulas(self.frame.get_column(TEXT)).fill_null("").to_list()
         frame = self.cells(columns)
         return row_texts(frame, columns, list(prices))
 
@@ -89,17 +95,23 @@ class ReviewedRows:
         """
         found = []
         for name in columns:
-            renamed = [CATALOG + name] if name in REVIEW_COLUMNS else []
-            same = [column for column in renamed if column in self.frame.columns] or similar_columns(name, self.frame.columns)
-            if len(same) != 1 or (same[0] in REVIEW_COLUMNS):
+            column = self.find_column(name)
+            if column is None:
                 raise ProductsError(
                     f"{self.where} has no column {name!r}, which is read as text; give a review of such a catalog; its columns are "
                     f"{name_list(self.frame.columns, 30)}."
                 )
-            if not is_textual(column_type(self.frame, same[0])):
-                raise ProductsError(f"{self.where}: the cells of {same[0]!r} are {column_type(self.frame, same[0])}, not text.")
-            found.append(column_cells(self.frame, same[0]).alias(name))
+            if not is_textual(column_type(self.frame, column)):
+                raise ProductsError(f"{self.where}: the cells of {column!r} are {column_type(self.frame, column)}, not text.")
+            found.append(column_cells(self.frame, column).alias(name))
         return pl.DataFrame(found)
+
+    def find_column(self, name: str) -> str | None:
+        """What a column of the catalog is called here; None where it is not here."""
+        if name in REVIEW_COLUMNS and CATALOG + name in self.frame.columns:
+            return CATALOG + name
+        same = similar_columns(name, [column for column in self.frame.columns if column not in REVIEW_COLUMNS])
+        return same[0] if len(same) == 1 else None
 
     def check_known(self, path_of: Callable[[str], str | None], known: Iterable[str], hint: str) -> list[str]:
         """The categories *(rows,)* as ``path_of`` spells them, which may be identifiers in the file; ``known`` are all there can be.
@@ -121,6 +133,21 @@ class ReviewedRows:
             more = f"; and {len(unknown) - MAX_NAMES:,} more" if len(unknown) > MAX_NAMES else ""
             raise ProductsError(f"{self.where} has {count_noun(len(unknown), 'unknown category')}: {'; '.join(named)}{more}. {hint}")
         return [path_of(name) or name for name in self.categories]
+
+
+def known_names(names: Iterable[str], *, merge: bool = False) -> Callable[[str], str | None]:
+    """Finds a name by what stands in a cell, whose blanks at the ends are gone; with ``merge`` case and inner blanks do not count."""
+    stripped = {name.strip(): name for name in names}
+    normalized = {normalized_name(name): name for name in names} if merge else {}
+    return lambda cell: stripped.get(cell) or normalized.get(normalized_name(cell))
+
+
+def is_filled_in(frame: pl.DataFrame) -> bool:
+    """Whether a file has a column to fill in, and something in it."""
+    if CATEGORY not in frame.columns:
+        return False
+    cells = column_cells(frame, CATEGORY)
+    return bool(has_label(cells).any()) if is_scalar(cells.dtype) else cells.null_count() < len(cells)
 
 
 def _spread(filled: pl.Series, groups: pl.Series, where: str) -> pl.Series:

@@ -51,6 +51,11 @@ def _escape_formulas(cells: pl.Series) -> pl.Series:
     return safe.zip_with(~cells.str.contains(_NUMBER).fill_null(value=False), cells)
 
 
+def unescape_formulas(cells: pl.Series) -> pl.Series:
+    """Text without the apostrophes that `escape_formulas` put into it."""
+    return cells.str.replace_all(_FORMULA.replace(r"(\s*)", r"(\s*)'"), "${1}${2}${3}")
+
+
 def encode_bytes(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with columns of bytes as base64."""
     return frame.with_columns(
