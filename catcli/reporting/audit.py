@@ -46,7 +46,6 @@ from catcli.logs import LOGGER
 from catcli.paths import display_path
 from catcli.reporting.audit_options import AuditOptions
 from catcli.reporting.scoring import scored_rows
-from catcli.training.linear import out_of_fold_logits
 from catcli.wording import count_noun
 
 FOLDS = 5
@@ -154,6 +153,8 @@ def _check_not_filled_in(out: str) -> None:
 
 def _rows_of_file(source: Source | None, options: AuditOptions) -> AuditedRows:
     """The labeled rows of a file, and what linear models say of those that they have not seen."""
+    from catcli.training.linear import out_of_fold_logits  # imports torch, which a host that labels has not
+
     if source is None:
         raise UsageError("audit needs labeled rows; name a file.")
     gathered = gather_rows(source, options.label, options.text, None, SEED)

@@ -22,6 +22,9 @@ LABELS = {"embedded_model": "embedded model", "gpu_of_torch": "GPU (torch)", "gp
 """What the table calls the facts whose names in JSON are not words to read."""
 
 
+NOT_HERE = "not installed: this environment labels and reports, and does not train"
+
+
 def doctor(*, as_json: bool = False, console: Console) -> dict[str, str]:
     """Look at the processor, the GPU as torch and ONNX Runtime see it, the embedded model and the versions; problems are named."""
     import onnxruntime
@@ -56,9 +59,10 @@ def _processor() -> str:
 
 def _gpu() -> dict[str, str]:
     session = _session()  # first: with torch comes CUDA, which predict has to find without torch
-
-    import torch
-
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return {"gpu_of_torch": NOT_HERE, "gpu_of_onnxruntime": session}
     torch_gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {"gpu_of_torch": torch_gpu, "gpu_of_onnxruntime": session}
 
@@ -87,10 +91,12 @@ def _session() -> str:
 
 
 def _embedded() -> str:
-    from catcli.models.bases import MINILM
-
     try:
+        from catcli.models.bases import MINILM
+
         MINILM.check()
+    except ModuleNotFoundError:
+        return NOT_HERE
     except CatcliError as error:
         return str(error)
     return f"{MINILM.hub}, weights as published"
