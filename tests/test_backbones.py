@@ -9,9 +9,12 @@ import pytest
 import torch
 from small_bases import CONFIGS, WORDS, save_base
 
+from catcli.adapter.vetting import check_model
 from catcli.arrays import FloatArray
 from catcli.config import Method, Recipe
-from catcli.export.onnx_files import to_onnx
+from catcli.export import exporters
+from catcli.export.exporters import to_onnx
+from catcli.export.onnx_files import to_fp16, to_int8
 from catcli.export.torch_inference import batch_tensors
 from catcli.inference.session import Session
 from catcli.inference.tokens import TokenBatch, Tokenizer
@@ -71,6 +74,19 @@ def saved_merged_and_exported(base: Backbone, method: Method, folder: Path) -> t
     to_onnx(again, folder / "model.onnx")
     session = Session(folder / "model.onnx", "cpu")
     return read_back, merged, furthest(expected, [session.logits(batch) for batch in given])
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "t5"])
+def test_torch_exports_where_optimum_cannot_be_imported(
+    name: str, bases: dict[str, Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As beside transformers 5: the same parity, a vetted file, and the same reduced ones."""
+    monkeypatch.setattr(exporters, "has_optimum", lambda: False)
+    assert max(saved_merged_and_exported(bases[name], "lora", tmp_path)) < 1e-4
+    check_model(tmp_path / "model.onnx", ())
+    for number, reduce in enumerate((to_int8, to_fp16)):
+        reduce(tmp_path / "model.onnx", tmp_path / f"{number}.onnx")
+        check_model(tmp_path / f"{number}.onnx", ())
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -21,7 +21,8 @@ from catcli.data.dataset.examples import Examples
 from catcli.errors import AdapterError, BackboneError, UsageError
 from catcli.evaluation.calibration import class_shares
 from catcli.export import parity
-from catcli.export.onnx_files import external_weight_files, to_fp16, to_int8, to_onnx
+from catcli.export.exporters import to_onnx
+from catcli.export.onnx_files import external_weight_files, to_fp16, to_int8
 from catcli.inference.labeler import Labeler
 from catcli.inference.session import Session
 from catcli.models.bases import find_base

@@ -22,7 +22,8 @@ from catcli.config import Method, Recipe
 from catcli.data.dataset.examples import Examples
 from catcli.errors import BackboneError, DeviceError, GateMissed, TrainingError
 from catcli.export import parity
-from catcli.export.onnx_files import to_fp16, to_int8, to_onnx
+from catcli.export.exporters import to_onnx
+from catcli.export.onnx_files import to_fp16, to_int8
 from catcli.export.parity import decide_int8
 from catcli.export.torch_inference import batch_tensors
 from catcli.export.trained_model import TrainedModel, TrainingHistory

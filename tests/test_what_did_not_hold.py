@@ -529,7 +529,7 @@ def test_folds_of_the_linear_model_keep_to_the_time_there_is(monkeypatch: pytest
     setup = SimpleNamespace(
         rows=rows,
         split=SimpleNamespace(train=np.arange(len(frame)), validation=np.arange(10)),
-        labeled=SimpleNamespace(keys=frame["title"].to_list()),
+        labeled=SimpleNamespace(keys=frame["title"].to_list(), taught=0),
         names=rows.take(np.arange(0)),
         texts_without_rows=[],
         class_count=int(classes.max()) + 1,

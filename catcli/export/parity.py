@@ -13,7 +13,8 @@ from catcli.adapter.manifest import Variant
 from catcli.arrays import FloatArray
 from catcli.errors import GateMissed
 from catcli.evaluation.fit_metrics import Int8Decision, Parity, VariantDecision
-from catcli.export.onnx_files import MODEL_FILES, external_weight_files, to_fp16, to_int8, to_onnx
+from catcli.export.exporters import to_onnx
+from catcli.export.onnx_files import MODEL_FILES, external_weight_files, to_fp16, to_int8
 from catcli.export.torch_inference import torch_logits
 from catcli.export.trained_model import TrainedModel
 from catcli.inference.cuda import CUDA_PROVIDER, has_cuda
