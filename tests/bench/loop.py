@@ -2,8 +2,9 @@
 
     python tests/bench/loop.py ../shared/data [--set flipkart] [--rows 500] [--budget 100] [--seed 0] [--work FOLDER]
 
-fit on a draw of ``train.parquet`` → predict its other rows with ``--review … .xlsx --review-budget N`` → the column `category` is filled in by
-another library → predict ``--apply`` → fit ``--corrections`` → diff → report of both adapters on ``test.parquet``. Prints what each step came to.
+fit on a draw of ``train.parquet`` → predict its other rows with ``--review … .xlsx --review-budget N`` → the column `category` is filled in
+by another library → predict ``--apply`` → fit ``--corrections`` → diff → report of both adapters on ``test.parquet``. Prints what each step
+came to.
 """
 
 from __future__ import annotations
