@@ -38,14 +38,12 @@ def catcli(*words: object, folder: Path, killed_at: str = "") -> str:
 
 
 def fill_in(review: Path, filled: Path, truth: dict[str, str]) -> tuple[int, int]:
-    """Write the true category beside each row of each group, and beside the first alone where all rows have one; decisions and rows."""
+    """Write the true category of most of its rows beside the first row of each group; how many groups and rows there are."""
     frame = pl.read_excel(review, sheet_name="review", infer_schema_length=None)
-    told = frame.with_columns(true=pl.col("row_number").cast(pl.String).replace_strict(truth))
-    one = pl.col("true").n_unique().over("group") == 1
-    first = pl.col("group").is_first_distinct()
-    told = told.with_columns(category=pl.when(~one | first).then(pl.col("true"))).drop("true")
-    told.write_excel(filled)
-    return told["group"].n_unique(), len(told)
+    true = pl.col("row_number").cast(pl.String).replace_strict(truth).mode().sort().first().over("group")
+    decided = frame.with_columns(category=pl.when(pl.col("group").is_first_distinct()).then(true))
+    decided.write_excel(filled)
+    return decided["group"].n_unique(), len(decided)
 
 
 def scores(adapter: str, test: Path, folder: Path) -> str:
