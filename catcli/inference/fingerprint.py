@@ -50,7 +50,7 @@ def _review_kind(options: PredictOptions) -> str | None:
     if options.review is None:
         return None
     form = review_format(options)
-    return canonical_json([form.is_for_the_eye, form.format == "jsonl", form.safe])
+    return canonical_json([form.is_spreadsheet, form.format == "jsonl", form.safe])
 
 
 def canonical_json(facts: object) -> str:

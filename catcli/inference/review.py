@@ -43,13 +43,13 @@ _FOLDED, _CLASS, _CONFIDENCE, _WEIGHT = (HIDDEN + name for name in ("folded", "c
 def suggestions(names: pl.Series, classes: Classes, confidences: FloatArray, form: FileFormat) -> pl.Series:
     """The most probable different categories of each row, from ``classes`` and ``confidences`` *(rows, width)*.
 
-    A list of names, or in a format for the eye text: ``Mugs (0.41); Cups (0.30)``.
+    A list of names, or for a spreadsheet text: ``Mugs (0.41); Cups (0.30)``.
     """
-    rows = []
+    rows, named = [], names.to_list()
     for numbers, sure in zip(classes.tolist(), confidences.tolist(), strict=True):
         best = dict(zip(reversed(numbers), reversed(sure), strict=True))  # the first of equal ones counts
-        rows.append([(names[number], best[number]) for number in dict.fromkeys(numbers)][:SUGGESTED])
-    if form.is_for_the_eye:
+        rows.append([(named[number], best[number]) for number in dict.fromkeys(numbers)][:SUGGESTED])
+    if form.is_spreadsheet:
         return pl.Series(SUGGESTIONS, ["; ".join(f"{name} ({value:.2f})" for name, value in row) for row in rows], dtype=pl.String)
     return pl.Series(SUGGESTIONS, [[name for name, _ in row] for row in rows], dtype=pl.List(pl.String))
 

@@ -308,7 +308,7 @@ def _write(rows: AuditedRows, errors: LabelErrors, result: Audit, conflicts: Seq
     probabilities = [float(rows.probabilities[place_of[number], rows.classes[number]]) if number in place_of else None for number in chosen]
     similar = [list(suspects[number].similar) if number in suspects else [] for number in chosen]
     suggested = [_suggestions(rows, errors, place_of.get(number)) for number in chosen]
-    texts = form.is_for_the_eye
+    texts = form.is_spreadsheet
     added = pl.DataFrame(
         [
             pl.Series(LABEL_PROBABILITY, probabilities, dtype=pl.Float64),

@@ -35,8 +35,8 @@ class FileFormat:
     safe: bool = False
 
     @property
-    def is_for_the_eye(self) -> bool:
-        """Whether its cells are plain text, which people read."""
+    def is_spreadsheet(self) -> bool:
+        """Whether a spreadsheet opens it, whose cells are text."""
         return self.format in ("csv", "tsv", "excel")
 
     @property
