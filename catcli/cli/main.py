@@ -14,20 +14,8 @@ from catcli.cli.lifecycle import end_for_wrong_usage, plain_tracebacks, wants_js
 __all__ = ("COMMANDS", "app", "main")
 
 COMMANDS = (
-    "fit",
-    "predict",
-    "report",
-    "tune",
-    "compare",
-    "diff",
-    "audit",
-    "migrate",
-    "bench",
-    "demo",
-    "clean",
-    "doctor",
-    "recipes",
-    "adapters",
+    *("fit", "predict", "report", "tune", "compare", "diff", "audit", "migrate"),
+    *("bench", "demo", "clean", "doctor", "recipes", "adapters"),
 )
 """The modules with the commands, in the order of the help; to import one registers it."""
 

@@ -98,12 +98,12 @@ def _show(summary: PredictSummary, job: PredictJob, as_json: bool, console: Cons
 
     options, engine = job.options, job.engine
     speed = (summary.rows - summary.resumed) / max(summary.seconds, 1e-9)
-    told = {name: value for name, value in asdict(summary).items() if name not in ("confidence", "guessed", "guesses")}
-    counts = {name: value for name, value in told.items() if name != "categories"}
+    shown = {name: value for name, value in asdict(summary).items() if name not in ("confidence", "guessed", "guesses")}
+    counts = {name: value for name, value in shown.items() if name != "categories"}
     console.event("labeled", **counts, adapter=job.adapter.fingerprint, output=options.output)
     if as_json:
         facts = {
-            **told,
+            **shown,
             "mean_confidence": summary.mean_confidence,
             "output": options.output,
             "run": console.run,

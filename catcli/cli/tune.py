@@ -20,22 +20,8 @@ if TYPE_CHECKING:
     from catcli.evaluation.studies import TuneResult
 
 TUNE_FLAGS = (
-    *(
-        "label",
-        "text",
-        "group",
-        "taxonomy",
-        "corrections",
-        "base",
-        "method",
-        "balance",
-        "merge_labels",
-        "per_category",
-        "split_seed",
-        "seed",
-        "teacher",
-    ),
-    *("unlabeled", "device", "dtype"),
+    *("label", "text", "group", "taxonomy", "corrections", "base", "method", "balance", "merge_labels", "per_category"),
+    *("split_seed", "seed", "teacher", "unlabeled", "device", "dtype"),
 )
 
 

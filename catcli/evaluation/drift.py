@@ -19,7 +19,7 @@ MAX_MOVED = 0.45
 .55 and more."""
 
 MAX_NAMES = 3
-"""Categories that are told to be more frequent or rarer."""
+"""Categories that a sentence names, those whose shares differ most."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def load_applied_labels(file: str, manifest: Manifest, plan: LabelingPlan) -> Kn
                 f"{reviewed.where}: rows {reviewed.numbers[earlier]:,} and {reviewed.numbers[place]:,} are the same text, and one is "
                 f"{names[earlier]!r}, the other {names[place]!r}; fill in the same category."
             )
-    told = [place for place, text in enumerate(texts) if text]  # a row without text says nothing of another one
-    hashes = text_hashes(pl.Series([texts[place] for place in told], dtype=pl.String))
-    classes = np.array([numbers[names[place]] for place in told], np.int32)
+    with_text = [place for place, text in enumerate(texts) if text]  # a row without text says nothing of another one
+    hashes = text_hashes(pl.Series([texts[place] for place in with_text], dtype=pl.String))
+    classes = np.array([numbers[names[place]] for place in with_text], np.int32)
     return KnownLabels.of([(hashes, classes, np.ones(len(classes), np.float32))])

@@ -77,24 +77,23 @@ def _is_same(file: str, other: str) -> bool:
     return Path(file).resolve() == Path(other).resolve()
 
 
-def check_not_filled_in(review: str) -> None:
-    """Stop before a review is written over in which somebody has decided something, or which cannot be read as one.
+def check_not_filled_in(file: str, option: str = "--review", used_by: str = "--apply") -> None:
+    """Stop before a file of ``option`` is written over in which somebody has decided something, or which cannot be read.
 
     Raises:
-        OutputError: it is there.
+        OutputError: it is there; ``used_by`` is what takes it.
     """
-    if review_is_filled_in(review):
+    if _may_be_filled_in(file):
         raise OutputError(
-            f"--review {review} is there, and somebody may have filled it in; use it with --apply and name another file, or remove it."
+            f"{option} {file} is there, and somebody may have filled it in; use it with {used_by} and name another file, or remove it."
         )
 
 
-def review_is_filled_in(review: str) -> bool:
-    """Whether a file that is there may be a review in which somebody has decided something: also one that cannot be read."""
-    if not _exists(review) or (not is_bucket(review) and not Path(review).stat().st_size):
+def _may_be_filled_in(file: str) -> bool:
+    if not _exists(file) or (not is_bucket(file) and not Path(file).stat().st_size):
         return False
     try:
-        frame = open_source([review]).read().frame
+        frame = open_source([file]).read().frame
     except CatcliError:
         return True
     return is_filled_in(frame)
@@ -108,8 +107,12 @@ def _is_in(file: str, folder: str) -> bool:
 
 def review_format(options: PredictOptions) -> FileFormat:
     """How the rows for a review are written."""
-    review = options.review or ""
-    form = file_format(review, None, option="--review", safe=options.safe_csv, formats=(*CATALOG_FORMATS, "excel"))
+    return format_to_fill_in(options.review or "", "--review", safe=options.safe_csv)
+
+
+def format_to_fill_in(file: str, option: str, *, safe: bool = False) -> FileFormat:
+    """How rows are written that a person fills in: as a catalog, or as an Excel workbook."""
+    form = file_format(file, None, option=option, safe=safe, formats=(*CATALOG_FORMATS, "excel"))
     if form.format == "excel":
-        check_workbook_writer("--review", review)
+        check_workbook_writer(option, file)
     return form

@@ -229,10 +229,11 @@ def _write_to_pipe(
     kept = job.plan.kept(labeled.rows.columns)
     writer.write(labeled.rows, kept, labeled.added)
     if job.options.review is not None:
-        reviewed, columns, added = labeled.for_review(options, review_format(job.options))
+        form = review_format(job.options)
+        reviewed, columns, added = labeled.for_review(options, form)
         if len(reviewed):
             spills.append(folder / f"{'0' * 12}-{0:06}-{len(spills):06}{REVIEW}")
-            with write_errors(job.options.review, "--review"), ReviewSpill(spills[-1], review_format(job.options)) as spill:
+            with write_errors(job.options.review, "--review"), ReviewSpill(spills[-1], form) as spill:
                 spill.write(reviewed, columns, added)
 
 
@@ -427,20 +428,20 @@ def _warn_of_drift(summary: PredictSummary, job: PredictJob) -> None:
     """Say what the catalog is like beside the labeled products, and warn where it is unlike them."""
     try:
         metrics = FitMetrics.of(job.adapter)
-    except AdapterError:  # nobody asked for the scores
+    except AdapterError:  # a run needs no scores
         return
     drift = measure_drift(summary.guessed, summary.confidence / MILLION, summary.guesses, metrics)
     if drift is None:
         return
     differing = (f"{name!r} {per_cent(now)} (of the labeled rows {per_cent(was)})" for name, (now, was) in drift.shares.items())
-    told = f"mean confidence {drift.confidence:.2f}, where {drift.expected:.2f} was expected"
+    confidence = f"mean confidence {drift.confidence:.2f}, where {drift.expected:.2f} was expected"
     if drift.is_unlike:
         LOGGER.warning(
-            f"the catalog is unlike the labeled products: {told}; categories: {', '.join(differing)}. "
+            f"the catalog is unlike the labeled products: {confidence}; categories: {', '.join(differing)}. "
             "Few of its labels may be right; --review with --review-budget 100 lists the rows to label first."
         )
         return
-    LOGGER.info(told)
+    LOGGER.info(confidence)
     if drift.moved > MAX_MOVED:
         LOGGER.info(
             f"categories are otherwise frequent than among the labeled rows ({per_cent(drift.moved)} of rows): {', '.join(differing)}"

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from catcli.arrays import DoubleArray, FloatArray, IntArray
-from catcli.data.dataset.near_equal import folded_texts, group_near_equal
+from catcli.data.dataset.near_equal import MIN_WORDS, folded_texts, group_near_equal
 from catcli.data.dataset.reviewed import CATALOG, CATEGORY, GROUP, GROUP_ROWS, GROUP_WEIGHT, REVIEW_COLUMNS, SUGGESTIONS, TEXT
 from catcli.data.dataset.text import column_cells, row_text_series
 from catcli.data.dataset.weights import parse_weights
@@ -30,9 +30,6 @@ from catcli.inference.planning import LabelingPlan
 
 MAX_COMPARED_GROUPS = 200_000
 """Groups that are compared with one another, those of most rows first: some seconds, and 1 KB each."""
-
-MIN_WORDS = 3
-"""Words from which on equal ones make a group whatever is suggested for its rows: fewer are those of many products."""
 
 SUGGESTED = 3
 """Categories that are suggested for a row."""
@@ -73,7 +70,8 @@ def with_review_columns(
         pl.Series(_CONFIDENCE, confidences[:, 0]),
         *([pl.Series(_WEIGHT, weights)] if plan.weight is not None else []),
     ]
-    kept = [name for name in rows.columns if name in plan.kept(rows.columns) or name in (*text, plan.group)]
+    wanted = {*plan.kept(rows.columns), *text, plan.group}
+    kept = [name for name in rows.columns if name in wanted]
     taken = {name: catalog_name(name, rows.columns) for name in kept if name in REVIEW_COLUMNS or name.startswith(HIDDEN)}
     return _renamed(rows, taken), [taken.get(name, name) for name in kept], added.hstack(columns)
 
@@ -165,6 +163,7 @@ def _spilled_numbers(spills: Sequence[Path], *, weighted: bool) -> tuple[IntArra
     parts: list[tuple[IntArray, IntArray, FloatArray, DoubleArray]] = []
     columns = [_FOLDED, _CLASS, _CONFIDENCE, *([_WEIGHT] if weighted else [])]
     for cells in spilled_cells(spills, columns):
+        # Equal words make a group whatever is suggested for its rows, unless they are those of many products.
         is_telling = pl.col(_FOLDED).str.count_matches(" ") >= MIN_WORDS - 1
         kind = pl.struct(_FOLDED, pl.when(is_telling).then(-1).otherwise(_CLASS).alias(_CLASS))
         kinds = cells.select(hash=kind.hash(5).reinterpret(signed=True))["hash"].to_numpy()

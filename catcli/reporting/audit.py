@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -23,24 +24,23 @@ from catcli.data.dataset.categories import Categories, has_label
 from catcli.data.dataset.columns import choose_columns
 from catcli.data.dataset.examples import Examples, category_name_examples
 from catcli.data.dataset.gather import gather_rows
-from catcli.data.dataset.near_equal import folded_texts
+from catcli.data.dataset.near_equal import MIN_WORDS, folded_texts
 from catcli.data.dataset.prepare import select_labeled_rows
 from catcli.data.dataset.reviewed import CATEGORY, GROUP, GROUP_ROWS, REVIEW_COLUMNS, SUGGESTIONS, known_names
 from catcli.data.dataset.split import assign_folds, product_keys
 from catcli.data.dataset.text import column_cells, row_texts
 from catcli.data.io.batch import Batch
-from catcli.data.io.output import CATALOG_FORMATS, check_folder, file_format, write_errors
+from catcli.data.io.output import check_folder, write_errors
 from catcli.data.io.source import Source
-from catcli.data.io.workbook import check_workbook_writer
 from catcli.data.io.writers import open_writer
-from catcli.errors import OutputError, ProductsError, UsageError
+from catcli.errors import ProductsError, UsageError
 from catcli.evaluation.blend import blend_logits, calibrate
 from catcli.evaluation.calibration import fit_calibration
 from catcli.evaluation.fit_metrics import FitMetrics
 from catcli.evaluation.label_errors import LabelErrors, find_label_errors, find_overlaps
 from catcli.evaluation.studies import Audit, CategoryOverlap, LabelConflict, Suspect
 from catcli.inference.ngrams import Ngrams
-from catcli.inference.output_checks import review_is_filled_in
+from catcli.inference.output_checks import check_not_filled_in, format_to_fill_in
 from catcli.inference.review import catalog_name
 from catcli.logs import LOGGER
 from catcli.paths import display_path
@@ -52,9 +52,6 @@ FOLDS = 5
 
 SEED = 0
 
-MIN_WORDS = 3
-"""Words that near-equal texts have in common, at least, for different labels of them to be a conflict: many products share fewer."""
-
 MAX_ROWS, MAX_LOGITS = 200_000, 20_000_000
 """Labeled rows that are looked at, and these times categories: 80 MB for each matrix of logits. Of more a sample is."""
 
@@ -63,6 +60,9 @@ MAX_CELLS = 4_000_000
 
 SIMILAR = 2
 """Rows that are shown beside one in doubt."""
+
+FILLED_IN = "-o", "fit --corrections"
+"""The option that names the file to fill in, and what takes it then."""
 
 LABEL_PROBABILITY, SIMILAR_ROWS = "label_probability", "similar"
 """Columns of the file to fill in, beside those of a review."""
@@ -74,7 +74,7 @@ class AuditedRows:
 
     ``places`` *(rows,)* are their numbers in the file, from 1.
 
-    ``numbers`` are those of the rows that a model of other rows was asked about, whose ``logits`` and ``probabilities`` *(numbers, names)*
+    ``numbers`` are those of the rows that a model of other rows has scored, whose ``logits`` and ``probabilities`` *(numbers, names)*
     ``by`` gave.
     """
 
@@ -133,19 +133,10 @@ def audit(products: Sequence[str], options: AuditOptions, on_result: Callable[[A
 
 def _check_output(out: str, source: Source | None) -> None:
     check_folder(Path(out))
-    form = file_format(out, None, formats=(*CATALOG_FORMATS, "excel"))
-    if form.format == "excel":
-        check_workbook_writer("-o", out)
+    format_to_fill_in(out, "-o")
     if source is not None and Path(out).resolve() in [path.resolve() for path in source.paths if isinstance(path, Path)]:
         raise UsageError(f"-o {out} is read by this run; name another file.")
-    _check_not_filled_in(out)
-
-
-def _check_not_filled_in(out: str) -> None:
-    if review_is_filled_in(out):
-        raise OutputError(
-            f"-o {out} is there, and somebody may have filled it in; use it with fit --corrections and name another file, or remove it."
-        )
+    check_not_filled_in(out, *FILLED_IN)
 
 
 # --- rows and what models of other rows say of them ----------------------------------------------------------------------------------
@@ -236,7 +227,7 @@ def find_conflicts(rows: AuditedRows) -> list[list[int]]:
     """The numbers of rows that are near-equal and have different labels, group by group, the largest first."""
     groups: dict[str, list[int]] = {}
     for number, folded in enumerate(folded_texts(pl.Series(rows.texts, dtype=pl.String)).to_list()):
-        if folded.count(" ") >= MIN_WORDS - 1:
+        if folded.count(" ") >= MIN_WORDS - 1:  # different labels of fewer words are no conflict
             groups.setdefault(folded, []).append(number)
     torn = [group for group in groups.values() if len({rows.labels[number] for number in group}) > 1]
     return sorted(torn, key=lambda group: (-len(group), group[0]))
@@ -293,8 +284,7 @@ def _similar_rows(rows: AuditedRows, errors: LabelErrors) -> list[list[int]]:
 
 def _write(rows: AuditedRows, errors: LabelErrors, result: Audit, conflicts: Sequence[Sequence[int]], out: str) -> None:
     """The rows in doubt with a column to fill in: suspects, the likeliest first, then conflicts; what is one product is one group."""
-    number_of = {int(place): number for number, place in enumerate(rows.places.tolist())}
-    suspects = {number_of[suspect.row]: suspect for suspect in result.suspects}
+    suspects = dict(zip(rows.numbers[errors.suspects].tolist(), result.suspects, strict=True))
     conflicting = [number for group in conflicts for number in group]
     group_of = {number: f"conflict {place}" for place, group in enumerate(conflicts) for number in group}
     by_group: dict[str, list[int]] = {}
@@ -303,17 +293,20 @@ def _write(rows: AuditedRows, errors: LabelErrors, result: Audit, conflicts: Seq
     chosen = [number for group in by_group.values() for number in group]
     groups = [place for place, group in enumerate(by_group.values(), 1) for _ in group]
     sizes = [len(group) for group in by_group.values() for _ in group]
-    place_of = {int(number): place for place, number in enumerate(rows.numbers.tolist())}
-    form = file_format(out, None, formats=(*CATALOG_FORMATS, "excel"))
+    place_of = {number: place for place, number in enumerate(rows.numbers.tolist())}
+    form = format_to_fill_in(out, "-o")
     probabilities = [float(rows.probabilities[place_of[number], rows.classes[number]]) if number in place_of else None for number in chosen]
     similar = [list(suspects[number].similar) if number in suspects else [] for number in chosen]
     suggested = [_suggestions(rows, errors, place_of.get(number)) for number in chosen]
-    texts = form.is_spreadsheet
+    if form.is_spreadsheet:
+        kind: pl.DataType = pl.String()
+        lists: list[list[Any]] = [[" | ".join(cell) for cell in similar], ["; ".join(cell) for cell in suggested]]
+    else:
+        kind, lists = pl.List(pl.String), [similar, suggested]
     added = pl.DataFrame(
         [
             pl.Series(LABEL_PROBABILITY, probabilities, dtype=pl.Float64),
-            pl.Series(SIMILAR_ROWS, [" | ".join(cell) for cell in similar] if texts else similar),
-            pl.Series(SUGGESTIONS, ["; ".join(cell) for cell in suggested] if texts else suggested),
+            *(pl.Series(name, cells, dtype=kind) for name, cells in zip((SIMILAR_ROWS, SUGGESTIONS), lists, strict=True)),
             pl.Series(GROUP, groups, dtype=pl.Int64),
             pl.Series(GROUP_ROWS, sizes, dtype=pl.Int64),
             pl.Series(CATEGORY, [None] * len(chosen), dtype=pl.String),
@@ -323,13 +316,13 @@ def _write(rows: AuditedRows, errors: LabelErrors, result: Audit, conflicts: Seq
     frame = rows.frame[chosen]
     frame = frame.rename({name: catalog_name(name, frame.columns) for name in frame.columns if name in taken})
     choices = {CATEGORY: rows.names}
-    _check_not_filled_in(out)  # again: it took a while
+    check_not_filled_in(out, *FILLED_IN)  # again: it took a while
     with write_errors(out), atomic_write(Path(out)) as path, path.open("wb") as file, open_writer(file, form, choices=choices) as writer:
         writer.write(Batch(frame, 1.0), frame.columns, added)
 
 
 def _suggestions(rows: AuditedRows, errors: LabelErrors, place: int | None) -> list[str]:
-    """The label and the category that is more probable, the more probable first; nothing of a row that no model was asked about."""
+    """The label and the category that is more probable, the more probable first; nothing of a row that no model has scored."""
     if place is None:
         return []
     own = int(rows.classes[rows.numbers[place]])

@@ -25,11 +25,10 @@ from sklearn.metrics import f1_score
 from catcli.arrays import DoubleArray, IntArray
 from catcli.data.dataset.columns import choose_columns
 from catcli.data.dataset.examples import Examples, category_name_examples
-from catcli.data.dataset.near_equal import folded_texts, group_near_equal
+from catcli.data.dataset.near_equal import MIN_WORDS, folded_texts, group_near_equal
 from catcli.data.dataset.text import row_text_series
 from catcli.evaluation.blend import softmax
 from catcli.evaluation.decisions import decision_order
-from catcli.inference.review import MIN_WORDS
 from catcli.training.linear import fit_linear
 
 SHARPNESS = 4.0

@@ -22,6 +22,9 @@ MIN_OVERLAP = 0.8
 BANDS, ROWS_PER_BAND = 16, 4
 """Texts are compared that agree in all minima of some band: of those that overlap by .8 all but one in 4,000 do, by .5 two in three."""
 
+MIN_WORDS = 3
+"""Words, after folding, from which on equal ones tell one product: many products share fewer."""
+
 MAX_LEADERS = 32
 """Texts of a band that a new one is compared with: thousands of titles of one pattern share a band, and hardly any are near-equal."""
 

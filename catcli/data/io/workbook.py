@@ -89,8 +89,8 @@ class WorkbookWriter:
         for number, choice in enumerate(self._choices[name]):
             listed.write_string(number, 0, choice)
         source = f"='{name}'!$A$1:$A${len(self._choices[name])}"
-        told: dict[str, Any] = {"validate": "list", "source": source, "error_type": "warning", "error_title": "Not among the categories"}
-        self._sheet.data_validation(1, column, max(self._rows, 1), column, told)
+        rule: dict[str, Any] = {"validate": "list", "source": source, "error_type": "warning", "error_title": "Not among the categories"}
+        self._sheet.data_validation(1, column, max(self._rows, 1), column, rule)
 
     def abandon(self) -> None:
         """Nothing was written yet."""
