@@ -81,6 +81,8 @@ def test_torch_exports_where_optimum_cannot_be_imported(
     name: str, bases: dict[str, Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As beside transformers 5: the same parity, a vetted file, and the same reduced ones."""
+    if not exporters.has_optimum():
+        pytest.skip("torch makes every export here, which the other tests look at")
     monkeypatch.setattr(exporters, "has_optimum", lambda: False)
     assert max(saved_merged_and_exported(bases[name], "lora", tmp_path)) < 1e-4
     check_model(tmp_path / "model.onnx", ())

@@ -14,9 +14,12 @@ from urllib.parse import unquote, urlsplit
 import polars as pl
 import pytest
 from conftest import catcli
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
 from small_bases import save_base
 
 from catcli.adapter.folder import load_adapter
+from catcli.models import hub as models_hub
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +41,11 @@ class Hub:
         """Serve a folder's files."""
         self.revisions[name, revision] = self.revisions[name, commit] = commit
         self.files[commit] = {file.name: file.read_bytes() for file in folder.iterdir() if file.name != without}
+
+
+def _sha1(content: bytes) -> str:
+    """Git's name of a file's content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -68,6 +76,10 @@ class _Handler(BaseHTTPRequestHandler):
                 else []
             )
             self._answer(json.dumps({"discussions": found, "count": len(found), "start": 0}).encode())
+        elif path.startswith("/api/models/") and "tree" in parts[4:5]:  # huggingface_hub 2 asks for this list
+            files = self.hub.files[parts[5]]
+            listed = [{"type": "file", "path": name, "size": len(content), "oid": _sha1(content)} for name, content in files.items()]
+            self._answer(json.dumps(listed).encode())
         elif path.startswith("/api/models/"):
             name, revision = "/".join(parts[2:4]), "/".join(parts[5:]) or "main"
             commit = self.hub.revisions.get((name, revision))
@@ -206,6 +218,15 @@ def test_a_base_that_cannot_be_had_gets_a_sentence(
     assert sentence in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "one").exists()
+
+
+@pytest.mark.parametrize("kind", HfHubHTTPError.__bases__)  # requests' error, or since huggingface_hub 1 one that is no OSError
+def test_a_connection_that_breaks_offers_nothing(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise kind("the server hung up")
+
+    monkeypatch.setattr(HfApi, "get_repo_discussions", broken)
+    assert models_hub._converted("shop/pickled") == []
 
 
 def test_without_a_connection_both_ways_out_are_named(products: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

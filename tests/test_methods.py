@@ -20,7 +20,7 @@ from catcli.config import LORA_METHODS, METHOD_TITLES, Balance, Method, Recipe, 
 from catcli.data.dataset.examples import Examples
 from catcli.errors import AdapterError, BackboneError, UsageError
 from catcli.evaluation.calibration import class_shares
-from catcli.export import parity
+from catcli.export import exporters, parity
 from catcli.export.exporters import to_onnx
 from catcli.export.onnx_files import external_weight_files, to_fp16, to_int8
 from catcli.inference.labeler import Labeler
@@ -29,7 +29,7 @@ from catcli.models.bases import find_base
 from catcli.models.classifier import Classifier
 from catcli.models.losses import class_weights, implied_class_shares, make_row_loss
 from catcli.training.fit import FitResult
-from catcli.training.linear import balance_weights, logit_adjustment
+from catcli.training.linear_balance import balance_weights, logit_adjustment
 
 pytestmark = pytest.mark.slow
 
@@ -190,30 +190,42 @@ def test_a_shipped_recipe_is_run_by_its_name_with_options_beside_it(shop: Shop, 
     assert told["max_tokens"] <= 64  # what suits the recipe's base is chosen again for another
 
 
+def keep_weights_beside_the_model(monkeypatch: pytest.MonkeyPatch) -> str:
+    """As is done above 2 GiB; returns the name of the file that gets them."""
+    monkeypatch.setenv("FORCE_ONNX_EXTERNAL_DATA", "1")  # Optimum's exporter
+    monkeypatch.setattr(exporters, "MAX_INLINE_BYTES", 0)  # torch's
+    return "model.onnx_data" if exporters.has_optimum() else "model.onnx.data"
+
+
 def test_weights_above_two_gigabytes_stand_beside_the_model(
     shop: Shop, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FORCE_ONNX_EXTERNAL_DATA", "1")  # as Optimum does by itself above 2 GiB
+    name = keep_weights_beside_the_model(monkeypatch)
     monkeypatch.setattr(parity, "MIN_AGREEMENT", 0.0)
     monkeypatch.setattr(parity, "MIN_SPEEDUP", 0.0)
     made = fitted(shop, tmp_path / "one", base=str(small))
     served = made.adapter.manifest.variants
-    assert served["fp32"].data == ("model.onnx_data",)
+    assert served["fp32"].data == (name,)
     assert len(served["int8"].data) == 1
     assert {*served["fp32"].data, *served["int8"].data} <= set(made.adapter.manifest.files)
     assert Labeler(made.adapter, "cpu", "fp32").label(["a mug"]).classes.shape == (1, 1)
-    beside = tmp_path / "one" / "model.onnx_data"
+    beside = tmp_path / "one" / name
     beside.write_bytes(b"\0" + beside.read_bytes()[1:])
-    with pytest.raises(AdapterError, match="model.onnx_data has changed since it was written"):
+    with pytest.raises(AdapterError, match=f"{name} has changed since it was written"):
         Labeler(load_adapter(tmp_path / "one"), "cpu", "fp32")
 
 
+@pytest.mark.parametrize("has_optimum", [True, False])
 def test_reduced_models_of_large_ones_have_their_weights_beside_them_too(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Path, tmp_path: Path, has_optimum: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FORCE_ONNX_EXTERNAL_DATA", "1")
+    if has_optimum and not exporters.has_optimum():
+        pytest.skip("Optimum's exporter cannot be imported here")
+    monkeypatch.setattr(exporters, "has_optimum", lambda: has_optimum)
+    name = keep_weights_beside_the_model(monkeypatch)
     classifier = Classifier(find_base(str(small)).load(), 3).eval()
     to_onnx(classifier, tmp_path / "model.onnx")
+    assert external_weight_files(tmp_path / "model.onnx") == (name,)
     feeds = {"input_ids": np.array([[2, 5, 6, 3]]), "attention_mask": np.ones((1, 4), np.int64)}
     whole = Session(tmp_path / "model.onnx", "cpu")._session.run(["logits"], feeds)[0]
     for name, reduce in (("int8", to_int8), ("fp16", to_fp16)):

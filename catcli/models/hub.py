@@ -9,7 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import Discussion, HfApi, snapshot_download
 from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from catcli.errors import BackboneError, reason
@@ -32,7 +32,17 @@ IGNORED_PATTERNS = ["*/*", "*.fp16.*", "*.bf16.*"]
 CONVERTER = "SFconvertbot"
 """The hub's own account that offers safetensors to repositories which hold pickles alone, as pull requests."""
 
+_NO_ROOM = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+"""Numbers of errors of the folder that models are kept in."""
+
 _COMMIT = re.compile("[0-9a-f]{40}")
+
+_CONNECTION_ERRORS: tuple[type[Exception], ...] = (OSError, *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)))
+"""What fails on the way to the hub.
+
+Before version 1 huggingface_hub asks by requests, whose errors are OSErrors. Since then its HTTP client's are none, but share a base class
+with the hub's own.
+"""
 
 
 def fetch_from_hub(repository: str, revision: str | None) -> Path:
@@ -94,8 +104,8 @@ def _snapshot(repository: str, revision: str | None) -> Path:
         ) from error
     except HFValidationError as error:
         raise BackboneError(f"--base {repository} is neither a folder nor a name that the hub can have: {reason(error)}.") from error
-    except OSError as error:  # requests' errors are such, and so are those of the hub's answers
-        if isinstance(error, PermissionError) or error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+    except _CONNECTION_ERRORS as error:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise BackboneError(
                 f"--base {repository}: it cannot be kept in {HF_HUB_CACHE}: {error.strerror}; make room, or set HF_HOME to another folder."
             ) from error
@@ -124,5 +134,5 @@ def _converted(repository: str) -> list[Discussion]:
     try:
         offers = HfApi().get_repo_discussions(repository, author=CONVERTER, discussion_type="pull_request")
         return [offer for offer in offers if offer.status in ("open", "merged") and offer.git_reference]
-    except OSError:
+    except _CONNECTION_ERRORS:
         return []

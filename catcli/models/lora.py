@@ -17,7 +17,9 @@ B begins as zeros, so the first step starts from the base model as published. It
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -55,13 +57,22 @@ def add_adapters(classifier: Classifier, base: Backbone, recipe: Recipe) -> None
         init_lora_weights="pissa" if recipe.method == "pissa" else True,
         revision=base.revision,
     )
-    classifier.backbone = get_peft_model(classifier.backbone, config)
+    with _expected_warnings():
+        classifier.backbone = get_peft_model(classifier.backbone, config)
     if recipe.method == "pissa":
         state = classifier.backbone.state_dict()
         classifier.initial_adapters = {name: value.detach().cpu().clone() for name, value in state.items() if "lora_" in name}
     for module in classifier.backbone.modules():
         if isinstance(module, LoraLayer) and recipe.dropout:
             module.lora_dropout["default"] = RowDropout(recipe.dropout)
+
+
+@contextmanager
+def _expected_warnings() -> Iterator[None]:
+    """Hide that PEFT 0.21 asks a model for a property by the name that it had before transformers 5."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield
 
 
 def _targets(classifier: Classifier, base: Backbone) -> list[str]:
@@ -128,7 +139,8 @@ def _from_the_published_weights(adapted: PeftModel, began: Mapping[str, Tensor])
 
 def load_adapters(classifier: Classifier, folder: Path) -> None:
     """Put what `save_adapters` wrote into ``folder`` beside the weights."""
-    classifier.backbone = PeftModel.from_pretrained(classifier.backbone, str(folder))
+    with _expected_warnings():
+        classifier.backbone = PeftModel.from_pretrained(classifier.backbone, str(folder))
 
 
 def merge_adapters(classifier: Classifier) -> None:
