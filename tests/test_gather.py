@@ -172,7 +172,7 @@ def test_a_draw_holds_no_more_than_it_takes(tmp_path: Path) -> None:
     assert file.stat().st_size > 400_000_000
     code = (
         "from catcli.data.dataset.gather import gather_rows\nfrom catcli.data.io.source import open_source\n"
-        "from catcli.inference.session import peak_memory\nbefore = peak_memory()\n"
+        "from catcli.memory import peak_memory\nbefore = peak_memory()\n"
         f"rows = gather_rows(open_source([{str(file)!r}]), 'category', (), 100, 0)\n"
         "print(len(rows.frame), rows.read, peak_memory() - before)"
     )

@@ -70,14 +70,15 @@ def test_it_labels_reports_and_compares_as_anywhere(shop: Shop, tmp_path: Path, 
         catcli("report", shop.adapter, "--html", f"{name}.html", cwd=tmp_path, check=True, **environment)
         catcli("diff", shop.adapter, shop.adapter, shop.catalog, "-o", f"{name}-diff.csv", cwd=tmp_path, check=True, **environment)
         catcli("audit", "--adapter", shop.adapter, "-o", f"{name}-audit.csv", cwd=tmp_path, check=True, **environment)
+        catcli("audit", shop.products, "-o", f"{name}-rows.csv", cwd=tmp_path, check=True, **environment)
         catcli("adapters", "verify", shop.adapter, cwd=tmp_path, check=True, **environment)
         catcli("doctor", cwd=tmp_path, check=True, **environment)
-    for name in ("{}.parquet", "{}.csv", "{}-diff.csv", "{}-audit.csv"):
+    for name in ("{}.parquet", "{}.csv", "{}-diff.csv", "{}-audit.csv", "{}-rows.csv"):
         assert (tmp_path / name.format("here")).read_bytes() == (tmp_path / name.format("there")).read_bytes()
     assert pl.read_parquet(tmp_path / "there.parquet")["predicted_category"].null_count() < len(pl.read_csv(shop.catalog))
 
 
-@pytest.mark.parametrize("line", [("fit", "products.csv"), ("compare", "products.csv", "--method", "head"), ("audit", "products.csv")])
+@pytest.mark.parametrize("line", [("fit", "products.csv"), ("compare", "products.csv", "--method", "head")])
 def test_what_trains_ends_in_a_sentence(shop: Shop, tmp_path: Path, host: dict[str, Any], line: tuple[str, ...]) -> None:
     (tmp_path / "products.csv").write_bytes(shop.products.read_bytes())
     ran = catcli(*line, cwd=tmp_path, **host)

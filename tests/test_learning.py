@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +22,10 @@ from catcli.data.dataset.examples import NAME_WEIGHT, Examples, category_name_ex
 from catcli.data.dataset.labeled import LabeledRows
 from catcli.data.dataset.prepare import TrainingData
 from catcli.data.dataset.split import split_rows
+from catcli.logs import LOGGER
 from catcli.training import linear
 from catcli.training.encoder_training import EncoderTraining
-from catcli.training.linear import FOLDS, fit_linear, out_of_fold_logits
+from catcli.training.linear import FOLDS, FittedLinear, LinearFit, Progress, fit_all, fit_linear, out_of_fold_logits
 from catcli.training.setup import Setup
 
 WORDS = ["mug", "drill", "lamp", "puzzle", "soap", "tent", "chair", "knife", "clock", "vase", "glove"]
@@ -53,6 +60,99 @@ def test_classes_fitted_in_groups_are_those_fitted_together() -> None:
     assert np.abs(found[:, :11] - expected).max() < 0.1  # small weights are dropped
     assert (found.argmax(1) == rows.classes).all()
     assert (found[:, 11] < found[:, :11].min(1)).any()  # a category without a row is never favored
+
+
+@dataclass(frozen=True)
+class EndedElsewhere(LinearFit):
+    """A fit that kills the process that it runs in, unless that is the test's own."""
+
+    home: int = 0
+
+    def run(self, advance: Progress = lambda *_: None) -> FittedLinear:
+        if os.getpid() != self.home:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().run(advance)
+
+
+def test_models_that_are_fitted_in_processes_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = examples()
+    names = ["watering can"]
+    fits = [LinearFit(rows.take(np.flatnonzero(np.arange(220) % 4 != part)), 11, 0, rows.texts, names, part == 3) for part in range(4)]
+    progress: list[tuple[float, float]] = []
+    alone = fit_all(fits, lambda *done: progress.append(done))
+    assert list(progress[-1]) == [4, 4]
+    monkeypatch.setattr(linear, "MIN_PARALLEL_SECONDS", 0.0)
+    monkeypatch.setattr(linear, "_affordable_processes", lambda fits: len(fits) - 1)
+    used: list[int] = []
+    in_processes = linear._fit_in_processes
+
+    def counted(fits: Sequence[LinearFit], processes: int) -> Iterator[FittedLinear]:
+        used.append(processes)
+        return in_processes(fits, processes)
+
+    monkeypatch.setattr(linear, "_fit_in_processes", counted)
+    together = fit_all(fits)
+    assert used == [2]
+    for one, other in zip(alone, together, strict=True):
+        assert np.array_equal(one.logits, other.logits)
+        assert one.logits.shape == (220, 12)
+    assert together[0].kept is None
+    assert np.array_equal(alone[3].model.weights.toarray(), together[3].model.weights.toarray())
+    with pytest.raises(ValueError, match="the model was not kept"):
+        _ = together[0].model
+
+
+def test_where_a_process_that_fits_is_killed_this_one_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(LOGGER, "info", said.append)
+    rows = examples()
+    monkeypatch.setattr(linear, "MIN_PARALLEL_SECONDS", 0.0)
+    monkeypatch.setattr(linear, "_affordable_processes", lambda _: 2)
+    fits = [EndedElsewhere(rows, 11, seed, rows.texts, home=os.getpid()) for seed in range(3)]
+    expected = [fit.run().logits for fit in fits]
+    assert all(np.array_equal(one.logits, other) for one, other in zip(fit_all(fits), expected, strict=True))
+    assert [line[:42] for line in said] == ["linear models are fitted one after another"]
+
+
+def test_where_no_process_can_be_started_this_one_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(**_: object) -> None:
+        raise OSError("no semaphores here")
+
+    monkeypatch.setattr("joblib.externals.loky.get_reusable_executor", refused)
+    fits = [LinearFit(examples(), 11, 0, ["a red mug"])] * 2
+    assert len(list(linear._fit_in_processes(fits, 2))) == 2
+
+
+def test_processes_that_are_not_waited_for_are_ended() -> None:
+    """As by Ctrl-C: with many models still to be fitted. A thread that failed meanwhile would fail this test."""
+    fitting = linear._fit_in_processes([LinearFit(examples(), 11, 0, ["a red mug"])] * 16, 2)
+    process = next(fitting).process
+    assert process != os.getpid()
+    fitting.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+def test_only_so_many_models_are_fitted_at_once_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits = [LinearFit(examples(), 11, 0)] * 5
+    monkeypatch.setattr("catcli.inference.session.available_cores", lambda: 16)
+    assert linear._affordable_processes(fits) == 5
+    monkeypatch.setattr(linear, "MAX_LINEAR_CHARACTERS", 3 * fits[0].characters)
+    assert linear._affordable_processes(fits) == 3
+    monkeypatch.setattr(linear, "MAX_LINEAR_CHARACTERS", fits[0].characters - 1)
+    assert linear._affordable_processes(fits) == 0
+
+
+def test_a_process_that_fits_linear_models_loads_no_torch() -> None:
+    code = """
+import sys
+import numpy as np
+from catcli.data.dataset.examples import Examples
+from catcli.training.linear import LinearFit
+LinearFit(Examples.of(["a mug", "a drill"] * 5, np.array([0, 1] * 5)), 2, 0, ["a mug"], ["watering can"]).run()
+print([name for name in ("torch", "transformers", "onnxruntime") if name in sys.modules])
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_the_same_rows_and_seed_give_the_same_model() -> None:

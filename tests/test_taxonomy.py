@@ -32,8 +32,7 @@ from catcli.inference.predict_options import PredictOptions
 from catcli.reporting.report import report
 from catcli.reporting.report_options import ReportOptions
 from catcli.training.fit import FitResult
-from catcli.training.linear import fit_linear
-from catcli.training.named_classes import add_to_linear
+from catcli.training.linear import add_to_linear, fit_linear
 
 PATHS = ("Home", "Home > Mugs", "Home > Pans", "Tools", "Tools > Drills")
 

@@ -561,7 +561,7 @@ def test_an_earlier_output_takes_memory_by_its_different_texts() -> None:
     program = (
         "import numpy as np\n"
         "from catcli.inference.known_labels import KnownLabels\n"
-        "from catcli.inference.session import peak_memory\n"
+        "from catcli.memory import peak_memory\n"
         "different = 500_000\n"
         "def rows(times):\n"
         "    for number in range(times * 10):\n"

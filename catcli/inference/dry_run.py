@@ -13,9 +13,9 @@ from catcli.inference.engines import Engine
 from catcli.inference.planning import LabelingPlan
 from catcli.inference.predict import applied_labels, open_job
 from catcli.inference.predict_options import PredictOptions
-from catcli.inference.session import peak_memory
 from catcli.inference.shards import ShardOptions
 from catcli.inference.summary import PredictSummary
+from catcli.memory import peak_memory
 
 
 @dataclass(frozen=True)

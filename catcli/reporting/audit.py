@@ -144,7 +144,7 @@ def _check_output(out: str, source: Source | None) -> None:
 
 def _rows_of_file(source: Source | None, options: AuditOptions) -> AuditedRows:
     """The labeled rows of a file, and what linear models say of those that they have not seen."""
-    from catcli.training.linear import out_of_fold_logits  # imports torch, which a host that labels has not
+    from catcli.training.linear import out_of_fold_logits
 
     if source is None:
         raise UsageError("audit needs labeled rows; name a file.")

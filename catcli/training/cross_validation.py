@@ -26,7 +26,8 @@ from catcli.models.losses import implied_class_shares
 from catcli.training.checkpoint import Checkpoint
 from catcli.training.encoder_training import MAX_ROW_PASSES, EncoderTraining, TrainingInput
 from catcli.training.fit import fit_blend
-from catcli.training.linear import logit_adjustment, out_of_fold_logits
+from catcli.training.linear import out_of_fold_logits
+from catcli.training.linear_balance import logit_adjustment
 from catcli.training.linear_training import LinearTraining
 from catcli.training.loop import classifier_logits, train_classifier
 from catcli.training.setup import Setup

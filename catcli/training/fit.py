@@ -40,8 +40,9 @@ from catcli.evaluation.heldout import HeldOutRows, fold_part
 from catcli.evaluation.metrics import CatalogScores, RowsNeeded
 from catcli.evaluation.requirements import Requirement, check_requirements, check_tree_requirements
 from catcli.inference.labeler import encoder_logits, save_probe
-from catcli.inference.session import Session, peak_memory
+from catcli.inference.session import Session
 from catcli.logs import LOGGER, Advance, no_progress
+from catcli.memory import peak_memory
 from catcli.paths import resume_folder, store_folder
 from catcli.private_folder import delete_private_folder, persistent_folder
 from catcli.wording import count_noun
@@ -326,7 +327,7 @@ def _measure(setup: Setup, models: FittedModels, folder: Path) -> tuple[FitMetri
             lora_seconds=encoder.seconds,
             linear_seconds=linear.seconds,
             seconds=time.perf_counter() - models.began,
-            peak_memory=peak_memory(),
+            peak_memory=max(peak_memory(), linear.peak_memory),
             device_memory=peak_device_memory(),
             learned_bytes=exported.learned_bytes,
             trained=shipped.trained_parameters,

@@ -2,13 +2,20 @@
 
 On product data it trains in seconds and is hard to beat, and it knows what a subword model blurs: the exact spelling of brands and part
 numbers. One-vs-rest with hinge loss rather than multinomial logistic regression, which at hundreds of categories takes many times longer.
+
+A fit has many such models: of folds, of parts of the rows, of all rows. liblinear draws its rows by one generator for the whole process, so
+two at once would never fit alike again: several models at once are fitted in several processes, which import no torch.
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +23,12 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
-from catcli.arrays import IntArray
-from catcli.config import Balance
+from catcli.arrays import FloatArray, IntArray
 from catcli.data.dataset.examples import Examples
-from catcli.evaluation.blend import softmax
-from catcli.evaluation.calibration import class_shares, fit_logit_weights
-from catcli.inference.ngrams import LinearModel, Ngrams
-from catcli.models.losses import FOCAL_GAMMA, class_weights
+from catcli.errors import reason
+from catcli.inference.ngrams import LinearModel, Ngrams, Vocabulary
+from catcli.logs import LOGGER
+from catcli.memory import peak_memory
 
 MIN_WEIGHT = 0.01
 """Weights nearer to zero than this are dropped. On flipkart (189 categories) 2.4 % remain, 4 MB for 123, and accuracy moves by .0003."""
@@ -42,13 +48,132 @@ MAX_ROW_CLASS_PAIRS = 20_000_000
 MIN_OTHER_ROWS = 4_000
 """Rows of other classes that a class is set against at least."""
 
+MAX_LINEAR_CHARACTERS = 12_000_000
+"""Characters of text that models learn from at once, some 1.2 GB of n-grams: of more a single one takes a sample."""
+
+MIN_PARALLEL_SECONDS = 6.0
+"""Seconds that models have to take one after another for processes to be worth their start, which takes two."""
+
+MAX_PROCESSES = 8
+"""Processes that fit linear models at once: each takes some 190 MB before it has a row."""
+
 FOLDS = 5
 
-MIN_FOCAL_WEIGHT = 0.1
-"""What a row counts at least under focal loss. Without it the common categories were lost: .43 of flipkart's rows right for .88."""
+Progress = Callable[[float, float], None]
+"""Called with what is done, and of how much."""
 
 
-def fit_linear(examples: Examples, count: int, seed: int, advance: Callable[[float, float], None] = lambda *_: None) -> LinearModel:
+@dataclass(frozen=True)
+class LinearFit:
+    """A model to fit on ``examples`` of ``count`` classes, and the texts that it is to score.
+
+    ``without_rows`` are the names of further classes, which no example has. ``keep`` says whether the model itself is wanted.
+    """
+
+    examples: Examples
+    count: int
+    seed: int
+    scored: Sequence[str] = ()
+    without_rows: Sequence[str] = ()
+    keep: bool = False
+
+    def run(self, advance: Progress = lambda *_: None) -> FittedLinear:
+        """Fit it, and score the texts."""
+        model = add_to_linear(fit_linear(self.examples, self.count, self.seed, advance), self.without_rows)
+        logits = model.logits(self.scored) if self.scored else np.empty((0, len(model.bias)), np.float32)
+        return FittedLinear(model if self.keep else None, logits, os.getpid(), peak_memory())
+
+    @property
+    def characters(self) -> int:
+        """How much text there is to learn from."""
+        return sum(map(len, self.examples.texts))
+
+
+@dataclass(frozen=True)
+class FittedLinear:
+    """What a `LinearFit` gave: the model if it was to be kept, and the ``logits`` *(scored texts, classes)*.
+
+    ``process`` is the number of the process that fitted it, and ``peak_memory`` the bytes that this one had held at most.
+    """
+
+    kept: LinearModel | None
+    logits: FloatArray
+    process: int
+    peak_memory: int
+
+    @property
+    def model(self) -> LinearModel:
+        """The model."""
+        if self.kept is None:
+            raise ValueError("the model was not kept")
+        return self.kept
+
+
+def fit_all(fits: Sequence[LinearFit], advance: Progress = lambda *_: None) -> list[FittedLinear]:
+    """Fit all models, and as many at once as there are cores and memory for where that takes less time; they are the same either way."""
+    fitted: list[FittedLinear] = []
+
+    def part_of_one(done: float, of: float) -> None:
+        advance(len(fitted) + done / of, len(fits))
+
+    while len(fitted) < len(fits):
+        start = time.perf_counter()
+        fitted.append(fits[len(fitted)].run(part_of_one))
+        seconds, waiting = time.perf_counter() - start, fits[len(fitted) :]
+        if seconds * len(waiting) >= MIN_PARALLEL_SECONDS and (processes := _affordable_processes(waiting)) > 1:
+            for one in _fit_in_processes(waiting, processes):
+                fitted.append(one)
+                advance(len(fitted), len(fits))
+    return fitted
+
+
+def _affordable_processes(fits: Sequence[LinearFit]) -> int:
+    from catcli.inference.session import available_cores  # imports ONNX Runtime, which a process that fits need not
+
+    return min(MAX_PROCESSES, available_cores(), len(fits), MAX_LINEAR_CHARACTERS // max(1, *(fit.characters for fit in fits)))
+
+
+def _fit_in_processes(fits: Sequence[LinearFit], processes: int) -> Generator[FittedLinear, None, None]:
+    """Fit models in so many processes. What these cannot do, for want of memory or where none can be started, this one does."""
+    from joblib.externals.loky import BrokenProcessPool, get_reusable_executor
+
+    done, executor = 0, None
+    with warnings.catch_warnings():
+        # A process whose memory has grown is replaced by a fresh one, which is as it should be.
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
+        try:
+            with _interrupts_blocked():  # also in the processes that are started here: this one ends them
+                executor = get_reusable_executor(max_workers=processes)
+                futures = [executor.submit(_run, fit) for fit in fits]
+            for future in futures:
+                yield future.result()
+                done += 1
+        except (BrokenProcessPool, MemoryError, OSError, ImportError, NotImplementedError) as error:
+            LOGGER.info(f"linear models are fitted one after another: several processes could not ({reason(error)[:200]})")
+            yield from (fit.run() for fit in fits[done:])
+        finally:
+            if executor is not None:
+                executor.shutdown(wait=True, kill_workers=True)
+
+
+def _run(fit: LinearFit) -> FittedLinear:
+    return fit.run()
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """While open, Ctrl-C waits; in a process that is started meanwhile, for good."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def fit_linear(examples: Examples, count: int, seed: int, advance: Progress = lambda *_: None) -> LinearModel:
     """Fit on ``examples`` with class numbers below ``count``, at least two of which occur; ``advance`` hears of classes done."""
     ngrams = Ngrams.fit(examples.texts)
     matrix = ngrams.transform(examples.texts)
@@ -62,7 +187,6 @@ def fit_linear(examples: Examples, count: int, seed: int, advance: Callable[[flo
     columns, rows, values = [], [], []
     # A category without a training row is possible but never favored.
     bias = np.full(count, np.nan, np.float32)
-    # One after another: liblinear draws its rows by one generator for the whole process, so two at once would never fit alike again.
     for done, fitted in enumerate(map(machines.fit, groups), 1):
         bias[fitted.classes] = fitted.bias
         columns.append(fitted.classes[fitted.weights.row])
@@ -72,6 +196,28 @@ def fit_linear(examples: Examples, count: int, seed: int, advance: Callable[[flo
     bias[np.isnan(bias)] = np.nanmin(bias) - 1
     weights = sparse.csr_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), (matrix.shape[1], count))
     return LinearModel(ngrams, weights, bias)
+
+
+def add_to_linear(model: LinearModel, names: Sequence[str]) -> LinearModel:
+    """The model with a class more for each of ``names``; their n-grams join its vocabulary."""
+    if not names:
+        return model
+    ngrams = Ngrams.fit(names)
+    merged, places, width = [], [], 0
+    for known, new in zip(model.ngrams.vocabularies, ngrams.vocabularies, strict=True):
+        hashes = np.union1d(known.hashes, new.hashes)
+        place = np.searchsorted(hashes, known.hashes)
+        # One that no labeled row has is as rare as the rarest.
+        idf = np.full(len(hashes), known.idf.max(initial=1), np.float32)
+        idf[place] = known.idf
+        merged.append(Vocabulary(hashes, idf))
+        places.append(width + place)
+        width += len(hashes)
+    vocabulary = Ngrams(tuple(merged))
+    old = model.weights.tocoo()
+    kept = sparse.csr_matrix((old.data, (np.concatenate(places)[old.row], old.col)), shape=(width, model.weights.shape[1]))
+    weights = sparse.hstack([kept, vocabulary.transform(names).T], format="csr", dtype=np.float32)
+    return LinearModel(vocabulary, weights, np.concatenate((model.bias, np.zeros(len(names), np.float32))))
 
 
 @dataclass(frozen=True)
@@ -120,57 +266,21 @@ class _OneVsRest:
         return sampled
 
 
-def balance_weights(examples: Examples, count: int, balance: Balance, seed: int) -> Examples:
-    """``examples`` with the weights that ``balance`` gives them: what `make_row_loss` does to LoRA's rows, done to these.
-
-    ``focal`` takes how sure a model is of a row from one that has not seen it, of the other half of the rows: a support vector machine is
-    sure of all that it has seen. A row never counts less than `MIN_FOCAL_WEIGHT`: the loss itself gives a row its weight back as soon as it
-    is forgotten, and these weights stay. ``logit-adjust`` weighs no row; what the fitted model says is moved, by `logit_adjustment`.
-    """
-    if balance == "weights":
-        weights = class_weights(class_shares(examples.classes, examples.weights, count))[examples.classes]
-    elif balance == "focal":
-        halves = np.random.default_rng(seed).permutation(len(examples)) % 2
-        logits, scored = out_of_fold_logits(examples, halves, examples.take(halves[:0]), count, seed)
-        weights = np.ones(len(examples), np.float32)
-        if len(scored):
-            (scale,) = fit_logit_weights([logits], examples.classes[scored])
-            right = softmax(np.float32(scale) * logits)[np.arange(len(scored)), examples.classes[scored]]
-            weights[scored] = np.maximum((1 - right) ** FOCAL_GAMMA, MIN_FOCAL_WEIGHT)
-    else:
-        return examples
-    return replace(examples, weights=examples.weights * weights / np.average(weights, weights=examples.weights).astype(np.float32))
-
-
-def logit_adjustment(shares: npt.NDArray[np.float64], scale: float) -> npt.NDArray[np.float32]:
-    """What to add to logits *(classes,)* so that they do without the classes' ``shares``; times ``scale`` they are those of probabilities.
-
-    Menon et al. 2021, "Long-Tail Learning via Logit Adjustment", equation 9, with tau = 1.
-    """
-    return np.asarray(-np.log(shares) / max(scale, 1e-3), np.float32)
-
-
 def out_of_fold_logits(
-    examples: Examples,
-    folds: IntArray,
-    names: Examples,
-    count: int,
-    seed: int,
-    complete: Callable[[LinearModel], LinearModel] = lambda model: model,
-) -> tuple[npt.NDArray[np.float32], IntArray]:
+    examples: Examples, folds: IntArray, names: Examples, count: int, seed: int, without_rows: Sequence[str] = ()
+) -> tuple[FloatArray, IntArray]:
     """Logits *(rows, classes)* of ``examples`` by models that have not seen them, and the numbers of those rows.
 
     Fold ``folds[row]``, counted from 0, is scored by a model of the others and of the categories' ``names``. A row whose category has no
-    other row is left out: what it would be taken for says nothing of a model that knows it. ``complete`` gives a model further classes.
+    other row is left out: what it would be taken for says nothing of a model that knows it. ``without_rows`` are names of further classes.
     """
-    scored, logits = [], []
+    scored, fits = [], []
     for fold in range(int(folds.max(initial=-1)) + 1):
         inside, outside = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
         inside = inside[np.isin(examples.classes[inside], examples.classes[outside])]
         if len(inside) and len(np.unique(examples.classes[outside])) > 1:
-            model = complete(fit_linear(examples.take(outside).plus(names), count, seed))
             scored.append(inside)
-            logits.append(model.logits([examples.texts[row] for row in inside]))
+            fits.append(LinearFit(examples.take(outside).plus(names), count, seed, [examples.texts[row] for row in inside], without_rows))
     if not scored:
         return np.empty((0, count), np.float32), np.empty(0, np.int64)
-    return np.concatenate(logits), np.concatenate(scored)
+    return np.concatenate([fitted.logits for fitted in fit_all(fits)]), np.concatenate(scored)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,16 +17,13 @@ from catcli.evaluation.fit_metrics import RandomSplit, SplitScores
 from catcli.evaluation.without_rows import bounding_offset
 from catcli.inference.ngrams import LinearModel
 from catcli.logs import LOGGER
-from catcli.training.linear import FOLDS, balance_weights, fit_linear, logit_adjustment, out_of_fold_logits
-from catcli.training.named_classes import add_to_linear
+from catcli.training.linear import FOLDS, MAX_LINEAR_CHARACTERS, FittedLinear, LinearFit, fit_all, fit_linear, out_of_fold_logits
+from catcli.training.linear_balance import balance_weights, logit_adjustment
 from catcli.training.setup import Setup
 from catcli.training.time_budget import LINEAR_SHARE
 
 MAX_CROSS_FIT_ROWS = 1_000
 """Validation rows below which the linear model's scale is fitted on out-of-fold rows too; with as many it is known without."""
-
-MAX_LINEAR_CHARACTERS = 12_000_000
-"""Characters of text that the linear model learns from, some 1.2 GB of n-grams; of more it takes a sample."""
 
 TIMED_LINEAR_ROWS = 2_000
 """Rows on which the linear model is timed before a time budget is shared out."""
@@ -41,6 +39,7 @@ MAX_RANDOM_SPLIT_ROWS = 6_000
 class LinearResult:
     """``model`` ships; ``logits`` *(held-out rows, classes)* are of models that have not seen the rows.
 
+    ``peak_memory`` is what this process and those that fitted models beside it held together at most, in bytes.
     ``out_of_fold`` are such logits of a holdout's training rows. ``by_share`` are logits of the folds' models, and of models of fewer rows,
     each behind the share of the labeled rows that they learned from; nothing for a holdout, or where there are too few products.
     """
@@ -49,6 +48,7 @@ class LinearResult:
     logits: FloatArray
     out_of_fold: OutOfFold
     seconds: float
+    peak_memory: int
     by_share: tuple[tuple[float, FloatArray], ...] = ()
 
 
@@ -60,21 +60,27 @@ class LinearTraining:
 
     def train(self) -> LinearResult:
         """Fit the holdout model or those of the folds, score the held-out rows, and refit on all rows where the recipe says so."""
-        started, setup = time.perf_counter(), self._setup
+        started, setup, split = time.perf_counter(), self._setup, self._setup.split
+        everything = np.arange(len(setup.rows))
+        refit = [self.plan(everything, (), keep=True)] if self._recipe.refit else []
         by_share: tuple[tuple[float, FloatArray], ...] = ()
-        if isinstance(setup.split, FoldSplit):
-            logits, out_of_fold = self.fold_logits(setup.split), self._nothing
-            by_share = self._by_share(setup.split, logits)
+        if isinstance(split, FoldSplit):
+            parts = self._parts(split)
+            fits = [fit for _, part in parts for fit in self._plan_folds(split, part)]
+            fitted = self._fit([*fits, *refit])
+            memory = _peak_memory(fitted)
+            by_share = tuple((share, self._gather(split, fitted)) for share, _ in parts)
+            logits, out_of_fold = by_share[0][1], self._nothing
+            by_share = by_share if len(parts) > 1 else ()
         else:
-            model = self.fit(setup.split.train, "the linear model")
-            logits, out_of_fold = model.logits(setup.held_out_texts), self.cross_fit()
-        if self._recipe.refit:
-            model = self.fit(np.arange(len(setup.rows)), "refit of the linear model")
+            fitted = self._fit([self.plan(split.train, setup.held_out_texts, keep=not refit), *refit])
+            logits, out_of_fold, memory = fitted[0].logits, self.cross_fit(), _peak_memory(fitted)
+        model = fitted[-1].model
         shift = self._shift(logits, out_of_fold)
         if shift.any():
             model, logits, out_of_fold = replace(model, bias=model.bias + shift), logits + shift, (out_of_fold[0] + shift, out_of_fold[1])
             by_share = tuple((share, values + shift) for share, values in by_share)
-        return LinearResult(model, logits, out_of_fold, time.perf_counter() - started, by_share)
+        return LinearResult(model, logits, out_of_fold, time.perf_counter() - started, memory, by_share)
 
     def _shift(self, logits: FloatArray, out_of_fold: OutOfFold) -> FloatArray:
         """What the recipe's balance adds to the logits *(classes,)*, and what bounds the categories without rows."""
@@ -86,18 +92,16 @@ class LinearTraining:
         shift[count:] = bounding_offset((logits + shift)[: len(setup.split.choosing)], count)
         return shift
 
-    def fit(self, rows: IntArray, stage: str) -> LinearModel:
-        """Fit on ``rows``, or a sample of them, and on the categories' names; those without rows are known by their names alone."""
-        sample = self.sample(rows)
+    def plan(self, rows: IntArray, scored: Sequence[str], *, keep: bool = False) -> LinearFit:
+        """A fit on ``rows``, or a sample of them, and on the categories' names; those without rows are known by their names alone."""
+        setup, sample = self._setup, self.sample(rows)
         if len(sample) < len(rows):
             LOGGER.info(f"the linear model is trained on a sample of {len(sample):,} of {len(rows):,} rows")
-        model = fit_linear(
-            self.balanced(self._setup.rows.take(sample).plus(self._setup.names)),
-            self._setup.class_count,
-            self._recipe.seed,
-            lambda done, total: self._setup.advance(f"{stage}, category", done, total),
-        )
-        return add_to_linear(model, self._setup.texts_without_rows)
+        examples = self.balanced(setup.rows.take(sample).plus(setup.names))
+        return LinearFit(examples, setup.class_count, self._recipe.seed, scored, setup.texts_without_rows, keep)
+
+    def _fit(self, fits: Sequence[LinearFit]) -> list[FittedLinear]:
+        return fit_all(fits, lambda done, total: self._setup.advance("linear models, %", 100 * done / total, 100))
 
     def balanced(self, examples: Examples) -> Examples:
         """The examples with the weights that the recipe's balance gives them."""
@@ -120,25 +124,33 @@ class LinearTraining:
             limit = min(limit, max(TIMED_LINEAR_ROWS, int(budget.linear_speed * seconds)))
         return stratified_sample(setup.rows.classes, rows, limit, self._recipe.seed)
 
-    def fold_logits(self, split: FoldSplit, part: BoolArray | None = None) -> FloatArray:
-        """Logits *(held-out rows, classes)* of the rows by the model of the other folds, or of their rows in a ``part`` *(rows,)*."""
-        setup = self._setup
-        logits = np.empty((len(setup.rows), len(setup.category_names)), np.float32)
+    def _plan_folds(self, split: FoldSplit, part: BoolArray | None) -> list[LinearFit]:
+        """For each fold a model of the other folds' rows, or of their rows in a ``part`` *(rows,)*, that scores the fold's."""
+        fits = []
         for number in range(split.count):
-            inside = np.flatnonzero(split.fold == number)
             others = split.fold != number if part is None else (split.fold != number) & part
-            model = self.fit(np.flatnonzero(others), f"fold {number + 1} of the linear model")
-            logits[inside] = model.logits([setup.rows.texts[row] for row in inside])
+            fits.append(self.plan(np.flatnonzero(others), [self._setup.rows.texts[row] for row in np.flatnonzero(split.fold == number)]))
+        return fits
+
+    def _gather(self, split: FoldSplit, fitted: list[FittedLinear]) -> FloatArray:
+        """Logits *(held-out rows, classes)* of what the folds' models gave, which are the first and are taken off."""
+        logits = np.empty((len(self._setup.rows), len(self._setup.category_names)), np.float32)
+        for number in range(split.count):
+            logits[split.fold == number] = fitted.pop(0).logits
         return logits[split.held_out]
 
-    def _by_share(self, split: FoldSplit, logits: FloatArray) -> tuple[tuple[float, FloatArray], ...]:
-        """``logits`` of the folds' models, and those of models of halves and quarters of their products; two of each: one says little."""
+    def _parts(self, split: FoldSplit) -> list[tuple[float, BoolArray | None]]:
+        """The parts of the rows that the folds' models learn from, each behind its share of all: first all of the other folds' rows.
+
+        Then halves and quarters of their products, where there are enough; two of each: one says little.
+        """
         products = np.unique(np.array(self._setup.labeled.keys, dtype=object), return_inverse=True)[1]
-        if products.max() < MIN_CURVE_PRODUCTS:
-            return ()
-        quarter = np.random.default_rng(self._recipe.split_seed).permutation(products.max() + 1)[products] % 4
-        parts, share = (quarter < 2, quarter >= 2, quarter == 0, quarter == 2), 1 - 1 / split.count
-        return ((share, logits), *((share * float(part.mean()), self.fold_logits(split, part)) for part in parts))
+        share = 1 - 1 / split.count
+        parts: list[tuple[float, BoolArray | None]] = [(share, None)]
+        if products.max() >= MIN_CURVE_PRODUCTS:
+            quarter = np.random.default_rng(self._recipe.split_seed).permutation(products.max() + 1)[products] % 4
+            parts += [(share * float(part.mean()), part) for part in (quarter < 2, quarter >= 2, quarter == 0, quarter == 2)]
+        return parts
 
     @property
     def _nothing(self) -> OutOfFold:
@@ -155,9 +167,7 @@ class LinearTraining:
         folds[train >= len(setup.rows) - setup.labeled.taught] = -1
         # Focal loss would fit each fold three times; it moves the scale least.
         examples = setup.rows.take(train) if self._recipe.balance == "focal" else self.balanced(setup.rows.take(train))
-        logits, scored = out_of_fold_logits(
-            examples, folds, setup.names, setup.class_count, self._recipe.seed, lambda model: add_to_linear(model, setup.texts_without_rows)
-        )
+        logits, scored = out_of_fold_logits(examples, folds, setup.names, setup.class_count, self._recipe.seed, setup.texts_without_rows)
         if not len(scored):
             return self._nothing
         return logits, setup.rows.classes[train[scored]]
@@ -179,13 +189,23 @@ class LinearTraining:
         random_test = random.permutation(len(setup.rows) - setup.labeled.taught)[: len(test)]
         random_train = np.setdiff1d(np.arange(len(setup.rows)), random_test)
         count = min(limit, len(train), len(random_train))
-        by_product, at_random = self._score(train, test, count), self._score(random_train, random_test, count)
+        fits, of = [], (test, random_test)
+        for learned, scored in zip((train, random_train), of, strict=True):
+            sample = stratified_sample(setup.rows.classes, learned, count, self._recipe.seed)
+            examples = self.balanced(setup.rows.take(sample).plus(setup.names))
+            texts = [setup.rows.texts[row] for row in scored]
+            fits.append(LinearFit(examples, setup.class_count, self._recipe.seed, texts))
+        by_product, at_random = (self._scores(fitted.logits, rows) for fitted, rows in zip(fit_all(fits), of, strict=True))
         return RandomSplit(train=count, by_product=by_product, at_random=at_random)
 
-    def _score(self, train: IntArray, test: IntArray, count: int) -> SplitScores:
-        """The scores on ``test`` of a model of ``count`` of the rows ``train``."""
-        rows, seed = self._setup.rows, self._recipe.seed
-        sample = stratified_sample(rows.classes, train, count, seed)
-        model = fit_linear(self.balanced(rows.take(sample).plus(self._setup.names)), self._setup.class_count, seed)
-        metrics = Outcomes.of(model.logits([rows.texts[row] for row in test]), rows.classes[test], test).point.metrics
+    def _scores(self, logits: FloatArray, rows: IntArray) -> SplitScores:
+        metrics = Outcomes.of(logits, self._setup.rows.classes[rows], rows).point.metrics
         return SplitScores(accuracy=float(metrics["accuracy"][0]), macro_f1=float(metrics["macro_f1"][0]))
+
+
+def _peak_memory(fitted: Sequence[FittedLinear]) -> int:
+    """The most bytes that the processes which fitted models can have held together."""
+    peaks: dict[int, int] = {}
+    for one in fitted:
+        peaks[one.process] = max(one.peak_memory, peaks.get(one.process, 0))
+    return sum(peaks.values())

@@ -2,7 +2,7 @@
 
 Both models get a weight vector for each such category after they were trained, so that what they say of the others stays as it is:
 
-- the linear model its name's TF-IDF vector, whose product with a title's is their cosine;
+- the linear model its name's TF-IDF vector, whose product with a title's is their cosine (`catcli.training.linear.add_to_linear`);
 - the encoder's head what a ridge regression from the names' vectors to the head's weights, over the categories with rows, makes of its name
   (zero-shot learning by regression from class descriptions: Frome et al. 2013, "DeViSE"; Romera-Paredes & Torr 2015, "An embarrassingly
   simple approach to zero-shot learning").
@@ -16,35 +16,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import sparse
 
 from catcli.arrays import FloatArray
 from catcli.data.dataset.examples import Examples
 from catcli.export.torch_inference import torch_vectors
 from catcli.export.trained_model import TrainedModel
-from catcli.inference.ngrams import LinearModel, Ngrams, Vocabulary
-
-
-def add_to_linear(model: LinearModel, names: Sequence[str]) -> LinearModel:
-    """The model with a class more for each of ``names``; their n-grams join its vocabulary."""
-    if not names:
-        return model
-    ngrams = Ngrams.fit(names)
-    merged, places, width = [], [], 0
-    for known, new in zip(model.ngrams.vocabularies, ngrams.vocabularies, strict=True):
-        hashes = np.union1d(known.hashes, new.hashes)
-        place = np.searchsorted(hashes, known.hashes)
-        # One that no labeled row has is as rare as the rarest.
-        idf = np.full(len(hashes), known.idf.max(initial=1), np.float32)
-        idf[place] = known.idf
-        merged.append(Vocabulary(hashes, idf))
-        places.append(width + place)
-        width += len(hashes)
-    vocabulary = Ngrams(tuple(merged))
-    old = model.weights.tocoo()
-    kept = sparse.csr_matrix((old.data, (np.concatenate(places)[old.row], old.col)), shape=(width, model.weights.shape[1]))
-    weights = sparse.hstack([kept, vocabulary.transform(names).T], format="csr", dtype=np.float32)
-    return LinearModel(vocabulary, weights, np.concatenate((model.bias, np.zeros(len(names), np.float32))))
 
 
 def add_to_head(trained: TrainedModel, known: Examples, names: Sequence[str]) -> None:

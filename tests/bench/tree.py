@@ -76,7 +76,8 @@ def probabilities(folder: Path, train: pl.DataFrame, test: pl.DataFrame, seed: i
         labeled = select_labeled_rows(GatheredRows(train, len(train)), columns, folder.name)
         split = split_into_folds(labeled.keys, labeled.classes, FOLDS, seed)
         training = LinearTraining(Setup.of(TrainingData(labeled, split, columns, Recipe(split_seed=seed)), time.perf_counter()))
-        scores, model = training.fold_logits(split), training.fit(np.arange(len(labeled.texts)), "all rows")
+        trained = training.train()
+        scores, model = trained.logits, trained.model
         truth, folds, choosing = labeled.classes[split.held_out], split.fold[split.held_out], np.isin(split.held_out, split.choosing)
         unseen = np.empty_like(scores)
         for fold in range(FOLDS):
