@@ -112,7 +112,8 @@ class Recipe(BaseModel):
     epochs: Annotated[int, Field(ge=1)] | None = None
     """The most epochs; by default 2 to 8, by the number of rows."""
     lr: Annotated[float, Field(gt=0, le=1)] | None = None
-    """The highest learning rate; the default depends on base and method."""
+    """The highest learning rate; the default depends on base and method. Beside adapters in another base than the embedded one the head
+    has up to four times this."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Rows of a training step."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01

@@ -30,12 +30,13 @@ from catcli.export.trained_model import TrainedModel, TrainingHistory
 from catcli.inference.session import Session
 from catcli.inference.tokens import TokenBatch, Tokenizer
 from catcli.models import device
+from catcli.models.architectures import ARCHITECTURES, BERT_LR
 from catcli.models.backbone import Backbone
 from catcli.models.bases import MINILM
 from catcli.models.classifier import Classifier, count_parameters
 from catcli.models.device import pick_device, use_bf16
 from catcli.models.lora import RowDropout
-from catcli.models.methods import load_model, merge_model, prepare_model, save_model
+from catcli.models.methods import default_learning_rate, load_model, merge_model, prepare_model, save_model
 from catcli.training import forward, loop
 from catcli.training.base_features import compute_base_features
 from catcli.training.checkpoint import Checkpoint
@@ -169,6 +170,39 @@ def test_a_merge_that_changes_logits_is_caught(
         parity.export_fp32(whole, ["a mug", "a drill"], tmp_path, lambda *_: None)
 
 
+def test_many_held_out_rows_are_scored_on_a_gpu_and_parity_is_of_the_cpu(
+    tmp_path: Path, base: Backbone, trained: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = TrainedModel(trained, base, Tokenizer(base.tokenizer, 16), Recipe(rank=4), "cpu", TrainingHistory((), 1.0, 1.0), 0, 0)
+    opened = []
+
+    class Recorded(Session):
+        """A session whose logits tell where it was asked to be."""
+
+        def __init__(self, file: Path, device: str = "auto") -> None:
+            super().__init__(file, device)
+            self._device = device
+            opened.append(device)
+
+        def logits(self, batch: TokenBatch) -> FloatArray:
+            return super().logits(batch) + np.float32(self._device == "auto")
+
+    monkeypatch.setattr(parity, "Session", Recorded)
+    monkeypatch.setattr(parity, "has_cuda", lambda: True)
+    monkeypatch.setattr(parity, "MIN_GPU_ROWS", 2)
+    monkeypatch.setattr(parity, "PARITY_ROWS", 2)
+    texts = ["a mug", "a drill", "soap"]
+    few = parity.export_fp32(replace(whole, device="cuda"), texts[:2], tmp_path, lambda *_: None)
+    assert opened == ["cpu"]
+    alone = parity.export_fp32(whole, texts, tmp_path, lambda *_: None)  # a fit with --device cpu
+    assert opened == ["cpu", "cpu"]
+    many = parity.export_fp32(replace(whole, device="cuda"), texts, tmp_path, lambda *_: None)
+    assert opened == ["cpu", "cpu", "cpu", "auto"]
+    assert np.allclose(few.logits["fp32"], alone.logits["fp32"][:2], atol=1e-5)
+    assert np.allclose(many.logits["fp32"], alone.logits["fp32"] + np.array([[0], [0], [1]]))
+    assert many.parity[1].largest_difference < 1e-4
+
+
 def test_logits_that_are_no_numbers_do_not_pass_the_gate() -> None:
     broken = parity._compare("merged", np.zeros((2, 2), np.float32), np.full((2, 2), np.nan, np.float32))
     assert not broken.largest_difference <= parity.MAX_LOGIT_DIFFERENCE
@@ -232,6 +266,43 @@ def weights(learner: Trainer) -> dict[str, torch.Tensor]:
 
 def alike(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float = 0.0) -> bool:
     return all(torch.allclose(one[name], other[name], rtol=0, atol=tolerance) for name in one)
+
+
+def test_the_head_of_another_base_learns_faster_the_shorter_its_vectors_are(
+    base: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert base.published
+    other = replace(base, published=None)
+    assert [other.head_rate(length) for length in (1.0, 2.9, 11.6, 100.0)] == [4.0, pytest.approx(4.0), 1.0, pytest.approx(0.116)]
+    made: list[float] = []
+    for used, method in ((base, "lora"), (other, "lora"), (other, "head")):
+        learner, task = trainer(used, method=method, epochs=1)
+        optimizer = learner._optimizer()
+        monkeypatch.setattr(learner, "_optimizer", lambda optimizer=optimizer: optimizer)
+        learner.train(checkpoint(tmp_path / str(len(made))), None)
+        rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+        head = {rates[id(parameter)] for name, parameter in learner.trained.items() if name.startswith("head.")}
+        rest = {rates[id(parameter)] for name, parameter in learner.trained.items() if not name.startswith("head.")} or set(head)
+        made.append(head.pop() / rest.pop())
+        assert not head
+        assert not rest
+    length = float(np.linalg.norm(task.features.vectors, axis=1).mean())
+    assert made == [1.0, pytest.approx(11.6 / length), 1.0]
+
+
+def test_each_kind_of_base_has_its_learning_rate(base: Backbone) -> None:
+    assert (default_learning_rate(MINILM, "lora"), default_learning_rate(MINILM, "full")) == (2e-3, 1e-4)
+    other = replace(base, lr=ARCHITECTURES["gpt2"].lr, full_lr=2.5e-5)
+    assert [default_learning_rate(other, method) for method in ("lora", "full", "head")] == [5e-4, 2.5e-5, 1e-3]
+    assert {name for name, architecture in ARCHITECTURES.items() if architecture.lr == BERT_LR} == {
+        "bert",
+        "electra",
+        "roberta",
+        "xlm-roberta",
+        "camembert",
+        "distilbert",
+        "mpnet",
+    }
 
 
 def test_training_learns_and_ends_with_the_best_epoch(base: Backbone, tmp_path: Path) -> None:

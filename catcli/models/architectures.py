@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from catcli.config import Pool
 
@@ -15,7 +15,8 @@ class Architecture:
     et al. 2023, "QLoRA", figure 2: those of the attention alone fall short of full fine-tuning). ``pool`` is how its token states become
     one vector by default. ``position_offset`` counts the positions that its table of positions keeps for padding, ``pooler`` says whether
     it has a layer behind its states that is not used here, ``encoder`` names the class of its encoder alone, and ``transposed`` says that
-    its linear layers keep their weights as *(in, out)*.
+    its linear layers keep their weights as *(in, out)*. ``lr`` is the learning rate that suits adapters in it: 5e-4 as in "LoRA: Low-Rank
+    Adaptation of Large Language Models" (Hu et al. 2021, appendix D, RoBERTa base), and `BERT_LR` in those that are built like BERT.
 
     Batches are padded on the right everywhere: under a causal mask no text sees what follows it, so GPT-2 and its kin need no padding on
     the left once "last" means the last token of the text.
@@ -28,22 +29,29 @@ class Architecture:
     pooler: bool = False
     encoder: str | None = None
     transposed: bool = False
+    lr: float = 5e-4
 
 
-_BERT = Architecture("encoder.layer", ("query", "key", "value", "dense"), pooler=True)
-_ROBERTA = Architecture("encoder.layer", ("query", "key", "value", "dense"), position_offset=2, pooler=True)
+BERT_LR = 2e-3
+"""Of adapters in encoders that are built like BERT, measured with all-MiniLM-L6-v2 and all-mpnet-base-v2 (tests/bench/README.md).
+
+At 5e-4 the latter's loss was still 2.3 on the training rows after the eight epochs that 500 rows get; Hu et al. made 30 to 80.
+"""
+
+_BERT = Architecture("encoder.layer", ("query", "key", "value", "dense"), pooler=True, lr=BERT_LR)
+_ROBERTA = replace(_BERT, position_offset=2)
 _LLAMA = Architecture("layers", ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), pool="last")
 
 ARCHITECTURES = {
     "bert": _BERT,
-    "electra": Architecture("encoder.layer", _BERT.targets),
+    "electra": replace(_BERT, pooler=False),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
-    "distilbert": Architecture("transformer.layer", ("q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2")),
+    "distilbert": Architecture("transformer.layer", ("q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"), lr=BERT_LR),
     # Its blocks are one and the same, run as often as it has layers; so are their adapters.
     "albert": Architecture("encoder.albert_layer_groups", ("query", "key", "value", "dense", "ffn", "ffn_output"), pooler=True),
-    "mpnet": Architecture("encoder.layer", ("q", "k", "v", "o", "dense"), position_offset=2, pooler=True),
+    "mpnet": replace(_ROBERTA, targets=("q", "k", "v", "o", "dense")),
     "modernbert": Architecture("layers", ("Wqkv", "Wo", "Wi")),
     "deberta": Architecture("encoder.layer", ("in_proj", "pos_proj", "pos_q_proj", "dense")),
     "deberta-v2": Architecture("encoder.layer", ("query_proj", "key_proj", "value_proj", "dense")),

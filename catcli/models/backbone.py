@@ -29,6 +29,11 @@ from catcli.models.architectures import Architecture
 from catcli.models.base_folder import BaseFolder
 from catcli.models.hub import has_weights
 
+HEAD_LENGTH, MAX_HEAD_RATE = 11.6, 4.0
+"""Beside adapters the head of a base learns so many times as fast as they do as its vectors are shorter than this, and at most so many: a
+step of its weights moves logits in proportion to the vectors. Those of all-mpnet-base-v2 are 2.9 long, for which 4 was measured best
+(tests/bench/README.md), GPT-2's a hundred."""
+
 SLACK, MAX_BUFFERS = 2**24, 2**30
 """Parameters that weights may lack besides, a pooler's among them, and numbers of tables that a model makes by itself."""
 
@@ -41,7 +46,8 @@ class Backbone:
     the SHA-256 that its weights have to have, where that is known beforehand. ``targets`` are the linear layers that get an adapter,
     ``layers`` the numbers of the blocks they are in, None for all. ``kept`` are the blocks of the published model that this one has, None
     for all; ``layers`` counts these alone. ``folder`` is the path of ``base_folder``, a private copy, where the model is not embedded.
-    ``longest`` is the most tokens that its positions allow, ``lr`` the learning rate that suits adapters in it.
+    ``longest`` is the most tokens that its positions allow, ``lr`` the learning rate that suits adapters in it, and ``full_lr`` all of its
+    weights. Beside adapters the head's is `head_rate` times that.
     """
 
     name: str
@@ -52,13 +58,14 @@ class Backbone:
     targets: tuple[str, ...]
     longest: int
     pad_id: int
+    lr: float
     layers: tuple[int, ...] | None = None
     kept: tuple[int, ...] | None = None
     revision: str | None = None
     published: str | None = None
     base_folder: BaseFolder | None = None
-    # "LoRA: Low-Rank Adaptation of Large Language Models" (Hu et al. 2021), appendix D: 4e-4 and 5e-4 for RoBERTa base.
-    lr: float = 5e-4
+    # In the midst of what Devlin et al. 2019 ("BERT", appendix A.3) recommend.
+    full_lr: float = 2.5e-5
 
     def used_by(self, recipe: Recipe) -> Backbone:
         """With the pooling and the adapters' places that ``recipe`` asks for; places it names are taken in every block."""
@@ -176,6 +183,13 @@ class Backbone:
         if self.kept:
             config.num_hidden_layers = len(self.kept)
         config.save_pretrained(folder)
+
+    def head_rate(self, length: float) -> float:
+        """Times the adapters' learning rate at which the head learns; ``length`` is the mean length of the base's vectors.
+
+        1 for the embedded base, whose rate was chosen for both.
+        """
+        return 1.0 if self.published else min(MAX_HEAD_RATE, HEAD_LENGTH / max(length, 1e-6))
 
     @property
     def first(self) -> int:

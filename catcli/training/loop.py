@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from catcli.arrays import FloatArray, IntArray
-from catcli.config import Recipe
+from catcli.config import LORA_METHODS, Recipe
 from catcli.errors import TrainingError
 from catcli.evaluation.fit_metrics import EpochScores
 from catcli.export.torch_inference import to_device
@@ -120,6 +120,8 @@ class Trainer:
         self.forward = Forward(classifier, base, recipe, task, device, advance, log)
         self.recipe, self.task, self.device, self._advance, self._log = recipe, task, device, advance, log
         self.lr = recipe.lr or default_learning_rate(base, recipe.method)
+        length = float(np.linalg.norm(task.features.vectors, axis=1).mean())
+        self.head_rate = base.head_rate(length) if recipe.method in LORA_METHODS else 1.0
         self.trained = {name: parameter for name, parameter in classifier.named_parameters() if parameter.requires_grad}
 
     def train(self, checkpoint: Checkpoint, repeat: TrainingHistory | None) -> TrainingHistory:
@@ -212,7 +214,7 @@ class Trainer:
             sum_gradients(self.trained.values())
             nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
             for group in optimizer.param_groups:
-                group["lr"] = self.lr * learning_rate_factor(state.step, state.schedule.horizon)
+                group["lr"] = self.lr * group["rate"] * learning_rate_factor(state.step, state.schedule.horizon)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             state.step += 1
@@ -272,10 +274,15 @@ class Trainer:
         return bool(losses) and len(losses) - 1 - int(np.argmin(losses)) >= PATIENCE
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        matrices = [parameter for parameter in self.trained.values() if parameter.ndim > 1]
-        vectors = [parameter for parameter in self.trained.values() if parameter.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": self.recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=self.lr, fused=True)
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.trained.items():
+            rate = self.head_rate if name.startswith("head.") else 1.0
+            groups.setdefault((rate, self.recipe.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+        return torch.optim.AdamW(
+            [{"params": parameters, "rate": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()],
+            lr=self.lr,
+            fused=True,
+        )
 
     def _save(self, state: TrainingState, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint, best: Mapping[str, Tensor]) -> None:
         """Save everything that a step changes, by name."""

@@ -3,14 +3,17 @@
     python tests/bench/gpu.py ../shared/data [--out FOLDER] [--steps fit,predict] [--code FOLDER]
     python tests/bench/gpu.py ../shared/data --rehearse
 
-Every step is a process of its own with a limit of its own, the most telling first, so that a step that fails or hangs costs only itself.
-The steps after ``fit`` use its adapter. ``--code`` measures another checkout of catcli by the same steps. ``--rehearse`` runs all of them
-here, on the CPU and with few rows, to see that the script itself is sound.
+Every step is a process of its own with a limit of its own, the most telling first, so that a step that fails or hangs costs only itself,
+and the whole ends in time: a step for which none is left is not run, and the table says so. Before the first of them the script looks for
+every package that catcli imports. What a step finds wrong is a check that the table and the exit code show. The steps after ``fit`` use its
+adapter. ``--code`` measures another checkout of catcli by the same steps. ``--rehearse`` runs all of them here, on the CPU and with few
+rows, to see that the script itself is sound.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib.util
 import json
 import os
@@ -26,12 +29,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from catcli.adapter.folder import load_adapter
-from catcli.paths import hidden_path
-
 HERE = Path(__file__).parent
 
 Facts = dict[str, Any]
+
+CHECK = "check: "
+"""What the name of a fact begins with that has to be true."""
+
+NOT_MEASURED = {"cryptography", "fastexcel", "jinja2", "markupsafe", "optuna", "plotly", "ray", "sentencepiece", "sqlalchemy", "xlsxwriter"}
+"""Packages of commands and files that no step has to do with."""
 
 
 @dataclass(frozen=True)
@@ -112,35 +118,33 @@ def utilization(setting: Setting) -> Iterator[list[float]]:
 # --- steps: each returns facts by the words of the table -------------------------------------------------------------------------------
 
 
+def missing_packages(code: Path) -> list[str]:
+    """The packages that catcli imports somewhere, that a step may need, and that are not here."""
+    imported = set[str]()
+    for file in (code / "catcli").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.partition(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(str(node.module).partition(".")[0])
+    wanted = imported - set(sys.stdlib_module_names) - NOT_MEASURED - {"catcli"}
+    return sorted(name for name in wanted if importlib.util.find_spec(name) is None)
+
+
 def environment(_: Setting) -> Facts:
     """The machine and its packages."""
     import torch
 
-    packages = [
-        "torch",
-        "transformers",
-        "peft",
-        "optimum",
-        "optimum-onnx",
-        "onnx",
-        "onnxruntime-gpu",
-        "polars",
-        "tokenizers",
-        "numpy",
-        "catcli",
-    ]
     found: Facts = {"python": sys.version.split()[0], "cores": os.cpu_count()}
-    for name in packages:
+    for name in (
+        *("catcli", "torch", "transformers", "peft", "optimum", "optimum-onnx", "onnx", "onnxruntime-gpu", "polars", "tokenizers", "numpy"),
+        *("scikit-learn", "scipy", "pyarrow", "accelerate", "huggingface-hub"),
+    ):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "missing"
     found["GPU"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    found["missing"] = [
-        name
-        for name in ("scipy", "sklearn", "pyarrow", "psutil", "typer", "rich", "pydantic", "obstore", "safetensors")
-        if importlib.util.find_spec(name) is None
-    ]
     return found
 
 
@@ -148,13 +152,18 @@ def doctor(setting: Setting) -> Facts:
     """What a session gets without torch, and that standard output holds nothing but the JSON."""
     ran = setting.catcli("doctor", "--json")
     facts = json.loads(ran.stdout)
-    return {name: facts[name] for name in facts if "gpu" in name} | {"said": ran.stderr.strip(), "lines on stdout": ran.stdout.count("\n")}
+    found = {name: facts[name] for name in facts if "gpu" in name} | {"said": ran.stderr.strip()}
+    found[f"{CHECK}one line on standard output"] = ran.stdout.count("\n") == 1
+    if not setting.rehearse:
+        found[f"{CHECK}a session without torch gets CUDA"] = facts["gpu_of_onnxruntime"].startswith("a session gets")
+    return found
 
 
 def fit(setting: Setting) -> Facts:
     """flipkart's 2,000 rows: seconds by phase, and accuracy on the test file."""
     import polars as pl
 
+    from catcli.adapter.folder import load_adapter
     from catcli.data.dataset.text import row_texts
     from catcli.evaluation.blend import blend_logits
     from catcli.inference.labeler import Labeler
@@ -177,13 +186,18 @@ def fit(setting: Setting) -> Facts:
     found |= {"in all, s": round(took["seconds"], 1), "command, s": round(wall, 1), "fp16": (told.get("fp16") or {}).get("reason")}
     found["GPU, MiB"] = round((took["device_memory"] or 0) / 2**20)
     made = load_adapter(setting.adapter)
-    truth, few = test["category"].to_numpy(), setting.rows(len(test))
+    if not setting.rehearse:
+        found[f"{CHECK}fp16 is kept"] = "fp16" in made.manifest.variants
+    truth, few, accuracy = test["category"].to_numpy(), setting.rows(len(test)), dict[tuple[str, str], float]()
     for device, variant in ((setting.device, "fp32"), (setting.device, "auto"), ("cpu", "fp32")):
         labeler = Labeler(made, device, variant)
         voices = labeler.logits(row_texts(test.head(few), made.manifest.text, made.manifest.prices))
         for name, logits in (("blend", blend_logits(voices.lora, voices.linear, made.manifest.blend)), ("lora", voices.lora)):
             right = [labeler.categories[number] == wanted for number, wanted in zip(logits.argmax(1), truth, strict=False)]
-            found[f"accuracy, {name}, {labeler.variant} on {labeler.provider[:4]}"] = round(statistics.mean(right), 4)
+            accuracy[name, device] = statistics.mean(right)
+            found[f"accuracy, {name}, {labeler.variant} on {labeler.provider[:4]}"] = round(accuracy[name, device], 4)
+    for name in ("blend", "lora"):
+        found[f"{CHECK}accuracy of {name} within .01 of the CPU's"] = abs(accuracy[name, setting.device] - accuracy[name, "cpu"]) <= 0.01
     return found
 
 
@@ -205,6 +219,7 @@ def parity(setting: Setting) -> Facts:
 
     import numpy as np
 
+    from catcli.adapter.folder import load_adapter
     from catcli.inference.session import Session
     from catcli.inference.tokens import Tokenizer
 
@@ -223,16 +238,19 @@ def parity(setting: Setting) -> Facts:
     for name, values in list(logits.items())[1:]:
         provider = sessions[name].provider[:4]
         found[f"{name} on {provider}: largest difference"] = float(np.abs(values - reference).max())
-        found[f"{name} on {provider}: same category"] = round(float((values.argmax(1) == reference.argmax(1)).mean()), 5)
-        found[f"{name} on {provider}: no number"] = int(np.isnan(values).sum())
+        same = float((values.argmax(1) == reference.argmax(1)).mean())
+        found[f"{name} on {provider}: same category"] = round(same, 5)
         with ThreadPoolExecutor(8) as pool:
             again = np.concatenate(list(pool.map(sessions[name].logits, batches * 4)))
-        found[f"{name} on {provider}: eight threads differ by"] = float(np.abs(again - np.concatenate([values] * 4)).max())
+        found[f"{CHECK}{name} on {provider}: the same category in 99 %"] = same >= 0.99
+        found[f"{CHECK}{name} on {provider}: every logit is a number"] = bool(np.isfinite(values).all())
+        found[f"{CHECK}{name} on {provider}: eight threads give what one gives"] = np.array_equal(again, np.concatenate([values] * 4))
     return found
 
 
 def session(setting: Setting) -> Facts:
     """Titles a second of the session alone, by tokens of a batch and by threads; and what is padding."""
+    from catcli.adapter.folder import load_adapter
     from catcli.inference.labeler import Labeler
 
     made = load_adapter(setting.adapter)
@@ -255,6 +273,7 @@ def session(setting: Setting) -> Facts:
 
 def stages(setting: Setting) -> Facts:
     """Titles a second of what the host does for the GPU, on one thread: tokens, linear model, both and the blend."""
+    from catcli.adapter.folder import load_adapter
     from catcli.inference.labeler import Labeler
 
     labeler = Labeler(load_adapter(setting.adapter), setting.device)
@@ -271,17 +290,19 @@ def stages(setting: Setting) -> Facts:
 
 def predict(setting: Setting) -> Facts:
     """File to file, different titles, by default and by both models for all; how much of the time the GPU computes; what is decided."""
-    catalog = setting.catalog(setting.rows(600_000), "parquet")
-    return measured(setting, catalog) | measured(setting, catalog, "--exact")
+    catalog = setting.catalog(setting.rows(1_000_000), "parquet")
+    found = measured(setting, catalog) | measured(setting, catalog, "--exact")
+    return found | measured(setting, setting.catalog(setting.rows(1_000_000), "csv"))
 
 
 def workers(setting: Setting) -> Facts:
-    """The same by workers, and from CSV to CSV."""
+    """The same by one process of so many threads, and by so many processes."""
     found: Facts = {}
     few = setting.catalog(setting.rows(200_000), "parquet")
-    for count in (1, 3, 6, 12):
-        found |= measured(setting, few, "--engine", "threads", "--workers", count)
-    return found | measured(setting, setting.catalog(setting.rows(200_000), "csv"))
+    for engine, counts in (("threads", (1, 3, 6, 12)), ("processes", (1, 2, 8))):
+        for count in counts if not setting.rehearse else counts[:1]:
+            found |= measured(setting, few, "--engine", engine, "--workers", count)
+    return found
 
 
 def processes(setting: Setting) -> Facts:
@@ -329,6 +350,7 @@ def measured(setting: Setting, catalog: Path, *options: object) -> Facts:
 
 def peers(setting: Setting) -> Facts:
     """transformers' pipeline in half precision, as its documentation shows it, in batches of several sizes."""
+    from catcli.adapter.folder import load_adapter
     from catcli.cli.run.bench import pipeline_of
     from catcli.inference.labeler import Labeler
 
@@ -347,16 +369,19 @@ def peers(setting: Setting) -> Facts:
 def training(setting: Setting) -> Facts:
     """Rows a second of the training loop, beside the usual way to fine-tune the same base."""
     found: Facts = {}
-    train = setting.data / "pricerunner" / "train.parquet"
-    for dtype, size in (("bf16", 32), ("bf16", 256), ("bf16", 1024), ("fp32", 256)) if not setting.rehearse else (("fp32", 32),):
-        line = [sys.executable, str(HERE / "fit_speed.py"), str(train), "--text", "title", "--device", setting.device, "--dtype", dtype]
-        line += ["--batch-size", str(size), "--rows", str(setting.rows(4_096) if not setting.rehearse else 64), "--repeats", "2"]
-        line += ["--peers", str(setting.peers if (dtype, size) == ("bf16", 32) else "none")]
-        ran = subprocess.run(line, capture_output=True, text=True, check=False)
+    train, rows = setting.data / "pricerunner" / "train.parquet", 64 if setting.rehearse else 4_096
+    settings = (("bf16", (32, 256, 1024)), ("fp32", (256,))) if not setting.rehearse else (("fp32", (32,)),)
+    for dtype, sizes in settings:
+        line = [sys.executable, HERE / "fit_speed.py", train, "--text", "title", "--device", setting.device, "--dtype", dtype]
+        line += ["--batch-size", *sizes, "--rows", rows, "--repeats", 1]
+        line += ["--peers", setting.peers if dtype == settings[0][0] else "none"]
+        ran = subprocess.run(list(map(str, line)), capture_output=True, text=True, check=False)
         if ran.returncode:
-            raise SystemExit(f"{' '.join(line)} ended with {ran.returncode}: {ran.stderr[-3000:]}")
+            raise SystemExit(f"{line} ended with {ran.returncode}: {ran.stderr[-3000:]}")
         for said in ran.stdout.splitlines():
-            found[f"{dtype}, batches of {size}: {said.split('  ')[0].strip()[:60]}"] = " ".join(said.split()[-6:])
+            # catcli's lines are a name, two spaces and figures; the peers' are JSON
+            name, _, figures = (f"{json.loads(said)['peer']}  {json.loads(said)['rows_per_s']}" if said[0] == "{" else said).partition("  ")
+            found[name] = figures.strip()
     return found
 
 
@@ -451,7 +476,9 @@ def calls(setting: Setting) -> Facts:
 
 def kill(setting: Setting) -> Facts:
     """A run that is killed and goes on writes the bytes of one that was not."""
-    catalog = setting.catalog(setting.rows(600_000), "parquet")
+    from catcli.paths import hidden_path
+
+    catalog = setting.catalog(setting.rows(1_000_000), "parquet")
     whole, out = setting.out / "whole.csv", setting.out / "killed.csv"
     setting.predict(catalog, whole)
     line = ["predict", catalog, "-o", out, "--adapter", setting.adapter, "--device", setting.device, "--allow-missing"]
@@ -463,7 +490,11 @@ def kill(setting: Setting) -> Facts:
         running.send_signal(signal.SIGKILL)
     early = out.exists()
     again = setting.predict(catalog, out, "--resume")
-    return {"there after the kill": early, "rows kept": again["resumed"], "the same bytes": whole.read_bytes() == out.read_bytes()}
+    return {
+        "rows kept": again["resumed"],
+        f"{CHECK}no output after the kill": not early,
+        f"{CHECK}the same bytes after it went on": whole.read_bytes() == out.read_bytes(),
+    }
 
 
 def limits(setting: Setting) -> Facts:
@@ -471,7 +502,7 @@ def limits(setting: Setting) -> Facts:
     catalog, out = setting.catalog(setting.rows(200_000), "parquet"), setting.out / "few.parquet"
     found: Facts = {}
     hidden = setting.predict(setting.catalog(setting.rows(20_000), "parquet"), out, "--device", "auto", CUDA_VISIBLE_DEVICES="")
-    found["hidden GPU: provider"] = hidden["provider"]
+    found[f"{CHECK}without a visible GPU the CPU labels"] = hidden["provider"] == "CPUExecutionProvider"
     if setting.rehearse:
         return found
     import torch
@@ -479,27 +510,27 @@ def limits(setting: Setting) -> Facts:
     held = torch.empty(torch.cuda.mem_get_info()[0] - 1_500 * 2**20, dtype=torch.uint8, device="cuda")
     told = setting.predict(catalog, out, "--exact", "--batch-tokens", 1_000_000, "--engine", "threads", "--workers", 6)
     found["1.5 GB of memory, 1,000,000 tokens a batch: halved"] = told["halved"]
-    found["rows"] = told["rows"]
+    found[f"{CHECK}all rows are labeled all the same"] = told["rows"] == setting.rows(200_000)
     held.zero_()
     return found
 
 
 STEPS: dict[str, tuple[Callable[[Setting], Facts], int]] = {
-    "environment": (environment, 60),
-    "doctor": (doctor, 60),
-    "fit": (fit, 180),
-    "parity": (parity, 60),
+    "environment": (environment, 30),
+    "doctor": (doctor, 30),
+    "fit": (fit, 150),
+    "parity": (parity, 40),
     "predict": (predict, 90),
-    "processes": (processes, 180),
-    "workers": (workers, 120),
-    "stages": (stages, 40),
-    "session": (session, 90),
-    "training": (training, 120),
-    "step_counts": (step_counts, 60),
-    "peers": (peers, 60),
-    "kill": (kill, 90),
     "limits": (limits, 60),
-    "calls": (calls, 60),
+    "kill": (kill, 60),
+    "session": (session, 60),
+    "training": (training, 90),
+    "step_counts": (step_counts, 40),
+    "workers": (workers, 90),
+    "peers": (peers, 40),
+    "processes": (processes, 120),
+    "stages": (stages, 40),
+    "calls": (calls, 30),
 }
 """The steps, and the seconds that each may take."""
 
@@ -511,20 +542,26 @@ def one_step(name: str, setting: Setting) -> None:
     print(json.dumps(facts | {"seconds": round(time.perf_counter() - start, 1)}), flush=True)
 
 
-def all_steps(names: list[str], line: list[str], file: Path, setting: Setting, code: Path) -> dict[str, Facts]:
-    """Run steps as processes; what each came to, which is written after each."""
+def all_steps(names: list[str], line: list[str], file: Path, setting: Setting, code: Path, seconds: float) -> dict[str, Facts]:
+    """Run steps as processes, so many ``seconds`` in all; what each came to, which is written after each."""
     found: dict[str, Facts] = {}
     settings = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(code.resolve()), os.environ.get("PYTHONPATH"))))}
+    end = time.perf_counter() + seconds
     for name in names:
         command = [sys.executable, str(HERE / "gpu.py"), *line, "--step", name]
-        limit = STEPS[name][1] * (10 if setting.rehearse else 1)
-        running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=settings, start_new_session=True)
-        try:
-            said, errors = running.communicate(timeout=limit)
-            found[name] = json.loads(said.splitlines()[-1]) if running.returncode == 0 else {"failed": errors[-4000:]}
-        except subprocess.TimeoutExpired:
-            os.killpg(running.pid, signal.SIGKILL)  # and what it started, which would keep the GPU
-            found[name] = {"failed": f"it took more than {limit} s: {running.communicate()[1][-2000:]}"}
+        limit = min(STEPS[name][1] * (10 if setting.rehearse else 1), end - time.perf_counter())
+        if limit <= 0:
+            found[name] = {"failed": "it was not run: no time was left"}
+        else:
+            running = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=settings, start_new_session=True
+            )
+            try:
+                said, errors = running.communicate(timeout=limit)
+                found[name] = json.loads(said.splitlines()[-1]) if running.returncode == 0 else {"failed": errors[-4000:]}
+            except subprocess.TimeoutExpired:
+                os.killpg(running.pid, signal.SIGKILL)  # and what it started, which would keep the GPU
+                found[name] = {"failed": f"it took more than {limit:.0f} s: {running.communicate()[1][-2000:]}"}
         file.write_text(json.dumps(found, indent=1))
         print(f"{name}: {found[name].get('failed', found[name].get('seconds'))}", flush=True)
     return found
@@ -538,6 +575,7 @@ def main() -> int:
     parser.add_argument("--steps", default=",".join(STEPS))
     parser.add_argument("--code", type=Path, default=HERE.parents[1])
     parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--seconds", type=float, help="what all steps may take (default: 570, where they are rehearsed 3,600)")
     parser.add_argument("--json", default="gpu.json", help="the file in --out that gets the figures")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -546,14 +584,20 @@ def main() -> int:
     if asked.step:
         one_step(asked.step, setting)
         return 0
+    if missing := missing_packages(asked.code):
+        print(f"these packages are missing: {', '.join(missing)}")
+        return 2
     line = [str(asked.data), "--peers", str(asked.peers), "--out", str(asked.out), *(["--rehearse"] if asked.rehearse else [])]
-    found = all_steps(asked.steps.split(","), line, asked.out / asked.json, setting, asked.code)
+    seconds = asked.seconds or (3_600 if asked.rehearse else 570)
+    found = all_steps(asked.steps.split(","), line, asked.out / asked.json, setting, asked.code, seconds)
     print()
     for name, facts in found.items():
         print(f"== {name}")
         for what, value in facts.items():
             print(f"   {what:70} {value}")
-    return int(any("failed" in facts for facts in found.values()))
+    wrong = [f"{name}, {what}" for name, facts in found.items() for what, value in facts.items() if what == "failed" or value is False]
+    print(f"wrong: {'; '.join(wrong) or 'nothing'}")
+    return int(bool(wrong))
 
 
 if __name__ == "__main__":
