@@ -163,12 +163,19 @@ def test_a_base_that_is_not_what_it_seems_is_refused(base: Path, name: str) -> N
     assert not TRICKED.exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("key", ["vocab_file", "tokenizer_file", "special_tokens_map_file", "name_or_path"])
-def test_no_private_file_enters_an_adapter(base: Path, tmp_path: Path, key: str) -> None:
+def test_no_private_file_enters_a_tokenizer(base: Path, tmp_path: Path, key: str) -> None:
     """A tokenizer's configuration may name its vocabulary, and transformers would take it from anywhere."""
     (base / "tokenizer.json").unlink()
     rewritten(base / "tokenizer_config.json", tokenizer_class="BertTokenizer", **{key: str(tmp_path / "private" / "credentials")})
+    with pytest.raises(BackboneError, match=f"no tokenizer can be made of what {base} holds"):
+        _ = find_base(str(base)).tokenizer
+
+
+@pytest.mark.slow
+def test_no_private_file_enters_an_adapter(base: Path, tmp_path: Path) -> None:
+    (base / "tokenizer.json").unlink()
+    rewritten(base / "tokenizer_config.json", tokenizer_class="BertTokenizer", vocab_file=str(tmp_path / "private" / "credentials"))
     tiny_products().write_csv(tmp_path / "products.csv")
     ran = catcli("fit", "products.csv", "-o", "made", "--base", base, "--epochs", "1", "--device", "cpu", cwd=tmp_path)
     assert ran.returncode == 1

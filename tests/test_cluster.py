@@ -248,7 +248,7 @@ def test_a_process_that_is_killed_ends_the_run_in_a_sentence_and_no_part_is_lost
     out = tmp_path / "out.csv"
     run = started(catalog, out, "processes")
     wait_for_part(run, out)
-    next(process for process in run.children() if "catcli.inference.process_engine" in process.cmdline()).kill()
+    next(process for process in run.children() if "catcli.child_process" in process.cmdline()).kill()
     said = run.communicate()[1]
     assert run.returncode == 1, said
     assert "a process that labels ended by signal 9; is there memory enough? Fewer --workers take less." in said

@@ -25,7 +25,7 @@ FLOORS = [
     {"data"},
     {"adapter"},
     {"config"},
-    {"arrays", "atomic", "errors", "file_lock", "logs", "memory", "paths", "private_folder", "wording"},
+    {"arrays", "atomic", "child_process", "errors", "file_lock", "logs", "memory", "paths", "private_folder", "wording"},
 ]
 
 

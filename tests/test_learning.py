@@ -115,10 +115,10 @@ def test_where_a_process_that_fits_is_killed_this_one_fits(monkeypatch: pytest.M
 
 
 def test_where_no_process_can_be_started_this_one_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(**_: object) -> None:
-        raise OSError("no semaphores here")
+    def refused(*_: object, **__: object) -> None:
+        raise OSError("no process can be started")
 
-    monkeypatch.setattr("joblib.externals.loky.get_reusable_executor", refused)
+    monkeypatch.setattr(linear, "ChildProcess", refused)
     fits = [LinearFit(examples(), 11, 0, ["a red mug"])] * 2
     assert len(list(linear._fit_in_processes(fits, 2))) == 2
 

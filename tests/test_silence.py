@@ -25,7 +25,7 @@ from tiny import tiny_products
 
 pytestmark = pytest.mark.slow
 
-SECONDS = 90
+SECONDS = 75
 """How long each process lives after its command has ended: what a library does by a timer, it does by then."""
 
 GUARDED = """

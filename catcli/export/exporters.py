@@ -39,6 +39,13 @@ _EXPECTED_WARNINGS = (
     r"Exporting aten::index operator of advanced indexing",
 )
 
+_EXPECTED_RECORDS = {
+    None: "Please consider to run pre-processing before quantization",
+    "torch.onnx._internal.exporter._registration": "torchvision is not installed",
+    "onnxscript.optimizer._constant_folding": "Skipping constant folding for op",
+}
+"""By the names of loggers, None for the root, the beginning of what they say that is known and harmless."""
+
 
 def to_onnx(classifier: Classifier, file: Path) -> None:
     """Export a merged classifier: inputs ``input_ids`` and ``attention_mask`` *(rows, tokens)*, output ``logits`` *(rows, classes)*."""
@@ -59,16 +66,17 @@ def has_optimum() -> bool:
 @contextmanager
 def expected_warnings() -> Iterator[None]:
     """Hide the warnings that are known and harmless, and no other."""
-    log = logging.getLogger()
-    quiet = _Without("Please consider to run pre-processing before quantization")
-    log.addFilter(quiet)
+    filters = {logging.getLogger(name): _Without(text) for name, text in _EXPECTED_RECORDS.items()}
+    for log, without in filters.items():
+        log.addFilter(without)
     try:
         with warnings.catch_warnings():
             for message in _EXPECTED_WARNINGS:
                 warnings.filterwarnings("ignore", message=message)
             yield
     finally:
-        log.removeFilter(quiet)
+        for log, without in filters.items():
+            log.removeFilter(without)
 
 
 class _Without(logging.Filter):

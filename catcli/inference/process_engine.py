@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import queue
-import socket
-import subprocess
-import sys
-import threading
-import traceback
 from collections.abc import Callable
-from contextlib import suppress
-from multiprocessing.connection import Connection
-from typing import Any
 
 from catcli.adapter.folder import Adapter
-from catcli.errors import CatcliError, DeviceError
+from catcli.child_process import ChildProcess
+from catcli.errors import DeviceError
 from catcli.inference.cuda import has_cuda, visible_gpus
 from catcli.inference.labeler import candidate_variants
-from catcli.inference.remote import LabelerOptions, RemoteWorker, RunOptions
+from catcli.inference.remote import LabelerOptions, RunOptions
 from catcli.inference.remote_engine import RemoteEngine, WorkerHandle
 from catcli.inference.sandbox import check_adapter
 from catcli.inference.session import available_cores
@@ -52,7 +43,7 @@ class ProcessEngine(RemoteEngine):
         options = LabelerOptions(adapter.fingerprint, device, variant, batch_tokens, threads, "done" if vetted else "here", max_change)
         folder = str(adapter.folder.resolve())
         self._gpus = [gpus[number % len(gpus)] if gpus else None for number in range(count)]
-        self._processes = [_Process(folder, options, gpu) for gpu in self._gpus]
+        self._processes = [_start(folder, options, gpu) for gpu in self._gpus]
         try:
             for process in self._processes:  # all load at the same time
                 process.send("info")
@@ -74,12 +65,12 @@ class ProcessEngine(RemoteEngine):
     def first_worker(self) -> WorkerHandle:
         """The first of them, which is started again where a run has ended."""
         if not self._processes:
-            self._processes.append(_Process(*self._arguments, self._gpus[0]))
+            self._processes.append(_start(*self._arguments, self._gpus[0]))
         return self._processes[0]
 
     def open_workers(self, run: RunOptions, ready: Callable[[WorkerHandle], None]) -> None:
         """Give all processes the run; those that a run before ended are started again."""
-        self._processes += [_Process(*self._arguments, gpu) for gpu in self._gpus[len(self._processes) :]]
+        self._processes += [_start(*self._arguments, gpu) for gpu in self._gpus[len(self._processes) :]]
         for process in self._processes:
             process.send("start", run)
             ready(process)
@@ -95,92 +86,9 @@ class ProcessEngine(RemoteEngine):
         self.end_workers()
 
 
-class _Process:
-    """A process with a `RemoteWorker`, at the other end of a socket; where this process ends, so does it."""
-
-    def __init__(self, adapter_folder: str, options: LabelerOptions, gpu: str | None) -> None:
-        """``gpu`` is the one that it sees; None leaves that to CUDA."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            # In a session of its own: Ctrl-C is for this process, which ends it.
-            self._process = subprocess.Popen(  # noqa: S603  # this Python, and a module of this package
-                [sys.executable, "-P", "-m", "catcli.inference.process_engine", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,
-                env={**os.environ, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})},
-            )
-        self._connection = Connection(ours.detach())
-        self._waiting = 0
-        self.send("__init__", adapter_folder, options)
-
-    def send(self, method: str, *arguments: object) -> None:
-        """Have a method called; what goes wrong is raised by the next `call`."""
-        with suppress(OSError):  # it has ended, which the next call finds
-            self._connection.send((method, arguments))
-        self._waiting += 1
-
-    def call(self, method: str, *arguments: object) -> Any:  # noqa: ANN401  # what the method gives
-        """What a method gives; see `result`."""
-        self.send(method, *arguments)
-        return self.result()
-
-    def result(self) -> Any:  # noqa: ANN401  # what the method gives
-        """What the method that was sent last gives.
-
-        Raises:
-            CatcliError: the process has ended, or a method says what is wrong.
-        """
-        result = None
-        while self._waiting:
-            try:
-                failed, result = self._connection.recv()
-            except (EOFError, OSError) as error:
-                code = self._process.wait()
-                how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-                raise CatcliError(f"a process that labels ended {how}; is there memory enough? Fewer --workers take less.") from error
-            self._waiting -= 1
-            if failed:
-                raise result
-        return result
-
-    def end(self) -> None:
-        """End it."""
-        self._process.kill()
-        self._process.wait()
-        self._connection.close()
-
-
-def main() -> None:
-    """Answer calls until the other end of the socket is closed."""
-    connection, calls = Connection(int(sys.argv[1])), queue.SimpleQueue[tuple[str, tuple[Any, ...]]]()
-    threading.Thread(target=_receive, args=(connection, calls), daemon=True).start()
-    worker: RemoteWorker | None = None
-    with suppress(OSError):
-        while True:
-            method, arguments = calls.get()
-            answer: tuple[bool, object] = (False, None)
-            try:
-                if method == "__init__":
-                    worker = RemoteWorker(*arguments)
-                else:
-                    answer = (False, getattr(worker, method)(*arguments))
-            except Exception as error:  # noqa: BLE001  # it is raised where the method was called
-                if not isinstance(error, CatcliError):
-                    error.add_note(traceback.format_exc())
-                answer = (True, error)
-            connection.send(answer)
-
-
-def _receive(connection: Connection, calls: queue.SimpleQueue[tuple[str, tuple[Any, ...]]]) -> None:
-    """Take in calls, and end this process, whatever it is at, where nobody waits for it any more."""
-    try:
-        while True:
-            calls.put(connection.recv())
-    except BaseException:  # noqa: BLE001  # whatever the end of the other process looks like
-        os._exit(1)
-
-
-if __name__ == "__main__":
-    main()
+def _start(adapter_folder: str, options: LabelerOptions, gpu: str | None) -> ChildProcess:
+    """A process with a `RemoteWorker`; ``gpu`` is the one that it sees, None leaves that to CUDA."""
+    variables = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+    worker = "catcli.inference.remote:RemoteWorker"
+    advice = " Fewer --workers take less."
+    return ChildProcess(worker, adapter_folder, options, purpose="labels", advice=advice, variables=variables)

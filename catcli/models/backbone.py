@@ -122,7 +122,7 @@ class Backbone:
             config.reference_compile = False  # it compiles itself where a GPU is, again for every shape
         kind = self._class_of(config)
         options = {"add_pooling_layer": False} if self.architecture.pooler else {}
-        with _quiet_loading():
+        with quiet_transformers():
             try:
                 model, loading = kind.from_pretrained(
                     folder or self.folder,
@@ -158,7 +158,7 @@ class Backbone:
         """A configuration asks for no more numbers than its weights' files hold: the others would be made, and could fill memory."""
         if self.base_folder is None:
             return
-        with _quiet_loading():
+        with quiet_transformers():
             try:
                 with torch.device("meta"):
                     model = self._class_of(config)(config)
@@ -254,11 +254,14 @@ def _without_dropout(config: PretrainedConfig) -> None:
 
 
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Loading without the remark that the pooler's or a decoder's weights are not used: they are left out on purpose."""
-    before = logging.get_verbosity()
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' progress bars, and its remark on weights of a pooler or decoder, which are left out on purpose."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(ERROR)
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from catcli.config import LORA_METHODS, Method, Recipe
-from catcli.models.backbone import Backbone
+from catcli.models.backbone import Backbone, quiet_transformers
 from catcli.models.classifier import Classifier, load_head, save_head
 from catcli.models.lora import add_adapters, load_adapters, merge_adapters, save_adapters
 
@@ -35,7 +35,8 @@ def save_model(classifier: Classifier, base: Backbone, method: Method, folder: P
     before = set(folder.iterdir())
     save_head(classifier.head, folder / HEAD_FILE)
     if method == "full":
-        classifier.backbone.save_pretrained(str(folder), safe_serialization=True)
+        with quiet_transformers():
+            classifier.backbone.save_pretrained(str(folder), safe_serialization=True)
         base.save_config(classifier.backbone, folder)
     elif method in LORA_METHODS:
         save_adapters(classifier, base, folder)

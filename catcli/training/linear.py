@@ -10,11 +10,11 @@ two at once would never fit alike again: several models at once are fitted in se
 from __future__ import annotations
 
 import os
-import signal
+import queue
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
 from catcli.arrays import FloatArray, IntArray
+from catcli.child_process import ChildProcess, ProcessEndedError
 from catcli.data.dataset.examples import Examples
 from catcli.errors import reason
 from catcli.inference.ngrams import LinearModel, Ngrams, Vocabulary
@@ -135,42 +136,41 @@ def _affordable_processes(fits: Sequence[LinearFit]) -> int:
 
 def _fit_in_processes(fits: Sequence[LinearFit], processes: int) -> Generator[FittedLinear, None, None]:
     """Fit models in so many processes. What these cannot do, for want of memory or where none can be started, this one does."""
-    from joblib.externals.loky import BrokenProcessPool, get_reusable_executor
+    done, children, idle = 0, list[ChildProcess](), queue.SimpleQueue[ChildProcess]()
 
-    done, executor = 0, None
-    with warnings.catch_warnings():
-        # A process whose memory has grown is replaced by a fresh one, which is as it should be.
-        warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
+    def fit_elsewhere(fit: LinearFit) -> FittedLinear:
+        child = idle.get()
         try:
-            with _interrupts_blocked():  # also in the processes that are started here: this one ends them
-                executor = get_reusable_executor(max_workers=processes)
-                futures = [executor.submit(_run, fit) for fit in fits]
-            for future in futures:
-                yield future.result()
-                done += 1
-        except (BrokenProcessPool, MemoryError, OSError, ImportError, NotImplementedError) as error:
-            LOGGER.info(f"linear models are fitted one after another: several processes could not ({reason(error)[:200]})")
-            yield from (fit.run() for fit in fits[done:])
+            fitted: FittedLinear = child.call("fit", fit)
+            return fitted
         finally:
-            if executor is not None:
-                executor.shutdown(wait=True, kill_workers=True)
+            idle.put(child)
+
+    failed: BaseException | None = None
+    with ThreadPoolExecutor(processes) as threads:
+        try:
+            for _ in range(processes):
+                children.append(ChildProcess("catcli.training.linear:FitWorker", purpose="fits linear models"))
+                idle.put(children[-1])
+            for fitted in threads.map(fit_elsewhere, fits):
+                yield fitted
+                done += 1
+        except (ProcessEndedError, MemoryError, OSError) as error:
+            failed = error
+        finally:
+            for child in children:  # also one that another thread waits for
+                child.end()
+    if failed:
+        LOGGER.info(f"linear models are fitted one after another from here on: {reason(failed)[:200]}")
+        yield from (fit.run() for fit in fits[done:])
 
 
-def _run(fit: LinearFit) -> FittedLinear:
-    return fit.run()
+class FitWorker:
+    """What a process that fits models does."""
 
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """While open, Ctrl-C waits; in a process that is started meanwhile, for good."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    def fit(self, fit: LinearFit) -> FittedLinear:
+        """Fit one."""
+        return fit.run()
 
 
 def fit_linear(examples: Examples, count: int, seed: int, advance: Progress = lambda *_: None) -> LinearModel:
