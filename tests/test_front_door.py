@@ -13,8 +13,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 from conftest import SHELVES, Shop, catcli
+from rich.progress import Progress
 
-from catcli.cli.console import Console
+from catcli.cli.console import Console, _Speed
 from catcli.reporting.tables import shortened
 
 COMMANDS = [
@@ -283,3 +284,10 @@ def test_the_pages_are_where_doctor_says(tmp_path: Path) -> None:
 def test_more_wrong_usage_is_a_sentence(tmp_path: Path, line: tuple[str, ...], sentence: str) -> None:
     ran = catcli(*line, cwd=tmp_path)
     assert (ran.returncode, ran.stderr) == (2, f"error: {sentence}\n")
+
+
+def test_a_bar_counts_rows_and_a_stage_in_per_cent_does_not() -> None:
+    bar = Progress()
+    bar.add_task("labeling", total=200, completed=50)
+    bar.add_task("linear models, %", total=100, completed=40)
+    assert [_Speed().render(task).plain for task in bar.tasks] == ["50 rows", "40 of 100"]

@@ -229,6 +229,10 @@ def one_line(sentence: str) -> str:
 
 
 class _Speed(ProgressColumn):
+    """What is done: rows, or a share of a stage whose name ends with a per cent sign."""
+
     def render(self, task: Task) -> Text:
+        if task.description.endswith("%"):
+            return Text(f"{task.completed:.0f} of {task.total or 100:.0f}")
         speed = task.finished_speed or task.speed
         return Text(f"{task.completed:,.0f} rows" + (f", {speed:,.0f}/s" if speed else ""))

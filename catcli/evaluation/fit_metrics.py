@@ -66,7 +66,7 @@ class Training(Numbers):
     seconds: float
     """Seconds in all, export and scoring included."""
     peak_memory: int
-    """Bytes of memory that the process held at most; 0 where the system does not say."""
+    """Bytes of memory that the process held at most, with those that fitted linear models beside it; 0 where the system does not say."""
     device_memory: int | None = None
     """Bytes of a GPU's memory that training held at most; null where none was used."""
     learned_bytes: int = 0
