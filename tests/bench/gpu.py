@@ -379,9 +379,13 @@ def training(setting: Setting) -> Facts:
         if ran.returncode:
             raise SystemExit(f"{line} ended with {ran.returncode}: {ran.stderr[-3000:]}")
         for said in ran.stdout.splitlines():
-            # catcli's lines are a name, two spaces and figures; the peers' are JSON
-            name, _, figures = (f"{json.loads(said)['peer']}  {json.loads(said)['rows_per_s']}" if said[0] == "{" else said).partition("  ")
-            found[name] = figures.strip()
+            # catcli's lines are a name, two spaces and figures; the peers' are JSON, between lines of transformers
+            if said.startswith("catcli"):
+                name, _, figures = said.partition("  ")
+                found[name] = figures.strip()
+            elif said.startswith('{"peer"'):
+                peer = json.loads(said)
+                found[f"transformers' Trainer, {peer['peer']}"] = f"{peer['rows_per_s']} rows/s"
     return found
 
 
@@ -480,21 +484,21 @@ def kill(setting: Setting) -> Facts:
 
     catalog = setting.catalog(setting.rows(1_000_000), "parquet")
     whole, out = setting.out / "whole.csv", setting.out / "killed.csv"
+    out.unlink(missing_ok=True)
     setting.predict(catalog, whole)
     line = ["predict", catalog, "-o", out, "--adapter", setting.adapter, "--device", setting.device, "--allow-missing"]
     journal = hidden_path(out, "catcli-parts") / "journal.jsonl"
     with subprocess.Popen([sys.executable, "-m", "catcli", *map(str, line)], stderr=subprocess.DEVNULL) as running:
-        # Until a part is kept; a run that is done before is killed too late, which the line about kept rows shows.
+        # Until a part is kept; a run that is done before cannot be killed.
         while running.poll() is None and not (journal.exists() and journal.read_text().count("\n") > 1):
             time.sleep(0.05)
+        in_time = running.poll() is None
         running.send_signal(signal.SIGKILL)
-    early = out.exists()
-    again = setting.predict(catalog, out, "--resume")
-    return {
-        "rows kept": again["resumed"],
-        f"{CHECK}no output after the kill": not early,
-        f"{CHECK}the same bytes after it went on": whole.read_bytes() == out.read_bytes(),
-    }
+    found: Facts = {"killed in time": "yes" if in_time else "no: it had ended"}
+    if in_time:
+        found[f"{CHECK}no output after the kill"] = not out.exists()
+    found["rows kept"] = setting.predict(catalog, out, "--resume")["resumed"]
+    return found | {f"{CHECK}the same bytes after it went on": whole.read_bytes() == out.read_bytes()}
 
 
 def limits(setting: Setting) -> Facts:
