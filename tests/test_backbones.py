@@ -85,14 +85,15 @@ def test_no_library_prints_while_a_model_is_saved_loaded_and_exported(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("name", ["bert", "gpt2", "t5"])
 def test_torch_exports_where_optimum_cannot_be_imported(
-    bases: dict[str, Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, bases: dict[str, Backbone], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As beside transformers 5, where CI exports every architecture so: the same parity, a vetted file, and the same reduced ones."""
     if not exporters.has_optimum():
         pytest.skip("torch makes every export here, which the other tests look at")
     monkeypatch.setattr(exporters, "has_optimum", lambda: False)
-    assert max(saved_merged_and_exported(bases["gpt2"], "lora", tmp_path)) < 1e-4
+    assert max(saved_merged_and_exported(bases[name], "lora", tmp_path)) < 1e-4
     check_model(tmp_path / "model.onnx", ())
     for number, reduce in enumerate((to_int8, to_fp16)):
         reduce(tmp_path / "model.onnx", tmp_path / f"{number}.onnx")

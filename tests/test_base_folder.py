@@ -168,8 +168,10 @@ def test_no_private_file_enters_a_tokenizer(base: Path, tmp_path: Path, key: str
     """A tokenizer's configuration may name its vocabulary, and transformers would take it from anywhere."""
     (base / "tokenizer.json").unlink()
     rewritten(base / "tokenizer_config.json", tokenizer_class="BertTokenizer", **{key: str(tmp_path / "private" / "credentials")})
+    found = find_base(str(base))
     with pytest.raises(BackboneError, match=f"no tokenizer can be made of what {base} holds"):
-        _ = find_base(str(base)).tokenizer
+        _ = found.tokenizer
+    assert not [path for path in found.folder.iterdir() if SECRET.encode() in path.read_bytes()]
 
 
 @pytest.mark.slow
